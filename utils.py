@@ -1,0 +1,1699 @@
+"""Helpers of `intel_classification.ipynb`, in the order in which the notebook calls them."""
+
+import contextlib
+import difflib
+import functools
+import hashlib
+import itertools
+import json
+import numbers
+import os
+import shutil
+import sys
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+# TensorFlow reads these when it is imported. Its logs are noise in a notebook; a GPU's
+# memory is taken as it is needed; and large CPU tensors are kept instead of being handed
+# back to the operating system after every layer, which makes the trunk up to 2 x faster.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
+
+import kaleido
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import plotly.express as px
+import plotly.graph_objects as go
+from filelock import FileLock, Timeout
+from IPython.display import display
+from kaleido.errors import ChromeNotFoundError
+from matplotlib.figure import Figure
+from PIL import Image, ImageOps, UnidentifiedImageError
+from plotly.offline import get_plotlyjs
+from plotly.subplots import make_subplots
+from sklearn.manifold import TSNE
+from sklearn.metrics import confusion_matrix
+from sklearn.model_selection import StratifiedGroupKFold
+from tqdm import tqdm
+
+# TensorFlow says that it finds no GPU driver before it reads how much it is to say.
+_stderr, _nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+os.dup2(_nowhere, 2)
+try:
+    import keras
+    import tensorflow as tf
+    from keras import ops
+finally:
+    os.dup2(_stderr, 2)
+    os.close(_stderr)
+    os.close(_nowhere)
+
+# Each training traces a graph of its own, as it should; TensorFlow warns that this is slow.
+tf.get_logger().setLevel("ERROR")
+
+CLASSES = ("buildings", "forest", "glacier", "mountain", "sea", "street")
+SPLIT_FOLDERS = {"train": "seg_train", "test": "seg_test", "prediction": "seg_pred"}
+SPLITS = ("train", "validation", "test", "prediction")
+PHOTO_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+IMAGE_SIZE = 224  # pixels a side: the size at which the ImageNet weights were trained
+N_FEATURES = 1280  # channels of MobileNetV2's last layer before the classifier
+FORMAT = 1  # of features.npz and of the cache
+BUNDLED_FEATURES = Path(__file__).with_name("features.npz")
+
+LAYOUT = """the folder must look like this (as Kaggle's archive does, or without the doubling):
+    seg_train/seg_train/{buildings,forest,glacier,mountain,sea,street}/*.jpg
+    seg_test/seg_test/{buildings,forest,glacier,mountain,sea,street}/*.jpg
+    seg_pred/seg_pred/*.jpg (may be missing)"""
+
+# Okabe & Ito's colours, which colour-blind readers can tell apart (https://jfly.uni-koeln.de/color/).
+COLORS = dict(
+    zip(CLASSES, ("#E69F00", "#009E73", "#56B4E9", "#D55E00", "#0072B2", "#CC79A7"), strict=True)
+)
+TRAINING_COLOR, VALIDATION_COLOR = COLORS["sea"], COLORS["mountain"]
+
+
+# --- Settings -------------------------------------------------------------------------
+
+
+def _is_number(value: object, low: float, high: float = float("inf")) -> bool:
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return real and low <= value <= high and value < float("inf")
+
+
+def _is_whole(value: object, low: int) -> bool:
+    return isinstance(value, numbers.Integral) and _is_number(value, low)
+
+
+def _is_list(values: object, allowed: Callable[[object], bool]) -> bool:
+    listed = isinstance(values, (list, tuple, np.ndarray)) and len(values) > 0
+    if not listed or not all(map(allowed, values)):
+        return False
+    return len({f"{float(v):.7g}" for v in values}) == len(values)  # the digits of the CSV
+
+
+def _is_path(value: object) -> bool:
+    return value is None or (isinstance(value, (str, os.PathLike)) and str(value) != "")
+
+
+def _is_switch(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+_TINY = float(np.finfo("float32").tiny)
+_FOLDER = "None or the path of a folder", _is_path
+_POSITIVE = "a whole number from 1", lambda v: _is_whole(v, 1)
+_NOT_NEGATIVE = "a number from 0", lambda v: _is_number(v, 0)
+_LEARNING_RATE = "a number above 0, up to 1", lambda v: _is_number(v, _TINY, 1)
+_DROPOUT = "a number from 0 to below 1", lambda v: _is_number(v, 0) and v < 1
+
+# What each setting and argument may be: in words for the error message, and as a test.
+RULES: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "photos": _FOLDER,
+    "download": ("True or False", _is_switch),
+    "weights": ("'imagenet', the path of a weights file, or None", _is_path),
+    "output": _FOLDER,
+    "seed": ("a whole number from 0", lambda v: _is_whole(v, 0) and v < 2**32),
+    "shrink_factor": _POSITIVE,
+    "validation_ratio": ("a number above 0, up to 0.5", lambda v: _is_number(v, _TINY, 0.5)),
+    "learning_rates": (
+        f"a list of different numbers, each {_LEARNING_RATE[0]}",
+        lambda v: _is_list(v, _LEARNING_RATE[1]),
+    ),
+    "dropouts": (
+        f"a list of different numbers, each {_DROPOUT[0]}",
+        lambda v: _is_list(v, _DROPOUT[1]),
+    ),
+    "weight_decays": (
+        f"a list of different numbers, each {_NOT_NEGATIVE[0]}",
+        lambda v: _is_list(v, _NOT_NEGATIVE[1]),
+    ),
+    "learning_rate": _LEARNING_RATE,
+    "dropout": _DROPOUT,
+    "weight_decay": _NOT_NEGATIVE,
+    "epochs": _POSITIVE,
+    "folds": ("a whole number from 2", lambda v: _is_whole(v, 2)),
+    "batch_size": _POSITIVE,
+    "head_epochs": _POSITIVE,
+    "runs": _POSITIVE,
+    "run_epochs": _POSITIVE,
+}
+
+# The settings of the committed results: the notebook's cell of settings, as it is committed.
+SETTINGS = {
+    "PHOTOS": None,
+    "DOWNLOAD": False,
+    "WEIGHTS": "imagenet",
+    "OUTPUT": None,
+    "SEED": 0,
+    "SHRINK_FACTOR": 1,
+    "VALIDATION_RATIO": 0.2,
+    "LEARNING_RATES": [0.0005, 0.001, 0.005],
+    "DROPOUTS": [0.1, 0.3, 0.5],
+    "WEIGHT_DECAYS": [1e-5, 1e-4, 1e-3, 1e-2],
+    "EPOCHS": 25,
+    "FOLDS": 5,
+    "BATCH_SIZE": 128,
+    "HEAD_EPOCHS": 40,
+    "RUNS": 5,
+    "RUN_EPOCHS": 30,
+}
+
+
+def _check(**values: object) -> None:
+    """Raise a ValueError that names the first value that its rule does not allow."""
+    for name, value in values.items():
+        allowed, test = RULES[name.lower()]
+        if not test(value):
+            hint = ""
+            if any(isinstance(v, str) for v in (value if isinstance(value, list) else [value])):
+                hint = " (YAML reads 1e-4 as text: write 0.0001 or 1.0e-4)"
+            raise ValueError(f"{name} is {value!r}; it must be {allowed}{hint}")
+
+
+def check_settings(namespace: dict) -> dict:
+    """
+    Pick the notebook's settings out of its variables, and check them all.
+
+    Parameters
+    ----------
+    namespace : dict
+        The notebook's `globals()`.
+
+    Returns
+    -------
+    dict
+        Name and value of each setting, in the order of `SETTINGS`.
+
+    Raises
+    ------
+    ValueError
+        A value is impossible, or a variable is named almost as a setting is (papermill
+        sets such a variable and goes on, and the run would ignore it).
+    """
+    for name, value in namespace.items():
+        if name in SETTINGS or name.startswith("_"):
+            continue
+        plain = isinstance(value, (bool, int, float, str, list)) and name not in ("In", "Out")
+        similar = difflib.get_close_matches(name.upper(), SETTINGS, n=1, cutoff=0.8)
+        if plain and (name.isupper() or similar):
+            meant = f"; do you mean {similar[0]}?" if similar else "."
+            raise ValueError(f"there is no setting {name}{meant} There are: {', '.join(SETTINGS)}")
+    settings = {name: namespace[name] for name in SETTINGS}
+    _check(**settings)
+    return settings
+
+
+def output_folder(settings: dict, images: pd.DataFrame) -> Path:
+    """
+    Return the folder for the results, and make it.
+
+    It is `settings["OUTPUT"]` where that is set; else the folder of the committed results,
+    where both the settings and the labelled photos are theirs; else a folder below `runs/`
+    named after what differs, so that no run overwrites the results of another.
+    """
+    if settings["OUTPUT"] is not None:
+        folder = Path(settings["OUTPUT"])
+    else:
+        ignored = ("PHOTOS", "DOWNLOAD", "OUTPUT")
+        plain = {k: np.asarray(v).tolist() for k, v in settings.items() if k not in ignored}
+        changed = {k: v for k, v in plain.items() if v != SETTINGS[k]}
+        table = _labelled_table(images)
+        try:
+            same_photos = table.equals(_labelled_table(load_bundled_features()[0]))
+        except FileNotFoundError:
+            same_photos = True
+        if same_photos and not changed:
+            return Path(".")
+        words = [f"{k.lower()}-{v}" for k, v in changed.items() if not isinstance(v, (list, str))]
+        words += ["photos"] if not same_photos else []
+        told = json.dumps(changed, sort_keys=True, default=str).encode()
+        pixels = "" if same_photos else table.to_csv(index=False)
+        folder = Path("runs", "-".join([*words, _digest(told, pixels.encode(), size=4)]))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _labelled_table(images: pd.DataFrame) -> pd.DataFrame:
+    labelled = images[images["label"].notna()]
+    return labelled[["label", "split", "digest"]].astype(str).reset_index(drop=True)
+
+
+# --- Files ----------------------------------------------------------------------------
+
+
+def _digest(*parts: bytes | np.ndarray, size: int = 16) -> str:
+    state = hashlib.blake2b(digest_size=size)
+    for part in parts:
+        state.update(part)
+    return state.hexdigest()
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Give a path beside `path` to write to, and put it in `path`'s place at the end."""
+    path = Path(path)
+    # The suffix stays, since Keras and plotly choose the format by it.
+    beside = path.with_name(f".{path.stem}.unfinished{path.suffix}")
+    try:
+        yield beside
+        os.replace(beside, path)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"cannot write {path} ({error.strerror or error}); what was there before is "
+            "unchanged. Make room or choose another OUTPUT folder, then run again",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):  # gone after os.replace, or never made
+            beside.unlink()
+
+
+def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with _replacing(path) as beside:
+        np.savez_compressed(beside, **arrays)
+
+
+def _read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Read arrays from an .npz file; zip's checksums find changed bytes, no code is run."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged, members = archive.testzip(), archive.namelist()
+        if damaged:
+            raise ValueError(f"{damaged} is damaged")
+        if len(set(members)) < len(members):
+            raise ValueError("it holds an array twice")
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[f"{name}.npy"] for name in names}
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray):
+                raise ValueError(f"{name} is no array")
+        return arrays
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # numpy and zipfile raise a dozen kinds for damaged bytes
+        raise ValueError(f"{path} cannot be read: {error}. Delete it or fetch it again") from error
+
+
+def _progress(total: int, description: str, unit: str) -> tqdm:
+    """Return a progress bar that shows the time left and leaves nothing behind."""
+    return tqdm(
+        total=total,
+        desc=description,
+        unit=unit,
+        leave=False,
+        ncols=80,
+        mininterval=0.5,
+        file=sys.stdout,
+    )
+
+
+# --- Photos ---------------------------------------------------------------------------
+
+
+def find_photos(folder: str | Path | None = None) -> Path | None:
+    """
+    Return the folder of the extracted Kaggle data set, or None where there is none.
+
+    Looked for are `folder`; else the environment variable `INTEL_PHOTOS`; else
+    `intel-image-classification/`, `archive/` or the `seg_*` folders beside the notebook.
+
+    Raises
+    ------
+    FileNotFoundError
+        `folder` or `INTEL_PHOTOS` is given but holds no `seg_train` folder.
+    """
+    told = folder or os.environ.get("INTEL_PHOTOS")
+    candidates = [told] if told else ["intel-image-classification", "archive", "."]
+    for candidate in map(Path, candidates):
+        if (candidate / SPLIT_FOLDERS["train"]).is_dir():
+            return candidate
+    if told:
+        raise FileNotFoundError(f"no folder seg_train in {told}; {LAYOUT}")
+    return None
+
+
+def download_photos() -> Path:
+    """Download the data set from Kaggle (about 350 MB, once) and return its folder."""
+    import kagglehub  # only here: it takes a second, and few runs download
+
+    return find_photos(kagglehub.dataset_download("puneet6060/intel-image-classification"))
+
+
+def list_images(photos: str | Path) -> pd.DataFrame:
+    """
+    List the photos of the data set.
+
+    Parameters
+    ----------
+    photos : path
+        The folder that holds `seg_train`, `seg_test` and perhaps `seg_pred`.
+
+    Returns
+    -------
+    DataFrame
+        One row for each photo, sorted by split, label and path: `path` (relative to
+        `photos`, with slashes), `label` (categorical, missing for prediction photos) and
+        `split` ('train', 'test' or 'prediction'). `attrs["passed_over"]` counts the files
+        and folders that are no photos.
+
+    Raises
+    ------
+    FileNotFoundError
+        A split or a class has no folder or no photos.
+    """
+    photos = Path(photos)
+    rows, passed_over = [], 0
+    for split, name in SPLIT_FOLDERS.items():
+        base = photos / name
+        base = base / name if (base / name).is_dir() else base
+        if split == "prediction":
+            folders = {None: base} if base.is_dir() else {}
+        else:
+            folders = {label: base / label for label in CLASSES}
+            if base.is_dir():
+                passed_over += sum(entry.name not in CLASSES for entry in base.iterdir())
+        for label, folder in folders.items():
+            if not folder.is_dir():
+                raise FileNotFoundError(f"there is no folder {folder}; {LAYOUT}")
+            entries = [entry.name for entry in folder.iterdir()]
+            names = sorted(n for n in entries if _is_photo(folder / n))
+            if not names and label:
+                raise FileNotFoundError(f"there is no photo in {folder}; {LAYOUT}")
+            passed_over += len(entries) - len(names)
+            relative = folder.relative_to(photos).as_posix()
+            rows += [(f"{relative}/{n}", label, split) for n in names]
+    images = pd.DataFrame(rows, columns=["path", "label", "split"])
+    images["label"] = pd.Categorical(images["label"], categories=CLASSES)
+    images["split"] = pd.Categorical(images["split"], categories=SPLITS)
+    images.attrs["passed_over"] = passed_over
+    return images
+
+
+def _is_photo(path: Path) -> bool:
+    hidden = path.name.startswith(".")
+    named = path.suffix.lower() in PHOTO_SUFFIXES and not hidden
+    return named and not path.is_dir() and not path.is_fifo()  # reading a pipe never ends
+
+
+def read_photo(path: str | Path) -> np.ndarray:
+    """
+    Decode one photo: the only decoder, for the audit, the features and the predictions.
+
+    The orientation in EXIF is applied, transparent pixels are laid over white, 16-bit
+    gray is scaled to 8 bits, and of an animation the first frame counts.
+
+    Returns
+    -------
+    ndarray of uint8, shape (height, width, 3)
+        RGB, 0 to 255.
+
+    Raises
+    ------
+    ValueError
+        The file cannot be read as a photo; the message names it and says why.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels are too many")
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I"):
+                gray = np.clip(np.asarray(image) / 257, 0, 255)
+                image = Image.fromarray(gray.round().astype("uint8"))
+            elif image.has_transparency_data:
+                image = image.convert("RGBA")
+                white = Image.new("RGBA", image.size, "white")
+                image = Image.alpha_composite(white, image)
+            return np.array(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "no known format" if unknown else getattr(error, "strerror", None) or error
+        raise ValueError(f"{path} cannot be read as a photo: {reason}") from error
+
+
+def _photo_digest(photo: np.ndarray) -> str:
+    return _digest(str(photo.shape).encode(), photo.tobytes())
+
+
+def digest_photos(images: pd.DataFrame, photos: str | Path) -> pd.DataFrame:
+    """
+    Decode each photo once, to know it by its pixels and to find the unreadable ones.
+
+    Parameters
+    ----------
+    images : DataFrame
+        The table of `list_images`.
+    photos : path
+        The folder that the table's paths are relative to.
+
+    Returns
+    -------
+    DataFrame
+        With the index of `images`: `digest` (32 hexadecimal digits of BLAKE2b over shape
+        and pixels, empty for an unreadable file) and `problem` (why it is unreadable, else
+        empty). The same photo saved under another name or in another lossless format has
+        the same digest.
+    """
+
+    def look(path: str) -> tuple[str, str]:
+        try:
+            return _photo_digest(read_photo(Path(photos, path))), ""
+        except ValueError as error:
+            return "", str(error).rpartition(" as a photo: ")[2]
+
+    with (
+        _progress(len(images), "Reading the photos", "photo") as bar,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        found = []
+        for row in pool.map(look, images["path"]):
+            found.append(row)
+            bar.update()
+    return pd.DataFrame(found, columns=["digest", "problem"], index=images.index)
+
+
+def audit_images(images: pd.DataFrame) -> pd.DataFrame:
+    """
+    Find what is wrong with the photos.
+
+    Parameters
+    ----------
+    images : DataFrame
+        The table of `list_images` with the columns of `digest_photos`.
+
+    Returns
+    -------
+    DataFrame
+        One row for each photo concerned and finding: `finding` ('unreadable', 'duplicate',
+        'two labels', 'two splits'), `path`, `label`, `split`, `digest` and `problem`.
+        Duplicates are photos with the same pixels; of these, 'two labels' stand under
+        different labels and 'two splits' in different splits.
+    """
+    readable = images[images["digest"] != ""]
+    groups = readable.groupby("digest")
+    labels = groups["label"].transform("nunique")
+    splits = groups["split"].transform("nunique")
+    findings = {
+        "unreadable": images[images["digest"] == ""],
+        "duplicate": readable[readable["digest"].duplicated(keep=False)],
+        "two labels": readable[labels > 1],
+        "two splits": readable[splits > 1],
+    }
+    columns = ["path", "label", "split", "digest", "problem"]
+    table = pd.concat(
+        [rows[columns].sort_values(["digest", "path"]) for rows in findings.values()],
+        keys=findings,
+        names=["finding", None],
+    )
+    return table.reset_index("finding")
+
+
+def drop_leaks(images: pd.DataFrame) -> pd.DataFrame:
+    """Return the table without the training photos whose pixels are also a test photo's."""
+    test = images.loc[(images["split"] == "test") & (images["digest"] != ""), "digest"]
+    return images[(images["split"] != "train") | ~images["digest"].isin(test)]
+
+
+def shrink(images: pd.DataFrame, factor: int = 4) -> pd.DataFrame:
+    """
+    Keep the first, the (factor + 1)-th, ... photo of each class in each split.
+
+    Parameters
+    ----------
+    images : DataFrame
+        The table of the photos; no file is touched.
+    factor : int
+        1 keeps all, 4 keeps a quarter. Prediction photos are all kept.
+
+    Returns
+    -------
+    DataFrame
+        The rows that stay, in their order and with their index.
+    """
+    _check(shrink_factor=factor)
+    place = images.groupby(["split", "label"], observed=True).cumcount()
+    return images[(place % factor == 0) | images["label"].isna()]
+
+
+def create_validation(images: pd.DataFrame, ratio: float = 0.2, *, seed: int = 0) -> pd.DataFrame:
+    """
+    Move a stratified share of the training photos to validation.
+
+    Parameters
+    ----------
+    images : DataFrame
+        The table of the photos, with digests: photos with the same pixels stay together.
+    ratio : float
+        The share, above 0 and up to 0.5: one of `round(1 / ratio)` folds.
+    seed : int
+        The same seed chooses the same photos.
+
+    Returns
+    -------
+    DataFrame
+        A new table in which the `split` of these photos is 'validation'.
+    """
+    _check(validation_ratio=ratio, seed=seed)
+    train = images[images["split"] == "train"]
+    labels = train["label"].cat.codes.to_numpy()
+    _, rows = _folds(labels, train["digest"], folds=round(1 / ratio), seed=seed)[0]
+    images = images.copy()
+    images.loc[train.index[rows], "split"] = "validation"
+    return images
+
+
+def _folds(
+    labels: np.ndarray, groups: Sequence | None, *, folds: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the (training rows, validation rows) of each fold; groups stay together."""
+    groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
+    if groups.shape != labels.shape:
+        raise ValueError(
+            f"groups have the shape {groups.shape}; it must be {labels.shape}, one a photo"
+        )
+    members = pd.DataFrame({"label": labels, "group": groups}).drop_duplicates()["label"]
+    sizes = members.value_counts()
+    if folds > sizes.min():
+        raise ValueError(
+            f"folds is {folds}, but a class has only {sizes.min()} different photo(s): "
+            f"{CLASSES[sizes.idxmin()]}; it must be from 2 to the size of the smallest class"
+        )
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    return list(splitter.split(labels, labels, groups))
+
+
+# --- Features -------------------------------------------------------------------------
+
+
+def build_trunk(weights: str | Path | None = "imagenet") -> keras.Model:
+    """
+    Build MobileNetV2 without its classifier, frozen.
+
+    Parameters
+    ----------
+    weights : str, path or None
+        'imagenet', the path of a weights file, or None for random weights.
+
+    Returns
+    -------
+    keras.Model
+        Maps photos (n, 224, 224, 3), scaled to -1 ... 1, to features (n, 1280), 0 ... 6.
+        Not trainable, so that BatchNormalization runs in inference mode in training too.
+    """
+    _check(weights=weights)
+    trunk = keras.applications.MobileNetV2(
+        input_shape=(IMAGE_SIZE, IMAGE_SIZE, 3),
+        include_top=False,
+        pooling="avg",
+        weights=None if weights is None else str(weights),
+    )
+    trunk.trainable = False
+    return trunk
+
+
+def _prepare(photo: tf.Tensor) -> tf.Tensor:
+    """Resize and scale a photo as the saved classifier does."""
+    size = (IMAGE_SIZE, IMAGE_SIZE)
+    # Antialiasing changes nothing where a photo grows, as those of this data set do, but
+    # takes 1.5 ms; where it shrinks, it keeps fine patterns from turning into noise.
+    resized = tf.cond(
+        tf.reduce_max(tf.shape(photo)) <= IMAGE_SIZE,
+        lambda: tf.image.resize(photo, size),
+        lambda: tf.image.resize(photo, size, antialias=True),
+    )
+    return keras.applications.mobilenet_v2.preprocess_input(resized)
+
+
+def _round_features(features: np.ndarray) -> np.ndarray:
+    """
+    Round features, 0 to 6 behind the trunk's ReLU6, to 256 steps that are finer near 0.
+
+    The square root spends the steps where the numbers are: most features are below 1.
+    """
+    return np.round(255 * np.sqrt(np.clip(features, 0, 6) / 6)).astype("uint8")
+
+
+def _restore_features(rounded: np.ndarray) -> np.ndarray:
+    table = 6 * (np.arange(256) / 255) ** 2
+    return table.astype("float32")[rounded]
+
+
+def _trunk_digest(trunk: keras.Model) -> str:
+    return _digest(*(weight.tobytes() for weight in trunk.get_weights()))
+
+
+def extract_features(
+    images: pd.DataFrame,
+    photos: str | Path,
+    trunk: keras.Model,
+    *,
+    cache: str | Path,
+    batch_size: int = 32,
+) -> np.ndarray:
+    """
+    Send each photo through the trunk once.
+
+    Parameters
+    ----------
+    images : DataFrame
+        The table of the photos, with digests.
+    photos : path
+        The folder that the table's paths are relative to.
+    trunk : keras.Model
+        The model of `build_trunk`.
+    cache : path
+        An .npz file that keeps the features from run to run, in the format of
+        `features.npz`. Photos are known by their pixels: only those that are not in it,
+        or not computed by this trunk, are computed. Afterwards it holds the rows of
+        `images`. What is done is kept when the work is interrupted.
+    batch_size : int
+        Photos that go through the trunk together.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, 1280)
+        Row i belongs to `images.iloc[i]`. Rounded to 256 steps, as the cache keeps them
+        (17 MB for all photos; it moves the test accuracy by less than 0.2 points). Memory
+        grows by the output and a bounded number of batches.
+
+    Raises
+    ------
+    ValueError
+        Files cannot be read or have changed since they were digested; all are named.
+    """
+    _check(batch_size=batch_size)
+    unreadable = images[images["digest"] == ""]
+    if len(unreadable):
+        listed = "".join(f"\n    {row.path}: {row.problem}" for row in unreadable.itertuples())
+        raise ValueError(
+            f"{len(unreadable)} photo(s) cannot be read; replace them or leave them out "
+            f"with images[images.digest != '']:{listed}"
+        )
+    cache, trunk_digest = Path(cache), _trunk_digest(trunk)
+    with _locked(cache):
+        known, rounded = _read_cache(cache, trunk_digest)
+        place = {digest: row for row, digest in enumerate(known)}
+        missing = images[~images["digest"].isin(known)].drop_duplicates("digest")
+        rounded = np.concatenate([rounded, np.zeros((len(missing), N_FEATURES), "uint8")])
+        done, failed = len(known), []
+        try:
+            for rows, block in _through_trunk(missing, photos, trunk, batch_size, failed):
+                rounded[done : done + len(rows)] = block
+                for digest in missing["digest"].iloc[rows]:
+                    place[digest] = done
+                    done += 1
+        finally:
+            finished = images[images["digest"].isin(place)]
+            rows = finished["digest"].map(place).to_numpy(dtype=int)
+            if len(missing):
+                _write_features(cache, finished, rounded[rows], trunk_digest)
+        if failed:
+            raise ValueError(f"{len(failed)} photo(s) failed:\n    " + "\n    ".join(failed))
+        return _restore_features(rounded[rows])
+
+
+def _through_trunk(
+    missing: pd.DataFrame, photos: Path, trunk: keras.Model, batch_size: int, failed: list[str]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (rows of `missing`, their rounded features) batch by batch."""
+    paths, digests = missing["path"].to_numpy(), missing["digest"].to_numpy()
+
+    def read(row: np.int64) -> np.ndarray:
+        try:
+            photo = read_photo(Path(photos, paths[row]))
+            if _photo_digest(photo) == digests[row]:
+                return photo
+            failed.append(f"{paths[row]} has changed while the notebook ran; run it again")
+        except ValueError as error:
+            failed.append(str(error))
+        return np.zeros((1, 1, 0), "uint8")  # no channels: filtered out below
+
+    def load(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        photo = tf.numpy_function(read, [row], tf.uint8, stateful=False)
+        photo.set_shape((None, None, None))
+        return row, photo
+
+    def prepare(row: tf.Tensor, photo: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return row, _prepare(tf.ensure_shape(photo, (None, None, 3)))
+
+    batches = (
+        tf.data.Dataset.range(len(missing))
+        .map(load, num_parallel_calls=tf.data.AUTOTUNE)
+        .filter(lambda row, photo: tf.shape(photo)[-1] == 3)
+        .map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+        .batch(batch_size)
+        .prefetch(2)
+    )
+    run = tf.function(trunk, reduce_retracing=True)
+    with _progress(len(missing), "Photos through the trunk", "photo") as bar:
+        for rows, batch in batches:
+            features = run(batch, training=False).numpy()
+            if not np.isfinite(features).all():
+                raise ValueError("the trunk gives NaN or infinity; its weights are damaged")
+            yield rows.numpy(), _round_features(features)
+            bar.update(len(rows))
+
+
+def _read_cache(cache: Path, trunk_digest: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the digests and rounded features of the cache, none where it is of no use."""
+    none = np.array([], dtype=str), np.zeros((0, N_FEATURES), "uint8")
+    if not cache.exists():
+        return none
+    try:
+        images, rounded, made_by = _read_features(cache)
+    except ValueError as error:
+        print(f"The features are computed again: {error}")
+        return none
+    if made_by != trunk_digest:
+        print(f"The features are computed again: {cache} is of other weights")
+        return none
+    first = ~images["digest"].duplicated().to_numpy()
+    return images["digest"].to_numpy(dtype=str)[first], rounded[first]
+
+
+def _write_features(
+    path: Path, images: pd.DataFrame, rounded: np.ndarray, trunk_digest: str
+) -> None:
+    columns = {
+        "format": np.array(FORMAT),
+        "trunk": np.array(trunk_digest),
+        "path": images["path"].to_numpy(dtype=str),
+        "label": images["label"].cat.codes.to_numpy(dtype="int8"),
+        "split": images["split"].cat.codes.to_numpy(dtype="int8"),
+        "digest": images["digest"].to_numpy(dtype=str),
+        "features": rounded,
+    }
+    _write_arrays(path, columns)
+
+
+def _read_features(path: Path) -> tuple[pd.DataFrame, np.ndarray, str]:
+    """Read and check a file of features: the table, the rounded features, the trunk."""
+    names = ("format", "trunk", "path", "label", "split", "digest", "features")
+    data = _read_arrays(path, names)
+    n = len(np.atleast_1d(data["path"]))
+    kinds = {"format": "i", "trunk": "U", "path": "U", "label": "i", "split": "i", "digest": "U"}
+    good = (
+        all(data[name].dtype.kind == kind for name, kind in kinds.items())
+        and all(data[name].shape == (n,) for name in ("path", "label", "split", "digest"))
+        and data["format"].shape == data["trunk"].shape == ()
+        and data["format"] == FORMAT
+        and data["features"].dtype == np.uint8
+        and data["features"].shape == (n, N_FEATURES)
+        and (n == 0 or (data["label"].min() >= -1 and data["label"].max() < len(CLASSES)))
+        and (n == 0 or (data["split"].min() >= 0 and data["split"].max() < len(SPLITS)))
+    )
+    if not good:
+        raise ValueError(f"{path} is not a file of features in format {FORMAT}; make it again")
+    images = pd.DataFrame(
+        {
+            "path": data["path"],
+            "label": pd.Categorical.from_codes(data["label"], categories=CLASSES),
+            "split": pd.Categorical.from_codes(data["split"], categories=SPLITS),
+            "digest": data["digest"],
+            "problem": "",
+        }
+    )
+    return images, data["features"], str(data["trunk"])
+
+
+def load_bundled_features(
+    path: str | Path = BUNDLED_FEATURES,
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """
+    Load the table of the labelled photos and their features, for runs without photos.
+
+    Returns
+    -------
+    images : DataFrame
+        As from `list_images` and `digest_photos`.
+    features : ndarray of float32, shape (n, 1280)
+        Row i belongs to `images.iloc[i]`; rounded as `extract_features` does.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged or of another format.
+    """
+    images, rounded, _ = _read_features(Path(path))
+    return images, _restore_features(rounded)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep a second run from writing the same file; the lock dies with its process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise RuntimeError(
+            f"another run is writing {path}; wait for its end or choose another OUTPUT folder"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+# --- Head and grid search -------------------------------------------------------------
+
+
+def _check_data(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    features, labels = np.asarray(features, "float32"), np.asarray(labels)
+    if features.ndim != 2 or features.shape[1] != N_FEATURES or not len(features):
+        raise ValueError(
+            f"features have the shape {features.shape}; it must be (n, {N_FEATURES}), n from 1"
+        )
+    if not np.isfinite(features).all():
+        row = int(np.argmin(np.isfinite(features).all(axis=1)))
+        raise ValueError(f"features hold NaN or infinity, first in row {row}")
+    if labels.shape != (len(features),):
+        raise ValueError(
+            f"labels have the shape {labels.shape}; it must be ({len(features)},), one a photo"
+        )
+    wrong = [label for label in np.unique(labels).tolist() if label not in range(len(CLASSES))]
+    if wrong:
+        raise ValueError(f"labels hold {wrong[0]!r}; they must be 0 to {len(CLASSES) - 1}")
+    return features, labels.astype("int32")
+
+
+def build_head(dropout: float, weight_decay: float) -> keras.Sequential:
+    """
+    Build the new last layer: dropout, then a dense softmax with an L2 penalty.
+
+    Parameters
+    ----------
+    dropout : float
+        The share of the features that is set to 0 in training, from 0 to below 1.
+    weight_decay : float
+        The factor of the sum of squared weights in the loss.
+
+    Returns
+    -------
+    keras.Sequential
+        Maps features (n, 1280) to probabilities (n, 6) in the order of `CLASSES`.
+    """
+    _check(dropout=dropout, weight_decay=weight_decay)
+    return keras.Sequential(
+        [
+            keras.Input((N_FEATURES,)),
+            keras.layers.Dropout(dropout),
+            keras.layers.Dense(
+                len(CLASSES),
+                activation="softmax",
+                kernel_regularizer=keras.regularizers.L2(weight_decay),
+            ),
+        ],
+        name="head",
+    )
+
+
+def train_head(
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    learning_rate: float,
+    dropout: float,
+    weight_decay: float,
+    validation: tuple[np.ndarray, np.ndarray] | None = None,
+    epochs: int = 40,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> tuple[keras.Sequential, pd.DataFrame]:
+    """
+    Train one head with Adam: an ordinary Keras `fit`.
+
+    Parameters
+    ----------
+    features : ndarray, shape (n, 1280)
+    labels : ndarray of int, shape (n,)
+        The number of each photo's class in `CLASSES`.
+    learning_rate, dropout, weight_decay : float
+    validation : (features, labels), optional
+        Evaluated after each epoch.
+    epochs, batch_size : int
+    seed : int
+        Of the initial weights, the order of the photos and the dropout masks; it becomes
+        the global seed of Keras.
+
+    Returns
+    -------
+    head : keras.Sequential
+    history : DataFrame
+        One row for each epoch: `epoch` (from 1), `loss` (with the L2 penalty, averaged over
+        the epoch's batches), `accuracy`, and with validation `val_loss`, `val_accuracy`.
+    """
+    _check(learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, seed=seed)
+    features, labels = _check_data(features, labels)
+    if validation is not None:
+        validation = _check_data(*validation)
+    keras.utils.set_random_seed(int(seed))  # Keras refuses whole numbers of NumPy
+    head = build_head(dropout, weight_decay)
+    head.compile(
+        optimizer=keras.optimizers.Adam(learning_rate),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        steps_per_execution=_steps(len(features), batch_size),
+        jit_compile=False,
+    )
+    with _progress(epochs, "Training the head", "epoch") as bar:
+        history = head.fit(
+            features,
+            labels,
+            batch_size=batch_size,
+            epochs=epochs,
+            validation_data=validation,
+            verbose=0,
+            callbacks=[_show_epochs(bar)],
+        )
+    table = pd.DataFrame(
+        {name: history.history[name] for name in METRICS if name in history.history}
+    )
+    table.insert(0, "epoch", np.arange(1, epochs + 1))
+    return head, table
+
+
+def _steps(n: int, batch_size: int) -> int:
+    """Return the batches to run per call of the graph: many, since each is so small."""
+    return min(64, -(-n // batch_size))
+
+
+def _show_epochs(bar: tqdm) -> keras.callbacks.Callback:
+    return keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: bar.update())
+
+
+class MeanPerHead(keras.metrics.Metric):
+    """The mean over the photos of an epoch of one number for each head."""
+
+    def __init__(self, shape: tuple[int, int], name: str):
+        super().__init__(name=name)
+        self.total = self.add_weight(shape=shape, initializer="zeros", name="total")
+        self.count = self.add_weight(shape=(), initializer="zeros", name="count")
+
+    def update_state(self, total, count):
+        self.total.assign_add(total)
+        self.count.assign_add(count)
+
+    def result(self):
+        return self.total / self.count
+
+
+class SideBySideHeads(keras.Model):
+    """
+    All heads of a grid search as one model, trained by one ordinary `fit`.
+
+    A head is a matrix of 1280 x 6 weights, and a photo's six scores are its 1280 features
+    times that matrix. The matrices of many heads, laid side by side, make one wide matrix;
+    one product then gives the scores of all heads, and a processor computes one large
+    product far faster than many small ones.
+
+    Nothing passes from one head to another, so that each trains as it would alone:
+
+    - The loss is the *sum* of the heads' losses. The gradient of a sum with respect to one
+      head's weights is the gradient of that head's own loss. (A mean would divide it by
+      the number of heads, and Adam's epsilon would notice.)
+    - Adam works on each weight by itself. Its learning rate may be a number for each
+      column, so that a single optimizer serves all learning rates.
+    - The L2 penalty is a factor for each head.
+    - Heads with different dropout rates need different inputs: the weights are a stack
+      with one wide matrix for each rate. All rates compare the *same* uniform random
+      numbers with their rate. Each head sees just what Keras's Dropout makes, and as the
+      draw does not depend on the rates in the list, neither does a head's training.
+    - All heads start from the same initial weights and see the same batches. Statisticians
+      call this common random numbers: a difference between two settings is then due to
+      the settings, not to luck.
+
+    Axes: D dropout rates, B photos of a batch, H = learning rates x weight decays, 6 classes.
+    """
+
+    def __init__(
+        self,
+        learning_rates: Sequence[float],
+        dropouts: Sequence[float],
+        weight_decays: Sequence[float],
+        *,
+        seed: int,
+    ):
+        super().__init__()
+        classes, heads = len(CLASSES), len(learning_rates) * len(weight_decays)
+        self.heads = (len(dropouts), heads)
+        self.rates = np.reshape(dropouts, (-1, 1, 1)).astype("float32")
+        self.penalties = np.tile(weight_decays, len(learning_rates)).astype("float32")
+        columns = np.repeat(learning_rates, len(weight_decays) * classes).astype("float32")
+        initial = keras.initializers.GlorotUniform(seed)((N_FEATURES, classes))
+        self.kernel = self.add_weight(
+            shape=(len(dropouts), N_FEATURES, heads * classes),
+            initializer=lambda shape, dtype=None: ops.tile(initial, (shape[0], 1, heads)),
+            name="kernel",
+        )
+        self.bias = self.add_weight(
+            shape=(len(dropouts), 1, heads * classes), initializer="zeros", name="bias"
+        )
+        self.draws = keras.random.SeedGenerator(seed)
+        self.head_loss = MeanPerHead(self.heads, "head_loss")
+        self.head_accuracy = MeanPerHead(self.heads, "head_accuracy")
+        self.built = True
+        self.compile(
+            optimizer=keras.optimizers.Adam(lambda: tf.constant(columns)), jit_compile=False
+        )
+
+    def call(self, x, training=False):
+        """Return scores (D, B, H, 6) for features (B, 1280)."""
+        x = ops.expand_dims(x, 0)
+        if training:
+            keep = keras.random.uniform(ops.shape(x), seed=self.draws) >= self.rates
+            x = ops.where(keep, x / (1 - self.rates), 0.0)
+        else:
+            x = ops.repeat(x, self.heads[0], axis=0)
+        scores = ops.matmul(x, self.kernel) + self.bias
+        return ops.reshape(scores, (self.heads[0], -1, self.heads[1], len(CLASSES)))
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Return the sum of the heads' losses, each a mean over the batch plus L2."""
+        photos = ops.cast(ops.shape(y)[0], "float32")
+        y = ops.broadcast_to(ops.reshape(y, (1, -1, 1)), ops.shape(y_pred)[:-1])
+        entropy = keras.losses.sparse_categorical_crossentropy(y, y_pred, from_logits=True)
+        squares = ops.reshape(ops.sum(ops.square(self.kernel), axis=1), (*self.heads, -1))
+        losses = ops.mean(entropy, axis=1) + ops.sum(squares, axis=-1) * self.penalties
+        right = ops.equal(ops.argmax(y_pred, axis=-1), ops.cast(y, "int32"))
+        self.head_loss.update_state(losses * photos, photos)
+        self.head_accuracy.update_state(ops.sum(ops.cast(right, "float32"), axis=1), photos)
+        return ops.sum(losses)
+
+
+METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")
+
+
+def grid_search(
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    learning_rates: Sequence[float] = (0.0005, 0.001, 0.005),
+    dropouts: Sequence[float] = (0.1, 0.3, 0.5),
+    weight_decays: Sequence[float] = (1e-5, 1e-4, 1e-3, 1e-2),
+    epochs: int = 25,
+    folds: int = 5,
+    groups: Sequence | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    csv: str | Path,
+) -> pd.DataFrame:
+    """
+    Cross-validate a head for each combination of the settings, all of a fold side by side.
+
+    Parameters
+    ----------
+    features : ndarray, shape (n, 1280)
+    labels : ndarray of int, shape (n,)
+        The number of each photo's class in `CLASSES`.
+    learning_rates, dropouts, weight_decays : sequences of float
+        The grid is their product.
+    epochs, folds, batch_size : int
+    groups : sequence of length n, optional
+        Photos of the same group never stand on both sides of a fold.
+    seed : int
+        Fold k is seeded from (seed, k), so that it does not matter when it runs.
+    csv : path
+        The results. The file is replaced as a whole at the end; until then each finished
+        fold lies in a hidden folder beside it, and an interrupted search goes on from
+        there when it is started again.
+
+    Returns
+    -------
+    DataFrame
+        One row for each setting, fold and epoch (both from 1): `learning_rate`, `dropout`,
+        `weight_decay`, `fold`, `epoch`, `loss`, `accuracy`, `val_loss`, `val_accuracy`, with
+        7 digits. They mean what Keras's history means: training figures are averaged over
+        the epoch's batches, validation is at its end, losses hold the L2 penalty.
+
+    Notes
+    -----
+    The same machine, versions and seed give the same bytes, in any process, interrupted or
+    not (with `tf.config.experimental.enable_op_determinism()`). Another processor or number
+    of threads adds up in another order: the last digits differ, and an accuracy by a photo
+    that stands between two classes.
+
+    Memory grows by at most three copies of the features (15 KB a photo) and about 0.25 MB a
+    setting.
+    """
+    _check(
+        learning_rates=learning_rates,
+        dropouts=dropouts,
+        weight_decays=weight_decays,
+        epochs=epochs,
+        folds=folds,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    features, labels = _check_data(features, labels)
+    grid = {
+        "learning_rates": sorted(map(float, learning_rates)),
+        "dropouts": sorted(map(float, dropouts)),
+        "weight_decays": sorted(map(float, weight_decays)),
+    }
+    splits = _folds(labels, groups, folds=folds, seed=seed)
+    told = {**grid, "epochs": epochs, "batch_size": batch_size, "seed": seed, "format": FORMAT}
+    told |= {"tensorflow": tf.__version__, "keras": keras.__version__}
+    rows = [row.tobytes() for split in splits for row in split]
+    told = json.dumps(told, default=int).encode()  # whole numbers of NumPy as Python's
+    name = _digest(told, features.ravel(), labels.tobytes(), *rows, size=8)
+    csv = Path(csv)
+    parts = csv.with_name(f".{csv.stem}-{name}")
+    tables = []
+    with _locked(csv), _progress(folds * epochs, "Grid search", "epoch") as bar:
+        for fold, (train, val) in enumerate(splits, start=1):
+            part = parts / f"fold-{fold}.npz"
+            history = _read_fold(part, grid, epochs)
+            if history is None:
+                history = _train_fold(
+                    (features[train], labels[train]),
+                    (features[val], labels[val]),
+                    grid,
+                    epochs,
+                    batch_size,
+                    int(np.random.SeedSequence([seed, fold]).generate_state(1)[0]),
+                    bar,
+                )
+                parts.mkdir(exist_ok=True)
+                _write_arrays(part, history)
+            else:
+                bar.update(epochs)
+            tables.append(_fold_table(history, grid, fold))
+        results = pd.concat(tables).sort_values(
+            ["learning_rate", "dropout", "weight_decay", "fold", "epoch"], ignore_index=True
+        )
+        with _replacing(csv) as beside:
+            results.to_csv(beside, index=False, float_format="%.7g", lineterminator="\n")
+        shutil.rmtree(parts)
+    return pd.read_csv(csv)
+
+
+def _train_fold(
+    train: tuple[np.ndarray, np.ndarray],
+    validation: tuple[np.ndarray, np.ndarray],
+    grid: dict[str, list[float]],
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    bar: tqdm,
+) -> dict[str, np.ndarray]:
+    """Return each metric's history, shape (epochs, D, H), for all heads of one fold."""
+    keras.utils.set_random_seed(seed)
+    heads = SideBySideHeads(**grid, seed=seed)
+    heads.steps_per_execution = _steps(len(train[0]), batch_size)
+    history = heads.fit(
+        *train,
+        batch_size=batch_size,
+        epochs=epochs,
+        validation_data=validation,
+        validation_batch_size=256,
+        verbose=0,
+        callbacks=[_show_epochs(bar)],
+    ).history
+    return {
+        name: np.reshape(history[name.replace("val_", "val_head_")], (epochs, *heads.heads))
+        if name.startswith("val_")
+        else np.reshape(history[f"head_{name}"], (epochs, *heads.heads))
+        for name in METRICS
+    }
+
+
+def _read_fold(
+    part: Path, grid: dict[str, list[float]], epochs: int
+) -> dict[str, np.ndarray] | None:
+    """Return a fold that an interrupted search has finished, or None."""
+    if not part.exists():
+        return None
+    shape = (
+        epochs,
+        len(grid["dropouts"]),
+        len(grid["learning_rates"]) * len(grid["weight_decays"]),
+    )
+    try:
+        history = _read_arrays(part, METRICS)
+        good = (h.shape == shape and h.dtype == np.float32 for h in history.values())
+        if not all(good) or not all(np.isfinite(h).all() for h in history.values()):
+            raise ValueError(f"{part} does not hold a fold of this search")
+    except ValueError as error:
+        print(f"A fold is trained again: {error}")
+        return None
+    return history
+
+
+def _fold_table(
+    history: dict[str, np.ndarray], grid: dict[str, list[float]], fold: int
+) -> pd.DataFrame:
+    """Return the long form of a fold's history."""
+    epochs = len(history["loss"])
+    index = pd.MultiIndex.from_product(
+        [range(1, epochs + 1), grid["dropouts"], grid["learning_rates"], grid["weight_decays"]],
+        names=["epoch", "dropout", "learning_rate", "weight_decay"],
+    )
+    table = pd.DataFrame({name: history[name].ravel() for name in METRICS}, index=index)
+    table = table.reset_index().assign(fold=fold)
+    return table[["learning_rate", "dropout", "weight_decay", "fold", "epoch", *METRICS]]
+
+
+SETTING = ["learning_rate", "dropout", "weight_decay"]
+
+
+def summarize(results: pd.DataFrame) -> pd.DataFrame:
+    """
+    Rank the settings of a grid search.
+
+    Returns
+    -------
+    DataFrame
+        One row for each setting, the best first: its best `epoch`, and there the mean over
+        folds of `val_accuracy` and `val_loss` and `std`, the standard deviation of
+        `val_accuracy` over folds (missing digits of accuracy are ties, broken by lower
+        loss).
+    """
+    grouped = results.groupby([*SETTING, "epoch"])
+    means = grouped[["val_accuracy", "val_loss"]].mean()
+    means["std"] = grouped["val_accuracy"].std()
+    means["val_accuracy"] = means["val_accuracy"].round(9)
+    ranked = means.reset_index().sort_values(
+        ["val_accuracy", "val_loss", *SETTING], ascending=[False, True, True, True, True]
+    )
+    return ranked.drop_duplicates(SETTING).reset_index(drop=True)
+
+
+def best_hyperparameters(results: pd.DataFrame) -> dict[str, float]:
+    """
+    Return the setting with the highest mean validation accuracy at its best epoch.
+
+    Parameters
+    ----------
+    results : DataFrame
+        What `grid_search` returns.
+
+    Returns
+    -------
+    dict
+        `learning_rate`, `dropout`, `weight_decay`; its best `epoch`, `val_accuracy` and
+        `val_loss` there; `behind`, by how much the runner-up's accuracy is lower, and
+        `noise`, the standard error of that difference (from the paired differences of the
+        folds): the choice is clear only where `behind` is well above `noise`. Both are
+        missing (NaN) where there is one setting.
+    """
+    ranked = summarize(results)
+    best = ranked.iloc[0]
+    told = best[[*SETTING, "epoch", "val_accuracy", "val_loss"]].to_dict()
+    told["epoch"] = int(told["epoch"])
+    behind = noise = float("nan")
+    if len(ranked) > 1:
+        by_fold = results.set_index([*SETTING, "epoch", "fold"])["val_accuracy"].sort_index()
+        first, second = (
+            by_fold.loc[tuple(row[[*SETTING, "epoch"]])] for _, row in ranked.head(2).iterrows()
+        )
+        behind = (first - second).mean()
+        noise = (first - second).sem()
+    return told | {"behind": behind, "noise": noise}
+
+
+# --- The whole classifier -------------------------------------------------------------
+
+
+def build_classifier(trunk: keras.Model, head: keras.Model) -> keras.Model:
+    """
+    Join trunk and head: photos in, probabilities out.
+
+    Returns
+    -------
+    keras.Model
+        Maps photos (n, height, width, 3) of any size, 0 to 255, to probabilities (n, 6) in
+        the order of `CLASSES`. Resizing and scaling are layers of it.
+    """
+    photos = keras.Input((None, None, 3), name="photos")
+    x = keras.layers.Resizing(IMAGE_SIZE, IMAGE_SIZE, antialias=True)(photos)
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(x)
+    return keras.Model(photos, head(trunk(x, training=False)), name="intel_classifier")
+
+
+def save_classifier(classifier: keras.Model, path: str | Path) -> None:
+    """Save the model as one `.keras` file, which is replaced as a whole."""
+    with _replacing(Path(path)) as beside:
+        classifier.save(beside)
+
+
+def load_classifier(path: str | Path) -> keras.Model:
+    """
+    Load a saved model in Keras's safe mode, which runs no code of the file.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged or no Keras model.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise ValueError(f"{damaged} is damaged")
+        classifier = keras.saving.load_model(path, compile=False, safe_mode=True)
+        if classifier.output_shape != (None, len(CLASSES)):
+            raise ValueError(f"it gives {classifier.output_shape}, not a number for each class")
+        if not all(np.isfinite(weight).all() for weight in classifier.get_weights()):
+            raise ValueError("its weights hold NaN or infinity")
+        return classifier
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # zipfile, json, h5py and Keras raise each their own
+        raise ValueError(f"{path} is no saved classifier: {error}. Train it again") from error
+
+
+def predict(
+    classifier: keras.Model, photos: str | Path | Sequence[str | Path], *, batch_size: int = 32
+) -> pd.DataFrame:
+    """
+    Predict photos.
+
+    Parameters
+    ----------
+    classifier : keras.Model
+        The model of `build_classifier` or `load_classifier`.
+    photos : path or sequence of paths
+        A photo, a folder of photos, or a list of photos, of any size and mode.
+    batch_size : int
+        Photos of the same size go through the model together, at most so many.
+
+    Returns
+    -------
+    DataFrame
+        One row for each photo: `path`, `label` (the most probable class) and a column of
+        probabilities for each class.
+
+    Raises
+    ------
+    ValueError
+        Files cannot be read; all are named.
+    FileNotFoundError
+        The folder or list holds no photo.
+    """
+    _check(batch_size=batch_size)
+    if isinstance(photos, (str, os.PathLike)):
+        root = Path(photos)
+        paths = sorted(filter(_is_photo, root.iterdir())) if root.is_dir() else [root]
+    else:
+        paths = [Path(path) for path in photos]
+    if not paths:
+        raise FileNotFoundError(f"there is no photo in {photos}")
+    failed, probabilities = [], []
+
+    def read() -> Iterator[np.ndarray]:
+        for path in paths:
+            try:
+                yield read_photo(path)
+            except ValueError as error:
+                failed.append(str(error))
+
+    with _progress(len(paths), "Predicting", "photo") as bar:
+        for _, same_size in itertools.groupby(read(), key=np.shape):
+            while batch := list(itertools.islice(same_size, batch_size)):
+                if not failed:
+                    probabilities.append(classifier.predict_on_batch(np.stack(batch)))
+                bar.update(len(batch))
+    if failed:
+        raise ValueError(f"{len(failed)} photo(s) failed:\n    " + "\n    ".join(failed))
+    table = pd.DataFrame(np.concatenate(probabilities), columns=CLASSES)
+    table.insert(0, "path", [path.as_posix() for path in paths])
+    table.insert(1, "label", pd.Categorical(table[list(CLASSES)].idxmax(axis=1), CLASSES))
+    return table
+
+
+# --- Plots ----------------------------------------------------------------------------
+
+
+def _style(figure: go.Figure, title: str, *, width: int = 1000, height: int = 500) -> go.Figure:
+    """Give a figure the look that all have in common."""
+    return figure.update_layout(
+        template="plotly_white",
+        title={"text": title, "x": 0.02, "xanchor": "left"},
+        font={"family": "Liberation Sans, Arial, sans-serif", "size": 14},
+        width=width,
+        height=height,
+        margin={"l": 80, "r": 30, "t": 90, "b": 70},
+    )
+
+
+def _shade(color: str, opacity: float) -> str:
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity})"
+
+
+def _line_and_band(
+    x: Sequence, mean: pd.Series, spread: pd.Series, *, color: str, **line: object
+) -> list[go.Scatter]:
+    """Return a line and the band of one standard deviation around it."""
+    spread = spread.fillna(0)
+    band = go.Scatter(
+        x=[*x, *reversed(list(x))],
+        y=[*(mean + spread), *reversed(list(mean - spread))],
+        fill="toself",
+        fillcolor=_shade(color, 0.18),
+        line={"width": 0},
+        hoverinfo="skip",
+        showlegend=False,
+        legendgroup=line.get("legendgroup"),
+    )
+    dash = line.pop("dash", "solid")
+    return [
+        band,
+        go.Scatter(x=x, y=mean, mode="lines", line={"color": color, "dash": dash}, **line),
+    ]
+
+
+def plot_counts(images: pd.DataFrame) -> go.Figure:
+    """Return bars of the number of labelled photos of each class, stacked by split."""
+    counts = images.groupby(["split", "label"], observed=True).size().reset_index(name="photos")
+    counts = counts.astype({"split": str, "label": str})  # plotly knows no categories
+    figure = px.bar(
+        counts,
+        x="label",
+        y="photos",
+        color="split",
+        text="photos",
+        category_orders={"label": CLASSES, "split": SPLITS},
+        color_discrete_map={"train": "#0072B2", "validation": "#56B4E9", "test": "#BFBFBF"},
+        labels={"label": "class", "photos": "number of photos"},
+    )
+    figure.update_traces(textangle=0)
+    return _style(figure, "The classes are of similar size")
+
+
+def plot_features(
+    features: np.ndarray, labels: Sequence[str], *, sample: int = 1200, seed: int = 0
+) -> go.Figure:
+    """
+    Return a map of a sample of the features, coloured by class.
+
+    t-SNE (van der Maaten & Hinton, 2008) puts photos with similar features near each
+    other; the axes have no unit.
+    """
+    rows = np.random.default_rng(seed).permutation(len(features))[:sample]
+    perplexity = min(30, (len(rows) - 1) / 3)
+    # PCA finds no axis where all features are alike, as the zeros of random weights are, and
+    # scikit-learn then crashes.
+    init = "pca" if np.ptp(features[rows], axis=0).any() else "random"
+    places = TSNE(init=init, perplexity=perplexity, random_state=seed).fit_transform(features[rows])
+    map_x, map_y = "t-SNE 1 (no unit)", "t-SNE 2 (no unit)"
+    table = pd.DataFrame(places.round(2), columns=[map_x, map_y])
+    figure = px.scatter(
+        table.assign(**{"class": np.asarray(labels, dtype=str)[rows]}),
+        x=map_x,
+        y=map_y,
+        color="class",
+        symbol="class",
+        category_orders={"class": CLASSES},
+        color_discrete_map=COLORS,
+        symbol_sequence=("circle", "square", "diamond", "cross", "x", "triangle-up"),
+        render_mode="svg",  # WebGL does not draw everywhere
+    )
+    figure.update_traces(marker={"size": 6, "opacity": 0.8})
+    title = f"The features of {len(rows)} training photos: the classes lie apart before training"
+    return _style(figure, title, height=700)
+
+
+def plot_grid_search(results: pd.DataFrame) -> go.Figure:
+    """Return validation accuracy by epoch: a panel per dropout and learning rate."""
+    rates, dropouts, decays = (sorted(results[name].unique()) for name in SETTING)
+    figure = make_subplots(
+        len(dropouts),
+        len(rates),
+        shared_xaxes="all",
+        shared_yaxes="all",
+        horizontal_spacing=0.02,
+        vertical_spacing=0.03,
+        column_titles=[f"learning rate {rate:g}" for rate in rates],
+        row_titles=[f"dropout {dropout:g}" for dropout in dropouts],
+        x_title="epoch",
+        y_title="validation accuracy",
+    )
+    palette = ["#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#56B4E9", "#000000"]
+    dashes = ["solid", "dash", "dot", "dashdot"]
+    grouped = results.groupby([*SETTING, "epoch"])["val_accuracy"].agg(["mean", "std"])
+    for row, dropout in enumerate(dropouts, start=1):
+        for column, rate in enumerate(rates, start=1):
+            for i, decay in enumerate(decays):
+                curve = grouped.loc[(rate, dropout, decay)]
+                traces = _line_and_band(
+                    curve.index,
+                    curve["mean"],
+                    curve["std"],
+                    color=palette[i % len(palette)],
+                    dash=dashes[i % len(dashes)],
+                    name=f"{decay:g}",
+                    legendgroup=f"{decay:g}",
+                    showlegend=row == column == 1,
+                )
+                figure.add_traces(traces, rows=row, cols=column)
+    figure.update_layout(legend={"title": "weight decay", "x": 1.06})
+    title = "Grid search: mean validation accuracy over folds, with one standard deviation"
+    return _style(figure, title, height=200 + 200 * len(dropouts), width=1000)
+
+
+def plot_grid_heatmap(results: pd.DataFrame) -> go.Figure:
+    """Return a heat map of each setting's mean validation accuracy at its best epoch."""
+    accuracy = summarize(results).set_index(SETTING)["val_accuracy"].sort_index()
+    rates, dropouts, decays = accuracy.index.levels
+    figure = px.imshow(
+        100 * accuracy.to_numpy().reshape(accuracy.index.levshape),
+        facet_col=0,
+        x=[f"{decay:g}" for decay in decays],
+        y=[f"{dropout:g}" for dropout in dropouts],
+        labels={"x": "weight decay", "y": "dropout", "color": "accuracy (%)"},
+        text_auto=".2f",
+        aspect="auto",
+        color_continuous_scale="Viridis",
+    )
+    figure.for_each_annotation(
+        lambda note: note.update(text=f"learning rate {rates[int(note.text.split('=')[1])]:g}")
+    )
+    figure.update_xaxes(type="category").update_yaxes(type="category")
+    return _style(figure, "Grid search: mean validation accuracy of each setting at its best epoch")
+
+
+def plot_history(history: pd.DataFrame, title: str) -> go.Figure:
+    """
+    Return the curves of loss and accuracy, training and validation.
+
+    Parameters
+    ----------
+    history : DataFrame
+        What `train_head` returns; or those of several runs, concatenated: the lines are
+        then their means, and bands show one standard deviation.
+    title : str
+        What the picture shows.
+    """
+    grouped = history.groupby("epoch")
+    mean, spread = grouped.mean(numeric_only=True), grouped.std(numeric_only=True)
+    figure = make_subplots(1, 2, horizontal_spacing=0.1)
+    kinds = {
+        "training": ("", TRAINING_COLOR, "dash"),
+        "validation": ("val_", VALIDATION_COLOR, "solid"),
+    }
+    for column, metric in enumerate(("loss", "accuracy"), start=1):
+        for name, (prefix, color, dash) in kinds.items():
+            if prefix + metric in mean:
+                traces = _line_and_band(
+                    mean.index,
+                    mean[prefix + metric],
+                    spread[prefix + metric],
+                    color=color,
+                    dash=dash,
+                    name=name,
+                    legendgroup=name,
+                    showlegend=column == 1,
+                )
+                figure.add_traces(traces, rows=1, cols=column)
+        unit = " (cross-entropy + L2)" if metric == "loss" else ""
+        figure.update_yaxes(title=metric + unit, col=column)
+    return _style(figure.update_xaxes(title="epoch"), title)
+
+
+def plot_confusion_matrix(
+    labels: Sequence[str], predictions: Sequence[str], title: str
+) -> go.Figure:
+    """Return a heat map of true by predicted class, with counts and row percentages."""
+    counts = confusion_matrix(labels, predictions, labels=CLASSES)
+    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    text = [
+        [f"{n}<br>{s:.1f}%" for n, s in zip(*row, strict=True)]
+        for row in zip(counts, shares, strict=True)
+    ]
+    figure = px.imshow(
+        shares,
+        x=CLASSES,
+        y=CLASSES,
+        labels={"x": "predicted class", "y": "true class", "color": "% of the<br>true class"},
+        color_continuous_scale="Blues",
+        zmin=0,
+        zmax=100,
+    )
+    figure.update_traces(text=text, texttemplate="%{text}")
+    return _style(figure, title, width=850, height=700)
+
+
+def show_images(paths: Sequence[str | Path], titles: Sequence[str], *, columns: int = 6) -> Figure:
+    """Return a matplotlib figure of photos with titles."""
+    rows = -(-len(paths) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(2.2 * columns, 2.5 * rows), squeeze=False)
+    for axis, path, title in itertools.zip_longest(axes.flat, paths, titles):
+        axis.axis("off")
+        if path is not None:
+            axis.imshow(read_photo(path))
+            axis.set_title(title, fontsize=9)
+    figure.tight_layout()
+    plt.close(figure)  # the notebook shows what a cell returns: not twice
+    return figure
+
+
+def save_figure(figure: go.Figure, name: str, folder: str | Path = "plotly_plots") -> None:
+    """
+    Write a figure as `name.html` and `name.png`, and show it.
+
+    The HTML files of a folder share one `plotly.min.js` and need no network. The PNG needs
+    Chrome or Chromium and is left out with a word where there is none. What is shown holds
+    both forms: pages that run no scripts show the PNG.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    script = folder / "plotly.min.js"
+    if not script.exists():
+        with _replacing(script) as beside:
+            beside.write_text(get_plotlyjs(), encoding="utf-8")
+    with _replacing(folder / f"{name}.html") as beside:
+        page = figure.to_html(include_plotlyjs="directory", div_id=name)
+        beside.write_text(page, encoding="utf-8")
+    shown = {"application/vnd.plotly.v1+json": json.loads(figure.to_json())}
+    png = _png(figure)
+    if png:
+        with _replacing(folder / f"{name}.png") as beside:
+            beside.write_bytes(png)
+        shown["image/png"] = png
+    display(shown, raw=True)
+
+
+@functools.cache
+def _start_chrome() -> bool:
+    """Start the headless Chrome that draws PNGs, once, or say how to get one."""
+    page = {"mathjax": False}  # else the page asks the network for a script
+    try:
+        kaleido.calc_fig_sync({"data": []}, kopts=page)  # the server does not report failures
+    except ChromeNotFoundError:
+        print("No PNGs: there is no Chrome. Install Chrome or Chromium, or run plotly_get_chrome.")
+        return False
+    kaleido.start_sync_server(silence_warnings=True, **page)
+    return True
+
+
+def _png(figure: go.Figure) -> bytes | None:
+    if not _start_chrome():
+        return None
+    size = {"width": figure.layout.width, "height": figure.layout.height, "scale": 1.5}
+    return kaleido.calc_fig_sync(figure.to_dict(), opts={"format": "png", **size})
