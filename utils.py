@@ -198,7 +198,8 @@ def check_settings(namespace: dict) -> dict:
         if name in SETTINGS or name.startswith("_"):
             continue
         plain = isinstance(value, (bool, int, float, str, list)) and name not in ("In", "Out")
-        similar = difflib.get_close_matches(name.upper(), SETTINGS, n=1, cutoff=0.8)
+        # The notebook's own variable `run` is just below this likeness to RUNS (6 / 7).
+        similar = difflib.get_close_matches(name.upper(), SETTINGS, n=1, cutoff=0.86)
         if plain and (name.isupper() or similar):
             meant = f"; do you mean {similar[0]}?" if similar else "."
             raise ValueError(f"there is no setting {name}{meant} There are: {', '.join(SETTINGS)}")

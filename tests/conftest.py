@@ -1,0 +1,246 @@
+"""What the tests share: drawn photos, small models, disks that fill, and the real photos."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import keras
+import tensorflow as tf
+
+import utils
+
+# The same cases in each run, and no time limit for one: CI machines stall.
+settings.register_profile(
+    "same", derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
+)
+settings.load_profile("same")
+
+IMAGENET_WEIGHTS = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
+
+
+def find_browser() -> str | None:
+    """Return the path of a Chrome or Chromium, None where there is none."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+    told = os.environ.get("BROWSER_PATH")
+    return shutil.which(told) if told else next(filter(None, map(shutil.which, names)), None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Keras turns TensorFlow's arrays into numpy's in a way that numpy 2 finds old.
+    config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("photos") and not os.environ.get("INTEL_PHOTOS"):
+        pytest.skip("the environment variable INTEL_PHOTOS names no folder of real photos")
+    if item.get_closest_marker("browser") and not find_browser():
+        pytest.skip("there is no Chrome or Chromium")
+
+
+# --- Photos ---------------------------------------------------------------------------
+
+
+def draw(seed: int, *, width: int = 40, height: int = 30) -> np.ndarray:
+    """Return the pixels of a photo: 3 x 4 fields of random colours."""
+    fields = np.random.default_rng(seed).integers(0, 256, (3, 4, 3)).astype("uint8")
+    return np.array(Image.fromarray(fields).resize((width, height), Image.Resampling.NEAREST))
+
+
+@pytest.fixture(scope="session")
+def drawn_once(tmp_path_factory):
+    """Draw a data set in Kaggle's layout: 5 training and 4 test photos a class, 3 others."""
+    root = tmp_path_factory.mktemp("drawn")
+    seed = 0
+    for split, count in {"seg_train": 5, "seg_test": 4}.items():
+        for label in utils.CLASSES:
+            folder = root / split / split / label
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.fromarray(draw(seed)).save(folder / f"{number}.jpg")
+                seed += 1
+    folder = root / "seg_pred" / "seg_pred"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        Image.fromarray(draw(seed + number)).save(folder / f"{number}.jpg")
+    return root
+
+
+@pytest.fixture
+def drawn(drawn_once, tmp_path):
+    """Return the folder of a drawn data set that the test may change."""
+    return Path(shutil.copytree(drawn_once, tmp_path / "photos"))
+
+
+def read_table(photos: Path):
+    """Return the table of the photos with their digests, as the notebook makes it."""
+    images = utils.list_images(photos)
+    return images.join(utils.digest_photos(images, photos))
+
+
+@pytest.fixture(scope="session")
+def real_photos():
+    """Return the folder of the real photos; only for tests marked `photos`."""
+    return utils.find_photos()
+
+
+# --- Models ---------------------------------------------------------------------------
+
+
+class CountPhotos(keras.layers.Layer):
+    """Passes its input on and counts the photos in it, outside of the model's weights."""
+
+    seen = tf.Variable(0, trainable=False, name="seen")
+
+    def call(self, x):
+        self.seen.assign_add(tf.shape(x)[0])
+        return x
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def small_trunk(seed: int, *layers: keras.layers.Layer) -> keras.Model:
+    """Return a model in the place of MobileNetV2 that tells photos apart and is fast."""
+    photos = x = keras.Input((utils.IMAGE_SIZE, utils.IMAGE_SIZE, 3))
+    spread = keras.initializers.RandomNormal(stddev=2.0, seed=seed)
+    dense = keras.layers.Dense(utils.N_FEATURES, activation="relu6", kernel_initializer=spread)
+    for layer in (*layers, keras.layers.AveragePooling2D(112), keras.layers.Flatten(), dense):
+        x = layer(x)
+    return keras.Model(photos, x)
+
+
+@pytest.fixture(scope="session")
+def trunk():
+    """Return a small trunk whose photos are counted in `CountPhotos.seen`."""
+    return small_trunk(0, CountPhotos())
+
+
+@pytest.fixture
+def count(trunk):
+    """Return a function that says how many photos went through the trunk since its last call."""
+    seen = trunk.layers[1].seen
+
+    def photos() -> int:
+        number = int(seen.numpy())
+        seen.assign(0)
+        return number
+
+    photos()
+    return photos
+
+
+@pytest.fixture(scope="session")
+def random_trunk():
+    """
+    Return MobileNetV2 with random weights whose features spread over 0 to 6.
+
+    Keras's own random weights shrink what passes to 1e-12, which rounds to 0; He's keep it.
+    """
+    model = utils.build_trunk(None)
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
+            shape = layer.kernel.shape
+            depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+            inputs = shape[0] * shape[1] * (1 if depthwise else shape[2])
+            layer.set_weights([rng.normal(0, np.sqrt(2 / inputs), shape)])
+    return model
+
+
+@pytest.fixture(scope="session")
+def imagenet_trunk():
+    """Return the real trunk, from weights that Keras has downloaded before."""
+    models = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
+    if not (models / IMAGENET_WEIGHTS).exists():
+        pytest.skip("the ImageNet weights are not in Keras's cache")
+    return utils.build_trunk("imagenet")
+
+
+@pytest.fixture(scope="session")
+def classifier():
+    """Return a small classifier, photo in and probabilities out."""
+    head = utils.build_head(0.1, 1e-4)
+    kernel = np.random.default_rng(0).normal(0, 0.05, (utils.N_FEATURES, len(utils.CLASSES)))
+    head.set_weights([kernel, np.zeros(len(utils.CLASSES))])
+    return utils.build_classifier(small_trunk(0), head)
+
+
+@pytest.fixture(scope="session")
+def bundled():
+    """Return the committed table and features of the labelled photos."""
+    return utils.load_bundled_features()
+
+
+# --- Files ----------------------------------------------------------------------------
+
+
+class Payload:
+    """An object whose pickle, when it is loaded, makes a file."""
+
+    def __init__(self, proof: Path):
+        self.proof = proof
+
+    def __reduce__(self):
+        return Path.touch, (self.proof,)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mount a disk of 96 KB and return its folder and a function that makes it read-only."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(mount, capture_output=True, timeout=30, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command")
+    if done.returncode:
+        pytest.skip("a small disk can only be mounted by root")
+
+    def make_read_only() -> None:
+        subprocess.run(["mount", "-o", "remount,ro", str(folder)], timeout=30, check=True)
+
+    yield folder, make_read_only
+    subprocess.run(["umount", "-l", str(folder)], timeout=30, check=True)
+
+
+def damage(good: bytes, rng: np.random.Generator, edges: list[int] | None = None) -> bytes:
+    """
+    Return a file's bytes, cut off somewhere or with one to eight of them changed.
+
+    Where `edges` are given, half of the changed bytes lie in the 60 behind one of them,
+    so that not all hits are in the large arrays.
+    """
+    if rng.random() < 0.3:
+        return good[: rng.integers(len(good))]
+    bad = bytearray(good)
+    for _ in range(rng.integers(1, 9)):
+        place = rng.integers(len(good))
+        if edges and rng.random() < 0.5:
+            place = min(rng.choice(edges) + rng.integers(60), len(good) - 1)
+        bad[place] ^= rng.integers(1, 256)
+    return bytes(bad)
+
+
+def zip_edges(good: bytes) -> list[int]:
+    """Return where the headers of a zip file begin."""
+    marks = (b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06")
+    return [i for i in range(len(good)) if good[i : i + 4] in marks]
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Return the list of what `save_figure` shows; no browser is started for it."""
+    outputs = []
+    monkeypatch.setattr(utils, "display", lambda data, raw: outputs.append(data))
+    monkeypatch.setattr(utils, "_start_chrome", lambda: False)
+    return outputs

@@ -1,0 +1,363 @@
+"""The classifier predicts what trunk and head do, and is only loaded from good files."""
+
+import io
+import json
+import pickle
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from conftest import Payload, damage, draw, read_table, zip_edges
+from PIL import Image
+from test_photos import ODD_PHOTOS, UNREADABLE
+
+import utils
+
+CLASSES = list(utils.CLASSES)
+
+
+@pytest.fixture(scope="module")
+def saved(classifier, tmp_path_factory):
+    """Return the path of the saved classifier."""
+    path = tmp_path_factory.mktemp("saved") / "classifier.keras"
+    utils.save_classifier(classifier, path)
+    return path
+
+
+@pytest.fixture
+def album(tmp_path):
+    """Return a folder of photos of different sizes, in no order of sizes."""
+    folder = tmp_path / "album"
+    folder.mkdir()
+    sizes = [(150, 150), (150, 150), (40, 30), (300, 100), (150, 150), (224, 224), (40, 30)]
+    for seed, (width, height) in enumerate(sizes):
+        photo = Image.fromarray(draw(seed, width=width, height=height))
+        photo.save(folder / f"{seed}.png")
+    return folder
+
+
+def one_by_one(classifier: keras.Model, paths: list[Path]) -> np.ndarray:
+    return np.concatenate([classifier(utils.read_photo(path)[np.newaxis]) for path in paths])
+
+
+def same_weights(model: keras.Model, other: keras.Model) -> bool:
+    pairs = zip(model.get_weights(), other.get_weights(), strict=True)
+    return all(np.array_equal(*pair) for pair in pairs)
+
+
+# --- What it predicts -----------------------------------------------------------------
+
+
+def test_a_saved_mobilenet_gives_what_the_head_gives_for_the_features(
+    drawn, random_trunk, tmp_path
+):
+    """Up to the rounding of the features, which the classifier does not do."""
+    larger = Image.fromarray(draw(0, width=400, height=300))
+    larger.save(drawn / "seg_test" / "seg_test" / "sea" / "larger.png")
+    images = read_table(drawn).query("split == 'test' and label == 'sea'")
+    head = utils.build_head(0.5, 0)
+    kernel = np.random.default_rng(0).normal(0, 0.1, (1280, 6))
+    head.set_weights([kernel, np.zeros(6)])
+    features = utils.extract_features(images, drawn, random_trunk, cache=tmp_path / "c.npz")
+    classifier = utils.build_classifier(random_trunk, head)
+    utils.save_classifier(classifier, tmp_path / "whole.keras")
+    loaded = utils.load_classifier(tmp_path / "whole.keras")
+    assert same_weights(loaded, classifier)
+    table = utils.predict(loaded, [drawn / path for path in images["path"]])
+    expected = head.predict(features, verbose=0)
+    np.testing.assert_allclose(table[CLASSES], expected, atol=0.02)
+    assert np.ptp(expected, axis=0).max() > 0.1
+
+
+def test_predict_gives_a_row_for_each_photo_in_the_order_of_the_names(classifier, album):
+    table = utils.predict(classifier, album)
+    paths = sorted(album.iterdir())
+    assert list(table.columns) == ["path", "label", *CLASSES]
+    assert list(table["path"]) == [path.as_posix() for path in paths]
+    np.testing.assert_allclose(table[CLASSES], one_by_one(classifier, paths), atol=1e-5)
+    np.testing.assert_allclose(table[CLASSES].sum(axis=1), 1, atol=1e-5)
+    assert tuple(table["label"].cat.categories) == utils.CLASSES
+    assert list(table["label"]) == list(table[CLASSES].idxmax(axis=1))
+    assert table["label"].nunique() > 1
+
+
+def test_predict_takes_a_folder_a_list_or_one_photo(classifier, album):
+    paths = sorted(album.iterdir(), reverse=True)
+    by_folder = utils.predict(classifier, str(album))
+    by_list = utils.predict(classifier, paths)
+    assert list(by_list["path"]) == list(by_folder["path"])[::-1]
+    np.testing.assert_allclose(by_list[CLASSES][::-1], by_folder[CLASSES], atol=1e-5)
+    one = utils.predict(classifier, paths[-1])
+    np.testing.assert_allclose(one[CLASSES], by_folder[CLASSES][:1], atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 100])
+def test_the_batch_size_changes_no_prediction(classifier, album, batch_size):
+    table = utils.predict(classifier, album, batch_size=batch_size)
+    np.testing.assert_allclose(table[CLASSES], utils.predict(classifier, album)[CLASSES], atol=1e-5)
+
+
+def test_predict_passes_over_what_is_no_photo(classifier, album):
+    before = utils.predict(classifier, album)
+    (album / "Thumbs.db").write_bytes(b"x")
+    (album / ".hidden.jpg").write_bytes(b"x")
+    (album / "folder.jpg").mkdir()
+    assert list(utils.predict(classifier, album)["path"]) == list(before["path"])
+
+
+@pytest.mark.parametrize("kind", ODD_PHOTOS)
+def test_an_odd_photo_is_predicted_by_its_pixels(classifier, tmp_path, kind):
+    write, right, tolerance = ODD_PHOTOS[kind]
+    path = tmp_path / f"{kind}.jpg"
+    write(path)
+    expected = classifier(right[np.newaxis].astype("float32"))
+    tolerance = 1e-3 + 0.02 * tolerance
+    np.testing.assert_allclose(utils.predict(classifier, path)[CLASSES], expected, atol=tolerance)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_unreadable_photos_are_all_named_in_one_error(classifier, album):
+    bad = {}
+    for kind, (write, reason) in UNREADABLE.items():
+        bad[album / f"{kind}.png"] = reason
+        write(album / f"{kind}.png")
+    with pytest.raises(ValueError, match=rf"^{len(bad)} photo\(s\) failed") as caught:
+        utils.predict(classifier, [*sorted(album.glob("?.png")), *bad])
+    for path, reason in bad.items():
+        named = re.escape(f"{path} cannot be read as a photo: ") + f".*({reason})"
+        assert re.search(named, str(caught.value))
+
+
+@pytest.mark.parametrize("photos", ["an empty folder", "an empty list"])
+def test_no_photo_to_predict_is_an_error(classifier, tmp_path, photos):
+    with pytest.raises(FileNotFoundError, match="there is no photo in"):
+        utils.predict(classifier, tmp_path if photos == "an empty folder" else [])
+
+
+@pytest.mark.photos
+def test_real_photos_are_recognized(bundled, real_photos, imagenet_trunk):
+    """A head of five epochs on the bundled features, on 48 real photos of the test."""
+    images, features = bundled
+    train = (images["split"] == "train").to_numpy()
+    labels = images["label"].cat.codes.to_numpy()
+    settings = {"learning_rate": 0.001, "dropout": 0.1, "weight_decay": 1e-4, "epochs": 5}
+    head, _ = utils.train_head(features[train], labels[train], **settings)
+    sample = images[~train].groupby("label", observed=True).sample(8, random_state=0)
+    classifier = utils.build_classifier(imagenet_trunk, head)
+    table = utils.predict(classifier, [real_photos / path for path in sample["path"]])
+    assert np.mean(table["label"].astype(str).to_numpy() == sample["label"].to_numpy()) >= 0.8
+    expected = head.predict(features[sample.index], verbose=0)
+    np.testing.assert_allclose(table[CLASSES], expected, atol=0.05)
+
+
+# --- Saved and loaded -----------------------------------------------------------------
+
+
+def test_a_saved_classifier_is_loaded_with_the_same_weights_and_predictions(
+    classifier, saved, album
+):
+    loaded = utils.load_classifier(saved)
+    assert same_weights(loaded, classifier)
+    before, after = (utils.predict(model, album)[CLASSES] for model in (classifier, loaded))
+    np.testing.assert_allclose(after, before, atol=1e-6)
+
+
+IN_A_NEW_PROCESS = """
+import json, sys
+import keras, numpy as np
+assert "utils" not in sys.modules
+model = keras.saving.load_model(sys.argv[1])
+photo = np.load(sys.argv[2])
+print(json.dumps(model.predict(photo[np.newaxis], verbose=0)[0].tolist()))
+"""
+
+
+def test_a_saved_classifier_works_in_a_new_process_with_keras_alone(
+    classifier, saved, album, tmp_path
+):
+    """Raw pixels in, probabilities out, with nothing of this project on the path."""
+    photo = utils.read_photo(album / "3.png")
+    np.save(tmp_path / "photo.npy", photo)
+    command = [sys.executable, "-I", "-c", IN_A_NEW_PROCESS, str(saved), "photo.npy"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    probabilities = json.loads(done.stdout.splitlines()[-1])
+    expected = utils.predict(classifier, album / "3.png")[CLASSES].iloc[0]
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+
+
+def test_a_missing_classifier_is_an_error_of_its_own(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        utils.load_classifier(tmp_path / "none.keras")
+
+
+# --- Damaged and hostile files --------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def intact(saved):
+    """Return the classifier as it is loaded from the file before it is damaged."""
+    return utils.load_classifier(saved)
+
+
+def load_or_refuse(path: Path, intact: keras.Model) -> bool:
+    """Return whether a file is refused; if it is not, it must be the classifier."""
+    try:
+        loaded = utils.load_classifier(path)
+    except ValueError as error:
+        assert str(error).startswith(f"{path} is no saved classifier: ")  # noqa: PT017
+        return True
+    assert same_weights(loaded, intact)
+    assert loaded.get_config() == intact.get_config()
+    return False
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("seed", range(6))
+def test_a_damaged_file_is_refused_or_loaded_right(intact, saved, tmp_path, seed):
+    """600 cases: cut off anywhere, or with bytes changed in the weights and the headers."""
+    good = saved.read_bytes()
+    rng, edges = np.random.default_rng(seed), zip_edges(good)
+    path = tmp_path / "damaged.keras"
+    refused = 0
+    for _ in range(100):
+        path.write_bytes(damage(good, rng, edges))
+        refused += load_or_refuse(path, intact)
+    assert refused > 70
+
+
+def change_weights(saved: Path, path: Path, change) -> None:
+    """Save the classifier with other weights, by `change(weights)`."""
+    model = utils.load_classifier(saved)
+    model.set_weights(change(model.get_weights()))
+    model.save(path)
+
+
+def change_parts(saved: Path, path: Path, **parts: bytes | None) -> None:
+    """Write the classifier's file again with some parts changed, or left out if None."""
+    with zipfile.ZipFile(saved) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    contents |= {name.replace("__", "."): part for name, part in parts.items()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, part in contents.items():
+            if part is not None:
+                archive.writestr(name, part)
+
+
+def other_outputs(saved: Path, path: Path) -> None:
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(10)]).save(path)
+
+
+WRONG = {
+    "NaN": lambda s, p: change_weights(s, p, lambda ws: [w * np.nan for w in ws]),
+    "one infinity": lambda s, p: change_weights(
+        s, p, lambda ws: [*ws[:-1], np.where(np.arange(6) == 2, np.inf, ws[-1])]
+    ),
+    "other outputs": other_outputs,
+    "no weights": lambda s, p: change_parts(s, p, model__weights__h5=None),
+    "empty weights": lambda s, p: change_parts(s, p, model__weights__h5=b""),
+    "no config": lambda s, p: change_parts(s, p, config__json=None),
+    "other config": lambda s, p: change_parts(s, p, config__json=b'{"class_name": "Nothing"}'),
+    "config is text": lambda s, p: change_parts(s, p, config__json=b"a letter"),
+    "empty": lambda s, p: p.write_bytes(b""),
+    "a text": lambda s, p: p.write_text("a letter"),
+    "a folder": lambda s, p: p.mkdir(),
+    "an empty zip": lambda s, p: zipfile.ZipFile(p, "w").close(),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("harm", WRONG)
+def test_a_wrong_file_is_refused(intact, saved, tmp_path, harm):
+    path = tmp_path / "wrong.keras"
+    WRONG[harm](saved, path)
+    assert load_or_refuse(path, intact)
+
+
+@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("harm", ["missing", "shorter", "text", "NaN"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_wrong_array_of_weights_is_refused(intact, saved, tmp_path, place, harm):
+    with zipfile.ZipFile(saved) as archive:
+        content = io.BytesIO(archive.read("model.weights.h5"))
+    with h5py.File(content, "r+") as file:
+        arrays = []
+        file.visititems(lambda name, item: arrays.append(name) if hasattr(item, "shape") else None)
+        name = arrays[place]
+        array = file[name][...]
+        del file[name]
+        if harm == "shorter":
+            file[name] = array[:-1]
+        elif harm == "text":
+            file[name] = np.full(array.shape, b"many")
+        elif harm == "NaN":
+            file[name] = np.where(np.arange(array.shape[-1]) == 1, np.nan, array)
+    assert len(arrays) == 4
+    change_parts(saved, tmp_path / "wrong.keras", model__weights__h5=content.getvalue())
+    assert load_or_refuse(tmp_path / "wrong.keras", intact)
+
+
+def test_a_pickle_in_place_of_a_classifier_is_not_run(intact, tmp_path):
+    path, proof = tmp_path / "hostile.keras", tmp_path / "proof"
+    path.write_bytes(pickle.dumps(Payload(proof)))
+    assert load_or_refuse(path, intact)
+    assert not proof.exists()
+    pickle.loads(path.read_bytes())
+    assert proof.exists()
+
+
+@pytest.mark.filterwarnings("ignore:Skipping nested container")
+def test_pickled_weights_are_not_run(intact, saved, tmp_path):
+    path, proof = tmp_path / "hostile.keras", tmp_path / "proof"
+    weights, content = np.empty(1, dtype=object), io.BytesIO()
+    weights[0] = Payload(proof)
+    np.savez(content, weights)
+    parts = {"model__weights__h5": None, "model__weights__npz": content.getvalue()}
+    change_parts(saved, path, **parts)
+    assert load_or_refuse(path, intact)
+    assert not proof.exists()
+
+
+def test_a_lambda_in_a_file_is_not_run(intact, tmp_path, monkeypatch):
+    path, proof = tmp_path / "hostile.keras", tmp_path / "proof"
+    monkeypatch.setenv("PROOF", str(proof))
+    shape = (None, None, 3)
+    run = keras.layers.Lambda(
+        lambda x: (open(__import__("os").environ["PROOF"], "w").close(), x)[1], output_shape=shape
+    )
+    layers = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(len(CLASSES))]
+    keras.Sequential([keras.Input(shape), run, *layers]).save(path)
+    proof.unlink(missing_ok=True)
+    assert load_or_refuse(path, intact)
+    assert not proof.exists()
+    keras.saving.load_model(path, safe_mode=False)(np.zeros((1, 4, 4, 3)))
+    assert proof.exists()
+
+
+def with_activation(config: object, function: dict) -> object:
+    """Return the config of a model with another activation in all layers."""
+    if isinstance(config, list):
+        return [with_activation(value, function) for value in config]
+    if isinstance(config, dict):
+        changed = {key: with_activation(value, function) for key, value in config.items()}
+        return changed | ({"activation": function} if "activation" in changed else {})
+    return config
+
+
+def test_a_function_of_another_module_is_not_taken_from_a_file(intact, saved, tmp_path):
+    function = {"module": "os", "class_name": "function", "config": "system"}
+    function |= {"registered_name": "system"}
+    with zipfile.ZipFile(saved) as archive:
+        config = with_activation(json.loads(archive.read("config.json")), function)
+    path = tmp_path / "hostile.keras"
+    change_parts(saved, path, config__json=json.dumps(config).encode())
+    with pytest.raises(ValueError, match="Could not locate function 'system'"):
+        utils.load_classifier(path)

@@ -1,0 +1,664 @@
+"""The features are right, computed once, kept, and never read wrong from a damaged file."""
+
+import os
+import pickle
+import signal
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+from conftest import Payload, damage, draw, read_table, small_trunk, zip_edges
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from test_photos import ODD_PHOTOS, UNREADABLE
+
+import utils
+
+FLOATS = st.floats(0, 6, width=32)
+
+
+def half_step(features: np.ndarray) -> np.ndarray:
+    """Return how far rounding may move features: half of a step of 1/255 behind the root."""
+    half = np.sqrt(6) / 510
+    return half * (2 * np.sqrt(features) + half)
+
+
+def by_hand(photo: np.ndarray, trunk: keras.Model) -> np.ndarray:
+    """Return the features of one photo as Keras's own pieces compute them."""
+    shrinks = max(photo.shape[:2]) > utils.IMAGE_SIZE
+    resized = tf.image.resize(photo, (224, 224), antialias=shrinks)
+    scaled = keras.applications.mobilenet_v2.preprocess_input(resized[tf.newaxis])
+    return trunk(scaled, training=False).numpy()[0]
+
+
+@pytest.fixture
+def extract(drawn, trunk, tmp_path):
+    """Return a function that reads the drawn photos as the notebook does, with a cache."""
+
+    def run(images: pd.DataFrame | None = None, trunk: keras.Model = trunk, **options: object):
+        images = read_table(drawn) if images is None else images
+        options = {"cache": tmp_path / "cache.npz", "batch_size": 8, **options}
+        return utils.extract_features(images, drawn, trunk, **options)
+
+    return run
+
+
+# --- The trunk ------------------------------------------------------------------------
+
+
+def test_the_trunk_maps_photos_to_1280_frozen_features(random_trunk):
+    assert random_trunk.input_shape == (None, 224, 224, 3)
+    assert random_trunk.output_shape == (None, 1280)
+    assert not random_trunk.trainable_weights
+    photos = np.random.default_rng(0).uniform(-1, 1, (2, 224, 224, 3)).astype("float32")
+    before = random_trunk.get_weights()
+    features = random_trunk(photos, training=True).numpy()
+    np.testing.assert_array_equal(features, random_trunk(photos, training=False))
+    for weight, same in zip(random_trunk.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, same)
+    assert 0 <= features.min() < features.max() <= 6
+
+
+def test_the_trunk_takes_its_weights_from_a_file(random_trunk, tmp_path):
+    random_trunk.save_weights(tmp_path / "own.weights.h5")
+    again = utils.build_trunk(tmp_path / "own.weights.h5")
+    for weight, same in zip(again.get_weights(), random_trunk.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, same)
+
+
+def test_a_missing_file_of_weights_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="weights"):
+        utils.build_trunk(tmp_path / "none.weights.h5")
+
+
+# --- The rounding ---------------------------------------------------------------------
+
+
+@given(st.lists(FLOATS, min_size=1, max_size=50))
+def test_rounding_moves_a_feature_by_at_most_half_a_step(values):
+    features = np.array(values, "float32")
+    rounded = utils._round_features(features)
+    restored = utils._restore_features(rounded)
+    assert (rounded.dtype, restored.dtype) == (np.uint8, np.float32)
+    assert (np.abs(restored - features) <= half_step(features) + 1e-6).all()
+    np.testing.assert_array_equal(utils._round_features(restored), rounded)
+
+
+def test_rounding_is_finest_near_zero_and_keeps_the_ends():
+    restored = utils._restore_features(np.arange(256, dtype="uint8"))
+    steps = np.diff(restored)
+    assert (restored[0], restored[255]) == (0, 6)
+    assert (np.diff(steps) > 0).all()
+    assert steps[0] < 1e-4 < 0.04 < steps[-1] < 0.05
+
+
+def test_rounding_moves_the_test_accuracy_by_at_most_a_fifth_of_a_point(bundled):
+    """
+    Train the head on the rounded features and on unrounded ones: 2 of 1000 may change.
+
+    What rounding took away is not in `features.npz`. It is put back by chance here: each
+    feature is moved to a random place within the step that would be rounded to it. So this
+    shows that no digit behind the rounding matters, on all photos of the data set; the
+    test of real photos below shows that the true features lie within these steps.
+    """
+    images, rounded = bundled
+    root = np.sqrt(rounded / 6) * 255
+    root += np.random.default_rng(0).uniform(-0.5, 0.5, root.shape).astype("float32")
+    unrounded = 6 * (np.clip(root, 0, 255) / 255) ** 2
+    unrounded[rounded == 0] = 0  # most zeros are the ReLU's
+    assert np.abs(unrounded - rounded).max() > 0.01
+    train = (images["split"] == "train").to_numpy()
+    labels = images["label"].cat.codes.to_numpy()
+    accuracies = []
+    for features in (rounded, unrounded):
+        settings = {"learning_rate": 0.001, "dropout": 0.1, "weight_decay": 1e-4, "epochs": 5}
+        head, _ = utils.train_head(features[train], labels[train], **settings)
+        predicted = head.predict(features[~train], verbose=0, batch_size=3000).argmax(axis=1)
+        accuracies.append(np.mean(predicted == labels[~train]))
+    assert min(accuracies) > 0.9
+    assert abs(accuracies[0] - accuracies[1]) <= 0.002
+
+
+# --- Photos through the trunk ---------------------------------------------------------
+
+
+def test_features_are_the_trunks_within_the_rounding(drawn, random_trunk, extract):
+    """Of photos that grow, that shrink, and that have the right size already."""
+    folder = drawn / "seg_train" / "seg_train" / "sea"
+    sizes = {"a": (224, 224), "b": (300, 100), "c": (90, 280), "d": (500, 400), "e": (150, 150)}
+    for seed, (name, (width, height)) in enumerate(sizes.items()):
+        noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype("uint8")
+        mixed = (draw(seed, width=width, height=height) * 0.7 + noise * 0.3).astype("uint8")
+        Image.fromarray(mixed).save(folder / f"{name}.png")
+    images = read_table(drawn)
+    images = images[images["path"].str.endswith(".png")]
+    features = extract(images, random_trunk, batch_size=2)
+    assert (features.shape, features.dtype) == ((5, 1280), np.float32)
+    for row, path in zip(features, images["path"], strict=True):
+        right = by_hand(utils.read_photo(drawn / path), random_trunk)
+        assert (np.abs(row - right) <= half_step(right) + 1e-4).all()
+    assert np.ptp(features, axis=0).mean() > 0.1
+
+
+@pytest.mark.photos
+def test_bundled_features_are_those_of_the_real_photos(
+    bundled, real_photos, imagenet_trunk, tmp_path
+):
+    """Another machine's last digits may fall into the next step: it may be one off."""
+    images, features = bundled
+    sample = images.sample(24, random_state=0)
+    again = utils.list_images(real_photos).merge(sample[["path"]], on="path")
+    again = again.join(utils.digest_photos(again, real_photos))
+    expected = sample.set_index("path").loc[again["path"]]
+    assert list(again["digest"]) == list(expected["digest"])
+    cache = tmp_path / "cache.npz"
+    rows = images.index[images["path"].isin(again["path"])]
+    computed = utils.extract_features(again, real_photos, imagenet_trunk, cache=cache)
+    steps = [utils._round_features(f).astype(int) for f in (computed, features[rows])]
+    assert np.abs(steps[0] - steps[1]).max() <= 1
+    for path, row in list(zip(again["path"], features[rows], strict=True))[:6]:
+        right = by_hand(utils.read_photo(real_photos / path), imagenet_trunk)
+        assert (np.abs(row - right) <= 1.1 * half_step(right) + 1e-4).all()
+
+
+@pytest.mark.parametrize("kind", ODD_PHOTOS)
+def test_an_odd_photo_gives_the_features_of_its_pixels(kind, trunk, tmp_path):
+    write, right, tolerance = ODD_PHOTOS[kind]
+    write(tmp_path / f"{kind}.jpg")
+    images = pd.DataFrame({"path": [f"{kind}.jpg"]})
+    for name, categories in {"label": utils.CLASSES, "split": utils.SPLITS}.items():
+        images[name] = pd.Categorical([categories[0]], categories)
+    images = images.join(utils.digest_photos(images, tmp_path))
+    features = utils.extract_features(images, tmp_path, trunk, cache=tmp_path / "cache.npz")
+    expected = by_hand(right.astype("float32"), trunk)
+    assert expected.max() > 0
+    np.testing.assert_allclose(features[0], expected, atol=0.05 + 0.1 * tolerance)
+
+
+def test_odd_names_are_kept_from_the_table_to_the_cache(drawn, extract, tmp_path):
+    folder = drawn / "seg_train" / "seg_train" / "sea"
+    names = ["with spaces.jpg", "it's.jpg", '"quoted".jpg', "🏔.jpg", "two\nlines.jpg", "%s {0}.jpg"]
+    for seed, name in enumerate(names):
+        Image.fromarray(draw(1000 + seed)).save(folder / name)
+    images = read_table(drawn)
+    assert np.isfinite(extract(images)).all()
+    kept, _ = utils.load_bundled_features(tmp_path / "cache.npz")
+    assert list(kept["path"]) == list(images["path"])
+    assert set(names) <= set(kept["path"].str.rsplit("/", n=1).str[-1])
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_unreadable_photos_are_all_listed_in_one_error_before_the_work(drawn, extract, count):
+    folder = drawn / "seg_train" / "seg_train" / "sea"
+    for kind, (write, _) in UNREADABLE.items():
+        write(folder / f"{kind}.jpg")
+    (folder / "vanished.jpg").write_bytes(b"there when the folder is listed")
+    images = utils.list_images(drawn)
+    (folder / "vanished.jpg").unlink()
+    images = images.join(utils.digest_photos(images, drawn))
+    bad = images[images["digest"] == ""]
+    assert len(bad) == len(UNREADABLE) - 1  # the folder is no photo at all
+    with pytest.raises(ValueError, match=f"^{len(bad)} photo.s. cannot be read") as caught:
+        extract(images)
+    assert all(f"{row.path}: {row.problem}" in str(caught.value) for row in bad.itertuples())
+    assert count() == 0
+    assert len(extract(images[images.digest != ""])) == len(images) - len(bad)
+
+
+def test_photos_that_vanish_or_change_in_the_middle_are_all_listed_and_the_rest_is_kept(
+    drawn, extract, count
+):
+    images = read_table(drawn)
+    gone, changed, broken = images["path"].iloc[[3, 20, 40]]
+    original = {path: (drawn / path).read_bytes() for path in (gone, changed, broken)}
+    (drawn / gone).unlink()
+    Image.fromarray(draw(999)).save(drawn / changed)
+    (drawn / broken).write_bytes(b"text")
+    with pytest.raises(ValueError, match=r"^3 photo\(s\) failed") as caught:
+        extract(images)
+    assert all(path in str(caught.value) for path in original)
+    assert f"{changed} has changed" in str(caught.value)
+    assert count() == len(images) - 3
+    for path, content in original.items():
+        (drawn / path).write_bytes(content)
+    np.testing.assert_array_equal(extract(images), extract(images, cache=drawn / "new.npz"))
+    assert count() == 3 + len(images)
+
+
+def test_a_trunk_that_gives_nan_is_refused(extract):
+    broken = small_trunk(0)
+    kernel, bias = broken.layers[-1].get_weights()
+    broken.layers[-1].set_weights([kernel, np.where(np.arange(1280) == 7, np.nan, bias)])
+    with pytest.raises(ValueError, match="trunk gives NaN"):
+        extract(trunk=broken)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_the_batch_size_changes_no_feature(extract, batch_size, tmp_path):
+    other = extract(batch_size=batch_size, cache=tmp_path / "other.npz")
+    np.testing.assert_array_equal(other, extract())
+
+
+def test_photos_read_ahead_of_the_trunk_are_bounded(drawn, trunk, monkeypatch, tmp_path):
+    """
+    On a table ten times as long, as many photos wait for the trunk: no more than a few batches.
+
+    So memory grows by the output alone. Photos are counted where they are decoded and where
+    the progress bar counts them; the trunk is slowed down, so that they could pile up.
+    """
+    lock, read, done, ahead = threading.Lock(), [0], [0], []
+    read_photo, progress = utils.read_photo, utils._progress
+
+    def counted_read(path):
+        with lock:
+            read[0] += 1
+            ahead.append(read[0] - done[0])
+        return read_photo(path)
+
+    def slow_progress(*args):
+        bar = progress(*args)
+        update = bar.update
+
+        def slow_update(n=1):
+            time.sleep(0.02)
+            done[0] += n
+            update(n)
+
+        bar.update = slow_update
+        return bar
+
+    monkeypatch.setattr(utils, "read_photo", counted_read)
+    monkeypatch.setattr(utils, "_progress", slow_progress)
+    most = {}
+    for n in (60, 600):
+        folder = tmp_path / f"{n}"
+        folder.mkdir()
+        for i in range(n):
+            Image.fromarray(draw(i, width=4, height=3)).save(folder / f"{i}.png")
+        images = pd.DataFrame({"path": [f"{i}.png" for i in range(n)]})
+        images["label"] = pd.Categorical(["sea"] * n, utils.CLASSES)
+        images["split"] = pd.Categorical(["train"] * n, utils.SPLITS)
+        digests = [utils._photo_digest(read_photo(folder / path)) for path in images["path"]]
+        read[0], done[0] = 0, 0
+        ahead.clear()
+        images = images.assign(digest=digests, problem="")
+        utils.extract_features(images, folder, trunk, cache=folder / "c.npz", batch_size=8)
+        assert read[0] == n
+        most[n] = max(ahead)
+        assert done[0] == n
+    few_batches = 5 * 8 + 4 * os.cpu_count()  # and what each core decodes
+    assert most[600] <= few_batches < 600
+
+
+# --- The cache ------------------------------------------------------------------------
+
+
+def test_a_second_run_computes_nothing(extract, count):
+    features = extract()
+    assert count() == 6 * 9 + 3
+    np.testing.assert_array_equal(extract(), features)
+    assert count() == 0
+
+
+def test_only_a_photo_whose_file_changed_is_computed_again(drawn, extract, count):
+    images = read_table(drawn)
+    features = extract(images)
+    count()
+    Image.fromarray(draw(999)).save(drawn / images["path"].iloc[7])
+    again = extract()
+    assert count() == 1
+    same = np.arange(len(images)) != 7
+    np.testing.assert_array_equal(again[same], features[same])
+    assert np.abs(again[7] - features[7]).max() > 0.1
+
+
+def test_a_photo_is_known_by_its_pixels_not_by_its_name_or_format(drawn, extract, count):
+    features = extract()
+    count()
+    path = drawn / "seg_test" / "seg_test" / "sea" / "2.jpg"
+    Image.fromarray(utils.read_photo(path)).save(path.with_suffix(".png"))
+    path.unlink()
+    np.testing.assert_array_equal(extract(), features)
+    assert count() == 0
+
+
+def test_copies_go_through_the_trunk_once(drawn, extract, count):
+    folder = drawn / "seg_train" / "seg_train" / "sea"
+    (folder / "copy.jpg").write_bytes((folder / "0.jpg").read_bytes())
+    images = read_table(drawn)
+    features = extract(images)
+    assert count() == len(images) - 1
+    rows = images["path"].str.contains(r"seg_train/sea/(?:0|copy)\.").to_numpy()
+    np.testing.assert_array_equal(*features[rows])
+
+
+def test_rows_follow_the_table_whatever_its_order(drawn, extract, count):
+    images = read_table(drawn)
+    features = extract(images)
+    count()
+    order = np.random.default_rng(0).permutation(len(images))[:30]
+    np.testing.assert_array_equal(extract(images.iloc[order]), features[order])
+    assert count() == 0
+
+
+def test_the_cache_holds_the_table_in_the_format_of_the_bundled_features(drawn, extract, tmp_path):
+    images = read_table(drawn)
+    features = extract(images)
+    kept, restored = utils.load_bundled_features(tmp_path / "cache.npz")
+    np.testing.assert_array_equal(restored, features)
+    pd.testing.assert_frame_equal(kept, images, check_dtype=False)
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+def test_what_was_done_before_an_interrupt_is_kept(
+    extract, count, monkeypatch, tmp_path, drawn, batches
+):
+    right = extract(cache=drawn / "uninterrupted.npz")
+    total = count()
+    progress, left = utils._progress, iter(range(batches))
+
+    def interrupting(*args):
+        bar = progress(*args)
+        update = bar.update
+
+        def interrupt_in_the_middle(n=1):
+            update(n)
+            if next(left, None) == batches - 1:
+                signal.raise_signal(signal.SIGINT)  # what Jupyter's stop button sends
+
+        if "trunk" in args[1]:
+            bar.update = interrupt_in_the_middle
+        return bar
+
+    monkeypatch.setattr(utils, "_progress", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        extract()
+    kept, features = utils.load_bundled_features(tmp_path / "cache.npz")
+    assert len(kept) >= 8 * batches
+    rows = read_table(drawn)["path"].isin(kept["path"]).to_numpy()
+    np.testing.assert_array_equal(features, right[rows])
+    count()
+    np.testing.assert_array_equal(extract(), right)
+    assert count() == total - len(kept)
+
+
+def test_a_second_run_at_the_same_time_is_refused(extract, tmp_path):
+    with (
+        utils._locked(tmp_path / "cache.npz"),
+        pytest.raises(RuntimeError, match=r"another run is writing .*cache\.npz; wait"),
+    ):
+        extract()
+    assert len(extract()) > 0
+
+
+def test_a_cache_of_other_weights_is_computed_again_with_a_word(extract, count, trunk, capsys):
+    features = extract()
+    other = extract(trunk=small_trunk(1))
+    assert "computed again" in capsys.readouterr().out
+    assert np.abs(other - features).max() > 0.1
+    count()
+    np.testing.assert_array_equal(extract(), features)
+    assert count() == len(features)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def rewrite(path: Path, /, **changed: np.ndarray | None) -> None:
+    """Write the arrays of a file again, some of them changed, or left out if None."""
+    with np.load(path, allow_pickle=True) as archive:
+        arrays = {**archive, **changed}
+    np.savez(path, **{k: v for k, v in arrays.items() if v is not None})
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        cut,
+        flip,
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_text("a letter"),
+        lambda path: rewrite(path, format=np.array(utils.FORMAT + 1)),
+        lambda path: rewrite(path, digest=None),
+    ],
+    ids=["cut off", "bit flipped", "empty", "text", "other version", "array missing"],
+)
+def test_a_damaged_cache_is_computed_again_with_a_word(extract, count, capsys, tmp_path, harm):
+    features = extract()
+    harm(tmp_path / "cache.npz")
+    count()
+    np.testing.assert_array_equal(extract(), features)
+    assert count() == len(features)
+    assert "The features are computed again: " in capsys.readouterr().out
+    np.testing.assert_array_equal(extract(), features)
+    assert count() == 0
+
+
+# --- The bundled features -------------------------------------------------------------
+
+
+def test_the_bundled_features_are_those_of_all_labelled_photos(bundled):
+    images, features = bundled
+    counts = images.groupby(["split", "label"], observed=True).size()
+    assert list(counts["train"]) == [2191, 2271, 2404, 2512, 2274, 2382]
+    assert list(counts["test"]) == [437, 474, 553, 525, 510, 501]
+    assert (features.shape, features.dtype) == ((17_034, 1280), np.float32)
+    assert features.min() == 0
+    assert features.max() <= 6
+    assert images["path"].is_unique
+    assert images["digest"].str.fullmatch("[0-9a-f]{32}").all()
+    assert (features.std(axis=0) > 0).mean() > 0.99
+
+
+def test_copies_have_the_same_bundled_features(bundled):
+    images, features = bundled
+    for rows in images.groupby("digest").indices.values():
+        assert (features[rows] == features[rows[0]]).all()
+
+
+def test_the_bundled_features_are_compact_and_need_no_pickle():
+    assert utils.BUNDLED_FEATURES.stat().st_size < 19e6
+    with np.load(utils.BUNDLED_FEATURES, allow_pickle=False) as archive:
+        assert {archive[name].dtype.kind for name in archive.files} == {"i", "U", "u"}
+
+
+def test_missing_bundled_features_are_an_error_of_their_own(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        utils.load_bundled_features(tmp_path / "none.npz")
+
+
+# --- Damaged files --------------------------------------------------------------------
+
+ROWS = 3
+
+
+@pytest.fixture(scope="module")
+def small_file(tmp_path_factory):
+    """Return the path of a file of features with three rows, its bytes, table and features."""
+    path = tmp_path_factory.mktemp("small") / "features.npz"
+    images = pd.DataFrame(
+        {
+            "path": [f"{i}.jpg" for i in range(ROWS)],
+            "label": pd.Categorical(["sea", "street", None], utils.CLASSES),
+            "split": pd.Categorical(["train", "test", "prediction"], utils.SPLITS),
+            "digest": [f"{i:032x}" for i in range(ROWS)],
+        }
+    )
+    rounded = np.random.default_rng(0).integers(0, 256, (ROWS, 1280)).astype("uint8")
+    utils._write_features(path, images, rounded, "trunk")
+    return path, path.read_bytes(), *utils.load_bundled_features(path)
+
+
+def read_or_refuse(path: Path, images: pd.DataFrame, features: np.ndarray) -> bool:
+    """Return whether a file is refused; if it is not, it must hold what it held."""
+    try:
+        read, restored = utils.load_bundled_features(path)
+    except ValueError as error:
+        assert path.name in str(error)  # noqa: PT017
+        return True
+    pd.testing.assert_frame_equal(read, images)
+    np.testing.assert_array_equal(restored, features)
+    return False
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_damaged_file_of_features_is_refused_or_read_right(small_file, tmp_path, seed):
+    """1,000 cases: cut off anywhere, or with bytes changed in the arrays and the headers."""
+    _, good, images, features = small_file
+    rng, edges = np.random.default_rng(seed), zip_edges(good)
+    path = tmp_path / "features.npz"
+    refused = 0
+    for _ in range(100):
+        path.write_bytes(damage(good, rng, edges))
+        refused += read_or_refuse(path, images, features)
+    assert refused > 70
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_damaged_cache_never_changes_the_features(
+    small_file, tmp_path, monkeypatch, capsys, seed
+):
+    """500 cases through `extract_features`, in which only the trunk's work is left out."""
+    _, good, images, features = small_file
+    rounded = utils._round_features(features)
+    asked = []
+
+    def compute(missing, photos, trunk, batch_size, failed):
+        asked.append(len(missing))
+        rows = [list(images["digest"]).index(digest) for digest in missing["digest"]]
+        yield np.arange(len(missing)), rounded[rows]
+
+    monkeypatch.setattr(utils, "_through_trunk", compute)
+    monkeypatch.setattr(utils, "_trunk_digest", lambda trunk: "trunk")
+    rng, edges = np.random.default_rng(100 + seed), zip_edges(good)
+    cache = tmp_path / "cache.npz"
+    for _ in range(100):
+        cache.write_bytes(damage(good, rng, edges))
+        read = utils.extract_features(images, tmp_path, None, cache=cache)
+        np.testing.assert_array_equal(read, features)
+    computed = sum(n > 0 for n in asked)
+    assert computed > 70
+    assert capsys.readouterr().out.count("computed again") == computed
+
+
+ARRAYS = ("format", "trunk", "path", "label", "split", "digest", "features")
+CONVERSIONS = ("float64", "complex64", "bool", "S8", "object", "datetime64[s]", "uint16")
+
+
+def to_kind(array: np.ndarray, kind: str) -> np.ndarray:
+    """Return an array of another kind and the same shape."""
+    try:
+        return array.astype(kind)
+    except (ValueError, UnicodeError):
+        return np.zeros(array.shape, kind)
+
+
+# What can be wrong in a file whose checksums are right.
+WRONG = {
+    "missing": lambda array: None,
+    "cut": lambda array: array[:-1] if array.ndim else None,
+    "longer": lambda array: np.concatenate([array, array]) if array.ndim else array[None],
+    "another axis": lambda array: array[..., None],
+    "flat": lambda array: array.reshape(-1) if array.ndim != 1 else array[None],
+    "no rows": lambda array: array[:0] if array.ndim else array.reshape(1)[:0],
+    "out of range": lambda array: (
+        np.full(array.shape, 100, array.dtype) if array.dtype.kind == "i" else array[..., None]
+    ),
+    "below range": lambda array: (
+        np.full(array.shape, -2, array.dtype) if array.dtype.kind == "i" else array[..., None]
+    ),
+    "NaN": lambda array: np.full(array.shape, np.nan),
+    "infinity": lambda array: np.full(array.shape, np.inf),
+    "text": lambda array: np.full(array.shape, "1e-4") if array.dtype.kind != "U" else None,
+    "structured": lambda array: np.zeros(array.shape, [("a", "i4"), ("b", "f4")]),
+} | {kind: lambda array, kind=kind: to_kind(array, kind) for kind in CONVERSIONS}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+@pytest.mark.parametrize("harm", WRONG)
+def test_a_wrong_array_is_refused(small_file, tmp_path, name, harm):
+    _, good, images, features = small_file
+    path = tmp_path / "features.npz"
+    path.write_bytes(good)
+    with np.load(path) as archive:
+        wrong = WRONG[harm](archive[name])
+    rewrite(path, **{name: wrong})
+    assert read_or_refuse(path, images, features)
+
+
+@settings(max_examples=300)
+@given(st.permutations(ARRAYS), st.data())
+def test_wrong_arrays_together_are_refused_and_right_ones_read_in_any_order(
+    small_file, order, data
+):
+    """300 cases; the file stays readable where the only change is the order of the arrays."""
+    path, good, images, features = small_file
+    harms = data.draw(
+        st.dictionaries(st.sampled_from(ARRAYS), st.sampled_from(sorted(WRONG)), max_size=4)
+    )
+    path = path.with_name("wrong.npz")
+    path.write_bytes(good)
+    with np.load(path) as archive:
+        arrays = {name: archive[name] for name in order}
+    arrays |= {name: WRONG[harm](arrays[name]) for name, harm in harms.items()}
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+    assert read_or_refuse(path, images, features) == bool(harms)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("name", ARRAYS)
+def test_an_array_that_is_there_twice_or_is_no_array_is_refused(small_file, tmp_path, name):
+    _, good, images, features = small_file
+    path = tmp_path / "features.npz"
+    path.write_bytes(good)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(f"{name}.npy", archive.read(f"{name}.npy"))
+    assert read_or_refuse(path, images, features)
+    with zipfile.ZipFile(path, "w") as archive, zipfile.ZipFile(small_file[0]) as original:
+        for other in ARRAYS:
+            content = b"no array" if other == name else original.read(f"{other}.npy")
+            archive.writestr(f"{other}.npy", content)
+    assert read_or_refuse(path, images, features)
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+@pytest.mark.parametrize("reader", ["bundled features", "cache"])
+def test_a_pickle_in_a_file_of_features_is_not_run(small_file, tmp_path, capsys, name, reader):
+    _, good, images, features = small_file
+    path, proof = tmp_path / "features.npz", tmp_path / "proof"
+    payload = np.empty(ROWS, dtype=object)
+    payload[:] = Payload(proof)
+    path.write_bytes(good)
+    rewrite(path, **{name: payload})
+    if reader == "cache":
+        assert len(utils._read_cache(path, "trunk")[0]) == 0
+        assert "computed again" in capsys.readouterr().out
+    else:
+        assert read_or_refuse(path, images, features)
+    assert not proof.exists()
+    with np.load(path, allow_pickle=True) as archive:  # where pickles are allowed, it runs
+        archive[name]
+    assert proof.exists()
+
+
+def test_a_pickle_in_place_of_a_file_of_features_is_not_run(small_file, tmp_path):
+    path, proof = tmp_path / "features.npz", tmp_path / "proof"
+    path.write_bytes(pickle.dumps(Payload(proof)))
+    assert read_or_refuse(path, *small_file[2:])
+    assert not proof.exists()
+    pickle.loads(path.read_bytes())
+    assert proof.exists()

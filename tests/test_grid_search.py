@@ -1,0 +1,885 @@
+"""Heads side by side train as each would alone, and a search loses and mixes up nothing."""
+
+import io
+import multiprocessing
+import signal
+import time
+import zipfile
+from fractions import Fraction
+from itertools import product
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import search
+from conftest import Payload, damage, zip_edges
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from search import fake_training, make_photos
+
+import utils
+
+COLUMNS = [*utils.SETTING, "fold", "epoch", *utils.METRICS]
+
+
+# --- Side by side ---------------------------------------------------------------------
+
+GRID = {
+    "learning_rates": [0.0005, 0.005],
+    "dropouts": [0.0, 0.3, 0.5],
+    "weight_decays": [1e-4, 1e-2],
+}
+EPOCHS = 4
+BATCH = 64  # the 590 training photos below are nine batches and a partial one of 14
+
+
+@pytest.fixture(scope="module")
+def halves():
+    """Return training and validation photos."""
+    features, labels = make_photos(720)
+    return (features[:590], labels[:590]), (features[590:], labels[590:])
+
+
+def train_side_by_side(halves, grid, seed):
+    bar = utils._progress(EPOCHS, "", "epoch")
+    return utils._train_fold(*halves, grid, EPOCHS, BATCH, seed, bar)
+
+
+@pytest.fixture(scope="module", params=[0, 1])
+def side_by_side(request, halves):
+    """Return a seed and the history of all heads of the grid."""
+    return request.param, train_side_by_side(halves, GRID, request.param)
+
+
+def pick(history, grid, learning_rate, dropout, weight_decay):
+    """Return one head's part of a history: a row for each epoch."""
+    place = grid["learning_rates"].index(learning_rate) * len(grid["weight_decays"])
+    head = grid["dropouts"].index(dropout), place + grid["weight_decays"].index(weight_decay)
+    return pd.DataFrame({name: history[name][:, *head] for name in utils.METRICS})
+
+
+def train_alone(train, validation, setting, *, epochs, batch_size, seed):
+    """
+    Train one head by a plain Keras `fit`, from the weights and with the masks of the search.
+
+    The order of the photos needs nothing: `fit` takes it from the global seed.
+    """
+    learning_rate, dropout, weight_decay = setting
+    keras.utils.set_random_seed(seed)
+    head = utils.build_head(dropout, weight_decay)
+    drop, dense = head.layers
+    dense.kernel.assign(keras.initializers.GlorotUniform(seed)(dense.kernel.shape))
+    if dropout:
+        drop.seed_generator.state.assign([seed, 0])
+    head.compile(
+        optimizer=keras.optimizers.Adam(learning_rate),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        steps_per_execution=8,
+    )
+    history = head.fit(
+        *train, batch_size=batch_size, epochs=epochs, validation_data=validation, verbose=0
+    )
+    return pd.DataFrame(history.history)[list(utils.METRICS)]
+
+
+def train_fold_alone(photos, setting, fold, *, folds, seed, epochs=2, batch_size=64, groups=None):
+    """Train one head by a plain `fit` on the photos of a fold, and seeded as the search is."""
+    features, labels = photos
+    splits = utils._folds(labels, groups, folds=folds, seed=seed)
+    train, validation = ((features[rows], labels[rows]) for rows in splits[fold - 1])
+    seed = int(np.random.SeedSequence([seed, fold]).generate_state(1)[0])
+    return train_alone(train, validation, setting, epochs=epochs, batch_size=batch_size, seed=seed)
+
+
+def rows_of(results, setting, fold):
+    """Return the figures of one head in the table of a search: a row for each epoch."""
+    rows = results.set_index([*utils.SETTING, "fold"]).loc[(*setting, fold)]
+    return rows[list(utils.METRICS)]
+
+
+@pytest.mark.parametrize("setting", [(0.005, 0.0, 1e-2), (0.0005, 0.3, 1e-4), (0.005, 0.5, 1e-4)])
+def test_a_head_trains_side_by_side_as_alone(side_by_side, halves, setting):
+    """
+    With the same initial weights, batches and masks, all four figures of each epoch agree.
+
+    To 1e-4; measured: 3e-7. Keras's own Dropout makes the masks of the head that is alone.
+    """
+    seed, history = side_by_side
+    alone = train_alone(*halves, setting, epochs=EPOCHS, batch_size=BATCH, seed=seed)
+    together = pick(history, GRID, *setting)
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-4)
+
+
+def test_with_other_masks_and_weights_a_head_alone_does_as_well(halves):
+    """
+    The mean over five seeds of what a plain `train_head` reaches is that of side by side.
+
+    To 0.02 in accuracy and 0.04 in loss; measured: 0.008 and 0.016, where the differences of
+    single seeds spread by 0.018 and 0.047 (one standard deviation).
+    """
+    setting = 0.005, 0.5, 1e-2
+    differences = []
+    for seed in range(5):
+        _, alone = utils.train_head(
+            *halves[0],
+            **dict(zip(utils.SETTING, setting, strict=True)),
+            validation=halves[1],
+            epochs=EPOCHS,
+            batch_size=BATCH,
+            seed=seed,
+        )
+        together = pick(train_side_by_side(halves, GRID, seed), GRID, *setting)
+        differences.append((together - alone)[["val_accuracy", "val_loss"]].iloc[-1])
+    accuracy, loss = np.mean(differences, axis=0)
+    assert abs(accuracy) < 0.02
+    assert abs(loss) < 0.04
+
+
+def test_equal_settings_give_equal_columns(halves):
+    equal = {"learning_rates": [0.005] * 2, "dropouts": [0.3] * 2, "weight_decays": [1e-3] * 3}
+    for name, metric in train_side_by_side(halves, equal, 0).items():
+        first = np.broadcast_to(metric[:, :1, :1], metric.shape)
+        np.testing.assert_allclose(metric, first, rtol=0, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        {"learning_rates": [0.005], "dropouts": [0.5], "weight_decays": [1e-4]},
+        {name: values[::-1] for name, values in GRID.items()},
+        {"learning_rates": [1.0, 0.005], "dropouts": [0.5, 0.9], "weight_decays": [10, 0, 1e-4]},
+    ],
+    ids=["alone", "the lists reversed", "beside heads that fail"],
+)
+def test_a_head_does_not_depend_on_the_heads_beside_it(side_by_side, halves, grid):
+    seed, history = side_by_side
+    setting = 0.005, 0.5, 1e-4
+    other = pick(train_side_by_side(halves, grid, seed), grid, *setting)
+    np.testing.assert_allclose(other, pick(history, GRID, *setting), rtol=0, atol=1e-5)
+
+
+def test_training_figures_are_means_over_photos_and_validation_is_at_the_end(halves):
+    """
+    By NumPy: the loss of each head is its mean cross-entropy plus its own penalty.
+
+    The weights hardly move at this learning rate, so that the mean over the batches of the
+    epoch, the last of which is a small one, is the mean over all photos.
+    """
+    decays = [0.0, 0.01, 1.0]
+    heads = utils.SideBySideHeads([1e-9], [0.0], decays, seed=0)
+    history = heads.fit(
+        *halves[0], batch_size=550, epochs=1, validation_data=halves[1], verbose=0
+    ).history
+    for place, decay in enumerate(decays):
+        columns = slice(place * 6, place * 6 + 6)
+        kernel = np.asarray(heads.kernel, "float64")[0, :, columns]
+        for prefix, (features, labels) in zip(("", "val_"), halves, strict=True):
+            scores = features @ kernel
+            shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+            entropy = -np.log(shares[np.arange(len(labels)), labels]).mean()
+            loss = history[f"{prefix}head_loss"][0][0, place]
+            accuracy = history[f"{prefix}head_accuracy"][0][0, place]
+            assert loss == pytest.approx(entropy + decay * np.square(kernel).sum(), rel=1e-5)
+            assert accuracy == pytest.approx(np.mean(scores.argmax(axis=1) == labels), abs=1e-6)
+
+
+# --- Folds ----------------------------------------------------------------------------
+
+
+@st.composite
+def labels_and_groups(draw):
+    """Return labels, and groups of which some hold several photos, also of two classes."""
+    sizes = draw(st.lists(st.integers(0, 12), min_size=6, max_size=6).filter(any))
+    labels = np.repeat(np.arange(6), sizes)
+    labels = labels[draw(st.permutations(range(len(labels))))]
+    groups = np.arange(len(labels))
+    rows = st.integers(0, len(labels) - 1)
+    for row, copy in draw(st.lists(st.tuples(rows, rows), max_size=8)):
+        groups[groups == groups[copy]] = groups[row]
+    return labels, groups
+
+
+@given(labels_and_groups(), st.integers(2, 6), st.integers(0, 99))
+def test_each_photo_validates_once_and_groups_stay_together(data, folds, seed):
+    labels, groups = data
+    members = pd.DataFrame({"label": labels, "group": groups}).groupby("label")["group"].nunique()
+    if folds > members.min():
+        with pytest.raises(ValueError, match=f"folds is {folds}, but"):
+            utils._folds(labels, groups, folds=folds, seed=seed)
+        return
+    splits = utils._folds(labels, groups, folds=folds, seed=seed)
+    assert len(splits) == folds
+    assert sorted(np.concatenate([val for _, val in splits])) == list(range(len(labels)))
+    for train, val in splits:
+        assert sorted([*train, *val]) == list(range(len(labels)))
+        assert not set(groups[train]) & set(groups[val])
+        assert len(val)
+        assert set(labels[train]) == set(labels)
+
+
+@given(labels_and_groups(), st.integers(2, 6), st.integers(0, 99))
+def test_each_class_is_spread_evenly_over_the_folds(data, folds, seed):
+    labels, _ = data
+    assume(folds <= np.unique(labels, return_counts=True)[1].min())
+    splits = utils._folds(labels, None, folds=folds, seed=seed)
+    counts = np.array([np.bincount(labels[val], minlength=6) for _, val in splits])
+    assert np.ptp(counts, axis=0).max() <= 1
+
+
+# --- The table and its file -----------------------------------------------------------
+
+N = 96
+SMALL = {
+    "learning_rates": [0.001, 0.005],
+    "dropouts": [0.0, 0.3],
+    "weight_decays": [1e-4, 1e-2],
+    "epochs": 2,
+    "folds": 3,
+    "batch_size": 24,
+    "seed": 7,
+}
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return make_photos(N)
+
+
+@pytest.fixture(scope="module")
+def searched(photos, tmp_path_factory):
+    """Return the CSV and the table of a small search that trained."""
+    csv = tmp_path_factory.mktemp("searched") / "new" / "grid_search.csv"
+    return csv, utils.grid_search(*photos, **SMALL, csv=csv)
+
+
+class Trainings:
+    """Takes the place of the training: counts the folds, and can be interrupted."""
+
+    def __init__(self):
+        self.seeds = []
+        self.last = None
+
+    def __call__(self, train, validation, grid, epochs, batch_size, seed, bar):
+        if len(self.seeds) == self.last:
+            raise KeyboardInterrupt
+        self.seeds.append(seed)
+        return fake_training(train, validation, grid, epochs, batch_size, seed, bar)
+
+    def interrupt(self, after, *arguments, **options):
+        """Begin a search and interrupt it after some folds."""
+        self.last = len(self.seeds) + after
+        with pytest.raises(KeyboardInterrupt):
+            utils.grid_search(*arguments, **options)
+        self.last = None
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """Return the stand-in for the training, which counts."""
+    stand_in = Trainings()
+    monkeypatch.setattr(utils, "_train_fold", stand_in)
+    return stand_in
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_the_table_has_a_row_for_each_setting_fold_and_epoch_in_order(searched):
+    _, results = searched
+    rows = product(*(SMALL[f"{name}s"] for name in utils.SETTING), (1, 2, 3), (1, 2))
+    assert list(results.columns) == COLUMNS
+    assert list(results[COLUMNS[:5]].itertuples(index=False, name=None)) == list(rows)
+    assert results[list(utils.METRICS)].notna().all(axis=None)
+
+
+def test_the_table_is_what_the_file_holds_with_7_digits(searched):
+    csv, results = searched
+    pd.testing.assert_frame_equal(results, pd.read_csv(csv), check_exact=True)
+    text = csv.read_bytes().decode("ascii")
+    assert "\r" not in text
+    numbers = [n for line in text.splitlines()[1:] for n in line.split(",")]
+    assert all(n == f"{float(n):.7g}" for n in numbers)
+    assert max(len(n.lstrip("0.").replace(".", "")) for n in numbers) == 7
+
+
+def test_a_search_leaves_the_table_and_its_lock_alone(searched):
+    csv, _ = searched
+    assert names_in(csv.parent) <= {csv.name, f".{csv.name}.lock"}
+
+
+def test_the_table_holds_what_plain_fits_give(searched, photos):
+    """So that no figure stands in another setting's row, nor in another fold's or epoch's."""
+    _, results = searched
+    folds = {name: SMALL[name] for name in ("epochs", "folds", "batch_size", "seed")}
+    for fold, setting in ((1, (0.001, 0.0, 1e-2)), (3, (0.005, 0.3, 1e-4))):
+        alone = train_fold_alone(photos, setting, fold, **folds)
+        np.testing.assert_allclose(rows_of(results, setting, fold), alone, rtol=0, atol=1e-4)
+
+
+def test_neither_the_order_of_the_lists_nor_their_type_matters(searched, photos, tmp_path):
+    csv = tmp_path / "grid_search.csv"
+    lists = {name: np.array(SMALL[name][::-1]) for name in GRID}
+    numbers = {name: np.int64(SMALL[name]) for name in ("epochs", "folds", "batch_size", "seed")}
+    features, labels = photos
+    utils.grid_search(
+        np.asfortranarray(features, "float64"),
+        labels.astype("uint8"),
+        **{**lists, **numbers},
+        csv=str(csv),
+    )
+    assert csv.read_bytes() == searched[0].read_bytes()
+
+
+def test_a_batch_larger_than_the_data_is_one_batch_of_all(photos, tmp_path):
+    one = {"learning_rates": [0.005], "dropouts": [0.3], "weight_decays": [1e-4]}
+    options = {**one, "epochs": 2, "folds": 2, "seed": 0, "csv": tmp_path / "grid_search.csv"}
+    results = utils.grid_search(*photos, **options, batch_size=10**6)
+    alone = train_fold_alone(photos, (0.005, 0.3, 1e-4), 1, folds=2, batch_size=N // 2, seed=0)
+    np.testing.assert_allclose(results[list(utils.METRICS)].head(2), alone, rtol=0, atol=1e-4)
+
+
+def test_an_old_table_stays_whole_until_the_new_one_takes_its_place(
+    photos, tmp_path, trainings, monkeypatch
+):
+    csv = tmp_path / "grid_search.csv"
+    csv.write_text("the old table")
+    seen = []
+
+    def replace(source, target):
+        if target == csv:
+            seen.append((csv.read_text(), len(pd.read_csv(source))))
+        os_replace(source, target)
+
+    os_replace = utils.os.replace
+    monkeypatch.setattr(utils.os, "replace", replace)
+    trainings.interrupt(2, *photos, **SMALL, csv=csv)
+    assert csv.read_text() == "the old table"
+    results = utils.grid_search(*photos, **SMALL, csv=csv)
+    assert seen == [("the old table", len(results))]
+
+
+def test_copies_of_a_photo_never_stand_on_both_sides_of_a_fold(tmp_path, monkeypatch):
+    features, labels = make_photos(60)
+    features, labels = np.concatenate([features] * 2), np.concatenate([labels] * 2)
+    groups = [f"photo {row % 60}" for row in range(120)]
+
+    def look(train, validation, *arguments):
+        both = {row.tobytes() for row in train[0]} & {row.tobytes() for row in validation[0]}
+        assert not both
+        return fake_training(train, validation, *arguments)
+
+    monkeypatch.setattr(utils, "_train_fold", look)
+    csv = tmp_path / "grid_search.csv"
+    utils.grid_search(features, labels, **SMALL, groups=groups, csv=csv)
+    with pytest.raises(AssertionError):
+        utils.grid_search(features, labels, **SMALL, csv=csv)
+
+
+@pytest.mark.parametrize("groups", [[1, 2], np.zeros((N, 1))], ids=["too few", "a column"])
+def test_groups_of_the_wrong_shape_are_refused(photos, groups, tmp_path):
+    with pytest.raises(ValueError, match=r"groups have the shape .*; it must be \(96,\)"):
+        utils.grid_search(*photos, **SMALL, groups=groups, csv=tmp_path / "grid_search.csv")
+    assert not any(tmp_path.iterdir())
+
+
+def test_numbers_that_the_file_could_not_tell_apart_are_refused(photos, tmp_path):
+    rates = [0.001, 0.00100000001]
+    with pytest.raises(ValueError, match=r"learning_rates is \[0.001, 0.00100000001\]; it must"):
+        utils.grid_search(*photos, learning_rates=rates, csv=tmp_path / "grid_search.csv")
+
+
+# --- The same numbers again -----------------------------------------------------------
+
+REPEATED = {**SMALL, "folds": 2, "batch_size": 64}
+
+
+@pytest.fixture(scope="module")
+def repeated(tmp_path_factory):
+    """Return the CSVs of the same search in fresh processes, two alike and one of one thread."""
+    folder = tmp_path_factory.mktemp("repeated")
+    context = multiprocessing.get_context("spawn")
+    processes = {}
+    for name, threads in {"first": 0, "second": 0, "one thread": 1}.items():
+        options = {**REPEATED, "threads": threads, "csv": folder / f"{name}.csv"}
+        processes[name] = context.Process(target=search.run, args=(600,), kwargs=options)
+        processes[name].start()
+    for process in processes.values():
+        process.join(300)
+        assert process.exitcode == 0
+    return {name: folder / f"{name}.csv" for name in processes}
+
+
+def test_a_fresh_process_gives_the_same_bytes(repeated):
+    assert repeated["second"].read_bytes() == repeated["first"].read_bytes()
+
+
+def test_another_number_of_threads_changes_the_last_digits_at_most(repeated):
+    """
+    Losses to 1e-3 and accuracies to two of a fold's 300 photos; measured: 1e-6 and none.
+
+    (With 36 settings on 1,200 photos of random numbers: 6e-4 and one photo.)
+    """
+    first, other = (pd.read_csv(repeated[name])[COLUMNS] for name in ("first", "one thread"))
+    assert first[COLUMNS[:5]].equals(other[COLUMNS[:5]])
+    difference = (first - other).abs().max()
+    assert difference[["loss", "val_loss"]].max() < 1e-3
+    assert difference[["accuracy", "val_accuracy"]].max() < 2.5 / 300
+
+
+# --- Interrupted ----------------------------------------------------------------------
+
+MANY_FOLDS = {
+    "learning_rates": [0.001],
+    "dropouts": [0.3],
+    "weight_decays": [1e-4, 1e-2],
+    "epochs": 1,
+    "folds": 12,
+    "batch_size": 50,
+}
+
+
+@pytest.fixture(scope="module")
+def start():
+    """
+    Return a function that starts a function of `search` in a process of its own.
+
+    Importing TensorFlow takes seconds, so one process imports it and is then forked.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        pytest.skip("this system has no fork")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["search"])
+    here = Path(__file__).parent
+
+    def start(function, n, **options):
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=function, args=(n, sender), kwargs=options)
+        process.start()
+        sender.close()
+        return process, receiver
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{here.parent}{utils.os.pathsep}{here}")
+        yield start
+
+
+def check_files(csv: Path, tables: tuple[bytes, ...]) -> None:
+    """Assert that each file that has its final name is whole."""
+    assert csv.read_bytes() in tables
+    for part in csv.parent.glob(f".{csv.stem}-*/fold-*.npz"):
+        with zipfile.ZipFile(part) as archive:
+            assert archive.testzip() is None
+
+
+def wait(process, seconds: float = 300) -> int:
+    process.join(seconds)
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def test_a_search_killed_at_random_points_ends_with_the_same_bytes(start, tmp_path):
+    """
+    20 times `kill -9`, each up to two folds' time after the first training step.
+
+    A search that ends before it is killed was one of several: the next one begins anew.
+    """
+    uninterrupted = tmp_path / "uninterrupted.csv"
+    process, word = start(search.run_step_by_step, N, **MANY_FOLDS, csv=uninterrupted)
+    word.recv()
+    began = time.perf_counter()
+    assert wait(process) == 0
+    fold = (time.perf_counter() - began) / MANY_FOLDS["folds"]
+    expected = uninterrupted.read_bytes()
+
+    csv = tmp_path / "grid_search.csv"
+    csv.write_bytes(b"the old table")
+    rng = np.random.default_rng(0)
+    kills = 0
+    while kills < 20 or csv.read_bytes() != expected:
+        process, word = start(search.run_step_by_step, N, **MANY_FOLDS, csv=csv)
+        if kills < 20:
+            word.poll(300)
+            process.join(rng.uniform(0, 2 * fold))
+            process.kill()
+        killed = wait(process) == -signal.SIGKILL
+        kills += killed
+        check_files(csv, (b"the old table", expected))
+        if not killed:
+            assert process.exitcode == 0
+            assert csv.read_bytes() == expected
+            assert names_in(tmp_path) <= {
+                *(uninterrupted.name, csv.name),
+                *(f".{uninterrupted.name}.lock", f".{csv.name}.lock"),
+            }
+            if kills < 20:
+                csv.write_bytes(b"the old table")
+
+
+def test_a_search_killed_before_any_file_operation_ends_with_the_same_bytes(
+    start, photos, trainings, tmp_path
+):
+    utils.grid_search(*photos, **SMALL, csv=tmp_path / "uninterrupted.csv")
+    expected = (tmp_path / "uninterrupted.csv").read_bytes()
+    folds_trained = set()
+    for operation in range(1000):
+        csv = tmp_path / f"{operation}" / "grid_search.csv"
+        csv.parent.mkdir()
+        csv.write_bytes(b"the old table")
+        process, _ = start(search.run_and_die, N, **SMALL, operation=operation, csv=csv)
+        exitcode = wait(process)
+        check_files(csv, (b"the old table", expected))
+        if exitcode == 0:
+            break
+        assert exitcode == -signal.SIGKILL
+        before = len(trainings.seeds)
+        utils.grid_search(*photos, **SMALL, csv=csv)
+        folds_trained.add(len(trainings.seeds) - before)
+        assert csv.read_bytes() == expected
+        assert names_in(csv.parent) <= {csv.name, f".{csv.name}.lock"}
+    assert folds_trained == {0, 1, 2, 3}
+
+
+def test_the_interrupt_button_keeps_the_finished_folds(searched, photos, tmp_path, monkeypatch):
+    csv = tmp_path / "grid_search.csv"
+    train, trained = utils._train_fold, []
+
+    def count(*arguments):
+        trained.append(arguments[5])
+        return train(*arguments)
+
+    def press(epoch, logs):
+        if len(trained) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(utils, "_train_fold", count)
+    with monkeypatch.context() as patch:
+        button = keras.callbacks.LambdaCallback(on_epoch_end=press)
+        patch.setattr(utils, "_show_epochs", lambda bar: button)
+        with pytest.raises(KeyboardInterrupt):
+            utils.grid_search(*photos, **SMALL, csv=csv)
+    assert not csv.exists()
+    utils.grid_search(*photos, **SMALL, csv=csv)
+    first, second, third = trained[:3]
+    assert trained == [first, second, third, third]
+    assert csv.read_bytes() == searched[0].read_bytes()
+
+
+def test_a_finished_search_is_run_again(photos, tmp_path, trainings):
+    for runs in (1, 2):
+        utils.grid_search(*photos, **SMALL, csv=tmp_path / "grid_search.csv")
+        assert len(trainings.seeds) == runs * SMALL["folds"]
+    assert len(set(trainings.seeds)) == SMALL["folds"]
+
+
+def swap(labels):
+    return np.concatenate([labels[1::-1], labels[2:]])
+
+
+OTHER_SEARCHES = {
+    "learning rates": lambda x, y: (x, y, {"learning_rates": [0.001, 0.002]}),
+    "dropouts": lambda x, y: (x, y, {"dropouts": [0.0, 0.4]}),
+    "weight decays": lambda x, y: (x, y, {"weight_decays": [1e-4, 1e-3]}),
+    "epochs": lambda x, y: (x, y, {"epochs": 3}),
+    "folds": lambda x, y: (x, y, {"folds": 4}),
+    "batch size": lambda x, y: (x, y, {"batch_size": 25}),
+    "seed": lambda x, y: (x, y, {"seed": 8}),
+    "groups": lambda x, y: (x, y, {"groups": np.arange(N) // 2}),
+    "one feature": lambda x, y: (np.where(x == x[5, 5], x + 1e-6, x), y, {}),
+    "two labels": lambda x, y: (x, swap(y), {}),
+    "fewer photos": lambda x, y: (x[1:], y[1:], {}),
+}
+
+
+@pytest.mark.parametrize("other", OTHER_SEARCHES)
+def test_another_search_does_not_take_the_folds_of_this_one(photos, tmp_path, trainings, other):
+    csv = tmp_path / "grid_search.csv"
+    trainings.interrupt(2, *photos, **SMALL, csv=csv)
+    features, labels, changed = OTHER_SEARCHES[other](*photos)
+    options = {**SMALL, **changed}
+    utils.grid_search(features, labels, **options, csv=csv)
+    assert len(trainings.seeds) == 2 + options["folds"]
+    utils.grid_search(*photos, **SMALL, csv=csv)
+    assert len(trainings.seeds) == 2 + options["folds"] + 1  # its own are still there
+
+
+@pytest.mark.parametrize(
+    "part", ["utils.FORMAT", "utils.tf.__version__", "utils.keras.__version__"]
+)
+def test_another_version_does_not_take_the_folds(photos, tmp_path, trainings, part, monkeypatch):
+    csv = tmp_path / "grid_search.csv"
+    trainings.interrupt(2, *photos, **SMALL, csv=csv)
+    monkeypatch.setattr(part, 0)
+    utils.grid_search(*photos, **SMALL, csv=csv)
+    assert len(trainings.seeds) == 2 + SMALL["folds"]
+
+
+# --- Two runs at once -----------------------------------------------------------------
+
+
+def test_a_second_run_stops_with_a_word_while_the_first_lives(start, photos, tmp_path, trainings):
+    csv = tmp_path / "grid_search.csv"
+    csv.write_text("the old table")
+    process, word = start(search.hold, N, **SMALL, csv=csv)
+    assert word.recv() == "the training has begun"
+    with pytest.raises(RuntimeError, match=r"another run is writing .*grid_search\.csv; wait"):
+        utils.grid_search(*photos, **SMALL, csv=csv)
+    assert not trainings.seeds
+    assert csv.read_text() == "the old table"
+    other = utils.grid_search(*photos, **SMALL, csv=tmp_path / "other.csv")
+    process.kill()
+    assert wait(process) == -signal.SIGKILL
+    assert utils.grid_search(*photos, **SMALL, csv=csv).equals(other)
+
+
+# --- Disks ----------------------------------------------------------------------------
+
+
+def test_a_full_disk_keeps_the_old_table_and_the_folds(photos, small_disk, tmp_path, trainings):
+    folder, _ = small_disk
+    csv = folder / "grid_search.csv"
+    csv.write_text("the old table")
+    large = {**SMALL, "epochs": 200}  # 24 KB a fold, of 96 KB: the third finds no room
+    (folder / "ballast").write_bytes(bytes(32_768))
+    with pytest.raises(OSError, match=r"cannot write .*fold-3\.npz \(No space left on device\)"):
+        utils.grid_search(*photos, **large, csv=csv)
+    assert csv.read_text() == "the old table"
+    (folder / "ballast").unlink()
+    with pytest.raises(
+        OSError, match=r"cannot write .*grid_search\.csv \(No space left on device\)"
+    ):
+        utils.grid_search(*photos, **large, csv=csv)
+    assert csv.read_text() == "the old table"
+    assert len(trainings.seeds) == 4  # the third fold twice
+    assert not list(folder.rglob("*unfinished*"))
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_any_work(photos, small_disk, trainings):
+    folder, make_read_only = small_disk
+    csv = folder / "grid_search.csv"
+    csv.write_text("the old table")
+    make_read_only()
+    with pytest.raises(OSError, match=r"Read-only file system: .*grid_search\.csv"):
+        utils.grid_search(*photos, **SMALL, csv=csv)
+    assert not trainings.seeds
+    assert csv.read_text() == "the old table"
+
+
+# --- The files of finished folds ------------------------------------------------------
+
+FOLD_GRID = {name: SMALL[name] for name in GRID}
+
+
+def fold_bytes(**arrays) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+def changed(arrays, value):
+    metric = arrays["val_loss"].copy()
+    metric[1, 0, 2] = value
+    return fold_bytes(**{**arrays, "val_loss": metric})
+
+
+DAMAGES = {
+    "empty": lambda arrays, proof: b"",
+    "cut off": lambda arrays, proof: fold_bytes(**arrays)[:-30],
+    "text": lambda arrays, proof: b"loss,accuracy\n0.1,0.9\n",
+    "an array missing": lambda arrays, proof: fold_bytes(
+        **{name: metric for name, metric in arrays.items() if name != "accuracy"}
+    ),
+    "an epoch missing": lambda arrays, proof: fold_bytes(
+        **{name: metric[:-1] for name, metric in arrays.items()}
+    ),
+    "an array of another shape": lambda arrays, proof: fold_bytes(
+        **{**arrays, "loss": arrays["loss"].reshape(2, 4, 2)}
+    ),
+    "float64": lambda arrays, proof: fold_bytes(
+        **{name: metric.astype("float64") for name, metric in arrays.items()}
+    ),
+    "text for numbers": lambda arrays, proof: fold_bytes(
+        **{**arrays, "loss": arrays["loss"].astype(str)}
+    ),
+    "NaN": lambda arrays, proof: changed(arrays, np.nan),
+    "infinity": lambda arrays, proof: changed(arrays, np.inf),
+    "a pickled payload": lambda arrays, proof: fold_bytes(
+        **{**arrays, "loss": np.array([Payload(proof)], dtype=object)}
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", DAMAGES)
+def test_a_damaged_fold_is_trained_again_with_a_word(photos, tmp_path, trainings, fault, capsys):
+    csv = tmp_path / "grid_search.csv"
+    expected = utils.grid_search(*photos, **SMALL, csv=csv)
+    trainings.interrupt(2, *photos, **SMALL, csv=csv)
+    part = next(tmp_path.glob(".grid_search-*")) / "fold-1.npz"
+    with np.load(part) as archive:
+        part.write_bytes(DAMAGES[fault](dict(archive), tmp_path / "proof"))
+    capsys.readouterr()
+    results = utils.grid_search(*photos, **SMALL, csv=csv)
+    assert "A fold is trained again: " in capsys.readouterr().out
+    assert len(trainings.seeds) == 3 + 2 + 2
+    assert results.equals(expected)
+    assert not (tmp_path / "proof").exists()
+
+
+def test_a_fold_with_random_damage_is_refused_or_read_right(tmp_path, capsys):
+    shape = SMALL["epochs"], 2, 4
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.random(shape, dtype="float32") for name in utils.METRICS}
+    part = tmp_path / "fold-1.npz"
+    utils._write_arrays(part, arrays)
+    good = part.read_bytes()
+    edges = zip_edges(good)
+    refused = 0
+    for _ in range(600):
+        part.write_bytes(damage(good, rng, edges))
+        read = utils._read_fold(part, FOLD_GRID, SMALL["epochs"])
+        told = capsys.readouterr().out
+        if read is None:
+            refused += 1
+            assert told.startswith("A fold is trained again: ")
+        else:
+            assert not told
+            for name, metric in arrays.items():
+                np.testing.assert_array_equal(read[name], metric)
+    assert 300 < refused < 600
+
+
+# --- The best setting -----------------------------------------------------------------
+
+
+def results_of(figures: dict[tuple, list[list[tuple]]]) -> pd.DataFrame:
+    """Return a table of (accuracy, loss) for each setting, fold and epoch."""
+    rows = [
+        (*setting, fold, epoch, 0.0, 0.0, loss, accuracy)
+        for setting, folds in figures.items()
+        for fold, epochs in enumerate(folds, start=1)
+        for epoch, (accuracy, loss) in enumerate(epochs, start=1)
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+A, B, C = (0.001, 0.1, 1e-4), (0.001, 0.1, 1e-2), (0.005, 0.3, 1e-4)
+
+
+def test_the_best_setting_has_the_highest_mean_at_its_best_epoch():
+    """
+    By hand: A's means are 0.80 and 0.86, B's 0.90 and 0.70, C's 0.84 and 0.88.
+
+    B stands before C by 0.06, 0.04 and -0.04 in the folds: by 0.02, with a standard error
+    of sqrt((0.04**2 + 0.02**2 + 0.06**2) / 2) / sqrt(3).
+    """
+    results = results_of(
+        {
+            A: [[(0.80, 0.5), (0.86, 0.4)], [(0.82, 0.5), (0.87, 0.4)], [(0.78, 0.5), (0.85, 0.4)]],
+            B: [[(0.94, 0.3), (0.70, 0.9)], [(0.91, 0.4), (0.70, 0.9)], [(0.85, 0.8), (0.70, 0.9)]],
+            C: [[(0.84, 0.3), (0.88, 0.3)], [(0.84, 0.3), (0.87, 0.3)], [(0.84, 0.3), (0.89, 0.3)]],
+        }
+    )
+    best = utils.best_hyperparameters(results)
+    assert tuple(best[name] for name in utils.SETTING) == B
+    assert best["epoch"] == 1
+    assert best["val_accuracy"] == pytest.approx(0.9)
+    assert best["val_loss"] == pytest.approx(0.5)
+    assert best["behind"] == pytest.approx(0.02)
+    assert best["noise"] == pytest.approx(((0.04**2 + 0.02**2 + 0.06**2) / 2 / 3) ** 0.5)
+    ranked = utils.summarize(results)
+    assert [tuple(row) for row in ranked[utils.SETTING].to_numpy()] == [B, C, A]
+    assert list(ranked["epoch"]) == [1, 2, 2]
+    np.testing.assert_allclose(ranked["val_accuracy"], [0.90, 0.88, 0.86])
+    np.testing.assert_allclose(ranked["std"], [0.0021**0.5, 0.01, 0.01])
+
+
+def test_equal_accuracy_is_decided_by_lower_loss():
+    """The means are equal though 0.1 + 0.2 and 0.3 + 0.0 differ in the last digit."""
+    results = results_of({A: [[(0.1, 0.5)], [(0.2, 0.5)]], B: [[(0.3, 0.4)], [(0.0, 0.5)]]})
+    best = utils.best_hyperparameters(results)
+    assert tuple(best[name] for name in utils.SETTING) == B
+    assert best["behind"] == pytest.approx(0, abs=1e-12)
+
+
+def test_one_setting_has_no_runner_up():
+    best = utils.best_hyperparameters(results_of({A: [[(0.5, 1.0)], [(0.7, 0.9)]]}))
+    assert best["val_accuracy"] == pytest.approx(0.6)
+    assert np.isnan(best["behind"])
+    assert np.isnan(best["noise"])
+
+
+def test_the_best_setting_is_a_setting_that_train_head_takes(searched, photos):
+    best = utils.best_hyperparameters(searched[1])
+    setting = {name: best[name] for name in utils.SETTING}
+    assert setting in [
+        dict(zip(utils.SETTING, values, strict=True))
+        for values in product(*(SMALL[f"{name}s"] for name in utils.SETTING))
+    ]
+    utils.build_head(best["dropout"], best["weight_decay"])
+
+
+@given(st.data(), st.integers(1, 4), st.integers(2, 4), st.integers(1, 3))
+def test_the_choice_is_the_one_of_exact_numbers_in_any_order_of_rows(data, settings, folds, epochs):
+    hundredths = st.tuples(st.integers(88, 92), st.integers(1, 4))
+    table = st.lists(
+        st.lists(hundredths, min_size=epochs, max_size=epochs), min_size=folds, max_size=folds
+    )
+    figures = {(0.001, 0.1, 0.1 * number): data.draw(table) for number in range(settings)}
+
+    def exact(setting, epoch):
+        accuracies, losses = zip(*(fold[epoch - 1] for fold in figures[setting]), strict=True)
+        return -Fraction(sum(accuracies), folds), Fraction(sum(losses), folds), setting, epoch
+
+    ranking = sorted(exact(s, e) for s, e in product(figures, range(1, epochs + 1)))
+    accuracy, loss, setting, epoch = ranking[0]
+    results = results_of(
+        {s: [[(a / 100, n / 100) for a, n in fold] for fold in t] for s, t in figures.items()}
+    )
+    order = data.draw(st.permutations(range(len(results))))
+    best = utils.best_hyperparameters(results.iloc[order])
+    assert (tuple(best[name] for name in utils.SETTING), best["epoch"]) == (setting, epoch)
+    assert best["val_accuracy"] == pytest.approx(float(-accuracy) / 100)
+    assert best["val_loss"] == pytest.approx(float(loss) / 100)
+    if settings > 1:
+        runner_up = next(row for row in ranking if row[2] != setting)
+        assert best["behind"] == pytest.approx(float(runner_up[0] - accuracy) / 100, abs=1e-12)
+
+
+# --- Memory ---------------------------------------------------------------------------
+
+
+def test_memory_grows_by_at_most_three_copies_of_the_features(start, tmp_path):
+    """On 12,000 photos after 600; 40 MB are left for what TensorFlow keeps in store."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("this system does not tell the peak of the memory")
+    options = {**SMALL, "epochs": 1, "folds": 2, "csv": tmp_path / "grid_search.csv"}
+    process, word = start(search.measure_memory, 12_000, **options)
+    grown = word.recv()
+    assert wait(process) == 0
+    assert grown < 3 * 12_000 * utils.N_FEATURES * 4 + 40 * 2**20
+
+
+# --- The real features ----------------------------------------------------------------
+
+
+def test_a_search_on_real_photos_learns_and_is_what_plain_fits_give(bundled, tmp_path):
+    """On every 4th training photo; with the same weights, batches and masks, to 1e-4."""
+    images, features = bundled
+    images = utils.shrink(utils.drop_leaks(images), 4)
+    images = images[images["split"] == "train"]
+    photos = features[images.index], images["label"].cat.codes.to_numpy()
+    groups = images["digest"]
+    lists = {
+        "learning_rates": [0.001, 0.005],
+        "dropouts": [0.1, 0.5],
+        "weight_decays": [1e-4, 1e-2],
+    }
+    options = {"epochs": 6, "folds": 2, "seed": 1, "groups": groups}
+    results = utils.grid_search(*photos, **lists, **options, csv=tmp_path / "grid_search.csv")
+    assert utils.best_hyperparameters(results)["val_accuracy"] > 0.88
+    for fold, setting in ((1, (0.001, 0.1, 1e-4)), (2, (0.005, 0.5, 1e-2))):
+        alone = train_fold_alone(photos, setting, fold, **options)
+        np.testing.assert_allclose(rows_of(results, setting, fold), alone, rtol=0, atol=1e-4)
