@@ -306,7 +306,7 @@ def test_the_table_is_what_the_file_holds_with_7_digits(searched):
     assert max(len(n.lstrip("0.").replace(".", "")) for n in numbers) == 7
 
 
-def test_a_search_leaves_the_table_and_its_lock_alone(searched):
+def test_a_search_leaves_nothing_but_the_table_and_its_lock(searched):
     csv, _ = searched
     assert names_in(csv.parent) <= {csv.name, f".{csv.name}.lock"}
 
@@ -394,6 +394,13 @@ def test_numbers_that_the_file_could_not_tell_apart_are_refused(photos, tmp_path
 
 # --- The same numbers again -----------------------------------------------------------
 
+
+def wait(process, seconds: float = 300) -> int:
+    process.join(seconds)
+    assert process.exitcode is not None
+    return process.exitcode
+
+
 REPEATED = {**SMALL, "folds": 2, "batch_size": 64}
 
 
@@ -405,11 +412,11 @@ def repeated(tmp_path_factory):
     processes = {}
     for name, threads in {"first": 0, "second": 0, "one thread": 1}.items():
         options = {**REPEATED, "threads": threads, "csv": folder / f"{name}.csv"}
-        processes[name] = context.Process(target=search.run, args=(600,), kwargs=options)
+        processes[name] = context.Process(
+            target=search.run, args=(600,), kwargs=options, daemon=True
+        )
         processes[name].start()
-    for process in processes.values():
-        process.join(300)
-        assert process.exitcode == 0
+    assert [wait(process) for process in processes.values()] == [0, 0, 0]
     return {name: folder / f"{name}.csv" for name in processes}
 
 
@@ -457,7 +464,8 @@ def start():
 
     def start(function, n, **options):
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=function, args=(n, sender), kwargs=options)
+        # A daemon dies with the tests, also when one fails before it has killed it.
+        process = context.Process(target=function, args=(n, sender), kwargs=options, daemon=True)
         process.start()
         sender.close()
         return process, receiver
@@ -473,12 +481,6 @@ def check_files(csv: Path, tables: tuple[bytes, ...]) -> None:
     for part in csv.parent.glob(f".{csv.stem}-*/fold-*.npz"):
         with zipfile.ZipFile(part) as archive:
             assert archive.testzip() is None
-
-
-def wait(process, seconds: float = 300) -> int:
-    process.join(seconds)
-    assert process.exitcode is not None
-    return process.exitcode
 
 
 def test_a_search_killed_at_random_points_ends_with_the_same_bytes(start, tmp_path):
