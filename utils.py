@@ -64,6 +64,10 @@ N_FEATURES = 1280  # channels of MobileNetV2's last layer before the classifier
 FORMAT = 1  # of features.npz and of the cache
 BUNDLED_FEATURES = Path(__file__).with_name("features.npz")
 
+# Columns of the grid search's results.
+SETTING = ["learning_rate", "dropout", "weight_decay"]
+METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")
+
 LAYOUT = """the folder must look like this (as Kaggle's archive does, or without the doubling):
     seg_train/seg_train/{buildings,forest,glacier,mountain,sea,street}/*.jpg
     seg_test/seg_test/{buildings,forest,glacier,mountain,sea,street}/*.jpg
@@ -278,13 +282,18 @@ def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
         np.savez_compressed(beside, **arrays)
 
 
-def _read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Read arrays from an .npz file; zip's checksums find changed bytes, no code is run."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged, members = archive.testzip(), archive.namelist()
-        if damaged:
+def _check_zip(path: str | Path) -> list[str]:
+    """Return a zip file's members; its checksums find changed bytes."""
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
             raise ValueError(f"{damaged} is damaged")
+        return archive.namelist()
+
+
+def _read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Read arrays from an .npz file; no code in it is run."""
+    try:
+        members = _check_zip(path)
         if len(set(members)) < len(members):
             raise ValueError("it holds an array twice")
         with np.load(path, allow_pickle=False) as archive:
@@ -434,6 +443,12 @@ def read_photo(path: str | Path) -> np.ndarray:
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "no known format" if unknown else getattr(error, "strerror", None) or error
         raise ValueError(f"{path} cannot be read as a photo: {reason}") from error
+
+
+def _refuse(failed: list[str]) -> None:
+    """Raise one error that lists all photos at fault, if there are any."""
+    if failed:
+        raise ValueError(f"{len(failed)} photo(s) failed:\n    " + "\n    ".join(failed))
 
 
 def _photo_digest(photo: np.ndarray) -> str:
@@ -669,8 +684,8 @@ def extract_features(
     cache : path
         An .npz file that keeps the features from run to run, in the format of
         `features.npz`. Photos are known by their pixels: only those that are not in it,
-        or not computed by this trunk, are computed. Afterwards it holds the rows of
-        `images`. What is done is kept when the work is interrupted.
+        or not computed by this trunk, are computed; if there are any, it then holds the
+        rows of `images`. What is done is kept when the work is interrupted.
     batch_size : int
         Photos that go through the trunk together.
 
@@ -712,8 +727,7 @@ def extract_features(
             rows = finished["digest"].map(place).to_numpy(dtype=int)
             if len(missing):
                 _write_features(cache, finished, rounded[rows], trunk_digest)
-        if failed:
-            raise ValueError(f"{len(failed)} photo(s) failed:\n    " + "\n    ".join(failed))
+        _refuse(failed)
         return _restore_features(rounded[rows])
 
 
@@ -1086,9 +1100,6 @@ class SideBySideHeads(keras.Model):
         return ops.sum(losses)
 
 
-METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")
-
-
 def grid_search(
     features: np.ndarray,
     labels: np.ndarray,
@@ -1184,9 +1195,7 @@ def grid_search(
             else:
                 bar.update(epochs)
             tables.append(_fold_table(history, grid, fold))
-        results = pd.concat(tables).sort_values(
-            ["learning_rate", "dropout", "weight_decay", "fold", "epoch"], ignore_index=True
-        )
+        results = pd.concat(tables).sort_values([*SETTING, "fold", "epoch"], ignore_index=True)
         with _replacing(csv) as beside:
             results.to_csv(beside, index=False, float_format="%.7g", lineterminator="\n")
         shutil.rmtree(parts)
@@ -1215,11 +1224,10 @@ def _train_fold(
         verbose=0,
         callbacks=[_show_epochs(bar)],
     ).history
+    keys = ("head_loss", "head_accuracy", "val_head_loss", "val_head_accuracy")
     return {
-        name: np.reshape(history[name.replace("val_", "val_head_")], (epochs, *heads.heads))
-        if name.startswith("val_")
-        else np.reshape(history[f"head_{name}"], (epochs, *heads.heads))
-        for name in METRICS
+        name: np.reshape(history[key], (epochs, *heads.heads))
+        for name, key in zip(METRICS, keys, strict=True)
     }
 
 
@@ -1256,10 +1264,7 @@ def _fold_table(
     )
     table = pd.DataFrame({name: history[name].ravel() for name in METRICS}, index=index)
     table = table.reset_index().assign(fold=fold)
-    return table[["learning_rate", "dropout", "weight_decay", "fold", "epoch", *METRICS]]
-
-
-SETTING = ["learning_rate", "dropout", "weight_decay"]
+    return table[[*SETTING, "fold", "epoch", *METRICS]]
 
 
 def summarize(results: pd.DataFrame) -> pd.DataFrame:
@@ -1271,8 +1276,8 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         One row for each setting, the best first: its best `epoch`, and there the mean over
         folds of `val_accuracy` and `val_loss` and `std`, the standard deviation of
-        `val_accuracy` over folds (missing digits of accuracy are ties, broken by lower
-        loss).
+        `val_accuracy` over folds. Accuracies that agree in 9 digits are ties, broken by
+        lower loss.
     """
     grouped = results.groupby([*SETTING, "epoch"])
     means = grouped[["val_accuracy", "val_loss"]].mean()
@@ -1352,10 +1357,7 @@ def load_classifier(path: str | Path) -> keras.Model:
         The file is damaged or no Keras model.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged:
-            raise ValueError(f"{damaged} is damaged")
+        _check_zip(path)
         classifier = keras.saving.load_model(path, compile=False, safe_mode=True)
         if classifier.output_shape != (None, len(CLASSES)):
             raise ValueError(f"it gives {classifier.output_shape}, not a number for each class")
@@ -1419,8 +1421,7 @@ def predict(
                 if not failed:
                     probabilities.append(classifier.predict_on_batch(np.stack(batch)))
                 bar.update(len(batch))
-    if failed:
-        raise ValueError(f"{len(failed)} photo(s) failed:\n    " + "\n    ".join(failed))
+    _refuse(failed)
     table = pd.DataFrame(np.concatenate(probabilities), columns=CLASSES)
     table.insert(0, "path", [path.as_posix() for path in paths])
     table.insert(1, "label", pd.Categorical(table[list(CLASSES)].idxmax(axis=1), CLASSES))
