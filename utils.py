@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import errno
 import functools
 import hashlib
 import itertools
@@ -61,6 +62,7 @@ SPLITS = ("train", "validation", "test", "prediction")
 PHOTO_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 IMAGE_SIZE = 224  # pixels a side: the size at which the ImageNet weights were trained
 N_FEATURES = 1280  # channels of MobileNetV2's last layer before the classifier
+FIRST_LAYERS = (*(f"block_{i}_expand" for i in range(1, 17)), "Conv_1")  # may be the first to train
 FORMAT = 1  # of features.npz and of the cache
 BUNDLED_FEATURES = Path(__file__).with_name("features.npz")
 
@@ -103,11 +105,8 @@ def _is_path(value: object) -> bool:
     return value is None or (isinstance(value, (str, os.PathLike)) and str(value) != "")
 
 
-def _is_switch(value: object) -> bool:
-    return isinstance(value, bool)
-
-
 _TINY = float(np.finfo("float32").tiny)
+_SWITCH = "True or False", lambda v: isinstance(v, bool)
 _FOLDER = "None or the path of a folder", _is_path
 _POSITIVE = "a whole number from 1", lambda v: _is_whole(v, 1)
 _NOT_NEGATIVE = "a number from 0", lambda v: _is_number(v, 0)
@@ -117,7 +116,7 @@ _DROPOUT = "a number from 0 to below 1", lambda v: _is_number(v, 0) and v < 1
 # What each setting and argument may be: in words for the error message, and as a test.
 RULES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "photos": _FOLDER,
-    "download": ("True or False", _is_switch),
+    "download": _SWITCH,
     "weights": ("'imagenet', the path of a weights file, or None", _is_path),
     "output": _FOLDER,
     "seed": ("a whole number from 0", lambda v: _is_whole(v, 0) and v < 2**32),
@@ -138,12 +137,21 @@ RULES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "learning_rate": _LEARNING_RATE,
     "dropout": _DROPOUT,
     "weight_decay": _NOT_NEGATIVE,
+    "first_layer": (
+        "'block_1_expand' to 'block_16_expand' or 'Conv_1'",
+        lambda v: v in FIRST_LAYERS,
+    ),
+    "label_smoothing": _DROPOUT,
     "epochs": _POSITIVE,
     "folds": ("a whole number from 2", lambda v: _is_whole(v, 2)),
     "batch_size": _POSITIVE,
     "head_epochs": _POSITIVE,
     "runs": _POSITIVE,
     "run_epochs": _POSITIVE,
+    "fine_tune_runs": ("a whole number from 0", lambda v: _is_whole(v, 0)),
+    "fine_tune_search": _SWITCH,
+    "fine_tune_rate": _LEARNING_RATE,
+    "fine_tune_epochs": _POSITIVE,
 }
 
 # The settings of the committed results: the notebook's cell of settings, as it is committed.
@@ -164,6 +172,11 @@ SETTINGS = {
     "HEAD_EPOCHS": 40,
     "RUNS": 5,
     "RUN_EPOCHS": 30,
+    "FINE_TUNE_RUNS": 1,
+    "FINE_TUNE_SEARCH": False,
+    "FIRST_LAYER": "block_10_expand",
+    "FINE_TUNE_RATE": 0.0003,
+    "FINE_TUNE_EPOCHS": 5,
 }
 
 
@@ -223,7 +236,8 @@ def output_folder(settings: dict, images: pd.DataFrame) -> Path:
     if settings["OUTPUT"] is not None:
         folder = Path(settings["OUTPUT"])
     else:
-        ignored = ("PHOTOS", "DOWNLOAD", "OUTPUT")
+        # More runs are added to those that are there.
+        ignored = ("PHOTOS", "DOWNLOAD", "OUTPUT", "FINE_TUNE_RUNS", "FINE_TUNE_SEARCH")
         plain = {k: np.asarray(v).tolist() for k, v in settings.items() if k not in ignored}
         changed = {k: v for k, v in plain.items() if v != SETTINGS[k]}
         table = _labelled_table(images)
@@ -658,8 +672,8 @@ def _restore_features(rounded: np.ndarray) -> np.ndarray:
     return table.astype("float32")[rounded]
 
 
-def _trunk_digest(trunk: keras.Model) -> str:
-    return _digest(*(weight.tobytes() for weight in trunk.get_weights()))
+def _weights_digest(model: keras.Model) -> str:
+    return _digest(*(weight.tobytes() for weight in model.get_weights()))
 
 
 def extract_features(
@@ -702,14 +716,8 @@ def extract_features(
         Files cannot be read or have changed since they were digested; all are named.
     """
     _check(batch_size=batch_size)
-    unreadable = images[images["digest"] == ""]
-    if len(unreadable):
-        listed = "".join(f"\n    {row.path}: {row.problem}" for row in unreadable.itertuples())
-        raise ValueError(
-            f"{len(unreadable)} photo(s) cannot be read; replace them or leave them out "
-            f"with images[images.digest != '']:{listed}"
-        )
-    cache, trunk_digest = Path(cache), _trunk_digest(trunk)
+    _refuse_unreadable(images)
+    cache, trunk_digest = Path(cache), _weights_digest(trunk)
     with _locked(cache):
         known, rounded = _read_cache(cache, trunk_digest)
         place = {digest: row for row, digest in enumerate(known)}
@@ -717,8 +725,8 @@ def extract_features(
         rounded = np.concatenate([rounded, np.zeros((len(missing), N_FEATURES), "uint8")])
         done, failed = len(known), []
         try:
-            for rows, block in _through_trunk(missing, photos, trunk, batch_size, failed):
-                rounded[done : done + len(rows)] = block
+            for rows, block in _send_through(trunk, missing, photos, batch_size, failed):
+                rounded[done : done + len(rows)] = _round_features(block)
                 for digest in missing["digest"].iloc[rows]:
                     place[digest] = done
                     done += 1
@@ -731,10 +739,20 @@ def extract_features(
         return _restore_features(rounded[rows])
 
 
-def _through_trunk(
-    missing: pd.DataFrame, photos: Path, trunk: keras.Model, batch_size: int, failed: list[str]
+def _refuse_unreadable(images: pd.DataFrame) -> None:
+    unreadable = images[images["digest"] == ""]
+    if len(unreadable):
+        listed = "".join(f"\n    {row.path}: {row.problem}" for row in unreadable.itertuples())
+        raise ValueError(
+            f"{len(unreadable)} photo(s) cannot be read; replace them or leave them out "
+            f"with images[images.digest != '']:{listed}"
+        )
+
+
+def _send_through(
+    trunk: keras.Model, missing: pd.DataFrame, photos: Path, batch_size: int, failed: list[str]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (rows of `missing`, their rounded features) batch by batch."""
+    """Yield (rows of `missing`, what the trunk gives for them) batch by batch."""
     paths, digests = missing["path"].to_numpy(), missing["digest"].to_numpy()
 
     def read(row: np.int64) -> np.ndarray:
@@ -763,13 +781,24 @@ def _through_trunk(
         .batch(batch_size)
         .prefetch(2)
     )
-    run = tf.function(trunk, reduce_retracing=True)
+    # On some processors, ReLU6 makes a number of NaN.
+    whole = all(np.isfinite(weight).all() for weight in trunk.get_weights())
+    strategy = tf.distribute.get_strategy()  # with one device, all below is a plain loop
+    run = tf.function(
+        lambda batch: strategy.run(trunk, args=(batch,), kwargs={"training": False}),
+        reduce_retracing=True,
+    )
     with _progress(len(missing), "Photos through the trunk", "photo") as bar:
-        for rows, batch in batches:
-            features = run(batch, training=False).numpy()
-            if not np.isfinite(features).all():
+        for rows, batch in strategy.experimental_distribute_dataset(batches):
+            rows, block = (
+                np.concatenate(
+                    [part.numpy() for part in strategy.experimental_local_results(value)]
+                )
+                for value in (rows, run(batch))
+            )
+            if not (whole and np.isfinite(block).all()):
                 raise ValueError("the trunk gives NaN or infinity; its weights are damaged")
-            yield rows.numpy(), _round_features(features)
+            yield rows, block
             bar.update(len(rows))
 
 
@@ -857,6 +886,21 @@ def load_bundled_features(
     return images, _restore_features(rounded)
 
 
+def write_runs(table: pd.DataFrame, csv: str | Path, *, keep: bool = False) -> None:
+    """Write a table of numbered runs to a CSV, which may keep the other runs that it holds."""
+    csv = Path(csv)
+    with _locked(csv):
+        if keep and csv.exists():
+            kept = pd.read_csv(csv)
+            table = pd.concat([kept[~kept["run"].isin(table["run"])], table])
+        _write_csv(table.sort_values("run", kind="stable"), csv)
+
+
+def _write_csv(table: pd.DataFrame, csv: Path) -> None:
+    with _replacing(csv) as beside:
+        table.to_csv(beside, index=False, float_format="%.7g", lineterminator="\n")
+
+
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Keep a second run from writing the same file; the lock dies with its process."""
@@ -866,7 +910,7 @@ def _locked(path: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise RuntimeError(
-            f"another run is writing {path}; wait for its end or choose another OUTPUT folder"
+            f"another run is writing {path}; wait for its end or choose another folder"
         ) from error
     try:
         yield
@@ -1196,8 +1240,7 @@ def grid_search(
                 bar.update(epochs)
             tables.append(_fold_table(history, grid, fold))
         results = pd.concat(tables).sort_values([*SETTING, "fold", "epoch"], ignore_index=True)
-        with _replacing(csv) as beside:
-            results.to_csv(beside, index=False, float_format="%.7g", lineterminator="\n")
+        _write_csv(results, csv)
         shutil.rmtree(parts)
     return pd.read_csv(csv)
 
@@ -1322,6 +1365,287 @@ def best_hyperparameters(results: pd.DataFrame) -> dict[str, float]:
     return told | {"behind": behind, "noise": noise}
 
 
+# --- Deeper: the layers before the head -------------------------------------------------
+
+
+def fine_tune(
+    images: pd.DataFrame,
+    photos: str | Path,
+    trunk: keras.Model,
+    head: keras.Model,
+    *,
+    first_layer: str = "block_10_expand",
+    learning_rate: float = 3e-4,
+    weight_decay: float = 0.01,
+    label_smoothing: float = 0.1,
+    epochs: int = 5,
+    batch_size: int = 32,
+    seed: int = 0,
+    cache: str | Path = ".cache",
+) -> tuple[keras.Model, keras.Model, pd.DataFrame]:
+    """
+    Train the upper layers of the trunk together with its trained head.
+
+    The layers below `first_layer` stay as they are, so that what they make of a photo is
+    data, as the features are for the head: their output is computed once for each photo and
+    its mirror image, and each epoch trains the upper layers on one of the two, by chance.
+
+    Parameters
+    ----------
+    images : DataFrame
+        The table of the photos, with digests. Those of the split 'train' train; those of
+        'validation', if there are any, are evaluated after each epoch.
+    photos : path
+        The folder that the table's paths are relative to.
+    trunk, head : keras.Model
+        What `build_trunk` and `train_head` return; they stay as they are.
+    first_layer : str
+        The first layer that trains: `block_1_expand` to `block_16_expand`, or `Conv_1`.
+    learning_rate : float
+        Its peak: it rises for a fifth of an epoch and then falls to 0 along a cosine.
+    weight_decay : float
+        Of AdamW (Loshchilov & Hutter, 2019), on all weights but biases.
+    label_smoothing : float
+        The share of each label that is spread over all classes (Szegedy et al., 2016).
+    epochs, batch_size : int
+    seed : int
+        Of the order of the photos, the mirroring and the dropout masks; it becomes the
+        global seed of Keras.
+    cache : path
+        The folder for the activations (50 KB a photo from `block_10_expand`) and for the
+        state after the last finished epoch, from which the next call with the same
+        arguments goes on; when all are finished, it returns at once. Nothing in it is
+        needed afterwards.
+
+    Returns
+    -------
+    trunk, head : keras.Model
+        Trained copies, for `build_classifier`.
+    history : DataFrame
+        One row for each epoch: `epoch` (from 1), `loss` (with label smoothing and L2),
+        `accuracy`, and with validation photos `val_loss`, `val_accuracy`.
+
+    Raises
+    ------
+    ValueError
+        An argument is impossible, or files cannot be read; all are named.
+    OSError
+        The disk has no room for the activations.
+    RuntimeError
+        Another process does the same training in the same cache.
+
+    Notes
+    -----
+    BatchNormalization stays in inference mode: with the statistics of ImageNet, and frozen.
+    (In a model built by Keras's functional API it is not enough to call a layer with
+    `training=False`: `fit` overrides that. A frozen BatchNormalization layer is safe.)
+
+    Under a `tf.distribute` strategy, each batch is shared among the devices.
+    """
+    _check(
+        first_layer=first_layer,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        label_smoothing=label_smoothing,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    images = images[images["split"].isin(["train", "validation"])]
+    labels = np.eye(len(CLASSES), dtype="float32")[images["label"].cat.codes]
+    training, validation = (
+        np.flatnonzero(images["split"] == split) for split in ("train", "validation")
+    )
+    if not len(training) or images["label"].isna().any():
+        raise ValueError("images must hold photos of the split 'train', all with a label")
+    _refuse_unreadable(images)
+    told = [learning_rate, weight_decay, label_smoothing, epochs, batch_size, seed, FORMAT]
+    told += [head.layers[0].rate, head.layers[-1].kernel_regularizer.l2]
+    told = [*map(float, told), first_layer, tf.__version__, keras.__version__]
+    told += [*images["digest"], _weights_digest(trunk), _weights_digest(head)]
+    codes = (images[name].cat.codes.to_numpy() for name in ("label", "split"))
+    name = _digest(json.dumps(told).encode(), *codes, size=8)
+
+    keras.utils.set_random_seed(int(seed))  # Keras refuses whole numbers of NumPy
+    trunk, head = (_copy_model(model) for model in (trunk, head))
+    entrance = trunk.get_layer(first_layer).input
+    lower, upper = keras.Model(trunk.input, entrance), keras.Model(entrance, trunk.output)
+    for layer in upper.layers:
+        layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
+    model = keras.Sequential([keras.Input(entrance.shape[1:]), upper, head])
+    steps = -(-len(training) // batch_size)
+    model.compile(
+        _adamw(learning_rate, weight_decay, warm_up=-(-steps // 5), steps=epochs * steps),
+        loss=keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing),
+        metrics=["accuracy"],
+        jit_compile=False,
+    )
+    metrics = METRICS if len(validation) else METRICS[:2]
+    checkpoint = _Checkpoint(Path(cache, f"fine-tuning-{name}.npz"), metrics)
+    with _locked(checkpoint.path):
+        done = checkpoint.restore(model)
+        if done < epochs:
+            activations = _activations(images, photos, lower, Path(cache))
+            left = range(done * steps, epochs * steps)
+            with _progress(epochs * steps, "Fine-tuning", "batch") as bar:
+                bar.update(left.start)
+                model.fit(
+                    _batches(activations, labels, training, batch_size, seed, left),
+                    epochs=epochs,
+                    initial_epoch=done,
+                    steps_per_epoch=steps,
+                    shuffle=False,
+                    validation_data=(activations[validation, 0], labels[validation])
+                    if len(validation)
+                    else None,
+                    verbose=0,
+                    callbacks=[
+                        keras.callbacks.LambdaCallback(
+                            on_train_batch_end=lambda batch, logs: bar.update()
+                        ),
+                        checkpoint,
+                    ],
+                )
+    history = pd.DataFrame(checkpoint.history, columns=metrics)
+    history.insert(0, "epoch", np.arange(1, epochs + 1))
+    return trunk, head, history
+
+
+def _adamw(
+    learning_rate: float, weight_decay: float, *, warm_up: int, steps: int
+) -> keras.optimizers.Optimizer:
+    """Return AdamW whose learning rate rises for `warm_up` steps and then falls to 0."""
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0,
+        decay_steps=max(1, steps - warm_up),
+        warmup_target=learning_rate,
+        warmup_steps=warm_up,
+    )
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    return optimizer
+
+
+def _copy_model(model: keras.Model) -> keras.Model:
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _activations(
+    images: pd.DataFrame, photos: str | Path, lower: keras.Model, cache: Path
+) -> np.memmap:
+    """
+    Return what the lower layers make of each photo and of its mirror image, from the disk.
+
+    An array of float16, shape (n, 2, height, width, channels). The file's name holds digests
+    of what it was made from and of its content: what does not fit is made again.
+    """
+    photo = keras.Input(lower.input_shape[1:])
+    views = ops.stack([lower(photo), lower(ops.flip(photo, axis=2))], axis=1)
+    both = keras.Model(photo, ops.cast(views, "float16"))
+    told = f"{FORMAT} {tf.__version__} {keras.__version__} {_weights_digest(lower)}"
+    name = _digest("\n".join([told, *images["digest"]]).encode(), size=8)
+    shape = (len(images), *both.output_shape[1:])
+    with _locked(cache / "activations"):
+        for path in cache.glob("activations-*"):
+            if path.name == f"activations-{name}-{_file_digest(path)}":
+                return np.memmap(path, "float16", "r", shape=shape)
+            path.unlink()  # unfinished, damaged, or of other photos or layers
+        needed, free = 2 * np.prod(shape), shutil.disk_usage(cache).free
+        if needed > free:
+            raise OSError(
+                errno.ENOSPC,
+                f"the activations need {needed / 2**20:,.0f} MB in {cache}, where "
+                f"{free / 2**20:,.0f} MB are free: make room, or choose another cache or a "
+                "higher first_layer",
+            )
+        unfinished, failed = cache / f"activations-{name}", []
+        with open(unfinished, "wb") as file:
+            for _, block in _send_through(both, images, photos, 32, failed):
+                file.write(block)
+        _refuse(failed)
+        path = cache / f"activations-{name}-{_file_digest(unfinished)}"
+        os.replace(unfinished, path)
+        return np.memmap(path, "float16", "r", shape=shape)
+
+
+def _file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        state = hashlib.file_digest(file, functools.partial(hashlib.blake2b, digest_size=8))
+    return state.hexdigest()
+
+
+def _batches(
+    activations: np.memmap,
+    labels: np.ndarray,
+    rows: np.ndarray,
+    batch_size: int,
+    seed: int,
+    batches: range,
+) -> tf.data.Dataset:
+    """Return batches by their number, counted through all epochs; all else is in the seed."""
+    steps = -(-len(rows) // batch_size)
+
+    @functools.lru_cache(2)
+    def shuffle(epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng([seed, epoch])
+        return rng.permutation(rows), rng.integers(2, size=len(rows))
+
+    def read(number: np.int64) -> tuple[np.ndarray, np.ndarray]:
+        epoch, batch = divmod(int(number), steps)
+        part = slice(batch * batch_size, (batch + 1) * batch_size)
+        order, views = (numbers[part] for numbers in shuffle(epoch))
+        return activations[order, views].astype("float32"), labels[order]
+
+    def load(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        batch = tf.numpy_function(read, [number], (tf.float32, tf.float32), stateful=False)
+        for tensor, array in zip(batch, (activations[0, 0], labels[0]), strict=True):
+            tensor.set_shape((None, *array.shape))
+        return tuple(batch)
+
+    return tf.data.Dataset.range(batches.start, batches.stop).map(load).prefetch(2)
+
+
+class _Checkpoint(keras.callbacks.Callback):
+    """
+    Keeps all that the last finished epoch leaves in one file.
+
+    Keras's BackupAndRestore writes weights and epoch into two files, which a kill can leave
+    of different epochs, and keeps neither the history nor how far dropout has drawn.
+    """
+
+    def __init__(self, path: Path, metrics: Sequence[str]):
+        super().__init__()
+        self.path, self.metrics, self.history = path, metrics, []
+
+    def _state(self, model: keras.Model) -> dict[str, keras.Variable]:
+        draws = [v for v in model.variables if v.name == "seed_generator_state"]
+        variables = [*model.weights, *model.optimizer.variables, *draws]
+        return {f"variable_{i}": variable for i, variable in enumerate(variables)}
+
+    def restore(self, model: keras.Model) -> int:
+        """Put the model into the state that was kept, and return the epochs that are done."""
+        if not self.path.exists():
+            return 0
+        model.optimizer.build(model.trainable_variables)
+        state = self._state(model)
+        try:
+            arrays = _read_arrays(self.path, ["history", *state])
+        except ValueError as error:
+            print(f"The fine-tuning begins again: {error}")
+            return 0
+        for name, variable in state.items():
+            variable.assign(arrays[name])
+        self.history = arrays["history"].tolist()
+        return len(self.history)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.history.append([float(logs[name]) for name in self.metrics])
+        state = {k: ops.convert_to_numpy(v) for k, v in self._state(self.model).items()}
+        _write_arrays(self.path, state | {"history": np.array(self.history)})
+
+
 # --- The whole classifier -------------------------------------------------------------
 
 
@@ -1339,6 +1663,13 @@ def build_classifier(trunk: keras.Model, head: keras.Model) -> keras.Model:
     x = keras.layers.Resizing(IMAGE_SIZE, IMAGE_SIZE, antialias=True)(photos)
     x = keras.layers.Rescaling(1 / 127.5, offset=-1)(x)
     return keras.Model(photos, head(trunk(x, training=False)), name="intel_classifier")
+
+
+def average_mirrored(classifier: keras.Model) -> keras.Model:
+    """Return a classifier that averages what another says of a photo and its mirror image."""
+    photos = keras.Input((None, None, 3), name="photos")
+    views = [classifier(photos), classifier(ops.flip(photos, axis=2))]
+    return keras.Model(photos, keras.layers.Average()(views), name=classifier.name)
 
 
 def save_classifier(classifier: keras.Model, path: str | Path) -> None:
@@ -1588,8 +1919,8 @@ def plot_history(history: pd.DataFrame, title: str) -> go.Figure:
     Parameters
     ----------
     history : DataFrame
-        What `train_head` returns; or those of several runs, concatenated: the lines are
-        then their means, and bands show one standard deviation.
+        What `train_head` or `fine_tune` returns; or those of several runs, concatenated:
+        the lines are then their means, and bands show one standard deviation.
     title : str
         What the picture shows.
     """
@@ -1614,8 +1945,7 @@ def plot_history(history: pd.DataFrame, title: str) -> go.Figure:
                     showlegend=column == 1,
                 )
                 figure.add_traces(traces, rows=1, cols=column)
-        unit = " (cross-entropy + L2)" if metric == "loss" else ""
-        figure.update_yaxes(title=metric + unit, col=column)
+        figure.update_yaxes(title=metric, col=column)
     return _style(figure.update_xaxes(title="epoch"), title)
 
 
@@ -1642,9 +1972,71 @@ def plot_confusion_matrix(
     return _style(figure, title, height=700)
 
 
+def calibration(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 10) -> pd.DataFrame:
+    """
+    Compare how sure a classifier is with how often it is right.
+
+    Parameters
+    ----------
+    probabilities : ndarray, shape (n, 6)
+    labels : ndarray of int, shape (n,)
+        The number of each photo's class in `CLASSES`.
+    bins : int
+        Photos are grouped by their confidence, the probability of the predicted class,
+        into so many bins of equal width.
+
+    Returns
+    -------
+    DataFrame
+        One row for each bin that holds a photo: the mean `confidence`, the `accuracy` and
+        the number of `photos`. `attrs["error"]` is the expected calibration error, the mean
+        over all photos of the distance between the two (Guo et al., 2017).
+    """
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    table = pd.DataFrame({"confidence": confidence, "accuracy": right, "photos": 1})
+    groups = table.groupby(np.minimum((confidence * bins).astype(int), bins - 1))
+    table = groups.agg({"confidence": "mean", "accuracy": "mean", "photos": "sum"})
+    distance = (table["confidence"] - table["accuracy"]).abs()
+    table.attrs["error"] = float(np.average(distance, weights=table["photos"]))
+    return table
+
+
+def plot_calibration(
+    probabilities: dict[str, np.ndarray], labels: np.ndarray, title: str
+) -> go.Figure:
+    """Return the reliability diagram of each named classifier (see `calibration`)."""
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[0, 1],
+        y=[0, 1],
+        mode="lines",
+        line={"color": "#999999", "dash": "dot"},
+        name="as often right as sure",
+    )
+    symbols = ("circle", "square", "diamond", "cross", "x", "triangle-up")
+    styles = zip(COLORS.values(), symbols, strict=True)
+    for (name, given), (color, symbol) in zip(probabilities.items(), itertools.cycle(styles)):
+        table = calibration(given, labels)
+        figure.add_scatter(
+            x=table["confidence"],
+            y=table["accuracy"],
+            customdata=table["photos"],
+            mode="lines+markers",
+            line={"color": color},
+            marker={"symbol": symbol, "size": 9},
+            name=f"{name}: expected calibration error {table.attrs['error']:.3f}",
+            hovertemplate="confidence %{x:.3f}, accuracy %{y:.3f}, %{customdata} photos",
+        )
+    figure.update_xaxes(title="confidence: probability of the predicted class")
+    figure.update_yaxes(title="accuracy: share of the photos that it is right on")
+    figure.update_layout(legend={"x": 0.02, "y": 0.98})
+    return _style(figure, title, height=600)
+
+
 def show_images(paths: Sequence[str | Path], titles: Sequence[str], *, columns: int = 6) -> Figure:
     """Return a matplotlib figure of photos with titles."""
-    rows = -(-len(paths) // columns)
+    rows = max(1, -(-len(paths) // columns))
     figure, axes = plt.subplots(rows, columns, figsize=(2.2 * columns, 2.5 * rows), squeeze=False)
     for axis, path, title in itertools.zip_longest(axes.flat, paths, titles):
         axis.axis("off")

@@ -178,20 +178,32 @@ print(json.dumps(model.predict(photo[np.newaxis], verbose=0)[0].tolist()))
 """
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
 def test_a_saved_classifier_works_in_a_new_process_with_keras_alone(
-    classifier, saved, album, tmp_path
+    classifier, album, tmp_path, mirrored
 ):
     """Raw pixels in, probabilities out, with nothing of this project on the path."""
-    photo = utils.read_photo(album / "3.png")
-    np.save(tmp_path / "photo.npy", photo)
-    command = [sys.executable, "-I", "-c", IN_A_NEW_PROCESS, str(saved), "photo.npy"]
+    model = utils.average_mirrored(classifier) if mirrored else classifier
+    utils.save_classifier(model, tmp_path / "model.keras")
+    np.save(tmp_path / "photo.npy", utils.read_photo(album / "3.png"))
+    command = [sys.executable, "-I", "-c", IN_A_NEW_PROCESS, "model.keras", "photo.npy"]
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     probabilities = json.loads(done.stdout.splitlines()[-1])
-    expected = utils.predict(classifier, album / "3.png")[CLASSES].iloc[0]
+    expected = utils.predict(model, album / "3.png")[CLASSES].iloc[0]
     np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+
+
+def test_mirrored_and_not_are_averaged(classifier):
+    photos = np.random.default_rng(0).integers(0, 256, (4, 50, 60, 3)).astype("float32")
+    plain, mirrored = (
+        classifier.predict(given, verbose=0) for given in (photos, photos[:, :, ::-1])
+    )
+    averaged = utils.average_mirrored(classifier).predict(photos, verbose=0)
+    np.testing.assert_allclose(averaged, (plain + mirrored) / 2, atol=1e-6)
+    assert np.abs(plain - mirrored).max() > 0.01
 
 
 def test_a_missing_classifier_is_an_error_of_its_own(tmp_path):

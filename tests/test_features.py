@@ -534,16 +534,15 @@ def test_a_damaged_cache_never_changes_the_features(
 ):
     """500 cases through `extract_features`, in which only the trunk's work is left out."""
     _, good, images, features = small_file
-    rounded = utils._round_features(features)
     asked = []
 
-    def compute(missing, photos, trunk, batch_size, failed):
+    def compute(trunk, missing, photos, batch_size, failed):
         asked.append(len(missing))
         rows = [list(images["digest"]).index(digest) for digest in missing["digest"]]
-        yield np.arange(len(missing)), rounded[rows]
+        yield np.arange(len(missing)), features[rows]
 
-    monkeypatch.setattr(utils, "_through_trunk", compute)
-    monkeypatch.setattr(utils, "_trunk_digest", lambda trunk: "trunk")
+    monkeypatch.setattr(utils, "_send_through", compute)
+    monkeypatch.setattr(utils, "_weights_digest", lambda trunk: "trunk")
     rng, edges = np.random.default_rng(100 + seed), zip_edges(good)
     cache = tmp_path / "cache.npz"
     for _ in range(100):

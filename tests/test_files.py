@@ -39,6 +39,19 @@ def write(request, drawn, trunk, classifier, shown):
     }[request.param]
 
 
+def test_a_csv_of_runs_keeps_the_other_runs_if_asked_to(tmp_path):
+    csv = tmp_path / "runs.csv"
+    table = pd.DataFrame({"run": [2, 2, 1], "epoch": [1, 2, 1], "loss": [0.5, 0.25, 1 / 3]})
+    utils.write_runs(table, csv)
+    assert csv.read_text() == "run,epoch,loss\n1,1,0.3333333\n2,1,0.5\n2,2,0.25\n"
+    other = pd.DataFrame({"run": [2], "epoch": [1], "loss": [0.75], "val": [9]})
+    utils.write_runs(other, csv, keep=True)
+    assert csv.read_text() == "run,epoch,loss,val\n1,1,0.3333333,\n2,1,0.75,9\n"
+    utils.write_runs(other, csv)
+    assert csv.read_text() == "run,epoch,loss,val\n2,1,0.75,9\n"
+    assert not left_behind(tmp_path, "runs.csv", ".runs.csv.lock")
+
+
 def left_behind(folder: Path, *expected: str) -> set[str]:
     """Return the names of the files in a folder that nobody expects there."""
     return {path.name for path in folder.iterdir()} - {*expected, "plotly.min.js"}

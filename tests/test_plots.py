@@ -58,6 +58,16 @@ def labels():
 
 
 @pytest.fixture(scope="module")
+def chances():
+    """Return the probabilities of two classifiers for 2,000 photos, and the labels."""
+    rng = np.random.default_rng(0)
+    honest = rng.dirichlet(np.full(6, 0.4), 2000)
+    labels = np.array([rng.choice(6, p=chances) for chances in honest])
+    boastful = honest**3 / (honest**3).sum(axis=1, keepdims=True)
+    return {"honest": honest, "boastful": boastful}, labels
+
+
+@pytest.fixture(scope="module")
 def clouds():
     """Return the features of 20 photos of each class that lie apart, and their classes."""
     rng = np.random.default_rng(0)
@@ -83,7 +93,7 @@ def images(drawn_once):
 
 
 @pytest.fixture(scope="module")
-def figures(results, history, labels, clouds, images):
+def figures(results, history, labels, clouds, images, chances):
     """Return one figure of each plot function."""
     return {
         "plot_counts": utils.plot_counts(images),
@@ -92,6 +102,7 @@ def figures(results, history, labels, clouds, images):
         "plot_grid_heatmap": utils.plot_grid_heatmap(results),
         "plot_history": utils.plot_history(history, "Three runs"),
         "plot_confusion_matrix": utils.plot_confusion_matrix(*labels, "The mistakes"),
+        "plot_calibration": utils.plot_calibration(*chances, "Two classifiers"),
     }
 
 
@@ -100,8 +111,12 @@ AXES = {
     "plot_features": {"t-SNE 1 (no unit)", "t-SNE 2 (no unit)"},
     "plot_grid_search": {"epoch", "validation accuracy"},
     "plot_grid_heatmap": {"weight decay", "dropout"},
-    "plot_history": {"epoch", "loss (cross-entropy + L2)", "accuracy"},
+    "plot_history": {"epoch", "loss", "accuracy"},
     "plot_confusion_matrix": {"predicted class", "true class"},
+    "plot_calibration": {
+        "confidence: probability of the predicted class",
+        "accuracy: share of the photos that it is right on",
+    },
 }
 
 
@@ -300,6 +315,42 @@ def test_plot_confusion_matrix_bears_a_class_without_photos():
 
 
 # --- Photos ---------------------------------------------------------------------------
+
+
+def test_calibration_compares_confidence_and_accuracy_bin_by_bin():
+    """Two photos at 0.6, one right; three at 0.95, all right; one at 1.0, wrong."""
+    labels = np.array([0, 1, 2, 3, 4, 0])
+    sure = [0.6, 0.6, 0.95, 0.95, 0.95, 1.0]
+    predicted = [0, 0, 2, 3, 4, 5]
+    probabilities = np.repeat((1 - np.array(sure))[:, None] / 5, 6, axis=1)
+    probabilities[np.arange(6), predicted] = sure
+    table = utils.calibration(probabilities, labels)
+    np.testing.assert_allclose(table["confidence"], [0.6, 3.85 / 4])
+    np.testing.assert_allclose(table["accuracy"], [0.5, 0.75])
+    assert list(table["photos"]) == [2, 4]
+    expected = (2 * 0.1 + 4 * (3.85 / 4 - 0.75)) / 6
+    assert table.attrs["error"] == pytest.approx(expected)
+
+
+def test_the_calibration_error_tells_honest_from_boastful(chances):
+    probabilities, labels = chances
+    honest, boastful = (
+        utils.calibration(given, labels).attrs["error"] for given in probabilities.values()
+    )
+    assert honest < 0.04
+    assert boastful > 0.1
+
+
+def test_plot_calibration_shows_each_bin_and_names_the_error(figures, chances):
+    probabilities, labels = chances
+    diagonal, *lines = figures["plot_calibration"].data
+    assert list(diagonal.x) == list(diagonal.y) == [0, 1]
+    assert len({line.line.color for line in lines}) == len(lines) == 2
+    for line, (name, given) in zip(lines, probabilities.items(), strict=True):
+        table = utils.calibration(given, labels)
+        np.testing.assert_allclose(line.x, table["confidence"])
+        np.testing.assert_allclose(line.y, table["accuracy"])
+        assert line.name == f"{name}: expected calibration error {table.attrs['error']:.3f}"
 
 
 @pytest.fixture

@@ -47,6 +47,11 @@ IMPOSSIBLE_SETTINGS = {
     "HEAD_EPOCHS": POSITIVE,
     "RUNS": POSITIVE,
     "RUN_EPOCHS": POSITIVE,
+    "FINE_TUNE_RUNS": [-1, 0.5, NAN, "1", None, True],
+    "FINE_TUNE_SEARCH": [1, 0, None, "True"],
+    "FIRST_LAYER": ["block_0_expand", "block_17_expand", "Conv1", "out_relu", "", None, 10, []],
+    "FINE_TUNE_RATE": RATE,
+    "FINE_TUNE_EPOCHS": POSITIVE,
 }
 POSSIBLE_SETTINGS = {
     "PHOTOS": [None, "photos", Path("photos")],
@@ -65,6 +70,11 @@ POSSIBLE_SETTINGS = {
     "HEAD_EPOCHS": [1],
     "RUNS": [1],
     "RUN_EPOCHS": [1],
+    "FINE_TUNE_RUNS": [0, 3],
+    "FINE_TUNE_SEARCH": [True, False],
+    "FIRST_LAYER": ["block_1_expand", "block_16_expand", "Conv_1"],
+    "FINE_TUNE_RATE": [1, 1e-9],
+    "FINE_TUNE_EPOCHS": [1],
 }
 
 
@@ -150,7 +160,9 @@ def test_a_mistyped_setting_is_named_with_what_was_meant(name, meant, value):
 
 
 def test_an_unknown_setting_is_named_with_all_there_are():
-    with pytest.raises(ValueError, match=r"no setting MOMENTUM\. There are: PHOTOS, .*RUN_EPOCHS"):
+    with pytest.raises(
+        ValueError, match=r"no setting MOMENTUM\. There are: PHOTOS, .*FINE_TUNE_EPOCHS"
+    ):
         utils.check_settings({**utils.SETTINGS, "MOMENTUM": 0.9})
 
 
@@ -289,6 +301,10 @@ def test_where_the_photos_lie_makes_no_difference(committed):
     assert folder_of(committed, **same) == "."
 
 
+def test_more_runs_of_fine_tuning_are_added_to_those_that_are_there(committed):
+    assert folder_of(committed, FINE_TUNE_RUNS=3, FINE_TUNE_SEARCH=True) == "."
+
+
 @pytest.mark.parametrize(
     ("changed", "word"),
     [
@@ -312,7 +328,7 @@ def test_different_settings_write_to_different_folders(committed):
         {name: value}
         for name, values in POSSIBLE_SETTINGS.items()
         for value in values
-        if name not in ("PHOTOS", "DOWNLOAD", "OUTPUT")
+        if name not in ("PHOTOS", "DOWNLOAD", "OUTPUT", "FINE_TUNE_RUNS", "FINE_TUNE_SEARCH")
         and np.asarray(value).tolist() != utils.SETTINGS[name]
     ]
     folders = {folder_of(committed, **changed) for changed in changes}

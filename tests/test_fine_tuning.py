@@ -1,0 +1,460 @@
+"""Fine-tuning trains the upper layers as a plain fit would, from activations kept on disk."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import damage, read_table, zip_edges
+
+import utils
+
+keras, tf = utils.keras, utils.tf
+
+# The last block is the cheapest to train.
+SMALL = {"first_layer": "block_16_expand", "epochs": 2, "batch_size": 10, "learning_rate": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def images(drawn_once):
+    """Return the table of the drawn photos: 24 for training, 6 for validation, 24 for tests."""
+    images = read_table(drawn_once)
+    return utils.create_validation(images[images["label"].notna()], 0.2)
+
+
+@pytest.fixture(scope="module")
+def head():
+    keras.utils.set_random_seed(1)
+    return utils.build_head(0.5, 1e-3)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Return a folder in which the tests share the activations."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def tune(images, drawn_once, random_trunk, head, cache):
+    """Return a function that trains with small settings, from the first epoch on."""
+
+    def train(images=images, trunk=random_trunk, head=head, cache=cache, anew=True, **settings):
+        for path in cache.glob("fine-tuning-*") if anew else ():
+            path.unlink()
+        return utils.fine_tune(images, drawn_once, trunk, head, cache=cache, **SMALL | settings)
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def tuned(images, drawn_once, random_trunk, head, cache):
+    """Return trunk, head and history of one training."""
+    return utils.fine_tune(images, drawn_once, random_trunk, head, cache=cache, **SMALL)
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """Return a list of how many photos went through lower layers in each call."""
+    numbers = []
+    original = utils._send_through
+
+    def count(trunk, missing, *rest):
+        numbers.append(len(missing))
+        return original(trunk, missing, *rest)
+
+    monkeypatch.setattr(utils, "_send_through", count)
+    return numbers
+
+
+def assert_same(first, second):
+    """Assert that two trainings gave the same weights, to the last bit, and histories."""
+    for one, other in zip(first[:2], second[:2], strict=True):
+        for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert first[2].equals(second[2])
+
+
+def read_photos(images, photos):
+    return np.stack([utils._prepare(utils.read_photo(photos / path)) for path in images["path"]])
+
+
+# --- What is trained, and how ---------------------------------------------------------
+
+
+def test_upper_layers_train_and_all_else_stays(tuned, random_trunk, head):
+    trunk, tuned_head, _ = tuned
+    names = [layer.name for layer in random_trunk.layers]
+    first = names.index(SMALL["first_layer"])
+    for number, (before, after) in enumerate(zip(random_trunk.layers, trunk.layers, strict=True)):
+        same = all(map(np.array_equal, before.get_weights(), after.get_weights()))
+        is_norm = isinstance(before, keras.layers.BatchNormalization)
+        trains = number >= first and not is_norm and before.get_weights()
+        assert same == (not trains), before.name
+    assert not np.array_equal(head.get_weights()[0], tuned_head.get_weights()[0])
+
+
+def test_trunk_and_head_given_stay_as_they_are(tune, random_trunk, head):
+    before = [w.copy() for model in (random_trunk, head) for w in model.get_weights()]
+    tune(epochs=1)
+    after = [w for model in (random_trunk, head) for w in model.get_weights()]
+    assert all(map(np.array_equal, before, after))
+    assert not random_trunk.trainable_weights, "it is still frozen"
+
+
+def test_history_is_that_of_the_models_returned(tuned, images, drawn_once):
+    trunk, head, history = tuned
+    assert list(history.columns) == ["epoch", *utils.METRICS]
+    assert list(history["epoch"]) == [1, 2]
+    held_out = images[images["split"] == "validation"]
+    features = trunk.predict(read_photos(held_out, drawn_once), verbose=0)
+    kernel, bias = head.get_weights()
+    scores = tf.nn.log_softmax(features @ kernel + bias).numpy()
+    labels = keras.utils.to_categorical(held_out["label"].cat.codes, 6)
+    entropy = -((0.9 * labels + 0.1 / 6) * scores).sum(axis=1).mean()
+    penalty = 1e-3 * np.square(head.get_weights()[0]).sum()
+    assert history["val_loss"].iloc[-1] == pytest.approx(entropy + penalty, rel=0.02)
+    accuracy = np.mean(scores.argmax(axis=1) == labels.argmax(axis=1))
+    assert history["val_accuracy"].iloc[-1] == pytest.approx(accuracy, abs=1e-6)
+
+
+def test_without_validation_photos_all_train(tune, images):
+    everything = images.assign(split=images["split"].replace("validation", "train"))
+    *_, history = tune(images=everything, epochs=1)
+    assert list(history.columns) == ["epoch", "loss", "accuracy"]
+
+
+def test_it_trains_as_the_whole_network_would(images, drawn_once, random_trunk, tune):
+    """One epoch, step by step through all layers, with the order and mirroring it uses."""
+    keras.utils.set_random_seed(1)
+    start = utils.build_head(0.0, 1e-3)
+    start.layers[-1].bias.assign(np.linspace(-1, 1, 6))
+    rate, decay = 1e-3, 20.0
+    trunk, head, history = tune(head=start, epochs=1, weight_decay=decay, seed=3)
+
+    training = images[images["split"].isin(["train", "validation"])]
+    rows = np.flatnonzero(training["split"] == "train")
+    labels = keras.utils.to_categorical(training["label"].cat.codes, 6)
+    pixels = read_photos(training, drawn_once)
+    rng = np.random.default_rng([3, 0])
+    order, mirrored = rng.permutation(rows), rng.integers(2, size=len(rows))
+
+    plain, plain_head = (keras.models.clone_model(model) for model in (random_trunk, start))
+    plain.set_weights(random_trunk.get_weights())
+    plain_head.set_weights(start.get_weights())
+    names = [layer.name for layer in plain.layers]
+    kernels = [
+        weight
+        for layer in plain.layers[names.index(SMALL["first_layer"]) :]
+        if not isinstance(layer, keras.layers.BatchNormalization)
+        for weight in layer.weights
+    ]
+    weights = [*kernels, *plain_head.weights]
+    moments = [(np.zeros(w.shape), np.zeros(w.shape)) for w in weights]
+    losses, steps = [], -(-len(rows) // 10)
+    for step in range(steps):
+        part = slice(10 * step, 10 * step + 10)
+        batch = pixels[order[part]]
+        batch = np.where(mirrored[part, None, None, None], batch[:, :, ::-1], batch)
+        target = 0.9 * labels[order[part]] + 0.1 / 6
+        with tf.GradientTape() as tape:
+            tape.watch([w.value for w in weights])
+            kernel, bias = (weight.value for weight in plain_head.weights)
+            scores = tf.nn.log_softmax(plain(batch, training=False) @ kernel + bias)
+            entropy = -tf.reduce_sum(target * scores, axis=1)
+            loss = tf.reduce_mean(entropy) + 1e-3 * tf.reduce_sum(kernel**2)
+        gradients = tape.gradient(loss, [w.value for w in weights])
+        losses.append(float(loss) * len(batch))
+        # AdamW, as its paper has it: a rise within a fifth of the epoch, then a cosine.
+        warm_up = -(-steps // 5)
+        if step < warm_up:
+            now = rate * step / warm_up
+        else:
+            now = rate * (1 + np.cos(np.pi * (step - warm_up) / (steps - warm_up))) / 2
+        for weight, gradient, (mean, square) in zip(weights, gradients, moments, strict=True):
+            gradient = np.asarray(gradient, dtype=float)
+            mean[:] = 0.9 * mean + 0.1 * gradient
+            square[:] = 0.999 * square + 0.001 * gradient**2
+            value = np.asarray(weight, dtype=float)
+            if "bias" not in weight.path:
+                value = value * (1 - now * decay)
+            update = mean / (1 - 0.9 ** (step + 1))
+            update = update / (np.sqrt(square / (1 - 0.999 ** (step + 1))) + 1e-7)
+            weight.assign(value - now * update)
+
+    assert history["loss"].item() == pytest.approx(sum(losses) / len(rows), rel=0.01)
+    for mine, theirs, first in (
+        (trunk, plain, random_trunk),
+        (head, plain_head, start),
+    ):
+        moved = [b - a for a, b in zip(first.get_weights(), theirs.get_weights(), strict=True)]
+        apart = [b - a for a, b in zip(mine.get_weights(), theirs.get_weights(), strict=True)]
+        size = np.sqrt(sum(np.square(d).sum() for d in moved))
+        assert np.sqrt(sum(np.square(d).sum() for d in apart)) < 0.1 * size
+
+
+def test_the_seed_decides(tune, tuned):
+    assert_same(tune(), tuned)
+    assert not np.array_equal(tune(seed=1)[1].get_weights()[0], tuned[1].get_weights()[0])
+
+
+# --- Interruptions --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [3, 4])
+def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(
+    tune, tuned, monkeypatch, batch
+):
+    """Three batches an epoch: before the first epoch is kept, and in the second."""
+    batches = []
+
+    def interrupt(self, number, logs=None):
+        batches.append(number)
+        if len(batches) == batch:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(utils._Checkpoint, "on_train_batch_end", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            tune()
+    trained = []
+    monkeypatch.setattr(
+        utils._Checkpoint, "on_train_batch_end", lambda self, number, logs: trained.append(number)
+    )
+    assert_same(tune(anew=False), tuned)
+    assert len(trained) == (3 if batch == 4 else 6)
+
+
+def test_a_kill_while_an_epoch_is_kept_repeats_that_epoch(tune, tuned, monkeypatch):
+    replace, kept, trained = os.replace, [], []
+
+    def kill(source, target):
+        if "fine-tuning" in str(target):
+            kept.append(target)
+            if len(kept) == 2:
+                raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", kill)
+        with pytest.raises(KeyboardInterrupt):
+            tune()
+    monkeypatch.setattr(
+        utils._Checkpoint, "on_train_batch_end", lambda self, number, logs: trained.append(number)
+    )
+    assert_same(tune(anew=False), tuned)
+    assert len(trained) == 3
+
+
+def test_a_training_without_dropout_goes_on_too(tune, head, monkeypatch):
+    plain = utils.build_head(0.0, 1e-3)
+    plain.set_weights(head.get_weights())
+    whole = tune(head=plain)
+    assert_same(tune(head=plain, anew=False), whole)
+
+
+def test_another_training_has_another_checkpoint(tune, images, head, monkeypatch):
+    """Its name is told before any work, and holds all that the result depends on."""
+    paths = []
+
+    def stop(self, model):
+        paths.append(self.path)
+        raise KeyboardInterrupt
+
+    def other_head(dropout, penalty, bias):
+        other = utils.build_head(dropout, penalty)
+        other.set_weights(head.get_weights())
+        other.layers[-1].bias.assign(np.full(6, bias))
+        return other
+
+    swapped = images["label"].cat.rename_categories({"sea": "street", "street": "sea"})
+    monkeypatch.setattr(utils._Checkpoint, "restore", stop)
+    for settings in (
+        {},
+        {"head": other_head(0.5, 1e-3, 0.0)},
+        {"head": other_head(0.2, 1e-3, 0.0)},
+        {"head": other_head(0.5, 1e-2, 0.0)},
+        {"head": other_head(0.5, 1e-3, 1.0)},
+        {"seed": 1},
+        {"images": images.assign(label=swapped.cat.reorder_categories(utils.CLASSES))},
+        {"images": images.iloc[1:]},
+        {"images": images.assign(split=images["split"].replace("validation", "train"))},
+        {"label_smoothing": 0.2},
+        {"first_layer": "Conv_1"},
+    ):
+        with pytest.raises(KeyboardInterrupt):
+            tune(**settings)
+    assert paths[0] == paths[1], "equal heads are the same start"
+    assert len(set(paths)) == len(paths) - 1
+
+
+def test_a_finished_training_is_not_done_again(tune, tuned, sent, monkeypatch):
+    tune()
+    monkeypatch.delattr(utils._Checkpoint, "on_epoch_end")
+    assert_same(tune(anew=False), tuned)
+    assert sent == []
+
+
+def test_a_damaged_checkpoint_is_told_and_not_used(tune, tuned, cache, capsys):
+    tune()
+    (path,) = cache.glob("fine-tuning-*.npz")
+    good = path.read_bytes()
+    for bad in (good[: len(good) // 2], damage(good, np.random.default_rng(1), zip_edges(good))):
+        path.write_bytes(bad)
+        assert_same(tune(anew=False), tuned)
+        assert "begins again" in capsys.readouterr().out
+
+
+# --- Activations on disk --------------------------------------------------------------
+
+
+def test_activations_are_those_of_the_photo_and_its_mirror_image(
+    images, drawn_once, random_trunk, tmp_path
+):
+    lower = keras.Model(random_trunk.input, random_trunk.get_layer("block_16_expand").input)
+    some = images.iloc[:5]
+    activations = utils._activations(some, drawn_once, lower, tmp_path)
+    pixels = read_photos(some, drawn_once)
+    for view, given in enumerate((pixels, pixels[:, :, ::-1])):
+        expected = lower.predict(given, verbose=0)
+        apart = np.abs(activations[:, view] - expected)
+        assert np.median(apart / np.abs(expected).max()) < 1e-3
+    assert activations.dtype == np.float16
+
+
+def test_activations_are_made_once_and_again_for_other_photos(tune, images, sent, tmp_path):
+    tune(cache=tmp_path, epochs=1)
+    (first,) = tmp_path.glob("activations-*")
+    tune(cache=tmp_path, epochs=1, seed=1)
+    assert sent == [30]
+    tune(images=images.iloc[1:], cache=tmp_path, epochs=1)
+    assert sent == [30, 29]
+    (other,) = tmp_path.glob("activations-*")
+    assert first != other, "the old ones leave: they are large"
+
+
+def test_damaged_activations_are_made_again(tune, sent, tmp_path):
+    before = tune(cache=tmp_path)
+    (path,) = tmp_path.glob("activations-*")
+    bad = bytearray(path.read_bytes())
+    bad[len(bad) // 2] ^= 1
+    path.write_bytes(bad)
+    assert_same(tune(cache=tmp_path), before)
+    path.write_bytes(bad[:-1])
+    assert_same(tune(cache=tmp_path), before)
+    assert sent == [30, 30, 30]
+
+
+def test_unfinished_activations_are_not_used(tune, tuned, sent, monkeypatch, tmp_path):
+    original = utils._send_through
+
+    def interrupt(*given):
+        rows, block = next(original(*given))
+        yield rows[:7], block[:7]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(utils, "_send_through", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            tune(cache=tmp_path)
+    assert_same(tune(cache=tmp_path), tuned)
+    assert len(list(tmp_path.glob("activations-*"))) == 1
+
+
+def test_photos_at_fault_are_named_before_anything_trains(drawn, random_trunk, head, tmp_path):
+    images = read_table(drawn)
+    images = images[images["label"].notna()]
+    changed = drawn / images["path"].iloc[3]
+    changed.write_bytes((drawn / images["path"].iloc[4]).read_bytes())
+    with pytest.raises(ValueError, match=r"3\.jpg has changed"):
+        utils.fine_tune(images, drawn, random_trunk, head, cache=tmp_path, **SMALL)
+    changed.write_bytes(b"no photo")
+    images = images.assign(**utils.digest_photos(images, drawn))
+    with pytest.raises(ValueError, match=r"(?s)1 photo\(s\) cannot be read.*3\.jpg"):
+        utils.fine_tune(images, drawn, random_trunk, head, cache=tmp_path, **SMALL)
+    kept = [path.name.count("-") for path in tmp_path.glob("activations-*")]
+    assert kept == [1], "unfinished, and never used"
+
+
+def test_without_labelled_training_photos_the_error_says_so(tune, images):
+    unlabelled = images.copy()
+    unlabelled.loc[0, "label"] = np.nan
+    for impossible in (images[images["split"] == "test"], unlabelled):
+        with pytest.raises(ValueError, match="photos of the split 'train', all with a label"):
+            tune(images=impossible)
+
+
+def test_a_disk_without_room_is_told_before_the_work(tune, sent, monkeypatch, tmp_path):
+    full = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    with pytest.raises(OSError, match="activations need 1 MB in"):
+        tune(cache=tmp_path)
+    assert sent == []
+
+
+# --- Several devices ------------------------------------------------------------------
+
+TWO_DEVICES = """
+import sys
+from pathlib import Path
+import numpy as np
+import utils
+keras, tf = utils.keras, utils.tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from conftest import read_table  # makes variables, and then the devices stand
+
+photos, folder = Path(sys.argv[1]), Path(sys.argv[2])
+images = read_table(photos)
+images = utils.create_validation(images[images["label"].notna()], 0.2)
+weights, results = None, []
+for name, strategy in {
+    "one": tf.distribute.get_strategy(),
+    "two": tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]),
+}.items():
+    with strategy.scope():
+        trunk = utils.build_trunk(None)
+        if weights is None:  # He's, with which the features spread
+            weights = trunk.get_weights()
+            for i, w in enumerate(weights):
+                if w.ndim == 4:
+                    inputs = np.prod(w.shape[:2] if w.shape[-1] == 1 else w.shape[:3])
+                    weights[i] = np.random.default_rng(i).normal(0, np.sqrt(2 / inputs), w.shape)
+        trunk.set_weights(weights)
+        head = utils.build_head(0.0, 1e-3)
+        head.layers[-1].kernel.assign(np.random.default_rng(0).normal(0, 0.1, (1280, 6)))
+        features = utils.extract_features(images, photos, trunk, cache=folder / f"{name}.npz")
+        tuned, tuned_head, history = utils.fine_tune(
+            images, photos, trunk, head, cache=folder / name,
+            first_layer="block_16_expand", epochs=2, batch_size=10, learning_rate=1e-3,
+        )
+    shared = "Mirrored" in type(tuned_head.weights[0].value).__name__
+    assert shared == (name == "two"), type(tuned_head.weights[0].value)
+    np.savez(
+        folder / f"result-{name}.npz", features=features, history=history.to_numpy(),
+        before=trunk.get_weights()[-5], after=tuned.get_weights()[-5],
+        head=tuned_head.get_weights()[0],
+    )
+"""
+
+
+def test_two_devices_give_what_one_gives(drawn_once, tmp_path):
+    folders = os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parents[1])))
+    subprocess.run(
+        [sys.executable, "-c", TWO_DEVICES, drawn_once, tmp_path],
+        env=os.environ | {"PYTHONPATH": folders},
+        check=True,
+        timeout=300,
+    )
+    one, two = (np.load(tmp_path / f"result-{name}.npz") for name in ("one", "two"))
+    steps = np.abs(np.sqrt(one["features"] / 6) - np.sqrt(two["features"] / 6)) * 255
+    assert one["features"].std() > 0.1
+    assert steps.max() < 1.5, "the same but for a step of rounding"
+    assert np.abs(one["after"] - one["before"]).max() > 1e-4
+    np.testing.assert_allclose(two["history"], one["history"], rtol=0.01)
+    for name in ("after", "head"):
+        apart = np.sqrt(np.square(one[name] - two[name]).mean())
+        assert apart < 0.05 * np.sqrt(np.square(one["after"] - one["before"]).mean()), name
