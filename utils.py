@@ -1548,9 +1548,10 @@ def _activations(
     name = _digest("\n".join([told, *images["digest"]]).encode(), size=8)
     shape = (len(images), *both.output_shape[1:])
     with _locked(cache / "activations"):
-        for path in cache.glob("activations-*"):
-            if path.name == f"activations-{name}-{_file_digest(path)}":
+        for path in cache.glob(f"activations-{name}-*"):
+            if path.name.endswith(_file_digest(path)):
                 return np.memmap(path, "float16", "r", shape=shape)
+        for path in cache.glob("activations-*"):
             path.unlink()  # unfinished, damaged, or of other photos or layers
         needed, free = 2 * np.prod(shape), shutil.disk_usage(cache).free
         if needed > free:
@@ -1584,7 +1585,12 @@ def _batches(
     seed: int,
     batches: range,
 ) -> tf.data.Dataset:
-    """Return batches by their number, counted through all epochs; all else is in the seed."""
+    """
+    Return the batches of these numbers, counted through all epochs.
+
+    What a batch holds depends on its number and the seed alone, so that a training that goes
+    on sees the batches that it would have seen without the interruption.
+    """
     steps = -(-len(rows) // batch_size)
 
     @functools.lru_cache(2)
