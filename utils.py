@@ -11,6 +11,7 @@ import numbers
 import os
 import shutil
 import sys
+import threading
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
 
+import joblib
 import kaleido
 import matplotlib.pyplot as plt
 import numpy as np
@@ -64,6 +66,8 @@ IMAGE_SIZE = 224  # pixels a side: the size at which the ImageNet weights were t
 N_FEATURES = 1280  # channels of MobileNetV2's last layer before the classifier
 FIRST_LAYERS = (*(f"block_{i}_expand" for i in range(1, 17)), "Conv_1")  # may be the first to train
 FORMAT = 1  # of features.npz and of the cache
+BLOCK_BATCHES = 32  # of photos go through the trunk in one task
+BLOCK_SETTINGS = 128  # train side by side: more at once take no less time each
 BUNDLED_FEATURES = Path(__file__).with_name("features.npz")
 
 # Columns of the grid search's results.
@@ -153,7 +157,6 @@ RULES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "fine_tune_rate": _LEARNING_RATE,
     "fine_tune_epochs": _POSITIVE,
 }
-
 # The settings of the committed results: the notebook's cell of settings, as it is committed.
 SETTINGS = {
     "PHOTOS": None,
@@ -322,9 +325,16 @@ def _read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} cannot be read: {error}. Delete it or fetch it again") from error
 
 
+class _Bar(tqdm):
+    """A progress bar; where a task takes it along to another process, that gets a mute one."""
+
+    def __reduce__(self):
+        return functools.partial(tqdm, disable=True), ()
+
+
 def _progress(total: int, description: str, unit: str) -> tqdm:
     """Return a progress bar that shows the time left and leaves nothing behind."""
-    return tqdm(
+    return _Bar(
         total=total,
         desc=description,
         unit=unit,
@@ -333,6 +343,71 @@ def _progress(total: int, description: str, unit: str) -> tqdm:
         mininterval=0.5,
         file=sys.stdout,
     )
+
+
+def _run_tasks(
+    function: Callable, tasks: Sequence[tuple], bar: tqdm, amounts: Sequence[int]
+) -> Iterator[tuple[int, object]]:
+    """
+    Yield (number, result) of each task as it ends.
+
+    joblib runs the tasks one after the other in this process, or wherever
+    `joblib.parallel_config` says. A task may be run twice, where a machine fails; so it
+    writes nothing, and its result depends on its arguments alone.
+
+    Parameters
+    ----------
+    function : callable
+        Called with the arguments of a task and then the progress bar.
+    tasks : sequence of tuples
+    bar : tqdm
+        Moved by the function in this process; for tasks elsewhere, when they end.
+    amounts : sequence of int
+        By how much each task moves the bar.
+    """
+    left, done = set(range(len(tasks))), bar.n
+    while left:
+        calls = [
+            joblib.delayed(_run_task)(number, function, *tasks[number], bar)
+            for number in sorted(left)
+        ]
+        for number, result in _outcomes(calls):
+            if isinstance(result, Exception):
+                raise result
+            left.remove(number)
+            done += amounts[number]
+            bar.update(max(0, done - bar.n))
+            yield number, result
+
+
+def _run_task(number: int, function: Callable, *arguments: object) -> tuple[int, object]:
+    """Return the number with the result or with the error, to be raised where it is of use."""
+    try:
+        return number, function(*arguments)
+    except Exception as error:
+        return number, error
+
+
+def _outcomes(calls: list) -> Iterator[tuple[int, object]]:
+    """
+    Yield what calls of `_run_task` return, until all have ended or a machine has failed.
+
+    A machine that dies may take the only copy of the data with it, so that no other can do
+    its tasks. They are tried again as long as anything gets done.
+    """
+    alive = False
+    try:
+        parallel = joblib.Parallel(return_as="generator_unordered")
+    except ValueError:  # some backends, Ray's among them, give nothing before all is done
+        parallel = joblib.Parallel()
+    try:
+        for outcome in parallel(calls):
+            alive = True
+            yield outcome
+    except Exception as error:
+        if not alive:
+            raise
+        print(f"A machine failed, and its tasks are run again: {error}")
 
 
 # --- Photos ---------------------------------------------------------------------------
@@ -664,7 +739,8 @@ def _round_features(features: np.ndarray) -> np.ndarray:
 
     The square root spends the steps where the numbers are: most features are below 1.
     """
-    return np.round(255 * np.sqrt(np.clip(features, 0, 6) / 6)).astype("uint8")
+    features = np.clip(features, 0, 6).astype("float64")  # else its own errors round, too
+    return np.round(255 * np.sqrt(features / 6)).astype("uint8")
 
 
 def _restore_features(rounded: np.ndarray) -> np.ndarray:
@@ -720,17 +796,28 @@ def extract_features(
     cache, trunk_digest = Path(cache), _weights_digest(trunk)
     with _locked(cache):
         known, rounded = _read_cache(cache, trunk_digest)
-        place = {digest: row for row, digest in enumerate(known)}
         missing = images[~images["digest"].isin(known)].drop_duplicates("digest")
-        rounded = np.concatenate([rounded, np.zeros((len(missing), N_FEATURES), "uint8")])
-        done, failed = len(known), []
+        size = BLOCK_BATCHES * batch_size
+        blocks = [missing.iloc[start : start + size] for start in range(0, len(missing), size)]
+        folder = str(Path(photos).resolve())
+        # Lists, since Dask keeps the only copy of a larger object on one machine, which may die.
+        tasks = [
+            (trunk, list(block["path"]), list(block["digest"]), folder, batch_size)
+            for block in blocks
+        ]
+        digests, parts, failed = [known], [rounded], []
         try:
-            for rows, block in _send_through(trunk, missing, photos, batch_size, failed):
-                rounded[done : done + len(rows)] = _round_features(block)
-                for digest in missing["digest"].iloc[rows]:
-                    place[digest] = done
-                    done += 1
+            with _progress(len(missing), "Photos through the trunk", "photo") as bar:
+                for number, result in _run_tasks(_extract_block, tasks, bar, [*map(len, blocks)]):
+                    rows, block, problems, stopped = result
+                    parts.append(block)
+                    digests.append(blocks[number]["digest"].to_numpy()[rows])
+                    failed += problems
+                    if stopped:
+                        raise stopped
         finally:
+            place = {digest: row for row, digest in enumerate(np.concatenate(digests))}
+            rounded = np.concatenate(parts)
             finished = images[images["digest"].isin(place)]
             rows = finished["digest"].map(place).to_numpy(dtype=int)
             if len(missing):
@@ -749,11 +836,39 @@ def _refuse_unreadable(images: pd.DataFrame) -> None:
         )
 
 
+def _extract_block(
+    trunk: keras.Model,
+    paths: list[str],
+    digests: list[str],
+    photos: str,
+    batch_size: int,
+    bar: tqdm,
+) -> tuple[np.ndarray, np.ndarray, list[str], BaseException | None]:
+    """
+    Return (rows, their rounded features, problems, what stopped it before its end).
+
+    That, an interrupt perhaps, is for the caller to raise, who first keeps what is done.
+    """
+    batches, failed, stopped = [(np.zeros(0, int), np.zeros((0, N_FEATURES), "uint8"))], [], None
+    try:
+        for rows, features in _send_through(trunk, paths, digests, photos, batch_size, failed, bar):
+            batches.append((rows, _round_features(features)))
+    except (Exception, KeyboardInterrupt) as error:
+        stopped = error
+    rows, rounded = map(np.concatenate, zip(*batches, strict=True))
+    return rows, rounded, failed, stopped
+
+
 def _send_through(
-    trunk: keras.Model, missing: pd.DataFrame, photos: Path, batch_size: int, failed: list[str]
+    trunk: keras.Model,
+    paths: Sequence[str],
+    digests: Sequence[str],
+    photos: str | Path,
+    batch_size: int,
+    failed: list[str],
+    bar: tqdm,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (rows of `missing`, what the trunk gives for them) batch by batch."""
-    paths, digests = missing["path"].to_numpy(), missing["digest"].to_numpy()
+    """Yield (rows, what the trunk gives for them) batch by batch."""
 
     def read(row: np.int64) -> np.ndarray:
         try:
@@ -774,7 +889,7 @@ def _send_through(
         return row, _prepare(tf.ensure_shape(photo, (None, None, 3)))
 
     batches = (
-        tf.data.Dataset.range(len(missing))
+        tf.data.Dataset.range(len(paths))
         .map(load, num_parallel_calls=tf.data.AUTOTUNE)
         .filter(lambda row, photo: tf.shape(photo)[-1] == 3)
         .map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
@@ -784,22 +899,25 @@ def _send_through(
     # On some processors, ReLU6 makes a number of NaN.
     whole = all(np.isfinite(weight).all() for weight in trunk.get_weights())
     strategy = tf.distribute.get_strategy()  # with one device, all below is a plain loop
-    run = tf.function(
+    run = _compile(trunk, strategy)
+    for rows, batch in strategy.experimental_distribute_dataset(batches):
+        rows, block = (
+            np.concatenate([part.numpy() for part in strategy.experimental_local_results(value)])
+            for value in (rows, run(batch))
+        )
+        if not (whole and np.isfinite(block).all()):
+            raise ValueError("the trunk gives NaN or infinity; its weights are damaged")
+        yield rows, block
+        bar.update(len(rows))
+
+
+@functools.lru_cache(1)
+def _compile(trunk: keras.Model, strategy: tf.distribute.Strategy) -> Callable:
+    """Return the trunk's graph, which takes seconds to build, once for all blocks."""
+    return tf.function(
         lambda batch: strategy.run(trunk, args=(batch,), kwargs={"training": False}),
         reduce_retracing=True,
     )
-    with _progress(len(missing), "Photos through the trunk", "photo") as bar:
-        for rows, batch in strategy.experimental_distribute_dataset(batches):
-            rows, block = (
-                np.concatenate(
-                    [part.numpy() for part in strategy.experimental_local_results(value)]
-                )
-                for value in (rows, run(batch))
-            )
-            if not (whole and np.isfinite(block).all()):
-                raise ValueError("the trunk gives NaN or infinity; its weights are damaged")
-            yield rows, block
-            bar.update(len(rows))
 
 
 def _read_cache(cache: Path, trunk_digest: str) -> tuple[np.ndarray, np.ndarray]:
@@ -1189,12 +1307,16 @@ def grid_search(
     Notes
     -----
     The same machine, versions and seed give the same bytes, in any process, interrupted or
-    not (with `tf.config.experimental.enable_op_determinism()`). Another processor or number
-    of threads adds up in another order: the last digits differ, and an accuracy by a photo
-    that stands between two classes.
+    not. (TensorFlow's op determinism is turned on for that, and stays on.) Another processor
+    or number of threads adds up in another order: the last digits differ, and an accuracy by
+    a photo that stands between two classes.
 
-    Memory grows by at most three copies of the features (15 KB a photo) and about 0.4 MB a
-    setting.
+    A task is one fold, of at most 128 settings where the dropout rates can be divided so.
+    joblib runs them one after the other, or spreads them over what
+    `joblib.parallel_config` names.
+
+    Memory grows by at most three copies of the features (15 KB a photo), about 0.4 MB a
+    setting of a block, and, while the table is made, some 250 bytes for each of its rows.
     """
     _check(
         learning_rates=learning_rates,
@@ -1211,38 +1333,75 @@ def grid_search(
         "dropouts": sorted(map(float, dropouts)),
         "weight_decays": sorted(map(float, weight_decays)),
     }
+    # Blocks of whole dropout rates, which share their draws. They depend on the settings
+    # alone, and not on who trains them, so that the numbers do not either.
+    heads = len(learning_rates) * len(weight_decays)
+    size = max(1, BLOCK_SETTINGS // heads)
+    blocks = [
+        grid | {"dropouts": grid["dropouts"][i : i + size]} for i in range(0, len(dropouts), size)
+    ]
     splits = _folds(labels, groups, folds=folds, seed=seed)
-    told = {**grid, "epochs": epochs, "batch_size": batch_size, "seed": seed, "format": FORMAT}
+    told = {
+        **grid,
+        "block": size,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "seed": seed,
+        "format": FORMAT,
+    }
     told |= {"tensorflow": tf.__version__, "keras": keras.__version__}
     rows = [row.tobytes() for split in splits for row in split]
     told = json.dumps(told, default=int).encode()  # whole numbers of NumPy as Python's
     name = _digest(told, features.ravel(), labels.tobytes(), *rows, size=8)
     csv = Path(csv)
     parts = csv.with_name(f".{csv.stem}-{name}")
-    tables = []
-    with _locked(csv), _progress(folds * epochs, "Grid search", "epoch") as bar:
-        for fold, (train, val) in enumerate(splits, start=1):
-            part = parts / f"fold-{fold}.npz"
-            history = _read_fold(part, grid, epochs)
-            if history is None:
-                history = _train_fold(
-                    (features[train], labels[train]),
-                    (features[val], labels[val]),
-                    grid,
-                    epochs,
-                    batch_size,
-                    int(np.random.SeedSequence([seed, fold]).generate_state(1)[0]),
-                    bar,
-                )
-                parts.mkdir(exist_ok=True)
-                _write_arrays(part, history)
-            else:
-                bar.update(epochs)
-            tables.append(_fold_table(history, grid, fold))
+    with (
+        _locked(csv),
+        _progress(folds * len(blocks) * epochs, "Grid search", "epoch") as bar,
+    ):
+        tables, tasks, left = [], [], []
+        for fold, rows in enumerate(splits, start=1):
+            fold_seed = int(np.random.SeedSequence([seed, fold]).generate_state(1)[0])
+            for number, block in enumerate(blocks, start=1):
+                part = parts / f"fold-{fold}-block-{number}.npz"
+                history = _read_fold(part, block, epochs)
+                if history is None:
+                    left.append((part, block, fold))
+                    # Of large objects, Dask keeps one copy on each machine that has used it.
+                    tasks.append((features, (labels, *rows), block, epochs, batch_size, fold_seed))
+                else:
+                    bar.update(epochs)
+                    tables.append(_fold_table(history, block, fold))
+        for number, history in _run_tasks(_train_block, tasks, bar, [epochs] * len(tasks)):
+            part, block, fold = left[number]
+            parts.mkdir(exist_ok=True)
+            _write_arrays(part, history)
+            tables.append(_fold_table(history, block, fold))
         results = pd.concat(tables).sort_values([*SETTING, "fold", "epoch"], ignore_index=True)
         _write_csv(results, csv)
         shutil.rmtree(parts)
     return pd.read_csv(csv)
+
+
+_one_training = threading.Lock()
+
+
+def _train_block(
+    features: np.ndarray,
+    labels_and_rows: tuple[np.ndarray, np.ndarray, np.ndarray],
+    block: dict[str, list[float]],
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    bar: tqdm,
+) -> dict[str, np.ndarray]:
+    """Train the heads of one block on one fold: a task that any process can do."""
+    labels, *rows = labels_and_rows
+    # The seeds are the process's, which may have other threads.
+    with _one_training:
+        train, validation = ((features[part], labels[part]) for part in rows)
+        tf.config.experimental.enable_op_determinism()
+        return _train_fold(train, validation, block, epochs, batch_size, seed, bar)
 
 
 def _train_fold(
@@ -1562,8 +1721,13 @@ def _activations(
                 "higher first_layer",
             )
         unfinished, failed = cache / f"activations-{name}", []
-        with open(unfinished, "wb") as file:
-            for _, block in _send_through(both, images, photos, 32, failed):
+        with (
+            open(unfinished, "wb") as file,
+            _progress(len(images), "Photos through the lower layers", "photo") as bar,
+        ):
+            for _, block in _send_through(
+                both, list(images["path"]), list(images["digest"]), photos, 32, failed, bar
+            ):
                 file.write(block)
         _refuse(failed)
         path = cache / f"activations-{name}-{_file_digest(unfinished)}"

@@ -536,10 +536,10 @@ def test_a_damaged_cache_never_changes_the_features(
     _, good, images, features = small_file
     asked = []
 
-    def compute(trunk, missing, photos, batch_size, failed):
-        asked.append(len(missing))
-        rows = [list(images["digest"]).index(digest) for digest in missing["digest"]]
-        yield np.arange(len(missing)), features[rows]
+    def compute(trunk, paths, digests, photos, batch_size, failed, bar):
+        asked.append(len(digests))
+        rows = [list(images["digest"]).index(digest) for digest in digests]
+        yield np.arange(len(digests)), features[rows]
 
     monkeypatch.setattr(utils, "_send_through", compute)
     monkeypatch.setattr(utils, "_weights_digest", lambda trunk: "trunk")

@@ -61,9 +61,9 @@ def sent(monkeypatch):
     numbers = []
     original = utils._send_through
 
-    def count(trunk, missing, *rest):
-        numbers.append(len(missing))
-        return original(trunk, missing, *rest)
+    def count(trunk, paths, *rest):
+        numbers.append(len(paths))
+        return original(trunk, paths, *rest)
 
     monkeypatch.setattr(utils, "_send_through", count)
     return numbers

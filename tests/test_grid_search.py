@@ -2,6 +2,7 @@
 
 import io
 import multiprocessing
+import pickle
 import signal
 import time
 import zipfile
@@ -9,6 +10,7 @@ from fractions import Fraction
 from itertools import product
 from pathlib import Path
 
+import joblib
 import keras
 import numpy as np
 import pandas as pd
@@ -17,6 +19,7 @@ import search
 from conftest import Payload, damage, zip_edges
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from joblib.parallel import ThreadingBackend
 from search import fake_training, make_photos
 
 import utils
@@ -229,6 +232,150 @@ def test_each_class_is_spread_evenly_over_the_folds(data, folds, seed):
     assert np.ptp(counts, axis=0).max() <= 1
 
 
+# --- Blocks and their tasks -----------------------------------------------------------
+
+
+@pytest.fixture
+def in_blocks(monkeypatch):
+    """Let at most four settings train side by side: one dropout rate of `SMALL` at a time."""
+    monkeypatch.setattr(utils, "BLOCK_SETTINGS", 4)
+
+
+def test_settings_in_blocks_train_as_all_at_once(searched, photos, in_blocks, tmp_path, trainings):
+    trainings.real = True
+    results = utils.grid_search(*photos, **SMALL, csv=tmp_path / "grid_search.csv")
+    assert len(trainings.seeds) == 2 * SMALL["folds"]
+    assert len(set(trainings.seeds)) == SMALL["folds"], "blocks of a fold share its draws"
+    np.testing.assert_allclose(results, searched[1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("limit", "sizes"),
+    [(512, [8]), (128, [2, 2, 2, 2]), (192, [3, 3, 2]), (127, [1] * 8), (1, [1] * 8)],
+)
+def test_blocks_hold_whole_dropout_rates(photos, monkeypatch, tmp_path, limit, sizes):
+    """8 learning rates x 8 dropouts x 8 weight decays, of which 64 share a dropout."""
+    monkeypatch.setattr(utils, "BLOCK_SETTINGS", limit)
+    blocks = []
+
+    def look(train, validation, block, *arguments):
+        blocks.append(block)
+        return fake_training(train, validation, block, *arguments)
+
+    monkeypatch.setattr(utils, "_train_fold", look)
+    lists = {
+        "learning_rates": np.geomspace(1e-5, 1e-2, 8),
+        "dropouts": np.linspace(0.7, 0, 8),
+        "weight_decays": np.linspace(0, 1e-2, 8),
+    }
+    csv = tmp_path / "grid_search.csv"
+    results = utils.grid_search(*photos, **lists, epochs=1, folds=2, csv=csv)
+    assert [len(block["dropouts"]) for block in blocks] == 2 * sizes
+    assert len(results) == 2 * 512 == len(results.drop_duplicates([*utils.SETTING, "fold"]))
+    assert results[list(utils.METRICS)].notna().all(axis=None)
+
+
+def test_finished_blocks_are_kept(photos, in_blocks, tmp_path, trainings):
+    utils.grid_search(*photos, **SMALL, csv=tmp_path / "uninterrupted.csv")
+    total = len(trainings.seeds)
+    csv = tmp_path / "grid_search.csv"
+    trainings.interrupt(3, *photos, **SMALL, csv=csv)
+    utils.grid_search(*photos, **SMALL, csv=csv)
+    assert len(trainings.seeds) == 2 * total
+    assert csv.read_bytes() == (tmp_path / "uninterrupted.csv").read_bytes()
+
+
+def test_blocks_of_another_size_are_not_taken(photos, tmp_path, trainings, monkeypatch):
+    csv = tmp_path / "grid_search.csv"
+    trainings.interrupt(2, *photos, **SMALL, csv=csv)
+    monkeypatch.setattr(utils, "BLOCK_SETTINGS", 4)
+    utils.grid_search(*photos, **SMALL, csv=csv)
+    assert len(trainings.seeds) == 2 + 2 * SMALL["folds"]
+
+
+class AllAtTheEnd(ThreadingBackend):
+    """A joblib backend that gives no result before all tasks are done, as Ray's does."""
+
+    supports_return_generator = False
+
+
+@pytest.mark.parametrize("backend", ["threading", AllAtTheEnd])
+def test_threads_of_one_process_give_the_same_bytes(
+    photos, in_blocks, tmp_path, monkeypatch, backend
+):
+    """Though seeds and draws belong to the whole process."""
+    bars = []
+    progress = utils._progress
+
+    def note(*arguments):
+        bars.append(progress(*arguments))
+        return bars[-1]
+
+    monkeypatch.setattr(utils, "_progress", note)
+    csvs = [tmp_path / name for name in ("alone.csv", "threads.csv")]
+    utils.grid_search(*photos, **SMALL, csv=csvs[0])
+    if backend is AllAtTheEnd:
+        joblib.register_parallel_backend("all at the end", AllAtTheEnd)
+        backend = "all at the end"
+    with joblib.parallel_config(backend, n_jobs=3):
+        utils.grid_search(*photos, **SMALL, csv=csvs[1])
+    assert csvs[0].read_bytes() == csvs[1].read_bytes()
+    assert [bar.n for bar in bars] == [2 * SMALL["folds"] * SMALL["epochs"]] * 2
+
+
+class Failing:
+    """Takes the place of `joblib.Parallel`: does some tasks, and then its machine fails."""
+
+    def __init__(self, *done):
+        self.done = list(done)
+
+    def __call__(self, **options):
+        return self.run
+
+    def run(self, calls):
+        for function, arguments, options in calls[: self.done.pop(0)]:
+            yield function(*arguments, **options)
+        raise ConnectionError("the machine is gone")
+
+
+def test_what_a_failing_machine_had_is_run_again_while_anything_gets_done(
+    photos, tmp_path, trainings, monkeypatch, capsys
+):
+    utils.grid_search(*photos, **SMALL, csv=tmp_path / "alone.csv")
+    csv = tmp_path / "grid_search.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr(utils.joblib, "Parallel", Failing(1, 0))
+        with pytest.raises(ConnectionError, match="the machine is gone"):
+            utils.grid_search(*photos, **SMALL, csv=csv)
+        assert len(trainings.seeds) == 3 + 1
+        assert capsys.readouterr().out.count("run again: the machine is gone") == 1
+        patch.setattr(utils.joblib, "Parallel", Failing(1, 1))
+        utils.grid_search(*photos, **SMALL, csv=csv)
+    assert len(trainings.seeds) == 3 + 3
+    assert csv.read_bytes() == (tmp_path / "alone.csv").read_bytes()
+
+
+def test_an_error_in_a_task_is_raised_and_not_tried_again(photos, tmp_path, monkeypatch):
+    calls = []
+
+    def fail(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise ZeroDivisionError("an error of ours")
+        return fake_training(*arguments)
+
+    monkeypatch.setattr(utils, "_train_fold", fail)
+    with pytest.raises(ZeroDivisionError, match="an error of ours"):
+        utils.grid_search(*photos, **SMALL, csv=tmp_path / "grid_search.csv")
+    assert len(calls) == 2
+
+
+def test_a_progress_bar_in_another_process_is_mute():
+    copy = pickle.loads(pickle.dumps(utils._progress(3, "Grid search", "epoch")))
+    assert copy.disable
+    copy.update(2)
+
+
 # --- The table and its file -----------------------------------------------------------
 
 N = 96
@@ -256,17 +403,20 @@ def searched(photos, tmp_path_factory):
 
 
 class Trainings:
-    """Takes the place of the training: counts the folds, and can be interrupted."""
+    """Takes the place of the training: counts the tasks, and can be interrupted."""
 
     def __init__(self):
         self.seeds = []
         self.last = None
+        self.real = False
+        self.train = utils._train_fold
 
     def __call__(self, train, validation, grid, epochs, batch_size, seed, bar):
         if len(self.seeds) == self.last:
             raise KeyboardInterrupt
         self.seeds.append(seed)
-        return fake_training(train, validation, grid, epochs, batch_size, seed, bar)
+        training = self.train if self.real else fake_training
+        return training(train, validation, grid, epochs, batch_size, seed, bar)
 
     def interrupt(self, after, *arguments, **options):
         """Begin a search and interrupt it after some folds."""
@@ -646,7 +796,9 @@ def test_a_full_disk_keeps_the_old_table_and_the_folds(photos, small_disk, tmp_p
     csv.write_text("the old table")
     large = {**SMALL, "epochs": 200}  # 24 KB a fold, of 96 KB: the third finds no room
     (folder / "ballast").write_bytes(bytes(32_768))
-    with pytest.raises(OSError, match=r"cannot write .*fold-3\.npz \(No space left on device\)"):
+    with pytest.raises(
+        OSError, match=r"cannot write .*fold-3-block-1\.npz \(No space left on device\)"
+    ):
         utils.grid_search(*photos, **large, csv=csv)
     assert csv.read_text() == "the old table"
     (folder / "ballast").unlink()
@@ -719,7 +871,7 @@ def test_a_damaged_fold_is_trained_again_with_a_word(photos, tmp_path, trainings
     csv = tmp_path / "grid_search.csv"
     expected = utils.grid_search(*photos, **SMALL, csv=csv)
     trainings.interrupt(2, *photos, **SMALL, csv=csv)
-    part = next(tmp_path.glob(".grid_search-*")) / "fold-1.npz"
+    part = next(tmp_path.glob(".grid_search-*")) / "fold-1-block-1.npz"
     with np.load(part) as archive:
         part.write_bytes(DAMAGES[fault](dict(archive), tmp_path / "proof"))
     capsys.readouterr()
@@ -734,7 +886,7 @@ def test_a_fold_with_random_damage_is_refused_or_read_right(tmp_path, capsys):
     shape = SMALL["epochs"], 2, 4
     rng = np.random.default_rng(0)
     arrays = {name: rng.random(shape, dtype="float32") for name in utils.METRICS}
-    part = tmp_path / "fold-1.npz"
+    part = tmp_path / "fold-1-block-1.npz"
     utils._write_arrays(part, arrays)
     good = part.read_bytes()
     edges = zip_edges(good)
