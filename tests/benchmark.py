@@ -1,113 +1,86 @@
 """
-Measure side by side, in one run, what the README says of speed, and print a Markdown table.
+Measure side by side, in one run, what the README says of speed, and print Markdown tables.
 
-Run it by hand on an idle machine: `python tests/benchmark.py`. It takes some minutes. The
-search runs on the bundled features; with photos (see `utils.find_photos`) the pipeline of
-`extract_features` is measured too. Every figure is the best of several rounds that take
-turns, so that a busy moment of the machine does not fall on one side alone.
+Run it by hand on an idle machine: `python tests/benchmark.py`. It takes 10 to 15 minutes on
+two cores and draws `plotly_plots/search_growth`. Install `keras-tuner`, `tensorboard` (which
+it imports) and `openvino` first; nothing else needs them. Have the photos where
+`utils.find_photos` finds them. What is missing is said and left out. Sides that are compared
+take turns, and the best round of each counts, so that a busy moment of the machine does not
+fall on one side alone.
 """
 
+import contextlib
 import functools
+import importlib.util
+import io
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import utils  # isort: skip  (first: it keeps TensorFlow's logs out of the output)
+
 import keras
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import tensorflow as tf
+from plotly.subplots import make_subplots
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from tqdm import tqdm
 
-import utils
-
+ROOT = Path(__file__).parents[1]
 ROUNDS = 3
 EPOCHS = 25
+BATCH_SIZE = 64
 GRID = {
     "learning_rates": utils.SETTINGS["LEARNING_RATES"],
     "dropouts": utils.SETTINGS["DROPOUTS"],
     "weight_decays": utils.SETTINGS["WEIGHT_DECAYS"],
 }
+SETTINGS = [
+    (rate, dropout, decay)
+    for rate in GRID["learning_rates"]
+    for dropout in GRID["dropouts"]
+    for decay in GRID["weight_decays"]
+]
+SOME = SETTINGS[1::12]  # of which a way is measured that would take too long for all
+SHAPES = {1: (1, 1, 1), 12: (3, 1, 4), 36: (3, 3, 4), 144: (6, 4, 6), 512: (8, 8, 8)}
+FOLDS = (2, 5, 10)
+OLD_WAY = "photos through the frozen trunk in each epoch (2020)"
+STEPS = (1, 8, 36)  # of plain Keras, batches for each call of the graph
+
+Photos = tuple[np.ndarray, np.ndarray]  # features and labels
 
 
-def quarter() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Return (features, labels) of training and validation: every 4th photo, one split."""
-    images, features = utils.load_bundled_features()
-    images = utils.create_validation(utils.shrink(utils.drop_leaks(images), 4))
-    labels = images["label"].cat.codes
-    return tuple(
-        (features[images.index[images["split"] == split]], labels[images["split"] == split])
-        for split in ("train", "validation")
-    )
+# --- Measuring ------------------------------------------------------------------------
 
 
-def plain_fit(train: tuple, validation: tuple, steps: int) -> float:
-    """Train one setting as any Keras user would, and return its validation accuracy."""
-    head = utils.build_head(dropout=0.3, weight_decay=1e-4)
-    head.compile(
-        optimizer=keras.optimizers.Adam(0.001),
-        loss="sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-        steps_per_execution=steps,
-    )
-    history = head.fit(
-        *train, batch_size=64, epochs=EPOCHS, validation_data=validation, verbose=0
-    ).history
-    return max(history["val_accuracy"])
+def seconds(task: Callable[[], float | None]) -> tuple[float, float | None]:
+    """Return how long a task takes, and what it returns."""
+    start = time.perf_counter()
+    result = task()
+    return time.perf_counter() - start, result
 
 
-def whole_grid(train: tuple, validation: tuple) -> float:
-    """Train all 36 settings side by side, and return the best validation accuracy."""
-    with tqdm(disable=True) as bar:
-        history = utils._train_fold(train, validation, GRID, EPOCHS, 64, 0, bar)
-    return history["val_accuracy"].max()
-
-
-def bare_trunk(trunk: keras.Model, photos: int) -> None:
-    """Send random arrays through the trunk: the ceiling of the extraction."""
-    batch = tf.random.uniform((32, utils.IMAGE_SIZE, utils.IMAGE_SIZE, 3), -1, 1)
-    run = tf.function(trunk)
-    for _ in range(photos // 32):
-        run(batch, training=False).numpy()
-
-
-def fine_tuning(trunk: keras.Model, photos: int) -> dict[str, Callable[[], None]]:
-    """Return an epoch of fine-tuning from activations, and one through the whole network."""
-    entrance = trunk.get_layer(utils.SETTINGS["FIRST_LAYER"]).input
-    lower, upper = keras.Model(trunk.input, entrance), keras.Model(entrance, trunk.output)
-    trunk.trainable = True
-    for layer in (*lower.layers, *trunk.layers):
-        norm = isinstance(layer, keras.layers.BatchNormalization)
-        layer.trainable = layer in upper.layers and not norm
-    pixels = np.random.default_rng(0).uniform(-1, 1, (photos, *trunk.input_shape[1:]))
-    labels = np.arange(photos) % len(utils.CLASSES)
-    epochs = {}
-    for name, (below, inputs) in {
-        "fine-tuning from activations": (upper, lower.predict(pixels, verbose=0)),
-        "the same through the whole network": (trunk, pixels),
-    }.items():
-        model = keras.Sequential([below, utils.build_head(0.3, 1e-3)])
-        model.compile("adamw", "sparse_categorical_crossentropy", jit_compile=False)
-        epochs[name] = functools.partial(model.fit, inputs, labels, batch_size=32, verbose=0)
-        epochs[name](epochs=1)  # the first is slower, since it builds the graph
-    return {name: lambda fit=fit: fit().history.clear() for name, fit in epochs.items()}
-
-
-def best_times(tasks: dict[str, Callable[[], float | None]]) -> pd.DataFrame:
-    """Return each task's best time of `ROUNDS` and what it returned last."""
-    rows = {name: {"seconds": np.inf} for name in tasks}
-    with tqdm(total=ROUNDS * len(tasks), desc="Measuring", leave=False) as bar:
-        for _ in range(ROUNDS):
-            for name, task in tasks.items():
-                start = time.perf_counter()
-                rows[name]["accuracy"] = task()
-                seconds = time.perf_counter() - start
-                rows[name]["seconds"] = min(rows[name]["seconds"], seconds)
-                bar.update()
+def take_turns(
+    tasks: dict[str, Callable[[], float | None]], bar: tqdm, rounds: int = ROUNDS
+) -> pd.DataFrame:
+    """Return each task's best time, and what it returned last."""
+    rows = {name: {"seconds": np.inf, "result": None} for name in tasks}
+    for _ in range(rounds):
+        for name, task in tasks.items():
+            bar.set_description(name[:30])
+            took, result = seconds(task)
+            rows[name] = {"seconds": min(took, rows[name]["seconds"]), "result": result}
+            bar.update(1 / rounds / len(tasks))
     return pd.DataFrame(rows).T
 
 
@@ -117,44 +90,389 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the progress bars and outputs of what is measured out of ours."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+# --- The grid search, and what else one would use -------------------------------------
+
+
+def quarter() -> tuple[pd.DataFrame, np.ndarray]:
+    """Return every 4th training photo, a fifth of them for validation, and all features."""
+    images, features = utils.load_bundled_features()
+    images = utils.create_validation(utils.shrink(utils.drop_leaks(images), 4))
+    return images[images["split"] != "test"], features
+
+
+def whole_grid(train: Photos, validation: Photos) -> float:
+    """Train all 36 settings side by side, and return the best validation accuracy."""
+    with tqdm(disable=True) as bar:
+        history = utils._train_fold(train, validation, GRID, EPOCHS, BATCH_SIZE, 0, bar)
+    return history["val_accuracy"].max()
+
+
+def compiled_head(setting: tuple[float, float, float], steps: int) -> keras.Model:
+    """Return a head that is ready for an ordinary Keras `fit`."""
+    learning_rate, dropout, weight_decay = setting
+    head = utils.build_head(dropout, weight_decay)
+    head.compile(
+        keras.optimizers.Adam(learning_rate),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        steps_per_execution=steps,
+    )
+    return head
+
+
+def plain_fit(train: Photos, validation: Photos, steps: int, *settings: tuple) -> float:
+    """Train settings one by one, as any Keras user would, and return the best accuracy."""
+    options = {"batch_size": BATCH_SIZE, "epochs": EPOCHS, "validation_data": validation}
+    return max(
+        max(compiled_head(setting, steps).fit(*train, **options, verbose=0).history["val_accuracy"])
+        for setting in settings
+    )
+
+
+def keras_tuner_search(train: Photos, validation: Photos, steps: int) -> float:
+    """Let KerasTuner try the first settings of its grid, and return the best accuracy."""
+    import keras_tuner
+
+    def build(choices: keras_tuner.HyperParameters) -> keras.Model:
+        names = zip(utils.SETTING, GRID.values(), strict=True)
+        return compiled_head([choices.Choice(name, values) for name, values in names], steps)
+
+    with tempfile.TemporaryDirectory() as folder:
+        tuner = keras_tuner.GridSearch(
+            build, objective="val_accuracy", max_trials=len(SOME), directory=folder
+        )
+        options = {"batch_size": BATCH_SIZE, "epochs": EPOCHS, "validation_data": validation}
+        tuner.search(*train, **options, verbose=0)
+        return tuner.oracle.get_best_trials()[0].score
+
+
+def scikit_learn_search(train: Photos, validation: Photos) -> float:
+    """Let scikit-learn try 36 penalties of a logistic regression; return the best accuracy."""
+    features, labels = (np.concatenate(pair) for pair in zip(train, validation, strict=True))
+    split = PredefinedSplit(np.repeat([-1, 0], [len(train[1]), len(validation[1])]))
+    search = GridSearchCV(
+        LogisticRegression(max_iter=1000),
+        {"C": np.geomspace(1e-4, 10, len(SETTINGS))},
+        cv=split,
+        refit=False,
+    )
+    return search.fit(features, labels).best_score_
+
+
+def through_the_trunk(
+    images: pd.DataFrame, photos: Path, trunk: keras.Model
+) -> Callable[[], float]:
+    """Return a task that trains one epoch on photos through the frozen trunk, as in 2020."""
+
+    def read(path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        photo = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
+        photo = tf.image.resize(photo, (utils.IMAGE_SIZE, utils.IMAGE_SIZE))
+        return keras.applications.mobilenet_v2.preprocess_input(photo), label
+
+    train, validation = (
+        tf.data.Dataset.from_tensor_slices(
+            ([str(photos / path) for path in rows["path"]], rows["label"].cat.codes.to_numpy())
+        )
+        .map(read, num_parallel_calls=tf.data.AUTOTUNE)
+        .batch(BATCH_SIZE)
+        .prefetch(2)
+        for rows in (
+            images[images["split"] == split].sample(frac=1, random_state=0)
+            for split in ("train", "validation")
+        )
+    )
+    model = keras.Sequential([trunk, utils.build_head(0.3, 1e-4)])
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    # The first batches are slower, since they build the graphs.
+    options = {"shuffle": False, "verbose": 0}
+    model.fit(train.take(1), validation_data=validation.take(1), **options)
+
+    def task() -> float:
+        return model.fit(train, validation_data=validation, **options).history["val_accuracy"][0]
+
+    return task
+
+
+def compare_searches(
+    images: pd.DataFrame, features: np.ndarray, photos: Path | None, bar: tqdm
+) -> Iterator[str]:
+    """Yield what the search costs, against what else one would use."""
+    train, validation = (
+        (features[rows.index], rows["label"].cat.codes.to_numpy())
+        for rows in (images[images["split"] == split] for split in ("train", "validation"))
+    )
+    tasks = {"36 settings side by side": lambda: whole_grid(train, validation)} | {
+        f"one plain fit, steps_per_execution={steps}": functools.partial(
+            plain_fit, train, validation, steps, SETTINGS[17]
+        )
+        for steps in STEPS
+    }
+    table = take_turns(tasks, bar)
+    ours, accuracy = table.iloc[0]
+    plain = table["seconds"].iloc[1:].astype(float)
+    steps = STEPS[plain.argmin()]
+
+    times = len(SETTINGS) / len(SOME)
+    measured = f"{len(SOME)} settings, x {times:.0f}"
+    ways = {
+        f"plain `fit`, one by one (`steps_per_execution={steps}`)": (
+            lambda: plain_fit(train, validation, steps, *SOME),
+            times,
+            measured,
+        ),
+        "KerasTuner's `GridSearch`": (
+            lambda: keras_tuner_search(train, validation, steps),
+            times,
+            measured,
+        ),
+        "scikit-learn's `GridSearchCV`, `LogisticRegression`": (
+            lambda: scikit_learn_search(train, validation),
+            1,
+            "all 36 penalties",
+        ),
+    }
+    rows = {"side by side (ours)": [ours, "all", accuracy]}
+    if photos:
+        trunk = utils.build_trunk()
+        with tempfile.TemporaryDirectory() as folder, quiet():
+            cache = Path(folder, "features.npz")
+            extraction, _ = seconds(
+                lambda: utils.extract_features(images, photos, trunk, cache=cache)
+            )
+        rows["the same, with the extraction of the features"] = [ours + extraction, "all", accuracy]
+        ways[OLD_WAY] = (
+            through_the_trunk(images, photos, trunk),
+            len(SETTINGS) * EPOCHS,
+            f"1 epoch, x {len(SETTINGS) * EPOCHS}",
+        )
+    if not importlib.util.find_spec("keras_tuner"):
+        del ways["KerasTuner's `GridSearch`"]
+        yield "KerasTuner is not installed."
+    for name, (task, factor, told) in ways.items():
+        bar.set_description(name[:30])
+        with quiet():
+            took, result = seconds(task)
+        rows[name] = [took * factor, told, result]
+        bar.update()
+    columns = ["seconds", "measured", "best validation accuracy"]
+    searches = pd.DataFrame(rows, index=columns).T
+    searches["times ours"] = (searches["seconds"] / ours).map("{:,.1f}".format)
+    searches["seconds"] = searches["seconds"].map("{:,.1f}".format)
+    searches[columns[2]] = searches[columns[2]].map("{:.3f}".format)
+    yield (
+        f"{len(SETTINGS)} settings x {EPOCHS} epochs, {len(train[0]):,} photos for training and "
+        f"{len(validation[0])} for validation:\n\n{markdown(searches)}"
+    )
+    one = table.set_axis(["seconds", "best validation accuracy"], axis=1).astype(float)
+    yield (
+        f"{markdown(one.round(3))}\n\n36 settings cost {ours / plain.min():.2f} x one plain fit "
+        "(goal: 1 x)."
+    )
+    if photos:
+        ratio = rows[OLD_WAY][0] / (ours + extraction)
+        yield f"The way of 2020 takes {ratio:,.0f} x as long as ours with extraction (goal: 200 x)."
+
+
+# --- How the search grows -------------------------------------------------------------
+
+
+def search(features: np.ndarray, labels: np.ndarray, shape: tuple, folds: int) -> None:
+    """Run a grid search of (learning rates, dropouts, weight decays) with all it does."""
+    rates, dropouts, decays = shape
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        utils.grid_search(
+            features,
+            labels,
+            learning_rates=np.geomspace(1e-4, 1e-2, rates),
+            dropouts=np.linspace(0, 0.7, dropouts),
+            weight_decays=np.geomspace(1e-5, 1e-2, decays),
+            epochs=EPOCHS,
+            folds=folds,
+            batch_size=BATCH_SIZE,
+            csv=Path(folder, "grid_search.csv"),
+        )
+
+
+def measure_growth(images: pd.DataFrame, features: np.ndarray, bar: tqdm) -> Iterator[str]:
+    """Yield how the time grows with settings and folds, and draw it."""
+    photos = features[images.index], images["label"].cat.codes.to_numpy()
+    sizes = [(settings, 2) for settings in SHAPES] + [(36, folds) for folds in FOLDS[1:]]
+    rows = []
+    for settings, folds in sizes:
+        bar.set_description(f"{settings} settings, {folds} folds")
+        took, _ = seconds(functools.partial(search, *photos, SHAPES[settings], folds))
+        rows.append((settings, folds, took))
+        bar.update()
+    table = pd.DataFrame(rows, columns=["settings", "folds", "seconds"])
+    table["per setting"] = table["seconds"] / table["settings"] / table["folds"]
+    draw_growth(table)
+    shown = table.round({"seconds": 1, "per setting": 3}).astype(str).set_index("settings")
+    by_settings = table[table["folds"] == 2].set_index("settings")["seconds"]
+    yield (
+        f"{len(photos[0]):,} photos, {EPOCHS} epochs, one round:\n\n"
+        + markdown(shown.rename(columns={"per setting": "seconds per setting and fold"}))
+        + f"\n\n512 settings take {by_settings[512] / by_settings[36]:.1f} x the time of 36 "
+        "(goal: at most 12 x)."
+    )
+
+
+def draw_growth(table: pd.DataFrame) -> None:
+    """Draw the time of a setting against the number of settings, and of folds."""
+    panels = {
+        f"number of settings ({FOLDS[0]} folds)": table[table["folds"] == FOLDS[0]],
+        "number of folds (36 settings)": table[table["settings"] == 36],
+    }
+    figure = make_subplots(1, 2, shared_yaxes="all", horizontal_spacing=0.05)
+    numbers = ("settings", "folds")
+    for column, (title, rows) in enumerate(panels.items(), start=1):
+        number = rows[numbers[column - 1]]
+        line = {"color": utils.TRAINING_COLOR}
+        trace = go.Scatter(x=number, y=rows["per setting"], mode="lines+markers", line=line)
+        figure.add_trace(trace.update(marker={"size": 10}), row=1, col=column)
+        figure.update_xaxes(title=title, type="log", tickvals=number, tickangle=0, col=column)
+    figure.update_yaxes(type="log", tickvals=[0.05, 0.1, 0.2, 0.5, 1, 2, 5])
+    figure.update_yaxes(title="seconds per setting and fold", col=1)
+    title = f"The more settings train side by side, the less each one costs ({EPOCHS} epochs)"
+    utils._style(figure, title).update_layout(showlegend=False)
+    with quiet():
+        utils.save_figure(figure, "search_growth", ROOT / "plotly_plots")
+
+
+# --- Photos through the trunk ---------------------------------------------------------
+
+
+def bare_trunk(trunk: keras.Model, photos: int) -> Callable[[], None]:
+    """Return a task that sends random arrays through the trunk: the ceiling of extraction."""
+    batch = tf.random.uniform((32, utils.IMAGE_SIZE, utils.IMAGE_SIZE, 3), -1, 1)
+    run = tf.function(trunk)
+
+    def task() -> None:
+        for _ in range(photos // 32):
+            run(batch, training=False).numpy()
+
+    return task
+
+
+def openvino_trunk(trunk: keras.Model, photos: int) -> Callable[[], float]:
+    """Return a task that does the same in OpenVINO, and says how far its features are off."""
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        trunk.export(folder, verbose=False)
+        model = openvino.convert_model(folder)
+    precision = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.compile_model(model, "CPU", precision)
+    batch = np.random.default_rng(0).uniform(-1, 1, (32, utils.IMAGE_SIZE, utils.IMAGE_SIZE, 3))
+    batch = batch.astype("float32")
+    expected = trunk(batch, training=False).numpy()
+
+    def task() -> float:
+        for _ in range(photos // 32):
+            features = compiled(batch)[0]
+        return np.abs(features - expected).max()
+
+    return task
+
+
+def measure_extraction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterator[str]:
+    """Yield how many photos a second go through the trunk."""
+    images = images.drop_duplicates("digest").iloc[:1408]  # 44 batches
+    trunk = utils.build_trunk()
+
+    def extract() -> None:
+        with tempfile.TemporaryDirectory() as folder, quiet():
+            utils.extract_features(images, photos, trunk, cache=Path(folder, "features.npz"))
+
+    names = ["`extract_features`", "the bare trunk on random arrays", "the same in OpenVINO"]
+    tasks = {names[0]: extract, names[1]: bare_trunk(trunk, len(images))}
+    if importlib.util.find_spec("openvino"):
+        tasks[names[2]] = openvino_trunk(trunk, len(images))
+    else:
+        yield "OpenVINO is not installed."
+    table = take_turns(tasks, bar)
+    speed = len(images) / table["seconds"].astype(float)
+    yield markdown(speed.round(1).to_frame("photos per second"))
+    ratio = speed[names[0]] / speed[names[1]]
+    yield f"Extraction runs at {ratio:.2f} x the bare trunk (goal: 0.9 x)."
+    if names[2] in tasks:
+        off = table.loc[names[2], "result"]
+        yield f"OpenVINO's features (0 to 6) differ from TensorFlow's by at most {off:.0e}."
+
+
+# --- Fine-tuning, and the whole notebook ----------------------------------------------
+
+
+def fine_tuning(trunk: keras.Model, photos: int) -> dict[str, Callable[[], None]]:
+    """Return an epoch of fine-tuning from activations, and one through the whole network."""
+    entrance = trunk.get_layer(utils.SETTINGS["FIRST_LAYER"]).input
+    lower, upper = keras.Model(trunk.input, entrance), keras.Model(entrance, trunk.output)
+    trunk.trainable = True
+    for layer in trunk.layers:
+        norm = isinstance(layer, keras.layers.BatchNormalization)
+        layer.trainable = layer in upper.layers and not norm
+    pixels = np.random.default_rng(0).uniform(-1, 1, (photos, *trunk.input_shape[1:]))
+    labels = np.arange(photos) % len(utils.CLASSES)
+    epochs = {}
+    for name, (below, inputs) in {
+        "fine-tuning from activations": (upper, lower.predict(pixels, verbose=0)),
+        "the same layers through the whole network": (trunk, pixels),
+    }.items():
+        model = keras.Sequential([below, utils.build_head(0.3, 1e-3)])
+        model.compile("adamw", "sparse_categorical_crossentropy", jit_compile=False)
+        epochs[name] = functools.partial(model.fit, inputs, labels, batch_size=32, verbose=0)
+        epochs[name](epochs=1)  # the first is slower, since it builds the graph
+    return {name: lambda fit=fit: fit().history.clear() for name, fit in epochs.items()}
+
+
+def measure_fine_tuning(bar: tqdm) -> Iterator[str]:
+    """Yield how many photos a second train the layers before the head."""
+    speed = 256 / take_turns(fine_tuning(utils.build_trunk(), 256), bar)["seconds"].astype(float)
+    yield markdown(speed.round(1).to_frame("photos per second"))
+    yield f"Activations make it {speed.iloc[0] / speed.iloc[1]:.2f} x as fast (goal: 1.8 x)."
+
+
+def measure_notebook(bar: tqdm) -> Iterator[str]:
+    """Yield how long the notebook takes on the bundled features."""
+    bar.set_description("the whole notebook")
+    with tempfile.TemporaryDirectory() as folder:
+        for path in (*ROOT.glob("*.csv"), *ROOT.glob("*.ipynb"), ROOT / "utils.py"):
+            shutil.copy(path, folder)
+        shutil.copy(utils.BUNDLED_FEATURES, folder)
+        names = "intel_classification.ipynb", "run.ipynb"
+        command = [sys.executable, "-m", "papermill", *names, "--no-progress-bar"]
+        variables = {k: v for k, v in os.environ.items() if k != "INTEL_PHOTOS"}
+        variables["JUPYTER_PREFER_ENV_PATH"] = "1"  # so that python3 is this interpreter
+        options = {"cwd": folder, "env": variables, "capture_output": True, "check": True}
+        took, _ = seconds(lambda: subprocess.run(command, **options))
+    bar.update()
+    yield f"The whole notebook, on the bundled features: {took:.0f} seconds."
+
+
 def main() -> None:
     """Print the tables."""
     keras.utils.set_random_seed(0)
     tf.config.experimental.enable_op_determinism()
-    train, validation = quarter()
-    tasks = {"36 settings, side by side": lambda: whole_grid(train, validation)}
-    for steps in (1, 8, 36):
-        name = f"one setting, plain fit, steps_per_execution={steps}"
-        tasks[name] = lambda steps=steps: plain_fit(train, validation, steps)
-    table = best_times(tasks)
-    grid, *fits = table["seconds"]
-    print(f"\n{os.cpu_count()} cores, {len(train[0]):,} photos, {EPOCHS} epochs\n")
-    print(markdown(table.round(3)))
-    print(f"\n36 settings cost {grid / min(fits):.2f} x one plain fit.")
-
     photos = utils.find_photos()
-    if photos:
-        images = utils.list_images(photos)
-        images = images[images["split"] == "test"].iloc[::5]
-        images = images.join(utils.digest_photos(images, photos))
-        images = images.drop_duplicates("digest").iloc[: len(images) // 32 * 32 - 32]
-        trunk = utils.build_trunk()
-
-        def extract() -> None:
-            with tempfile.TemporaryDirectory() as folder:
-                utils.extract_features(images, photos, trunk, cache=Path(folder, "features.npz"))
-
-        speed = len(images) / best_times(
-            {"extract_features": extract, "bare trunk": lambda: bare_trunk(trunk, len(images))}
-        )[["seconds"]].rename(columns={"seconds": "photos per second"})
-        print("\n" + markdown(speed.round(1)))
-        ratio = speed.loc["extract_features"] / speed.loc["bare trunk"]
-        print(f"\nThe extraction runs at {ratio.item():.2f} x the bare trunk.")
-
-    speed = 256 / best_times(fine_tuning(utils.build_trunk(), 256))[["seconds"]]
-    speed = speed.rename(columns={"seconds": "photos per second"})
-    print("\n" + markdown(speed.round(1)))
-    print(f"\nActivations make it {speed.iloc[0].item() / speed.iloc[1].item():.2f} x as fast.")
+    images, features = quarter()
+    work = 1 + 3 + (1 if photos else 0) + len(SHAPES) + len(FOLDS) - 1 + (1 if photos else 0) + 2
+    told = [f"{os.cpu_count()} cores, TensorFlow {tf.__version__}, Keras {keras.__version__}."]
+    with tqdm(total=work, leave=False, bar_format="{l_bar}{bar}| {elapsed}<{remaining}") as bar:
+        told += compare_searches(images, features, photos, bar)
+        told += measure_growth(images, features, bar)
+        if photos:
+            told += measure_extraction(images, photos, bar)
+        else:
+            told.append("Without the photos, the extraction is not measured.")
+        told += measure_fine_tuning(bar)
+        told += measure_notebook(bar)
+    print("\n\n".join(told))
 
 
 if __name__ == "__main__":
