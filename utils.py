@@ -156,7 +156,13 @@ RULES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "fine_tune_search": _SWITCH,
     "fine_tune_rate": _LEARNING_RATE,
     "fine_tune_epochs": _POSITIVE,
+    "large_search": _SWITCH,
 }
+RULES |= {
+    f"large_{name}": RULES[name]
+    for name in ("learning_rates", "dropouts", "weight_decays", "epochs")
+}
+
 # The settings of the committed results: the notebook's cell of settings, as it is committed.
 SETTINGS = {
     "PHOTOS": None,
@@ -175,6 +181,11 @@ SETTINGS = {
     "HEAD_EPOCHS": 40,
     "RUNS": 5,
     "RUN_EPOCHS": 30,
+    "LARGE_SEARCH": False,
+    "LARGE_LEARNING_RATES": [1e-5, 3e-5, 1e-4, 3e-4, 5e-4, 1e-3, 3e-3, 1e-2],
+    "LARGE_DROPOUTS": [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7],
+    "LARGE_WEIGHT_DECAYS": [0.0, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2],
+    "LARGE_EPOCHS": 100,
     "FINE_TUNE_RUNS": 1,
     "FINE_TUNE_SEARCH": False,
     "FIRST_LAYER": "block_10_expand",
@@ -239,8 +250,9 @@ def output_folder(settings: dict, images: pd.DataFrame) -> Path:
     if settings["OUTPUT"] is not None:
         folder = Path(settings["OUTPUT"])
     else:
-        # More runs are added to those that are there.
-        ignored = ("PHOTOS", "DOWNLOAD", "OUTPUT", "FINE_TUNE_RUNS", "FINE_TUNE_SEARCH")
+        # More runs and searches are added to those that are there.
+        ignored = ("PHOTOS", "DOWNLOAD", "OUTPUT")
+        ignored += ("FINE_TUNE_RUNS", "FINE_TUNE_SEARCH", "LARGE_SEARCH")
         plain = {k: np.asarray(v).tolist() for k, v in settings.items() if k not in ignored}
         changed = {k: v for k, v in plain.items() if v != SETTINGS[k]}
         table = _labelled_table(images)
@@ -1011,11 +1023,12 @@ def write_runs(table: pd.DataFrame, csv: str | Path, *, keep: bool = False) -> N
         if keep and csv.exists():
             kept = pd.read_csv(csv)
             table = pd.concat([kept[~kept["run"].isin(table["run"])], table])
-        _write_csv(table.sort_values("run", kind="stable"), csv)
+        write_csv(table.sort_values("run", kind="stable"), csv)
 
 
-def _write_csv(table: pd.DataFrame, csv: Path) -> None:
-    with _replacing(csv) as beside:
+def write_csv(table: pd.DataFrame, csv: str | Path) -> None:
+    """Write a table with 7 digits; the file is replaced as a whole."""
+    with _replacing(Path(csv)) as beside:
         table.to_csv(beside, index=False, float_format="%.7g", lineterminator="\n")
 
 
@@ -1378,7 +1391,7 @@ def grid_search(
             _write_arrays(part, history)
             tables.append(_fold_table(history, block, fold))
         results = pd.concat(tables).sort_values([*SETTING, "fold", "epoch"], ignore_index=True)
-        _write_csv(results, csv)
+        write_csv(results, csv)
         shutil.rmtree(parts)
     return pd.read_csv(csv)
 
@@ -1469,6 +1482,23 @@ def _fold_table(
     return table[[*SETTING, "fold", "epoch", *METRICS]]
 
 
+def _compare(results: pd.DataFrame) -> pd.DataFrame:
+    """Return a row for each setting and epoch, the best first, as `summarize` describes them."""
+    folds = results.pivot(index=[*SETTING, "epoch"], columns="fold", values="val_accuracy")
+    table = pd.DataFrame(
+        {
+            "val_accuracy": folds.mean(axis=1).round(9),
+            "val_loss": results.groupby([*SETTING, "epoch"])["val_loss"].mean(),
+            "std": folds.std(axis=1),
+        }
+    )
+    order = ["val_accuracy", "val_loss", *SETTING, "epoch"]
+    table = table.sort_values(order, ascending=[False, *[True] * 5])
+    differences = folds.loc[table.index[0]] - folds
+    table = table.assign(behind=differences.mean(axis=1), noise=differences.sem(axis=1))
+    return table.reset_index()
+
+
 def summarize(results: pd.DataFrame) -> pd.DataFrame:
     """
     Rank the settings of a grid search.
@@ -1477,18 +1507,32 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         One row for each setting, the best first: its best `epoch`, and there the mean over
-        folds of `val_accuracy` and `val_loss` and `std`, the standard deviation of
-        `val_accuracy` over folds. Accuracies that agree in 9 digits are ties, broken by
+        folds of `val_accuracy` and `val_loss`; `std`, the standard deviation of
+        `val_accuracy` over folds; `behind`, by how much it is lower than that of the best
+        setting; and `noise`, the standard error of that difference (from the paired
+        differences of the folds). Accuracies that agree in 9 digits are ties, broken by
         lower loss.
     """
-    grouped = results.groupby([*SETTING, "epoch"])
-    means = grouped[["val_accuracy", "val_loss"]].mean()
-    means["std"] = grouped["val_accuracy"].std()
-    means["val_accuracy"] = means["val_accuracy"].round(9)
-    ranked = means.reset_index().sort_values(
-        ["val_accuracy", "val_loss", *SETTING], ascending=[False, True, True, True, True]
-    )
-    return ranked.drop_duplicates(SETTING).reset_index(drop=True)
+    return _compare(results).drop_duplicates(SETTING, ignore_index=True)
+
+
+def condense(results: pd.DataFrame, epochs: Sequence[int]) -> pd.DataFrame:
+    """
+    Keep some epochs of each setting of a grid search.
+
+    Returns
+    -------
+    DataFrame
+        The columns of `summarize` and `kept`; for each setting a row for each of these
+        epochs, and one for its best epoch, where `kept` is 'best'. `behind` and `noise`
+        compare all of them with the best setting at its best epoch.
+    """
+    table = _compare(results)
+    best = table.drop_duplicates(SETTING).assign(kept="best")
+    some = table[table["epoch"].isin(epochs)]
+    some = some.assign(kept=some["epoch"].astype(str))
+    kept = pd.concat([some, best]).sort_values([*SETTING, "epoch", "kept"], ignore_index=True)
+    return kept[[*SETTING, "kept", *kept.columns.drop([*SETTING, "kept"])]]
 
 
 def best_hyperparameters(results: pd.DataFrame) -> dict[str, float]:
@@ -1504,24 +1548,14 @@ def best_hyperparameters(results: pd.DataFrame) -> dict[str, float]:
     -------
     dict
         `learning_rate`, `dropout`, `weight_decay`; its best `epoch`, `val_accuracy` and
-        `val_loss` there; `behind`, by how much the runner-up's accuracy is lower, and
-        `noise`, the standard error of that difference (from the paired differences of the
-        folds): the choice is clear only where `behind` is well above `noise`. Both are
-        missing (NaN) where there is one setting.
+        `val_loss` there; `behind` and `noise` of the runner-up (see `summarize`): the choice
+        is clear only where `behind` is well above `noise`. Both are missing (NaN) where
+        there is one setting.
     """
     ranked = summarize(results)
-    best = ranked.iloc[0]
-    told = best[[*SETTING, "epoch", "val_accuracy", "val_loss"]].to_dict()
-    told["epoch"] = int(told["epoch"])
-    behind = noise = float("nan")
-    if len(ranked) > 1:
-        by_fold = results.set_index([*SETTING, "epoch", "fold"])["val_accuracy"].sort_index()
-        first, second = (
-            by_fold.loc[tuple(row[[*SETTING, "epoch"]])] for _, row in ranked.head(2).iterrows()
-        )
-        behind = float((first - second).mean())
-        noise = float((first - second).sem())
-    return told | {"behind": behind, "noise": noise}
+    told = ranked.loc[0, [*SETTING, "epoch", "val_accuracy", "val_loss"]].to_dict()
+    runner_up = ranked[["behind", "noise"]].reindex([1]).iloc[0]
+    return told | {"epoch": int(told["epoch"])} | runner_up.to_dict()
 
 
 # --- Deeper: the layers before the head -------------------------------------------------
@@ -2080,6 +2114,43 @@ def plot_grid_heatmap(results: pd.DataFrame) -> go.Figure:
     )
     figure.update_xaxes(type="category").update_yaxes(type="category")
     return _style(figure, "Grid search: mean validation accuracy of each setting at its best epoch")
+
+
+def plot_best(summary: pd.DataFrame, x: str, y: str, title: str) -> go.Figure:
+    """Return a heat map of the highest mean validation accuracy for each pair of values."""
+    best = 100 * summary.pivot_table(index=y, columns=x, values="val_accuracy", aggfunc="max")
+    figure = px.imshow(
+        best.to_numpy(),
+        x=[f"{value:g}" for value in best.columns],
+        y=[f"{value:g}" for value in best.index],
+        labels={"x": x.replace("_", " "), "y": y.replace("_", " "), "color": "accuracy (%)"},
+        text_auto=".2f",
+        aspect="auto",
+        color_continuous_scale="Viridis",
+        zmin=np.nanquantile(best, 0.25),  # else the worst leave one colour for all others
+        origin="lower",
+    )
+    figure.update_xaxes(type="category").update_yaxes(type="category")
+    return _style(figure, title)
+
+
+def plot_parallel(summary: pd.DataFrame, title: str) -> go.Figure:
+    """Return parallel coordinates: a line for each setting, coloured by its accuracy."""
+    dimensions = []
+    for name in SETTING:  # at equal distances, whatever the values
+        values, places = np.unique(summary[name], return_inverse=True)
+        ticks = [f"{value:g}" for value in values]
+        dimensions.append({"values": places, "tickvals": [*range(len(ticks))], "ticktext": ticks})
+    accuracy = 100 * summary["val_accuracy"]
+    dimensions += [{"values": summary["epoch"]}, {"values": accuracy, "tickformat": ".2f"}]
+    labels = [*SETTING, "best epoch", "accuracy (%)"]
+    for dimension, label in zip(dimensions, labels, strict=True):
+        dimension["label"] = label.replace("_", " ")
+    # The worst settings are far below the rest, which would all have one colour.
+    line = {"color": accuracy, "colorscale": "Viridis", "cmin": accuracy.quantile(0.25)}
+    line |= {"cmax": accuracy.max(), "showscale": True}
+    figure = go.Figure(go.Parcoords(dimensions=dimensions, line=line))
+    return _style(figure, title, height=600).update_layout(margin={"t": 110})
 
 
 def plot_history(history: pd.DataFrame, title: str) -> go.Figure:

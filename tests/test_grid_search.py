@@ -950,6 +950,27 @@ def test_the_best_setting_has_the_highest_mean_at_its_best_epoch():
     np.testing.assert_allclose(ranked["std"], [0.0021**0.5, 0.01, 0.01])
 
 
+def test_each_setting_is_compared_with_the_best_fold_by_fold():
+    """By hand: B is best with 0.90 in its first epoch; A's second is 0.04 behind it."""
+    results = results_of(
+        {
+            A: [[(0.80, 0.5), (0.86, 0.4)], [(0.82, 0.5), (0.87, 0.4)], [(0.78, 0.5), (0.85, 0.4)]],
+            B: [[(0.94, 0.3), (0.70, 0.9)], [(0.91, 0.4), (0.70, 0.9)], [(0.85, 0.8), (0.70, 0.9)]],
+        }
+    )
+    best, other = utils.summarize(results).to_dict("records")
+    assert (best["behind"], best["noise"]) == (0, 0)
+    assert other["behind"] == pytest.approx(0.04)
+    assert other["noise"] == pytest.approx(np.std([0.08, 0.04, 0.0], ddof=1) / 3**0.5)
+    kept = utils.condense(results, [2, 7])
+    assert list(kept.columns[:5]) == [*utils.SETTING, "kept", "epoch"]
+    found = [tuple(row) for row in kept[[*utils.SETTING, "kept", "epoch"]].to_numpy()]
+    assert found == [(*A, "2", 2), (*A, "best", 2), (*B, "best", 1), (*B, "2", 2)]
+    np.testing.assert_allclose(kept["val_accuracy"], [0.86, 0.86, 0.90, 0.70])
+    np.testing.assert_allclose(kept["behind"], [0.04, 0.04, 0, 0.20], atol=1e-12)
+    np.testing.assert_allclose(kept["std"], [0.01, 0.01, 0.0021**0.5, 0], atol=1e-12)
+
+
 def test_equal_accuracy_is_decided_by_lower_loss():
     """The means are equal though 0.1 + 0.2 and 0.3 + 0.0 differ in the last digit."""
     results = results_of({A: [[(0.1, 0.5)], [(0.2, 0.5)]], B: [[(0.3, 0.4)], [(0.0, 0.5)]]})

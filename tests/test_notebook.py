@@ -36,6 +36,8 @@ FINE_TUNING = (
     "fine_tuning_predictions.csv",
 )
 
+OTHER_RESULTS = (*FINE_TUNING, "grid_search_large.csv")  # which a run may lack, and then shows
+
 # Settings with which a run is a matter of seconds.
 SMALL = {
     "SHRINK_FACTOR": 40,
@@ -47,6 +49,10 @@ SMALL = {
     "HEAD_EPOCHS": 2,
     "RUNS": 2,
     "RUN_EPOCHS": 2,
+    "LARGE_LEARNING_RATES": [0.0005, 0.001],
+    "LARGE_DROPOUTS": [0.0, 0.3],
+    "LARGE_WEIGHT_DECAYS": [0.0, 0.001],
+    "LARGE_EPOCHS": 3,
     "FIRST_LAYER": "block_16_expand",
     "FINE_TUNE_EPOCHS": 1,
 }
@@ -244,6 +250,59 @@ def test_numbers_in_the_text_are_those_of_grid_search_csv(committed):
         assert words in said
 
 
+@pytest.fixture(scope="session")
+def large():
+    """Return the committed results of the large search: the kept epochs, and the best ones."""
+    kept = pd.read_csv(ROOT / "grid_search_large.csv")
+    best = kept[kept["kept"] == "best"]
+    return kept[kept["kept"] != "best"], best.sort_values("val_accuracy", ascending=False)
+
+
+def test_the_large_search_is_that_of_the_settings(large):
+    at_epochs, best = large
+    assert (ROOT / "grid_search_large.csv").stat().st_size < 1_000_000
+    grid = pd.MultiIndex.from_product(
+        utils.SETTINGS[f"LARGE_{name.upper()}S"] for name in utils.SETTING
+    )
+    assert sorted(best.set_index(utils.SETTING).index) == sorted(grid)
+    assert len(grid) == 512
+    for _, rows in at_epochs.groupby(utils.SETTING):
+        assert list(rows["epoch"]) == [10, 25, 50, utils.SETTINGS["LARGE_EPOCHS"]]
+
+
+def test_numbers_of_the_large_search_are_those_of_its_file(committed, large):
+    at_epochs, best = large
+    chosen, said = best.iloc[0], text(committed)
+    rates = at_epochs.pivot_table("val_accuracy", "learning_rate", "epoch", "max")
+    for words in (
+        "The best of 512 settings is ",
+        f"learning rate **{chosen['learning_rate']:g}**, dropout **{chosen['dropout']:g}**",
+        f"weight decay **{chosen['weight_decay']:g}**, with **{chosen['val_accuracy']:.2%}**",
+        *(f"{rates[n].idxmax():g} after {n} epochs ({rates[n].max():.2%})" for n in rates),
+        f"**{(best['behind'] <= 2 * best['noise']).sum()}** of the 512 settings",
+        f"{100 * best['noise'].iloc[1:].median():.2f} points (median)",
+    ):
+        assert words in said
+
+
+def test_sentences_on_the_large_search_say_what_its_file_holds(committed, large):
+    at_epochs, best = large
+    rates = at_epochs.pivot_table("val_accuracy", "learning_rate", "epoch", "max")
+    favourites = rates.idxmax()
+    assert favourites.is_monotonic_decreasing, "the more epochs, the smaller the learning rate"
+    assert favourites.nunique() > 1
+    gain = 100 * (rates.max()[100] - rates.max()[25])
+    noise = 100 * best["noise"].iloc[1:].median()
+    assert round(gain, 1) == round(noise, 1) == 0.1, "a tenth of a point, as the noise"
+    top = best["val_accuracy"].max()
+    for name, low, high in (("dropout", 0.1, 0.5), ("weight_decay", 0, 0.003)):
+        alike = best.groupby(name)["val_accuracy"].max()[low:high]
+        assert len(alike) > 3
+        assert alike.min() > top - 0.001, "within a tenth of a point of the best"
+    chance = re.search(r"on as many photos, (\d+)% are as far apart", text(committed))
+    assert int(chance[1]) > 5, "no better on the test photos"
+
+
 def test_accuracy_is_what_these_features_allow(committed):
     """Its interval holds the 92.3% of scikit-learn's logistic regression on these features."""
     found = re.search(
@@ -406,7 +465,7 @@ class Run(NamedTuple):
 
 def copy_project(folder):
     """Copy what a run needs, with stand-ins for the committed results."""
-    for name in (NOTEBOOK, "utils.py", "features.npz", *FINE_TUNING):
+    for name in (NOTEBOOK, "utils.py", "features.npz", *OTHER_RESULTS):
         shutil.copy(ROOT / name, folder)
     (folder / "grid_search.csv").write_text("committed")
     (folder / "plotly_plots").mkdir()
@@ -453,7 +512,7 @@ def run_on_drawn_photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("drawn")
     photos = draw_photos(folder / "drawn")
     settings = {"PHOTOS": photos, "WEIGHTS": None, "OUTPUT": "results", "SHRINK_FACTOR": 1}
-    settings |= {"FINE_TUNE_RUNS": 2, "FINE_TUNE_SEARCH": True}
+    settings |= {"FINE_TUNE_RUNS": 2, "FINE_TUNE_SEARCH": True, "LARGE_SEARCH": True}
     return run_notebook(folder, SMALL | settings, "results")
 
 
@@ -535,12 +594,24 @@ def test_a_run_on_photos_writes_what_fine_tuning_gave(run_on_drawn_photos):
         np.testing.assert_allclose(again, rows[list(utils.CLASSES)], atol=1e-4)
 
 
-def test_without_photos_the_committed_fine_tuning_is_shown(run_on_features, committed):
-    assert not any((run_on_features.results / name).exists() for name in FINE_TUNING)
-    for name in FINE_TUNING:
+def test_a_large_search_leaves_its_condensed_results(run_on_drawn_photos):
+    results = run_on_drawn_photos.results
+    histories = pd.read_csv(results / "grid_search_large_histories.csv")
+    kept = pd.read_csv(results / "grid_search_large.csv")
+    assert len(histories) == 2 * 2 * 2 * SMALL["FOLDS"] * SMALL["LARGE_EPOCHS"]
+    assert list(kept["kept"].value_counts()[["3", "best"]]) == [8, 8]
+    means = histories.groupby([*utils.SETTING, "epoch"])["val_accuracy"].mean()
+    shown = kept.set_index([*utils.SETTING, "epoch"])["val_accuracy"]
+    np.testing.assert_allclose(shown, means[shown.index], atol=1e-6)
+
+
+def test_what_is_not_run_is_shown_as_committed(run_on_features, committed):
+    assert not any((run_on_features.results / name).exists() for name in OTHER_RESULTS)
+    for name in OTHER_RESULTS:
         assert (run_on_features.folder / name).read_bytes() == (ROOT / name).read_bytes()
-    shown = figures(run_on_features.notebook)["fine_tuning"][PLOTLY]["data"]
-    assert shown == figures(committed)["fine_tuning"][PLOTLY]["data"]
+    for name in ("fine_tuning", "grid_search_large_epochs"):
+        shown = figures(run_on_features.notebook)[name][PLOTLY]["data"]
+        assert shown == figures(committed)[name][PLOTLY]["data"]
 
 
 def test_only_a_run_on_photos_saves_the_classifier(run_on_features, run_on_drawn_photos):

@@ -100,6 +100,8 @@ def figures(results, history, labels, clouds, images, chances):
         "plot_features": utils.plot_features(*clouds),
         "plot_grid_search": utils.plot_grid_search(results),
         "plot_grid_heatmap": utils.plot_grid_heatmap(results),
+        "plot_best": utils.plot_best(utils.summarize(results), "dropout", "epoch", "Each pair"),
+        "plot_parallel": utils.plot_parallel(utils.summarize(results), "Twelve settings"),
         "plot_history": utils.plot_history(history, "Three runs"),
         "plot_confusion_matrix": utils.plot_confusion_matrix(*labels, "The mistakes"),
         "plot_calibration": utils.plot_calibration(*chances, "Two classifiers"),
@@ -111,6 +113,8 @@ AXES = {
     "plot_features": {"t-SNE 1 (no unit)", "t-SNE 2 (no unit)"},
     "plot_grid_search": {"epoch", "validation accuracy"},
     "plot_grid_heatmap": {"weight decay", "dropout"},
+    "plot_best": {"dropout", "epoch"},
+    "plot_parallel": {"learning rate", "dropout", "weight decay", "best epoch", "accuracy (%)"},
     "plot_history": {"epoch", "loss", "accuracy"},
     "plot_confusion_matrix": {"predicted class", "true class"},
     "plot_calibration": {
@@ -124,6 +128,7 @@ def texts(figure: go.Figure) -> set[str]:
     """Return the titles of the axes and all annotations."""
     axes = [*figure.select_xaxes(), *figure.select_yaxes()]
     notes = {note.text for note in figure.layout.annotations}
+    notes |= {d.label for t in figure.select_traces({"type": "parcoords"}) for d in t.dimensions}
     return notes | {axis.title.text for axis in axes if axis.title.text}
 
 
@@ -157,8 +162,9 @@ def test_a_plot_has_a_title_named_axes_and_the_common_look(figures, name):
     assert figure.layout.height >= 400
 
 
-@pytest.mark.parametrize("name", AXES)
+@pytest.mark.parametrize("name", sorted(AXES.keys() - {"plot_parallel"}))
 def test_a_plot_is_drawn_without_webgl(figures, name):
+    """Plotly draws parallel coordinates with WebGL alone; the PNG shows them everywhere."""
     assert {trace.type for trace in figures[name].data} <= {"bar", "scatter", "heatmap"}
 
 
@@ -270,6 +276,34 @@ def test_plot_grid_heatmap_shows_the_best_mean_accuracy_of_each_setting(figures,
         assert list(heat.x) == [f"{decay:g}" for decay in DECAYS]
         assert list(heat.y) == [f"{dropout:g}" for dropout in DROPOUTS]
         np.testing.assert_allclose(heat.z, 100 * best[rate].unstack(), atol=1e-6)
+
+
+def test_plot_best_shows_the_highest_accuracy_of_each_pair(figures, results):
+    summary = utils.summarize(results)
+    [heat] = figures["plot_best"].data
+    assert list(heat.x) == [f"{dropout:g}" for dropout in DROPOUTS]
+    assert list(heat.y) == [f"{epoch}" for epoch in sorted(summary["epoch"].unique())]
+    for row, epoch in enumerate(sorted(summary["epoch"].unique())):
+        for column, dropout in enumerate(DROPOUTS):
+            same = summary[(summary["epoch"] == epoch) & (summary["dropout"] == dropout)]
+            shown = heat.z[row][column]
+            if len(same):
+                assert shown == pytest.approx(100 * same["val_accuracy"].max())
+            else:
+                assert np.isnan(shown)
+
+
+def test_plot_parallel_gives_each_setting_its_line(figures, results):
+    summary = utils.summarize(results)
+    [lines] = figures["plot_parallel"].data
+    dimensions = dict(zip([*utils.SETTING, "epoch", "accuracy"], lines.dimensions, strict=True))
+    for name in utils.SETTING:
+        ticks = np.array(dimensions[name].ticktext, dtype=float)
+        assert list(ticks) == sorted(summary[name].unique())
+        np.testing.assert_array_equal(ticks[np.array(dimensions[name]["values"])], summary[name])
+    np.testing.assert_array_equal(dimensions["epoch"]["values"], summary["epoch"])
+    for shown in (dimensions["accuracy"]["values"], lines.line.color):
+        np.testing.assert_allclose(shown, 100 * summary["val_accuracy"])
 
 
 def test_plot_history_shows_means_and_bands_of_several_runs(figures, history):

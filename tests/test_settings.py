@@ -52,6 +52,11 @@ IMPOSSIBLE_SETTINGS = {
     "FIRST_LAYER": ["block_0_expand", "block_17_expand", "Conv1", "out_relu", "", None, 10, []],
     "FINE_TUNE_RATE": RATE,
     "FINE_TUNE_EPOCHS": POSITIVE,
+    "LARGE_SEARCH": [1, 0, None, "True"],
+    "LARGE_LEARNING_RATES": [*LISTS, *each(RATE)],
+    "LARGE_DROPOUTS": [*LISTS, *each(SHARE)],
+    "LARGE_WEIGHT_DECAYS": [*LISTS, *each(DECAY)],
+    "LARGE_EPOCHS": POSITIVE,
 }
 POSSIBLE_SETTINGS = {
     "PHOTOS": [None, "photos", Path("photos")],
@@ -75,6 +80,11 @@ POSSIBLE_SETTINGS = {
     "FIRST_LAYER": ["block_1_expand", "block_16_expand", "Conv_1"],
     "FINE_TUNE_RATE": [1, 1e-9],
     "FINE_TUNE_EPOCHS": [1],
+    "LARGE_SEARCH": [True, False],
+    "LARGE_LEARNING_RATES": [[1], (0.1, 0.2)],
+    "LARGE_DROPOUTS": [[0], [0.1, 0]],
+    "LARGE_WEIGHT_DECAYS": [[10], [0, 1e-9]],
+    "LARGE_EPOCHS": [1],
 }
 
 
@@ -301,8 +311,9 @@ def test_where_the_photos_lie_makes_no_difference(committed):
     assert folder_of(committed, **same) == "."
 
 
-def test_more_runs_of_fine_tuning_are_added_to_those_that_are_there(committed):
-    assert folder_of(committed, FINE_TUNE_RUNS=3, FINE_TUNE_SEARCH=True) == "."
+def test_more_runs_and_searches_are_added_to_those_that_are_there(committed):
+    changed = {"FINE_TUNE_RUNS": 3, "FINE_TUNE_SEARCH": True, "LARGE_SEARCH": True}
+    assert folder_of(committed, **changed) == "."
 
 
 @pytest.mark.parametrize(
@@ -328,7 +339,8 @@ def test_different_settings_write_to_different_folders(committed):
         {name: value}
         for name, values in POSSIBLE_SETTINGS.items()
         for value in values
-        if name not in ("PHOTOS", "DOWNLOAD", "OUTPUT", "FINE_TUNE_RUNS", "FINE_TUNE_SEARCH")
+        if name not in ("PHOTOS", "DOWNLOAD", "OUTPUT", "FINE_TUNE_RUNS")
+        and not name.endswith("_SEARCH")
         and np.asarray(value).tolist() != utils.SETTINGS[name]
     ]
     folders = {folder_of(committed, **changed) for changed in changes}
