@@ -802,6 +802,11 @@ def extract_features(
     ------
     ValueError
         Files cannot be read or have changed since they were digested; all are named.
+
+    Notes
+    -----
+    A task is a block of 32 batches. joblib runs them one after the other, or spreads them
+    over what `joblib.parallel_config` names; all machines find the photos at the same path.
     """
     _check(batch_size=batch_size)
     _refuse_unreadable(images)
