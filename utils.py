@@ -1311,8 +1311,8 @@ def grid_search(
         Fold k is seeded from (seed, k), so that it does not matter when it runs.
     csv : path
         The results. The file is replaced as a whole at the end; until then each finished
-        fold lies in a hidden folder beside it, and an interrupted search goes on from
-        there when it is started again.
+        fold of a block lies in a hidden folder beside it, and an interrupted search goes
+        on from there when it is started again.
 
     Returns
     -------
@@ -2276,8 +2276,9 @@ def plot_calibration(
         )
     figure.update_xaxes(title="confidence: probability of the predicted class")
     figure.update_yaxes(title="accuracy: share of the photos that it is right on")
-    figure.update_layout(legend={"x": 0.02, "y": 0.98})
-    return _style(figure, title, height=600)
+    # Where no point lies, unless a classifier is often sure and seldom right.
+    corner = {"x": 0.98, "y": 0.02, "xanchor": "right", "yanchor": "bottom"}
+    return _style(figure, title, height=600).update_layout(legend=corner)
 
 
 def show_images(paths: Sequence[str | Path], titles: Sequence[str], *, columns: int = 6) -> Figure:
