@@ -2100,9 +2100,9 @@ def plot_grid_search(results: pd.DataFrame) -> go.Figure:
     return _style(figure, title, height=200 + 200 * len(dropouts))
 
 
-def plot_grid_heatmap(results: pd.DataFrame) -> go.Figure:
-    """Return a heat map of each setting's mean validation accuracy at its best epoch."""
-    accuracy = summarize(results).set_index(SETTING)["val_accuracy"].sort_index()
+def plot_grid_heatmap(summary: pd.DataFrame) -> go.Figure:
+    """Return a heat map of the mean validation accuracy of each setting of `summarize`."""
+    accuracy = summary.set_index(SETTING)["val_accuracy"].sort_index()
     rates, dropouts, decays = accuracy.index.levels
     figure = px.imshow(
         100 * accuracy.to_numpy().reshape(accuracy.index.levshape),
@@ -2235,23 +2235,28 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 10
     -------
     DataFrame
         One row for each bin that holds a photo: the mean `confidence`, the `accuracy` and
-        the number of `photos`. `attrs["error"]` is the expected calibration error, the mean
-        over all photos of the distance between the two (Guo et al., 2017).
+        the number of `photos`.
     """
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
     table = pd.DataFrame({"confidence": confidence, "accuracy": right, "photos": 1})
     groups = table.groupby(np.minimum((confidence * bins).astype(int), bins - 1))
-    table = groups.agg({"confidence": "mean", "accuracy": "mean", "photos": "sum"})
+    return groups.agg({"confidence": "mean", "accuracy": "mean", "photos": "sum"})
+
+
+def calibration_error(table: pd.DataFrame) -> float:
+    """
+    Return the expected calibration error of a table of `calibration`.
+
+    It is the mean over all photos of the distance between confidence and accuracy of their
+    bin (Guo et al., 2017).
+    """
     distance = (table["confidence"] - table["accuracy"]).abs()
-    table.attrs["error"] = float(np.average(distance, weights=table["photos"]))
-    return table
+    return float(np.average(distance, weights=table["photos"]))
 
 
-def plot_calibration(
-    probabilities: dict[str, np.ndarray], labels: np.ndarray, title: str
-) -> go.Figure:
-    """Return the reliability diagram of each named classifier (see `calibration`)."""
+def plot_calibration(tables: dict[str, pd.DataFrame], title: str) -> go.Figure:
+    """Return the reliability diagram of tables of `calibration`, named in the legend."""
     figure = go.Figure()
     figure.add_scatter(
         x=[0, 1],
@@ -2262,8 +2267,7 @@ def plot_calibration(
     )
     symbols = ("circle", "square", "diamond", "cross", "x", "triangle-up")
     styles = zip(COLORS.values(), symbols, strict=True)
-    for (name, given), (color, symbol) in zip(probabilities.items(), itertools.cycle(styles)):
-        table = calibration(given, labels)
+    for (name, table), (color, symbol) in zip(tables.items(), itertools.cycle(styles)):
         figure.add_scatter(
             x=table["confidence"],
             y=table["accuracy"],
@@ -2271,7 +2275,7 @@ def plot_calibration(
             mode="lines+markers",
             line={"color": color},
             marker={"symbol": symbol, "size": 9},
-            name=f"{name}: expected calibration error {table.attrs['error']:.3f}",
+            name=name,
             hovertemplate="confidence %{x:.3f}, accuracy %{y:.3f}, %{customdata} photos",
         )
     figure.update_xaxes(title="confidence: probability of the predicted class")
