@@ -17,23 +17,19 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-# TensorFlow reads these when it is imported. Its logs are noise in a notebook; a GPU's
-# memory is taken as it is needed; and large CPU tensors are kept instead of being handed
-# back to the operating system after every layer, which makes the trunk up to 2 x faster.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
-
 import joblib
 import kaleido
+import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
+import tensorflow as tf
 from filelock import FileLock, Timeout
 from IPython.display import display
 from kaleido.errors import ChromeNotFoundError
+from keras import ops
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps, UnidentifiedImageError
 from plotly.offline import get_plotlyjs
@@ -43,50 +39,26 @@ from sklearn.metrics import confusion_matrix
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 
-# TensorFlow says that it finds no GPU driver before it reads how much it is to say.
-_stderr, _nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-os.dup2(_nowhere, 2)
-try:
-    import keras
-    import tensorflow as tf
-    from keras import ops
-finally:
-    os.dup2(_stderr, 2)
-    os.close(_stderr)
-    os.close(_nowhere)
+import scenes
 
-# Each training traces a graph of its own, as it should; TensorFlow warns that this is slow.
-tf.get_logger().setLevel("ERROR")
-
-CLASSES = ("buildings", "forest", "glacier", "mountain", "sea", "street")
 SPLIT_FOLDERS = {"train": "seg_train", "test": "seg_test", "prediction": "seg_pred"}
-SPLITS = ("train", "validation", "test", "prediction")
 PHOTO_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-IMAGE_SIZE = 224  # pixels a side: the size at which the ImageNet weights were trained
-N_FEATURES = 1280  # channels of MobileNetV2's last layer before the classifier
-FIRST_LAYERS = (*(f"block_{i}_expand" for i in range(1, 17)), "Conv_1")  # may be the first to train
-FORMAT = 1  # of features.npz and of the cache
 BLOCK_BATCHES = 32  # of photos go through the trunk in one task
 BLOCK_SETTINGS = 128  # train side by side: more at once take no less time each
-BUNDLED_FEATURES = Path(__file__).with_name("features.npz")
-
-# Columns of the grid search's results.
-SETTING = ["learning_rate", "dropout", "weight_decay"]
-METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")
-
+BUNDLED_FEATURES = Path(__file__).parents[1] / "features.npz"
 LAYOUT = """the folder must look like this (as Kaggle's archive does, or without the doubling):
     seg_train/seg_train/{buildings,forest,glacier,mountain,sea,street}/*.jpg
     seg_test/seg_test/{buildings,forest,glacier,mountain,sea,street}/*.jpg
     seg_pred/seg_pred/*.jpg (may be missing)"""
-
 # Okabe & Ito's colours, which colour-blind readers can tell apart (https://jfly.uni-koeln.de/color/).
 COLORS = dict(
-    zip(CLASSES, ("#E69F00", "#009E73", "#56B4E9", "#D55E00", "#0072B2", "#CC79A7"), strict=True)
+    zip(
+        scenes.CLASSES,
+        ("#E69F00", "#009E73", "#56B4E9", "#D55E00", "#0072B2", "#CC79A7"),
+        strict=True,
+    )
 )
 TRAINING_COLOR, VALIDATION_COLOR = COLORS["sea"], COLORS["mountain"]
-
-
-# --- Settings -------------------------------------------------------------------------
 
 
 def _is_number(value: object, low: float, high: float = float("inf")) -> bool:
@@ -116,7 +88,6 @@ _POSITIVE = "a whole number from 1", lambda v: _is_whole(v, 1)
 _NOT_NEGATIVE = "a number from 0", lambda v: _is_number(v, 0)
 _LEARNING_RATE = "a number above 0, up to 1", lambda v: _is_number(v, _TINY, 1)
 _DROPOUT = "a number from 0 to below 1", lambda v: _is_number(v, 0) and v < 1
-
 # What each setting and argument may be: in words for the error message, and as a test.
 RULES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "photos": _FOLDER,
@@ -143,7 +114,7 @@ RULES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "weight_decay": _NOT_NEGATIVE,
     "first_layer": (
         "'block_1_expand' to 'block_16_expand' or 'Conv_1'",
-        lambda v: v in FIRST_LAYERS,
+        lambda v: v in scenes.FIRST_LAYERS,
     ),
     "label_smoothing": _DROPOUT,
     "epochs": _POSITIVE,
@@ -162,7 +133,6 @@ RULES |= {
     f"large_{name}": RULES[name]
     for name in ("learning_rates", "dropouts", "weight_decays", "epochs")
 }
-
 # The settings of the committed results: the notebook's cell of settings, as it is committed.
 SETTINGS = {
     "PHOTOS": None,
@@ -239,21 +209,21 @@ def check_settings(namespace: dict) -> dict:
     return settings
 
 
-def output_folder(settings: dict, images: pd.DataFrame) -> Path:
+def output_folder(chosen: dict, images: pd.DataFrame) -> Path:
     """
     Return the folder for the results, and make it.
 
-    It is `settings["OUTPUT"]` where that is set; else the folder of the committed results,
+    It is `chosen["OUTPUT"]` where that is set; else the folder of the committed results,
     where both the settings and the labelled photos are theirs; else a folder below `runs/`
     named after what differs, so that no run overwrites the results of another.
     """
-    if settings["OUTPUT"] is not None:
-        folder = Path(settings["OUTPUT"])
+    if chosen["OUTPUT"] is not None:
+        folder = Path(chosen["OUTPUT"])
     else:
         # More runs and searches are added to those that are there.
         ignored = ("PHOTOS", "DOWNLOAD", "OUTPUT")
         ignored += ("FINE_TUNE_RUNS", "FINE_TUNE_SEARCH", "LARGE_SEARCH")
-        plain = {k: np.asarray(v).tolist() for k, v in settings.items() if k not in ignored}
+        plain = {k: np.asarray(v).tolist() for k, v in chosen.items() if k not in ignored}
         changed = {k: v for k, v in plain.items() if v != SETTINGS[k]}
         table = _labelled_table(images)
         try:
@@ -274,9 +244,6 @@ def output_folder(settings: dict, images: pd.DataFrame) -> Path:
 def _labelled_table(images: pd.DataFrame) -> pd.DataFrame:
     labelled = images[images["label"].notna()]
     return labelled[["label", "split", "digest"]].astype(str).reset_index(drop=True)
-
-
-# --- Files ----------------------------------------------------------------------------
 
 
 def _digest(*parts: bytes | np.ndarray, size: int = 16) -> str:
@@ -422,9 +389,6 @@ def _outcomes(calls: list) -> Iterator[tuple[int, object]]:
         print(f"A machine failed, and its tasks are run again: {error}")
 
 
-# --- Photos ---------------------------------------------------------------------------
-
-
 def find_photos(folder: str | Path | None = None) -> Path | None:
     """
     Return the folder of the extracted Kaggle data set, or None where there is none.
@@ -454,20 +418,20 @@ def download_photos() -> Path:
     return find_photos(kagglehub.dataset_download("puneet6060/intel-image-classification"))
 
 
-def list_images(photos: str | Path) -> pd.DataFrame:
+def list_images(folder: str | Path) -> pd.DataFrame:
     """
     List the photos of the data set.
 
     Parameters
     ----------
-    photos : path
+    folder : path
         The folder that holds `seg_train`, `seg_test` and perhaps `seg_pred`.
 
     Returns
     -------
     DataFrame
         One row for each photo, sorted by split, label and path: `path` (relative to
-        `photos`, with slashes), `label` (categorical, missing for prediction photos) and
+        `folder`, with slashes), `label` (categorical, missing for prediction photos) and
         `split` ('train', 'test' or 'prediction'). `attrs["passed_over"]` counts the files
         and folders that are no photos.
 
@@ -476,30 +440,30 @@ def list_images(photos: str | Path) -> pd.DataFrame:
     FileNotFoundError
         A split or a class has no folder or no photos.
     """
-    photos = Path(photos)
+    folder = Path(folder)
     rows, passed_over = [], 0
     for split, name in SPLIT_FOLDERS.items():
-        base = photos / name
+        base = folder / name
         base = base / name if (base / name).is_dir() else base
         if split == "prediction":
             folders = {None: base} if base.is_dir() else {}
         else:
-            folders = {label: base / label for label in CLASSES}
+            folders = {label: base / label for label in scenes.CLASSES}
             if base.is_dir():
-                passed_over += sum(entry.name not in CLASSES for entry in base.iterdir())
-        for label, folder in folders.items():
-            if not folder.is_dir():
-                raise FileNotFoundError(f"there is no folder {folder}; {LAYOUT}")
-            entries = [entry.name for entry in folder.iterdir()]
-            names = sorted(n for n in entries if _is_photo(folder / n))
+                passed_over += sum(entry.name not in scenes.CLASSES for entry in base.iterdir())
+        for label, place in folders.items():
+            if not place.is_dir():
+                raise FileNotFoundError(f"there is no folder {place}; {LAYOUT}")
+            entries = [entry.name for entry in place.iterdir()]
+            names = sorted(n for n in entries if _is_photo(place / n))
             if not names and label:
-                raise FileNotFoundError(f"there is no photo in {folder}; {LAYOUT}")
+                raise FileNotFoundError(f"there is no photo in {place}; {LAYOUT}")
             passed_over += len(entries) - len(names)
-            relative = folder.relative_to(photos).as_posix()
+            relative = place.relative_to(folder).as_posix()
             rows += [(f"{relative}/{n}", label, split) for n in names]
     images = pd.DataFrame(rows, columns=["path", "label", "split"])
-    images["label"] = pd.Categorical(images["label"], categories=CLASSES)
-    images["split"] = pd.Categorical(images["split"], categories=SPLITS)
+    images["label"] = pd.Categorical(images["label"], categories=scenes.CLASSES)
+    images["split"] = pd.Categorical(images["split"], categories=scenes.SPLITS)
     images.attrs["passed_over"] = passed_over
     return images
 
@@ -556,7 +520,7 @@ def _photo_digest(photo: np.ndarray) -> str:
     return _digest(str(photo.shape).encode(), photo.tobytes())
 
 
-def digest_photos(images: pd.DataFrame, photos: str | Path) -> pd.DataFrame:
+def digest_photos(images: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
     """
     Decode each photo once, to know it by its pixels and to find the unreadable ones.
 
@@ -564,7 +528,7 @@ def digest_photos(images: pd.DataFrame, photos: str | Path) -> pd.DataFrame:
     ----------
     images : DataFrame
         The table of `list_images`.
-    photos : path
+    folder : path
         The folder that the table's paths are relative to.
 
     Returns
@@ -578,7 +542,7 @@ def digest_photos(images: pd.DataFrame, photos: str | Path) -> pd.DataFrame:
 
     def look(path: str) -> tuple[str, str]:
         try:
-            return _photo_digest(read_photo(Path(photos, path))), ""
+            return _photo_digest(read_photo(Path(folder, path))), ""
         except ValueError as error:
             return "", str(error).rpartition(" as a photo: ")[2]
 
@@ -697,13 +661,10 @@ def _folds(
     if folds > sizes.min():
         raise ValueError(
             f"folds is {folds}, but a class has only {sizes.min()} different photo(s): "
-            f"{CLASSES[sizes.idxmin()]}; it must be from 2 to the size of the smallest class"
+            f"{scenes.CLASSES[sizes.idxmin()]}; it must be from 2 to the size of the smallest class"
         )
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     return list(splitter.split(labels, labels, groups))
-
-
-# --- Features -------------------------------------------------------------------------
 
 
 def build_trunk(weights: str | Path | None = "imagenet") -> keras.Model:
@@ -723,7 +684,7 @@ def build_trunk(weights: str | Path | None = "imagenet") -> keras.Model:
     """
     _check(weights=weights)
     trunk = keras.applications.MobileNetV2(
-        input_shape=(IMAGE_SIZE, IMAGE_SIZE, 3),
+        input_shape=(scenes.IMAGE_SIZE, scenes.IMAGE_SIZE, 3),
         include_top=False,
         pooling="avg",
         weights=None if weights is None else str(weights),
@@ -734,11 +695,11 @@ def build_trunk(weights: str | Path | None = "imagenet") -> keras.Model:
 
 def _prepare(photo: tf.Tensor) -> tf.Tensor:
     """Resize and scale a photo as the saved classifier does."""
-    size = (IMAGE_SIZE, IMAGE_SIZE)
+    size = (scenes.IMAGE_SIZE, scenes.IMAGE_SIZE)
     # Antialiasing changes nothing where a photo grows, as those of this data set do, but
     # takes 1.5 ms; where it shrinks, it keeps fine patterns from turning into noise.
     resized = tf.cond(
-        tf.reduce_max(tf.shape(photo)) <= IMAGE_SIZE,
+        tf.reduce_max(tf.shape(photo)) <= scenes.IMAGE_SIZE,
         lambda: tf.image.resize(photo, size),
         lambda: tf.image.resize(photo, size, antialias=True),
     )
@@ -766,7 +727,7 @@ def _weights_digest(model: keras.Model) -> str:
 
 def extract_features(
     images: pd.DataFrame,
-    photos: str | Path,
+    folder: str | Path,
     trunk: keras.Model,
     *,
     cache: str | Path,
@@ -779,7 +740,7 @@ def extract_features(
     ----------
     images : DataFrame
         The table of the photos, with digests.
-    photos : path
+    folder : path
         The folder that the table's paths are relative to.
     trunk : keras.Model
         The model of `build_trunk`.
@@ -816,16 +777,16 @@ def extract_features(
         missing = images[~images["digest"].isin(known)].drop_duplicates("digest")
         size = BLOCK_BATCHES * batch_size
         blocks = [missing.iloc[start : start + size] for start in range(0, len(missing), size)]
-        folder = str(Path(photos).resolve())
+        folder = str(Path(folder).resolve())
         # Lists, since Dask keeps the only copy of a larger object on one machine, which may die.
-        tasks = [
+        calls = [
             (trunk, list(block["path"]), list(block["digest"]), folder, batch_size)
             for block in blocks
         ]
         digests, parts, failed = [known], [rounded], []
         try:
             with _progress(len(missing), "Photos through the trunk", "photo") as bar:
-                for number, result in _run_tasks(_extract_block, tasks, bar, [*map(len, blocks)]):
+                for number, result in _run_tasks(_extract_block, calls, bar, [*map(len, blocks)]):
                     rows, block, problems, stopped = result
                     parts.append(block)
                     digests.append(blocks[number]["digest"].to_numpy()[rows])
@@ -857,7 +818,7 @@ def _extract_block(
     trunk: keras.Model,
     paths: list[str],
     digests: list[str],
-    photos: str,
+    folder: str,
     batch_size: int,
     bar: tqdm,
 ) -> tuple[np.ndarray, np.ndarray, list[str], BaseException | None]:
@@ -866,9 +827,13 @@ def _extract_block(
 
     That, an interrupt perhaps, is for the caller to raise, who first keeps what is done.
     """
-    batches, failed, stopped = [(np.zeros(0, int), np.zeros((0, N_FEATURES), "uint8"))], [], None
+    batches, failed, stopped = (
+        [(np.zeros(0, int), np.zeros((0, scenes.N_FEATURES), "uint8"))],
+        [],
+        None,
+    )
     try:
-        for rows, features in _send_through(trunk, paths, digests, photos, batch_size, failed, bar):
+        for rows, features in _send_through(trunk, paths, digests, folder, batch_size, failed, bar):
             batches.append((rows, _round_features(features)))
     except (Exception, KeyboardInterrupt) as error:
         stopped = error
@@ -880,7 +845,7 @@ def _send_through(
     trunk: keras.Model,
     paths: Sequence[str],
     digests: Sequence[str],
-    photos: str | Path,
+    folder: str | Path,
     batch_size: int,
     failed: list[str],
     bar: tqdm,
@@ -889,7 +854,7 @@ def _send_through(
 
     def read(row: np.int64) -> np.ndarray:
         try:
-            photo = read_photo(Path(photos, paths[row]))
+            photo = read_photo(Path(folder, paths[row]))
             if _photo_digest(photo) == digests[row]:
                 return photo
             failed.append(f"{paths[row]} has changed while the notebook ran; run it again")
@@ -939,7 +904,7 @@ def _compile(trunk: keras.Model, strategy: tf.distribute.Strategy) -> Callable:
 
 def _read_cache(cache: Path, trunk_digest: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the digests and rounded features of the cache, none where it is of no use."""
-    none = np.array([], dtype=str), np.zeros((0, N_FEATURES), "uint8")
+    none = np.array([], dtype=str), np.zeros((0, scenes.N_FEATURES), "uint8")
     if not cache.exists():
         return none
     try:
@@ -958,7 +923,7 @@ def _write_features(
     path: Path, images: pd.DataFrame, rounded: np.ndarray, trunk_digest: str
 ) -> None:
     columns = {
-        "format": np.array(FORMAT),
+        "format": np.array(scenes.FORMAT),
         "trunk": np.array(trunk_digest),
         "path": images["path"].to_numpy(dtype=str),
         "label": images["label"].cat.codes.to_numpy(dtype="int8"),
@@ -979,19 +944,21 @@ def _read_features(path: Path) -> tuple[pd.DataFrame, np.ndarray, str]:
         all(data[name].dtype.kind == kind for name, kind in kinds.items())
         and all(data[name].shape == (n,) for name in ("path", "label", "split", "digest"))
         and data["format"].shape == data["trunk"].shape == ()
-        and data["format"] == FORMAT
+        and data["format"] == scenes.FORMAT
         and data["features"].dtype == np.uint8
-        and data["features"].shape == (n, N_FEATURES)
-        and (n == 0 or (data["label"].min() >= -1 and data["label"].max() < len(CLASSES)))
-        and (n == 0 or (data["split"].min() >= 0 and data["split"].max() < len(SPLITS)))
+        and data["features"].shape == (n, scenes.N_FEATURES)
+        and (n == 0 or (data["label"].min() >= -1 and data["label"].max() < len(scenes.CLASSES)))
+        and (n == 0 or (data["split"].min() >= 0 and data["split"].max() < len(scenes.SPLITS)))
     )
     if not good:
-        raise ValueError(f"{path} is not a file of features in format {FORMAT}; make it again")
+        raise ValueError(
+            f"{path} is not a file of features in format {scenes.FORMAT}; make it again"
+        )
     images = pd.DataFrame(
         {
             "path": data["path"],
-            "label": pd.Categorical.from_codes(data["label"], categories=CLASSES),
-            "split": pd.Categorical.from_codes(data["split"], categories=SPLITS),
+            "label": pd.Categorical.from_codes(data["label"], categories=scenes.CLASSES),
+            "split": pd.Categorical.from_codes(data["split"], categories=scenes.SPLITS),
             "digest": data["digest"],
             "problem": "",
         }
@@ -1054,14 +1021,12 @@ def _locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-# --- Head and grid search -------------------------------------------------------------
-
-
 def _check_data(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     features, labels = np.asarray(features, "float32"), np.asarray(labels)
-    if features.ndim != 2 or features.shape[1] != N_FEATURES or not len(features):
+    if features.ndim != 2 or features.shape[1] != scenes.N_FEATURES or not len(features):
         raise ValueError(
-            f"features have the shape {features.shape}; it must be (n, {N_FEATURES}), n from 1"
+            f"features have the shape {features.shape}; it must be (n, {scenes.N_FEATURES}), "
+            "n from 1"
         )
     if not np.isfinite(features).all():
         row = int(np.argmin(np.isfinite(features).all(axis=1)))
@@ -1070,9 +1035,11 @@ def _check_data(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, n
         raise ValueError(
             f"labels have the shape {labels.shape}; it must be ({len(features)},), one a photo"
         )
-    wrong = [label for label in np.unique(labels).tolist() if label not in range(len(CLASSES))]
+    wrong = [
+        label for label in np.unique(labels).tolist() if label not in range(len(scenes.CLASSES))
+    ]
     if wrong:
-        raise ValueError(f"labels hold {wrong[0]!r}; they must be 0 to {len(CLASSES) - 1}")
+        raise ValueError(f"labels hold {wrong[0]!r}; they must be 0 to {len(scenes.CLASSES) - 1}")
     return features, labels.astype("int32")
 
 
@@ -1095,10 +1062,10 @@ def build_head(dropout: float, weight_decay: float) -> keras.Sequential:
     _check(dropout=dropout, weight_decay=weight_decay)
     return keras.Sequential(
         [
-            keras.Input((N_FEATURES,)),
+            keras.Input((scenes.N_FEATURES,)),
             keras.layers.Dropout(dropout),
             keras.layers.Dense(
-                len(CLASSES),
+                len(scenes.CLASSES),
                 activation="softmax",
                 kernel_regularizer=keras.regularizers.L2(weight_decay),
             ),
@@ -1166,7 +1133,7 @@ def train_head(
             callbacks=[_show_epochs(bar)],
         )
     table = pd.DataFrame(
-        {name: history.history[name] for name in METRICS if name in history.history}
+        {name: history.history[name] for name in scenes.METRICS if name in history.history}
     )
     table.insert(0, "epoch", np.arange(1, epochs + 1))
     return head, table
@@ -1234,14 +1201,14 @@ class SideBySideHeads(keras.Model):
         seed: int,
     ):
         super().__init__()
-        classes, heads = len(CLASSES), len(learning_rates) * len(weight_decays)
+        classes, heads = len(scenes.CLASSES), len(learning_rates) * len(weight_decays)
         self.heads = (len(dropouts), heads)
         self.rates = np.reshape(dropouts, (-1, 1, 1)).astype("float32")
         self.penalties = np.tile(weight_decays, len(learning_rates)).astype("float32")
         columns = np.repeat(learning_rates, len(weight_decays) * classes).astype("float32")
-        initial = keras.initializers.GlorotUniform(seed)((N_FEATURES, classes))
+        initial = keras.initializers.GlorotUniform(seed)((scenes.N_FEATURES, classes))
         self.kernel = self.add_weight(
-            shape=(len(dropouts), N_FEATURES, heads * classes),
+            shape=(len(dropouts), scenes.N_FEATURES, heads * classes),
             initializer=lambda shape, dtype=None: ops.tile(initial, (shape[0], 1, heads)),
             name="kernel",
         )
@@ -1265,7 +1232,7 @@ class SideBySideHeads(keras.Model):
         else:
             x = ops.repeat(x, self.heads[0], axis=0)
         scores = ops.matmul(x, self.kernel) + self.bias
-        return ops.reshape(scores, (self.heads[0], -1, self.heads[1], len(CLASSES)))
+        return ops.reshape(scores, (self.heads[0], -1, self.heads[1], len(scenes.CLASSES)))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Return the sum of the heads' losses, each a mean over the batch plus L2."""
@@ -1353,8 +1320,8 @@ def grid_search(
     }
     # Blocks of whole dropout rates, which share their draws. They depend on the settings
     # alone, and not on who trains them, so that the numbers do not either.
-    heads = len(learning_rates) * len(weight_decays)
-    size = max(1, BLOCK_SETTINGS // heads)
+    columns = len(learning_rates) * len(weight_decays)
+    size = max(1, BLOCK_SETTINGS // columns)
     blocks = [
         grid | {"dropouts": grid["dropouts"][i : i + size]} for i in range(0, len(dropouts), size)
     ]
@@ -1365,7 +1332,7 @@ def grid_search(
         "epochs": epochs,
         "batch_size": batch_size,
         "seed": seed,
-        "format": FORMAT,
+        "format": scenes.FORMAT,
     }
     told |= {"tensorflow": tf.__version__, "keras": keras.__version__}
     rows = [row.tobytes() for split in splits for row in split]
@@ -1377,7 +1344,7 @@ def grid_search(
         _locked(csv),
         _progress(folds * len(blocks) * epochs, "Grid search", "epoch") as bar,
     ):
-        tables, tasks, left = [], [], []
+        tables, calls, left = [], [], []
         for fold, rows in enumerate(splits, start=1):
             fold_seed = int(np.random.SeedSequence([seed, fold]).generate_state(1)[0])
             for number, block in enumerate(blocks, start=1):
@@ -1386,16 +1353,18 @@ def grid_search(
                 if history is None:
                     left.append((part, block, fold))
                     # Of large objects, Dask keeps one copy on each machine that has used it.
-                    tasks.append((features, (labels, *rows), block, epochs, batch_size, fold_seed))
+                    calls.append((features, (labels, *rows), block, epochs, batch_size, fold_seed))
                 else:
                     bar.update(epochs)
                     tables.append(_fold_table(history, block, fold))
-        for number, history in _run_tasks(_train_block, tasks, bar, [epochs] * len(tasks)):
+        for number, history in _run_tasks(_train_block, calls, bar, [epochs] * len(calls)):
             part, block, fold = left[number]
             parts.mkdir(exist_ok=True)
             _write_arrays(part, history)
             tables.append(_fold_table(history, block, fold))
-        results = pd.concat(tables).sort_values([*SETTING, "fold", "epoch"], ignore_index=True)
+        results = pd.concat(tables).sort_values(
+            [*scenes.HYPERPARAMETERS, "fold", "epoch"], ignore_index=True
+        )
         write_csv(results, csv)
         shutil.rmtree(parts)
     return pd.read_csv(csv)
@@ -1433,9 +1402,9 @@ def _train_fold(
 ) -> dict[str, np.ndarray]:
     """Return each metric's history, shape (epochs, D, H), for all heads of one fold."""
     keras.utils.set_random_seed(seed)
-    heads = SideBySideHeads(**grid, seed=seed)
-    heads.steps_per_execution = _steps(len(train[0]), batch_size)
-    history = heads.fit(
+    model = SideBySideHeads(**grid, seed=seed)
+    model.steps_per_execution = _steps(len(train[0]), batch_size)
+    history = model.fit(
         *train,
         batch_size=batch_size,
         epochs=epochs,
@@ -1446,8 +1415,8 @@ def _train_fold(
     ).history
     keys = ("head_loss", "head_accuracy", "val_head_loss", "val_head_accuracy")
     return {
-        name: np.reshape(history[key], (epochs, *heads.heads))
-        for name, key in zip(METRICS, keys, strict=True)
+        name: np.reshape(history[key], (epochs, *model.heads))
+        for name, key in zip(scenes.METRICS, keys, strict=True)
     }
 
 
@@ -1463,7 +1432,7 @@ def _read_fold(
         len(grid["learning_rates"]) * len(grid["weight_decays"]),
     )
     try:
-        history = _read_arrays(part, METRICS)
+        history = _read_arrays(part, scenes.METRICS)
         good = (h.shape == shape and h.dtype == np.float32 for h in history.values())
         if not all(good) or not all(np.isfinite(h).all() for h in history.values()):
             raise ValueError(f"{part} does not hold a fold of this search")
@@ -1482,22 +1451,24 @@ def _fold_table(
         [range(1, epochs + 1), grid["dropouts"], grid["learning_rates"], grid["weight_decays"]],
         names=["epoch", "dropout", "learning_rate", "weight_decay"],
     )
-    table = pd.DataFrame({name: history[name].ravel() for name in METRICS}, index=index)
+    table = pd.DataFrame({name: history[name].ravel() for name in scenes.METRICS}, index=index)
     table = table.reset_index().assign(fold=fold)
-    return table[[*SETTING, "fold", "epoch", *METRICS]]
+    return table[[*scenes.HYPERPARAMETERS, "fold", "epoch", *scenes.METRICS]]
 
 
 def _compare(results: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each setting and epoch, the best first, as `summarize` describes them."""
-    folds = results.pivot(index=[*SETTING, "epoch"], columns="fold", values="val_accuracy")
+    folds = results.pivot(
+        index=[*scenes.HYPERPARAMETERS, "epoch"], columns="fold", values="val_accuracy"
+    )
     table = pd.DataFrame(
         {
             "val_accuracy": folds.mean(axis=1).round(9),
-            "val_loss": results.groupby([*SETTING, "epoch"])["val_loss"].mean(),
+            "val_loss": results.groupby([*scenes.HYPERPARAMETERS, "epoch"])["val_loss"].mean(),
             "std": folds.std(axis=1),
         }
     )
-    order = ["val_accuracy", "val_loss", *SETTING, "epoch"]
+    order = ["val_accuracy", "val_loss", *scenes.HYPERPARAMETERS, "epoch"]
     table = table.sort_values(order, ascending=[False, *[True] * 5])
     differences = folds.loc[table.index[0]] - folds
     table = table.assign(behind=differences.mean(axis=1), noise=differences.sem(axis=1))
@@ -1518,7 +1489,7 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
         differences of the folds). Accuracies that agree in 9 digits are ties, broken by
         lower loss.
     """
-    return _compare(results).drop_duplicates(SETTING, ignore_index=True)
+    return _compare(results).drop_duplicates(scenes.HYPERPARAMETERS, ignore_index=True)
 
 
 def condense(results: pd.DataFrame, epochs: Sequence[int]) -> pd.DataFrame:
@@ -1533,11 +1504,15 @@ def condense(results: pd.DataFrame, epochs: Sequence[int]) -> pd.DataFrame:
         compare all of them with the best setting at its best epoch.
     """
     table = _compare(results)
-    best = table.drop_duplicates(SETTING).assign(kept="best")
+    best = table.drop_duplicates(scenes.HYPERPARAMETERS).assign(kept="best")
     some = table[table["epoch"].isin(epochs)]
     some = some.assign(kept=some["epoch"].astype(str))
-    kept = pd.concat([some, best]).sort_values([*SETTING, "epoch", "kept"], ignore_index=True)
-    return kept[[*SETTING, "kept", *kept.columns.drop([*SETTING, "kept"])]]
+    kept = pd.concat([some, best]).sort_values(
+        [*scenes.HYPERPARAMETERS, "epoch", "kept"], ignore_index=True
+    )
+    return kept[
+        [*scenes.HYPERPARAMETERS, "kept", *kept.columns.drop([*scenes.HYPERPARAMETERS, "kept"])]
+    ]
 
 
 def best_hyperparameters(results: pd.DataFrame) -> dict[str, float]:
@@ -1558,17 +1533,14 @@ def best_hyperparameters(results: pd.DataFrame) -> dict[str, float]:
         there is one setting.
     """
     ranked = summarize(results)
-    told = ranked.loc[0, [*SETTING, "epoch", "val_accuracy", "val_loss"]].to_dict()
+    told = ranked.loc[0, [*scenes.HYPERPARAMETERS, "epoch", "val_accuracy", "val_loss"]].to_dict()
     runner_up = ranked[["behind", "noise"]].reindex([1]).iloc[0]
     return told | {"epoch": int(told["epoch"])} | runner_up.to_dict()
 
 
-# --- Deeper: the layers before the head -------------------------------------------------
-
-
 def fine_tune(
     images: pd.DataFrame,
-    photos: str | Path,
+    folder: str | Path,
     trunk: keras.Model,
     head: keras.Model,
     *,
@@ -1593,7 +1565,7 @@ def fine_tune(
     images : DataFrame
         The table of the photos, with digests. Those of the split 'train' train; those of
         'validation', if there are any, are evaluated after each epoch.
-    photos : path
+    folder : path
         The folder that the table's paths are relative to.
     trunk, head : keras.Model
         What `build_trunk` and `train_head` return; they stay as they are.
@@ -1650,14 +1622,14 @@ def fine_tune(
         seed=seed,
     )
     images = images[images["split"].isin(["train", "validation"])]
-    labels = np.eye(len(CLASSES), dtype="float32")[images["label"].cat.codes]
+    labels = np.eye(len(scenes.CLASSES), dtype="float32")[images["label"].cat.codes]
     training, validation = (
         np.flatnonzero(images["split"] == split) for split in ("train", "validation")
     )
     if not len(training) or images["label"].isna().any():
         raise ValueError("images must hold photos of the split 'train', all with a label")
     _refuse_unreadable(images)
-    told = [learning_rate, weight_decay, label_smoothing, epochs, batch_size, seed, FORMAT]
+    told = [learning_rate, weight_decay, label_smoothing, epochs, batch_size, seed, scenes.FORMAT]
     told += [head.layers[0].rate, head.layers[-1].kernel_regularizer.l2]
     told = [*map(float, told), first_layer, tf.__version__, keras.__version__]
     told += [*images["digest"], _weights_digest(trunk), _weights_digest(head)]
@@ -1678,12 +1650,12 @@ def fine_tune(
         metrics=["accuracy"],
         jit_compile=False,
     )
-    metrics = METRICS if len(validation) else METRICS[:2]
+    metrics = scenes.METRICS if len(validation) else scenes.METRICS[:2]
     checkpoint = _Checkpoint(Path(cache, f"fine-tuning-{name}.npz"), metrics)
     with _locked(checkpoint.path):
         done = checkpoint.restore(model)
         if done < epochs:
-            activations = _activations(images, photos, lower, Path(cache))
+            activations = _activations(images, folder, lower, Path(cache))
             left = range(done * steps, epochs * steps)
             with _progress(epochs * steps, "Fine-tuning", "batch") as bar:
                 bar.update(left.start)
@@ -1731,7 +1703,7 @@ def _copy_model(model: keras.Model) -> keras.Model:
 
 
 def _activations(
-    images: pd.DataFrame, photos: str | Path, lower: keras.Model, cache: Path
+    images: pd.DataFrame, folder: str | Path, lower: keras.Model, cache: Path
 ) -> np.memmap:
     """
     Return what the lower layers make of each photo and of its mirror image, from the disk.
@@ -1742,7 +1714,7 @@ def _activations(
     photo = keras.Input(lower.input_shape[1:])
     views = ops.stack([lower(photo), lower(ops.flip(photo, axis=2))], axis=1)
     both = keras.Model(photo, ops.cast(views, "float16"))
-    told = f"{FORMAT} {tf.__version__} {keras.__version__} {_weights_digest(lower)}"
+    told = f"{scenes.FORMAT} {tf.__version__} {keras.__version__} {_weights_digest(lower)}"
     name = _digest("\n".join([told, *images["digest"]]).encode(), size=8)
     shape = (len(images), *both.output_shape[1:])
     with _locked(cache / "activations"):
@@ -1765,7 +1737,7 @@ def _activations(
             _progress(len(images), "Photos through the lower layers", "photo") as bar,
         ):
             for _, block in _send_through(
-                both, list(images["path"]), list(images["digest"]), photos, 32, failed, bar
+                both, list(images["path"]), list(images["digest"]), folder, 32, failed, bar
             ):
                 file.write(block)
         _refuse(failed)
@@ -1855,9 +1827,6 @@ class _Checkpoint(keras.callbacks.Callback):
         _write_arrays(self.path, state | {"history": np.array(self.history)})
 
 
-# --- The whole classifier -------------------------------------------------------------
-
-
 def build_classifier(trunk: keras.Model, head: keras.Model) -> keras.Model:
     """
     Join trunk and head: photos in, probabilities out.
@@ -1869,7 +1838,7 @@ def build_classifier(trunk: keras.Model, head: keras.Model) -> keras.Model:
         the order of `CLASSES`. Resizing and scaling are layers of it.
     """
     photos = keras.Input((None, None, 3), name="photos")
-    x = keras.layers.Resizing(IMAGE_SIZE, IMAGE_SIZE, antialias=True)(photos)
+    x = keras.layers.Resizing(scenes.IMAGE_SIZE, scenes.IMAGE_SIZE, antialias=True)(photos)
     x = keras.layers.Rescaling(1 / 127.5, offset=-1)(x)
     return keras.Model(photos, head(trunk(x, training=False)), name="intel_classifier")
 
@@ -1899,7 +1868,7 @@ def load_classifier(path: str | Path) -> keras.Model:
     try:
         _check_zip(path)
         classifier = keras.saving.load_model(path, compile=False, safe_mode=True)
-        if classifier.output_shape != (None, len(CLASSES)):
+        if classifier.output_shape != (None, len(scenes.CLASSES)):
             raise ValueError(f"it gives {classifier.output_shape}, not a number for each class")
         if not all(np.isfinite(weight).all() for weight in classifier.get_weights()):
             raise ValueError("its weights hold NaN or infinity")
@@ -1911,7 +1880,7 @@ def load_classifier(path: str | Path) -> keras.Model:
 
 
 def predict(
-    classifier: keras.Model, photos: str | Path | Sequence[str | Path], *, batch_size: int = 32
+    classifier: keras.Model, source: str | Path | Sequence[str | Path], *, batch_size: int = 32
 ) -> pd.DataFrame:
     """
     Predict photos.
@@ -1920,7 +1889,7 @@ def predict(
     ----------
     classifier : keras.Model
         The model of `build_classifier` or `load_classifier`.
-    photos : path or sequence of paths
+    source : path or sequence of paths
         A photo, a folder of photos, or a list of photos, of any size and mode.
     batch_size : int
         Photos of the same size go through the model together, at most so many.
@@ -1939,13 +1908,13 @@ def predict(
         The folder or list holds no photo.
     """
     _check(batch_size=batch_size)
-    if isinstance(photos, (str, os.PathLike)):
-        root = Path(photos)
+    if isinstance(source, (str, os.PathLike)):
+        root = Path(source)
         paths = sorted(filter(_is_photo, root.iterdir())) if root.is_dir() else [root]
     else:
-        paths = [Path(path) for path in photos]
+        paths = [Path(path) for path in source]
     if not paths:
-        raise FileNotFoundError(f"there is no photo in {photos}")
+        raise FileNotFoundError(f"there is no photo in {source}")
     failed, probabilities = [], []
 
     def read() -> Iterator[np.ndarray]:
@@ -1962,13 +1931,12 @@ def predict(
                     probabilities.append(classifier.predict_on_batch(np.stack(batch)))
                 bar.update(len(batch))
     _refuse(failed)
-    table = pd.DataFrame(np.concatenate(probabilities), columns=CLASSES)
+    table = pd.DataFrame(np.concatenate(probabilities), columns=scenes.CLASSES)
     table.insert(0, "path", [path.as_posix() for path in paths])
-    table.insert(1, "label", pd.Categorical(table[list(CLASSES)].idxmax(axis=1), CLASSES))
+    table.insert(
+        1, "label", pd.Categorical(table[list(scenes.CLASSES)].idxmax(axis=1), scenes.CLASSES)
+    )
     return table
-
-
-# --- Plots ----------------------------------------------------------------------------
 
 
 def _style(figure: go.Figure, title: str, *, height: int = 500) -> go.Figure:
@@ -2021,7 +1989,7 @@ def plot_counts(images: pd.DataFrame) -> go.Figure:
         y="photos",
         color="split",
         text="photos",
-        category_orders={"label": CLASSES, "split": SPLITS},
+        category_orders={"label": scenes.CLASSES, "split": scenes.SPLITS},
         color_discrete_map={"train": "#0072B2", "validation": "#56B4E9", "test": "#BFBFBF"},
         labels={"label": "class", "photos": "number of photos"},
     )
@@ -2052,7 +2020,7 @@ def plot_features(
         y=map_y,
         color="class",
         symbol="class",
-        category_orders={"class": CLASSES},
+        category_orders={"class": scenes.CLASSES},
         color_discrete_map=COLORS,
         symbol_sequence=("circle", "square", "diamond", "cross", "x", "triangle-up"),
         render_mode="svg",  # WebGL does not draw everywhere
@@ -2064,7 +2032,7 @@ def plot_features(
 
 def plot_grid_search(results: pd.DataFrame) -> go.Figure:
     """Return validation accuracy by epoch: a panel per dropout and learning rate."""
-    rates, dropouts, decays = (sorted(results[name].unique()) for name in SETTING)
+    rates, dropouts, decays = (sorted(results[name].unique()) for name in scenes.HYPERPARAMETERS)
     figure = make_subplots(
         len(dropouts),
         len(rates),
@@ -2079,7 +2047,9 @@ def plot_grid_search(results: pd.DataFrame) -> go.Figure:
     )
     palette = ["#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#56B4E9", "#000000"]
     dashes = ["solid", "dash", "dot", "dashdot"]
-    grouped = results.groupby([*SETTING, "epoch"])["val_accuracy"].agg(["mean", "std"])
+    grouped = results.groupby([*scenes.HYPERPARAMETERS, "epoch"])["val_accuracy"].agg(
+        ["mean", "std"]
+    )
     for row, dropout in enumerate(dropouts, start=1):
         for column, rate in enumerate(rates, start=1):
             for i, decay in enumerate(decays):
@@ -2102,7 +2072,7 @@ def plot_grid_search(results: pd.DataFrame) -> go.Figure:
 
 def plot_grid_heatmap(summary: pd.DataFrame) -> go.Figure:
     """Return a heat map of the mean validation accuracy of each setting of `summarize`."""
-    accuracy = summary.set_index(SETTING)["val_accuracy"].sort_index()
+    accuracy = summary.set_index(scenes.HYPERPARAMETERS)["val_accuracy"].sort_index()
     rates, dropouts, decays = accuracy.index.levels
     figure = px.imshow(
         100 * accuracy.to_numpy().reshape(accuracy.index.levshape),
@@ -2142,13 +2112,13 @@ def plot_best(summary: pd.DataFrame, x: str, y: str, title: str) -> go.Figure:
 def plot_parallel(summary: pd.DataFrame, title: str) -> go.Figure:
     """Return parallel coordinates: a line for each setting, coloured by its accuracy."""
     dimensions = []
-    for name in SETTING:  # at equal distances, whatever the values
+    for name in scenes.HYPERPARAMETERS:  # at equal distances, whatever the values
         values, places = np.unique(summary[name], return_inverse=True)
         ticks = [f"{value:g}" for value in values]
         dimensions.append({"values": places, "tickvals": [*range(len(ticks))], "ticktext": ticks})
     accuracy = 100 * summary["val_accuracy"]
     dimensions += [{"values": summary["epoch"]}, {"values": accuracy, "tickformat": ".2f"}]
-    labels = [*SETTING, "best epoch", "accuracy (%)"]
+    labels = [*scenes.HYPERPARAMETERS, "best epoch", "accuracy (%)"]
     for dimension, label in zip(dimensions, labels, strict=True):
         dimension["label"] = label.replace("_", " ")
     # The worst settings are far below the rest, which would all have one colour.
@@ -2199,7 +2169,7 @@ def plot_confusion_matrix(
     labels: Sequence[str], predictions: Sequence[str], title: str
 ) -> go.Figure:
     """Return a heat map of true by predicted class, with counts and row percentages."""
-    counts = confusion_matrix(labels, predictions, labels=CLASSES)
+    counts = confusion_matrix(labels, predictions, labels=scenes.CLASSES)
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     text = [
         [f"{n}<br>{s:.1f}%" for n, s in zip(*row, strict=True)]
@@ -2207,8 +2177,8 @@ def plot_confusion_matrix(
     ]
     figure = px.imshow(
         shares,
-        x=CLASSES,
-        y=CLASSES,
+        x=scenes.CLASSES,
+        y=scenes.CLASSES,
         labels={"x": "predicted class", "y": "true class", "color": "% of the<br>true class"},
         color_continuous_scale="Blues",
         zmin=0,

@@ -24,8 +24,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import utils  # isort: skip  (first: it keeps TensorFlow's logs out of the output)
-
 import keras
 import numpy as np
 import pandas as pd
@@ -35,6 +33,9 @@ from plotly.subplots import make_subplots
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from tqdm import tqdm
+
+import scenes
+import utils
 
 ROOT = Path(__file__).parents[1]
 ROUNDS = 3
@@ -141,7 +142,7 @@ def keras_tuner_search(train: Photos, validation: Photos, steps: int) -> float:
     import keras_tuner
 
     def build(choices: keras_tuner.HyperParameters) -> keras.Model:
-        names = zip(utils.SETTING, GRID.values(), strict=True)
+        names = zip(scenes.HYPERPARAMETERS, GRID.values(), strict=True)
         return compiled_head([choices.Choice(name, values) for name, values in names], steps)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -173,7 +174,7 @@ def through_the_trunk(
 
     def read(path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         photo = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
-        photo = tf.image.resize(photo, (utils.IMAGE_SIZE, utils.IMAGE_SIZE))
+        photo = tf.image.resize(photo, (scenes.IMAGE_SIZE, scenes.IMAGE_SIZE))
         return keras.applications.mobilenet_v2.preprocess_input(photo), label
 
     train, validation = (
@@ -350,7 +351,7 @@ def draw_growth(table: pd.DataFrame) -> None:
 
 def bare_trunk(trunk: keras.Model, photos: int) -> Callable[[], None]:
     """Return a task that sends random arrays through the trunk: the ceiling of extraction."""
-    batch = tf.random.uniform((32, utils.IMAGE_SIZE, utils.IMAGE_SIZE, 3), -1, 1)
+    batch = tf.random.uniform((32, scenes.IMAGE_SIZE, scenes.IMAGE_SIZE, 3), -1, 1)
     run = tf.function(trunk)
 
     def task() -> None:
@@ -369,7 +370,7 @@ def openvino_trunk(trunk: keras.Model, photos: int) -> Callable[[], float]:
         model = openvino.convert_model(folder)
     precision = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.compile_model(model, "CPU", precision)
-    batch = np.random.default_rng(0).uniform(-1, 1, (32, utils.IMAGE_SIZE, utils.IMAGE_SIZE, 3))
+    batch = np.random.default_rng(0).uniform(-1, 1, (32, scenes.IMAGE_SIZE, scenes.IMAGE_SIZE, 3))
     batch = batch.astype("float32")
     expected = trunk(batch, training=False).numpy()
 
@@ -418,7 +419,7 @@ def fine_tuning(trunk: keras.Model, photos: int) -> dict[str, Callable[[], None]
         norm = isinstance(layer, keras.layers.BatchNormalization)
         layer.trainable = layer in upper.layers and not norm
     pixels = np.random.default_rng(0).uniform(-1, 1, (photos, *trunk.input_shape[1:]))
-    labels = np.arange(photos) % len(utils.CLASSES)
+    labels = np.arange(photos) % len(scenes.CLASSES)
     epochs = {}
     for name, (below, inputs) in {
         "fine-tuning from activations": (upper, lower.predict(pixels, verbose=0)),

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import keras
 import tensorflow as tf
 
+import scenes
 import utils
 
 # The same cases in each run, and no time limit for one: CI machines stall.
@@ -61,7 +62,7 @@ def drawn_once(tmp_path_factory):
     root = tmp_path_factory.mktemp("drawn")
     seed = 0
     for split, count in {"seg_train": 5, "seg_test": 4}.items():
-        for label in utils.CLASSES:
+        for label in scenes.CLASSES:
             folder = root / split / split / label
             folder.mkdir(parents=True)
             for number in range(count):
@@ -110,9 +111,9 @@ class CountPhotos(keras.layers.Layer):
 
 def small_trunk(seed: int, *layers: keras.layers.Layer) -> keras.Model:
     """Return a model in the place of MobileNetV2 that tells photos apart and is fast."""
-    photos = x = keras.Input((utils.IMAGE_SIZE, utils.IMAGE_SIZE, 3))
+    photos = x = keras.Input((scenes.IMAGE_SIZE, scenes.IMAGE_SIZE, 3))
     spread = keras.initializers.RandomNormal(stddev=2.0, seed=seed)
-    dense = keras.layers.Dense(utils.N_FEATURES, activation="relu6", kernel_initializer=spread)
+    dense = keras.layers.Dense(scenes.N_FEATURES, activation="relu6", kernel_initializer=spread)
     for layer in (*layers, keras.layers.AveragePooling2D(112), keras.layers.Flatten(), dense):
         x = layer(x)
     return keras.Model(photos, x)
@@ -169,8 +170,8 @@ def imagenet_trunk():
 def classifier():
     """Return a small classifier, photo in and probabilities out."""
     head = utils.build_head(0.1, 1e-4)
-    kernel = np.random.default_rng(0).normal(0, 0.05, (utils.N_FEATURES, len(utils.CLASSES)))
-    head.set_weights([kernel, np.zeros(len(utils.CLASSES))])
+    kernel = np.random.default_rng(0).normal(0, 0.05, (scenes.N_FEATURES, len(scenes.CLASSES)))
+    head.set_weights([kernel, np.zeros(len(scenes.CLASSES))])
     return utils.build_classifier(small_trunk(0), head)
 
 

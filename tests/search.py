@@ -12,16 +12,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+import scenes
 import utils
 
 
 def make_photos(n: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return features from 0 to 6, most of them small, of six classes that overlap; labels."""
-    classes = len(utils.CLASSES)
-    centres = np.random.default_rng(1).gamma(0.5, 0.2, (classes, utils.N_FEATURES))
+    classes = len(scenes.CLASSES)
+    centres = np.random.default_rng(1).gamma(0.5, 0.2, (classes, scenes.N_FEATURES))
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(n) % classes)
-    features = centres[labels] + rng.gamma(0.5, 1.0, (n, utils.N_FEATURES))
+    features = centres[labels] + rng.gamma(0.5, 1.0, (n, scenes.N_FEATURES))
     return np.clip(features, 0, 6).astype("float32"), labels
 
 
@@ -32,7 +33,7 @@ def fake_training(train, validation, grid, epochs, batch_size, seed, bar):
     bar.update(epochs)
     return {
         name: rng.random((epochs, len(grid["dropouts"]), heads), dtype="float32")
-        for name in utils.METRICS
+        for name in scenes.METRICS
     }
 
 

@@ -16,6 +16,7 @@ import pytest
 from conftest import find_browser
 from test_notebook import NOTEBOOK, SMALL, code_cells, copy_project, environment, figures
 
+import scenes
 import utils
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -162,8 +163,8 @@ def photograph(page, folder):
 
 def test_exported_plot_draws_and_hovers_without_network(page, screenshots, tmp_path, capsys):
     rng = np.random.default_rng(0)
-    labels = rng.choice(utils.CLASSES, 300)
-    predictions = np.where(rng.random(300) < 0.9, labels, rng.choice(utils.CLASSES, 300))
+    labels = rng.choice(scenes.CLASSES, 300)
+    predictions = np.where(rng.random(300) < 0.9, labels, rng.choice(scenes.CLASSES, 300))
     figure = utils.plot_confusion_matrix(labels, predictions, "Test photos")
     utils.save_figure(figure, "confusion_matrix", tmp_path)
     capsys.readouterr()  # outside a notebook, the figure is shown as text

@@ -17,9 +17,10 @@ from conftest import Payload, damage, draw, read_table, zip_edges
 from PIL import Image
 from test_photos import ODD_PHOTOS, UNREADABLE
 
+import scenes
 import utils
 
-CLASSES = list(utils.CLASSES)
+CLASSES = list(scenes.CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_predict_gives_a_row_for_each_photo_in_the_order_of_the_names(classifier
     assert list(table["path"]) == [path.as_posix() for path in paths]
     np.testing.assert_allclose(table[CLASSES], one_by_one(classifier, paths), atol=1e-5)
     np.testing.assert_allclose(table[CLASSES].sum(axis=1), 1, atol=1e-5)
-    assert tuple(table["label"].cat.categories) == utils.CLASSES
+    assert tuple(table["label"].cat.categories) == scenes.CLASSES
     assert list(table["label"]) == list(table[CLASSES].idxmax(axis=1))
     assert table["label"].nunique() > 1
 

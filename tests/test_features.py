@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_photos import ODD_PHOTOS, UNREADABLE
 
+import scenes
 import utils
 
 FLOATS = st.floats(0, 6, width=32)
@@ -32,7 +33,7 @@ def half_step(features: np.ndarray) -> np.ndarray:
 
 def by_hand(photo: np.ndarray, trunk: keras.Model) -> np.ndarray:
     """Return the features of one photo as Keras's own pieces compute them."""
-    shrinks = max(photo.shape[:2]) > utils.IMAGE_SIZE
+    shrinks = max(photo.shape[:2]) > scenes.IMAGE_SIZE
     resized = tf.image.resize(photo, (224, 224), antialias=shrinks)
     scaled = keras.applications.mobilenet_v2.preprocess_input(resized[tf.newaxis])
     return trunk(scaled, training=False).numpy()[0]
@@ -173,7 +174,7 @@ def test_an_odd_photo_gives_the_features_of_its_pixels(kind, trunk, tmp_path):
     write, right, tolerance = ODD_PHOTOS[kind]
     write(tmp_path / f"{kind}.jpg")
     images = pd.DataFrame({"path": [f"{kind}.jpg"]})
-    for name, categories in {"label": utils.CLASSES, "split": utils.SPLITS}.items():
+    for name, categories in {"label": scenes.CLASSES, "split": scenes.SPLITS}.items():
         images[name] = pd.Categorical([categories[0]], categories)
     images = images.join(utils.digest_photos(images, tmp_path))
     features = utils.extract_features(images, tmp_path, trunk, cache=tmp_path / "cache.npz")
@@ -283,8 +284,8 @@ def test_photos_read_ahead_of_the_trunk_are_bounded(drawn, trunk, monkeypatch, t
         for i in range(n):
             Image.fromarray(draw(i, width=4, height=3)).save(folder / f"{i}.png")
         images = pd.DataFrame({"path": [f"{i}.png" for i in range(n)]})
-        images["label"] = pd.Categorical(["sea"] * n, utils.CLASSES)
-        images["split"] = pd.Categorical(["train"] * n, utils.SPLITS)
+        images["label"] = pd.Categorical(["sea"] * n, scenes.CLASSES)
+        images["split"] = pd.Categorical(["train"] * n, scenes.SPLITS)
         digests = [utils._photo_digest(read_photo(folder / path)) for path in images["path"]]
         read[0], done[0] = 0, 0
         ahead.clear()
@@ -432,7 +433,7 @@ def rewrite(path: Path, /, **changed: np.ndarray | None) -> None:
         flip,
         lambda path: path.write_bytes(b""),
         lambda path: path.write_text("a letter"),
-        lambda path: rewrite(path, format=np.array(utils.FORMAT + 1)),
+        lambda path: rewrite(path, format=np.array(scenes.FORMAT + 1)),
         lambda path: rewrite(path, digest=None),
     ],
     ids=["cut off", "bit flipped", "empty", "text", "other version", "array missing"],
@@ -493,8 +494,8 @@ def small_file(tmp_path_factory):
     images = pd.DataFrame(
         {
             "path": [f"{i}.jpg" for i in range(ROWS)],
-            "label": pd.Categorical(["sea", "street", None], utils.CLASSES),
-            "split": pd.Categorical(["train", "test", "prediction"], utils.SPLITS),
+            "label": pd.Categorical(["sea", "street", None], scenes.CLASSES),
+            "split": pd.Categorical(["train", "test", "prediction"], scenes.SPLITS),
             "digest": [f"{i:032x}" for i in range(ROWS)],
         }
     )

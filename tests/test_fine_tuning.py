@@ -6,13 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import damage, read_table, zip_edges
 
+import scenes
 import utils
-
-keras, tf = utils.keras, utils.tf
 
 # The last block is the cheapest to train.
 SMALL = {"first_layer": "block_16_expand", "epochs": 2, "batch_size": 10, "learning_rate": 1e-3}
@@ -106,7 +107,7 @@ def test_trunk_and_head_given_stay_as_they_are(tune, random_trunk, head):
 
 def test_history_is_that_of_the_models_returned(tuned, images, drawn_once):
     trunk, head, history = tuned
-    assert list(history.columns) == ["epoch", *utils.METRICS]
+    assert list(history.columns) == ["epoch", *scenes.METRICS]
     assert list(history["epoch"]) == [1, 2]
     held_out = images[images["split"] == "validation"]
     features = trunk.predict(read_photos(held_out, drawn_once), verbose=0)
@@ -278,7 +279,7 @@ def test_another_training_has_another_checkpoint(tune, images, head, monkeypatch
         {"head": other_head(0.5, 1e-2, 0.0)},
         {"head": other_head(0.5, 1e-3, 1.0)},
         {"seed": 1},
-        {"images": images.assign(label=swapped.cat.reorder_categories(utils.CLASSES))},
+        {"images": images.assign(label=swapped.cat.reorder_categories(scenes.CLASSES))},
         {"images": images.iloc[1:]},
         {"images": images.assign(split=images["split"].replace("validation", "train"))},
         {"label_smoothing": 0.2},
@@ -400,8 +401,10 @@ TWO_DEVICES = """
 import sys
 from pathlib import Path
 import numpy as np
+import scenes
 import utils
-keras, tf = utils.keras, utils.tf
+import keras
+import tensorflow as tf
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)

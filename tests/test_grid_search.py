@@ -2,6 +2,7 @@
 
 import io
 import multiprocessing
+import os
 import pickle
 import signal
 import time
@@ -22,9 +23,10 @@ from hypothesis import strategies as st
 from joblib.parallel import ThreadingBackend
 from search import fake_training, make_photos
 
+import scenes
 import utils
 
-COLUMNS = [*utils.SETTING, "fold", "epoch", *utils.METRICS]
+COLUMNS = [*scenes.HYPERPARAMETERS, "fold", "epoch", *scenes.METRICS]
 
 
 # --- Side by side ---------------------------------------------------------------------
@@ -60,7 +62,7 @@ def pick(history, grid, learning_rate, dropout, weight_decay):
     """Return one head's part of a history: a row for each epoch."""
     place = grid["learning_rates"].index(learning_rate) * len(grid["weight_decays"])
     head = grid["dropouts"].index(dropout), place + grid["weight_decays"].index(weight_decay)
-    return pd.DataFrame({name: history[name][:, *head] for name in utils.METRICS})
+    return pd.DataFrame({name: history[name][:, *head] for name in scenes.METRICS})
 
 
 def train_alone(train, validation, setting, *, epochs, batch_size, seed):
@@ -85,7 +87,7 @@ def train_alone(train, validation, setting, *, epochs, batch_size, seed):
     history = head.fit(
         *train, batch_size=batch_size, epochs=epochs, validation_data=validation, verbose=0
     )
-    return pd.DataFrame(history.history)[list(utils.METRICS)]
+    return pd.DataFrame(history.history)[list(scenes.METRICS)]
 
 
 def train_fold_alone(photos, setting, fold, *, folds, seed, epochs=2, batch_size=64, groups=None):
@@ -99,8 +101,8 @@ def train_fold_alone(photos, setting, fold, *, folds, seed, epochs=2, batch_size
 
 def rows_of(results, setting, fold):
     """Return the figures of one head in the table of a search: a row for each epoch."""
-    rows = results.set_index([*utils.SETTING, "fold"]).loc[(*setting, fold)]
-    return rows[list(utils.METRICS)]
+    rows = results.set_index([*scenes.HYPERPARAMETERS, "fold"]).loc[(*setting, fold)]
+    return rows[list(scenes.METRICS)]
 
 
 @pytest.mark.parametrize("setting", [(0.005, 0.0, 1e-2), (0.0005, 0.3, 1e-4), (0.005, 0.5, 1e-4)])
@@ -128,7 +130,7 @@ def test_with_other_masks_and_weights_a_head_alone_does_as_well(halves):
     for seed in range(5):
         _, alone = utils.train_head(
             *halves[0],
-            **dict(zip(utils.SETTING, setting, strict=True)),
+            **dict(zip(scenes.HYPERPARAMETERS, setting, strict=True)),
             validation=halves[1],
             epochs=EPOCHS,
             batch_size=BATCH,
@@ -271,8 +273,10 @@ def test_blocks_hold_whole_dropout_rates(photos, monkeypatch, tmp_path, limit, s
     csv = tmp_path / "grid_search.csv"
     results = utils.grid_search(*photos, **lists, epochs=1, folds=2, csv=csv)
     assert [len(block["dropouts"]) for block in blocks] == 2 * sizes
-    assert len(results) == 2 * 512 == len(results.drop_duplicates([*utils.SETTING, "fold"]))
-    assert results[list(utils.METRICS)].notna().all(axis=None)
+    assert (
+        len(results) == 2 * 512 == len(results.drop_duplicates([*scenes.HYPERPARAMETERS, "fold"]))
+    )
+    assert results[list(scenes.METRICS)].notna().all(axis=None)
 
 
 def test_finished_blocks_are_kept(photos, in_blocks, tmp_path, trainings):
@@ -344,12 +348,12 @@ def test_what_a_failing_machine_had_is_run_again_while_anything_gets_done(
     utils.grid_search(*photos, **SMALL, csv=tmp_path / "alone.csv")
     csv = tmp_path / "grid_search.csv"
     with monkeypatch.context() as patch:
-        patch.setattr(utils.joblib, "Parallel", Failing(1, 0))
+        patch.setattr(joblib, "Parallel", Failing(1, 0))
         with pytest.raises(ConnectionError, match="the machine is gone"):
             utils.grid_search(*photos, **SMALL, csv=csv)
         assert len(trainings.seeds) == 3 + 1
         assert capsys.readouterr().out.count("run again: the machine is gone") == 1
-        patch.setattr(utils.joblib, "Parallel", Failing(1, 1))
+        patch.setattr(joblib, "Parallel", Failing(1, 1))
         utils.grid_search(*photos, **SMALL, csv=csv)
     assert len(trainings.seeds) == 3 + 3
     assert csv.read_bytes() == (tmp_path / "alone.csv").read_bytes()
@@ -440,10 +444,10 @@ def names_in(folder: Path) -> set[str]:
 
 def test_the_table_has_a_row_for_each_setting_fold_and_epoch_in_order(searched):
     _, results = searched
-    rows = product(*(SMALL[f"{name}s"] for name in utils.SETTING), (1, 2, 3), (1, 2))
+    rows = product(*(SMALL[f"{name}s"] for name in scenes.HYPERPARAMETERS), (1, 2, 3), (1, 2))
     assert list(results.columns) == COLUMNS
     assert list(results[COLUMNS[:5]].itertuples(index=False, name=None)) == list(rows)
-    assert results[list(utils.METRICS)].notna().all(axis=None)
+    assert results[list(scenes.METRICS)].notna().all(axis=None)
 
 
 def test_the_table_is_what_the_file_holds_with_7_digits(searched):
@@ -489,7 +493,7 @@ def test_a_batch_larger_than_the_data_is_one_batch_of_all(photos, tmp_path):
     options = {**one, "epochs": 2, "folds": 2, "seed": 0, "csv": tmp_path / "grid_search.csv"}
     results = utils.grid_search(*photos, **options, batch_size=10**6)
     alone = train_fold_alone(photos, (0.005, 0.3, 1e-4), 1, folds=2, batch_size=N // 2, seed=0)
-    np.testing.assert_allclose(results[list(utils.METRICS)].head(2), alone, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(results[list(scenes.METRICS)].head(2), alone, rtol=0, atol=1e-4)
 
 
 def test_an_old_table_stays_whole_until_the_new_one_takes_its_place(
@@ -504,8 +508,8 @@ def test_an_old_table_stays_whole_until_the_new_one_takes_its_place(
             seen.append((csv.read_text(), len(pd.read_csv(source))))
         os_replace(source, target)
 
-    os_replace = utils.os.replace
-    monkeypatch.setattr(utils.os, "replace", replace)
+    os_replace = os.replace
+    monkeypatch.setattr(os, "replace", replace)
     trainings.interrupt(2, *photos, **SMALL, csv=csv)
     assert csv.read_text() == "the old table"
     results = utils.grid_search(*photos, **SMALL, csv=csv)
@@ -621,7 +625,7 @@ def start():
         return process, receiver
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", f"{here.parent}{utils.os.pathsep}{here}")
+        patch.setenv("PYTHONPATH", f"{here.parent}{os.pathsep}{here}")
         yield start
 
 
@@ -758,9 +762,7 @@ def test_another_search_does_not_take_the_folds_of_this_one(photos, tmp_path, tr
     assert len(trainings.seeds) == 2 + options["folds"] + 1  # its own are still there
 
 
-@pytest.mark.parametrize(
-    "part", ["utils.FORMAT", "utils.tf.__version__", "utils.keras.__version__"]
-)
+@pytest.mark.parametrize("part", ["scenes.FORMAT", "tf.__version__", "keras.__version__"])
 def test_another_version_does_not_take_the_folds(photos, tmp_path, trainings, part, monkeypatch):
     csv = tmp_path / "grid_search.csv"
     trainings.interrupt(2, *photos, **SMALL, csv=csv)
@@ -885,7 +887,7 @@ def test_a_damaged_fold_is_trained_again_with_a_word(photos, tmp_path, trainings
 def test_a_fold_with_random_damage_is_refused_or_read_right(tmp_path, capsys):
     shape = SMALL["epochs"], 2, 4
     rng = np.random.default_rng(0)
-    arrays = {name: rng.random(shape, dtype="float32") for name in utils.METRICS}
+    arrays = {name: rng.random(shape, dtype="float32") for name in scenes.METRICS}
     part = tmp_path / "fold-1-block-1.npz"
     utils._write_arrays(part, arrays)
     good = part.read_bytes()
@@ -937,14 +939,14 @@ def test_the_best_setting_has_the_highest_mean_at_its_best_epoch():
         }
     )
     best = utils.best_hyperparameters(results)
-    assert tuple(best[name] for name in utils.SETTING) == B
+    assert tuple(best[name] for name in scenes.HYPERPARAMETERS) == B
     assert best["epoch"] == 1
     assert best["val_accuracy"] == pytest.approx(0.9)
     assert best["val_loss"] == pytest.approx(0.5)
     assert best["behind"] == pytest.approx(0.02)
     assert best["noise"] == pytest.approx(((0.04**2 + 0.02**2 + 0.06**2) / 2 / 3) ** 0.5)
     ranked = utils.summarize(results)
-    assert [tuple(row) for row in ranked[utils.SETTING].to_numpy()] == [B, C, A]
+    assert [tuple(row) for row in ranked[scenes.HYPERPARAMETERS].to_numpy()] == [B, C, A]
     assert list(ranked["epoch"]) == [1, 2, 2]
     np.testing.assert_allclose(ranked["val_accuracy"], [0.90, 0.88, 0.86])
     np.testing.assert_allclose(ranked["std"], [0.0021**0.5, 0.01, 0.01])
@@ -963,8 +965,8 @@ def test_each_setting_is_compared_with_the_best_fold_by_fold():
     assert other["behind"] == pytest.approx(0.04)
     assert other["noise"] == pytest.approx(np.std([0.08, 0.04, 0.0], ddof=1) / 3**0.5)
     kept = utils.condense(results, [2, 7])
-    assert list(kept.columns[:5]) == [*utils.SETTING, "kept", "epoch"]
-    found = [tuple(row) for row in kept[[*utils.SETTING, "kept", "epoch"]].to_numpy()]
+    assert list(kept.columns[:5]) == [*scenes.HYPERPARAMETERS, "kept", "epoch"]
+    found = [tuple(row) for row in kept[[*scenes.HYPERPARAMETERS, "kept", "epoch"]].to_numpy()]
     assert found == [(*A, "2", 2), (*A, "best", 2), (*B, "best", 1), (*B, "2", 2)]
     np.testing.assert_allclose(kept["val_accuracy"], [0.86, 0.86, 0.90, 0.70])
     np.testing.assert_allclose(kept["behind"], [0.04, 0.04, 0, 0.20], atol=1e-12)
@@ -975,7 +977,7 @@ def test_equal_accuracy_is_decided_by_lower_loss():
     """The means are equal though 0.1 + 0.2 and 0.3 + 0.0 differ in the last digit."""
     results = results_of({A: [[(0.1, 0.5)], [(0.2, 0.5)]], B: [[(0.3, 0.4)], [(0.0, 0.5)]]})
     best = utils.best_hyperparameters(results)
-    assert tuple(best[name] for name in utils.SETTING) == B
+    assert tuple(best[name] for name in scenes.HYPERPARAMETERS) == B
     assert best["behind"] == pytest.approx(0, abs=1e-12)
 
 
@@ -988,10 +990,10 @@ def test_one_setting_has_no_runner_up():
 
 def test_the_best_setting_is_a_setting_that_train_head_takes(searched, photos):
     best = utils.best_hyperparameters(searched[1])
-    setting = {name: best[name] for name in utils.SETTING}
+    setting = {name: best[name] for name in scenes.HYPERPARAMETERS}
     assert setting in [
-        dict(zip(utils.SETTING, values, strict=True))
-        for values in product(*(SMALL[f"{name}s"] for name in utils.SETTING))
+        dict(zip(scenes.HYPERPARAMETERS, values, strict=True))
+        for values in product(*(SMALL[f"{name}s"] for name in scenes.HYPERPARAMETERS))
     ]
     utils.build_head(best["dropout"], best["weight_decay"])
 
@@ -1015,7 +1017,7 @@ def test_the_choice_is_the_one_of_exact_numbers_in_any_order_of_rows(data, setti
     )
     order = data.draw(st.permutations(range(len(results))))
     best = utils.best_hyperparameters(results.iloc[order])
-    assert (tuple(best[name] for name in utils.SETTING), best["epoch"]) == (setting, epoch)
+    assert (tuple(best[name] for name in scenes.HYPERPARAMETERS), best["epoch"]) == (setting, epoch)
     assert best["val_accuracy"] == pytest.approx(float(-accuracy) / 100)
     assert best["val_loss"] == pytest.approx(float(loss) / 100)
     if settings > 1:
@@ -1034,7 +1036,7 @@ def test_memory_grows_by_at_most_three_copies_of_the_features(start, tmp_path):
     process, word = start(search.measure_memory, 12_000, **options)
     grown = word.recv()
     assert wait(process) == 0
-    assert grown < 3 * 12_000 * utils.N_FEATURES * 4 + 40 * 2**20
+    assert grown < 3 * 12_000 * scenes.N_FEATURES * 4 + 40 * 2**20
 
 
 # --- The real features ----------------------------------------------------------------

@@ -1,9 +1,11 @@
 """The head is dropout and a dense softmax with L2, and trains as Keras trains."""
 
+import keras
 import numpy as np
 import pytest
 from search import make_photos
 
+import scenes
 import utils
 
 N, EPOCHS = 100, 8
@@ -39,7 +41,7 @@ def entropy_and_accuracy(weights, features, labels):
 def test_a_head_gives_six_probabilities_by_a_dense_softmax(photos):
     head = utils.build_head(0.5, 0.01)
     chances = head.predict(photos[0], verbose=0)
-    assert chances.shape == (N, len(utils.CLASSES))
+    assert chances.shape == (N, len(scenes.CLASSES))
     np.testing.assert_allclose(chances.sum(axis=1), 1, atol=1e-6)
     kernel, bias = head.get_weights()
     scores = np.exp(photos[0] @ kernel + bias)
@@ -55,7 +57,7 @@ def test_a_head_penalizes_the_squared_weights_but_not_the_bias():
 
 def test_a_head_drops_its_share_of_the_features_in_training_only():
     dropout = utils.build_head(0.3, 0.0).layers[0]
-    ones = np.ones((200, utils.N_FEATURES), "float32")
+    ones = np.ones((200, scenes.N_FEATURES), "float32")
     np.testing.assert_array_equal(dropout(ones, training=False), ones)
     dropped = np.asarray(dropout(ones, training=True))
     assert np.mean(dropped == 0) == pytest.approx(0.3, abs=0.01)
@@ -67,7 +69,7 @@ def test_a_head_drops_its_share_of_the_features_in_training_only():
 
 def test_the_history_has_a_row_for_each_epoch_from_1(trained):
     _, history = trained
-    assert list(history.columns) == ["epoch", *utils.METRICS]
+    assert list(history.columns) == ["epoch", *scenes.METRICS]
     assert list(history["epoch"]) == list(range(1, EPOCHS + 1))
     assert np.isfinite(history.to_numpy()).all()
 
@@ -110,7 +112,7 @@ def test_a_batch_larger_than_the_data_is_one_batch_of_all(photos):
     np.testing.assert_array_equal(larger.get_weights()[0], whole.get_weights()[0])
     assert history.equals(same)
 
-    utils.keras.utils.set_random_seed(5)
+    keras.utils.set_random_seed(5)
     initial = utils.build_head(0.0, SETTING["weight_decay"]).get_weights()
     entropy, accuracy = entropy_and_accuracy(initial, *photos)
     penalty = SETTING["weight_decay"] * np.square(initial[0]).sum()
@@ -177,7 +179,7 @@ DATA_FAULTS = {
         "labels hold nan; they must be 0 to 5",
     ),
     "names of classes": (
-        lambda x, y: (x, np.asarray(utils.CLASSES)[y]),
+        lambda x, y: (x, np.asarray(scenes.CLASSES)[y]),
         "labels hold 'buildings'; they must be 0 to 5",
     ),
 }
@@ -190,7 +192,7 @@ def doors(photos, tmp_path, monkeypatch):
     def work(*arguments, **options):
         pytest.fail("the work has begun")
 
-    monkeypatch.setattr(utils.keras.Model, "fit", work)
+    monkeypatch.setattr(keras.Model, "fit", work)
     csv = tmp_path / "new" / "grid_search.csv"
     return {
         "train_head": lambda x, y: utils.train_head(x, y, **SETTING),

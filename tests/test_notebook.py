@@ -21,6 +21,7 @@ from clean_notebook import clean, main
 from conftest import draw
 from PIL import Image
 
+import scenes
 import utils
 
 ROOT = Path(__file__).parents[1]
@@ -262,11 +263,11 @@ def test_the_large_search_is_that_of_the_settings(large):
     at_epochs, best = large
     assert (ROOT / "grid_search_large.csv").stat().st_size < 1_000_000
     grid = pd.MultiIndex.from_product(
-        utils.SETTINGS[f"LARGE_{name.upper()}S"] for name in utils.SETTING
+        utils.SETTINGS[f"LARGE_{name.upper()}S"] for name in scenes.HYPERPARAMETERS
     )
-    assert sorted(best.set_index(utils.SETTING).index) == sorted(grid)
+    assert sorted(best.set_index(scenes.HYPERPARAMETERS).index) == sorted(grid)
     assert len(grid) == 512
-    for _, rows in at_epochs.groupby(utils.SETTING):
+    for _, rows in at_epochs.groupby(scenes.HYPERPARAMETERS):
         assert list(rows["epoch"]) == [10, 25, 50, utils.SETTINGS["LARGE_EPOCHS"]]
 
 
@@ -316,7 +317,7 @@ def test_accuracy_is_what_these_features_allow(committed):
 def fine_tuned():
     """Return the committed predictions of the fine-tuned runs, and which are right."""
     predictions = pd.read_csv(ROOT / "fine_tuning_predictions.csv")
-    chances = predictions[list(utils.CLASSES)]
+    chances = predictions[list(scenes.CLASSES)]
     return predictions, chances.idxmax(axis=1) == predictions["label"]
 
 
@@ -336,7 +337,7 @@ def test_numbers_of_fine_tuning_are_those_of_its_files(committed, fine_tuned):
     assert f"**{by_run.mean():.2%} ± {by_run.std():.2%}**" in said
     assert f"The file of run 1: **{by_run[1]:.2%} (" in said
     first = predictions[predictions["run"] == 1]
-    predicted = first[list(utils.CLASSES)].idxmax(axis=1)
+    predicted = first[list(scenes.CLASSES)].idxmax(axis=1)
     for pair in (["glacier", "mountain"], ["buildings", "street"]):
         confused = first["label"].isin(pair) & predicted.isin(pair) & (predicted != first["label"])
         assert f"{pair[0]} and {pair[1]} confused: " in said
@@ -359,7 +360,7 @@ def test_validation_chose_the_settings_of_the_fine_tuning():
     histories = pd.read_csv(ROOT / "fine_tuning.csv")
     assert list(histories["run"].unique()) == [0, 1, 2, 3]
     same = search[search["run"] == last.index[-1]].reset_index()
-    for name in utils.METRICS:
+    for name in scenes.METRICS:
         assert list(histories.loc[histories["run"] == 0, name]) == list(same[name])
 
 
@@ -389,7 +390,7 @@ def test_sentences_on_fine_tuning_say_what_its_files_hold(committed, fine_tuned)
     assert head < 0.02 < deeper, "the head means what it says"
     predictions, right = fine_tuned
     first = predictions["run"] == 1
-    confidence = predictions.loc[first, list(utils.CLASSES)].max(axis=1)
+    confidence = predictions.loc[first, list(scenes.CLASSES)].max(axis=1)
     assert right[first].mean() > confidence.mean() + 0.02, "right more often than it says"
 
 
@@ -403,7 +404,7 @@ def test_titles_and_sentences_say_what_the_figures_show(committed):
         [int(cell.split("<")[0]) for cell in row] for row in data["confusion_matrix"][0]["text"]
     ]
     confused = pd.DataFrame(np.triu(np.array(cells) + np.transpose(cells), 1))
-    confused = confused.set_axis(utils.CLASSES).set_axis(utils.CLASSES, axis=1).stack()
+    confused = confused.set_axis(scenes.CLASSES).set_axis(scenes.CLASSES, axis=1).stack()
     assert set(confused.nlargest(2).index) == {("glacier", "mountain"), ("buildings", "street")}
 
     training, validation = (
@@ -467,6 +468,7 @@ def copy_project(folder):
     """Copy what a run needs, with stand-ins for the committed results."""
     for name in (NOTEBOOK, "utils.py", "features.npz", *OTHER_RESULTS):
         shutil.copy(ROOT / name, folder)
+    shutil.copytree(ROOT / "scenes", folder / "scenes")
     (folder / "grid_search.csv").write_text("committed")
     (folder / "plotly_plots").mkdir()
     (folder / "plotly_plots" / "grid_search.html").write_text("committed")
@@ -531,8 +533,8 @@ def run(request):
 
 def draw_photos(folder):
     """Draw a data set in Kaggle's layout, large enough for all that the notebook does."""
-    counts = {f"seg_train/seg_train/{label}": 24 for label in utils.CLASSES}
-    counts |= {f"seg_test/seg_test/{label}": 4 for label in utils.CLASSES}
+    counts = {f"seg_train/seg_train/{label}": 24 for label in scenes.CLASSES}
+    counts |= {f"seg_test/seg_test/{label}": 4 for label in scenes.CLASSES}
     seeds = itertools.count()
     for place, count in (counts | {"seg_pred/seg_pred": 5}).items():
         (folder / place).mkdir(parents=True)
@@ -586,12 +588,12 @@ def test_a_run_on_photos_writes_what_fine_tuning_gave(run_on_drawn_photos):
     assert search["run"].nunique() == 5
     assert mirrored["val_accuracy"][0] == pytest.approx(histories["val_accuracy"][epochs - 1])
     assert list(predictions["run"]) == list(np.repeat([1, 2], 24))
-    np.testing.assert_allclose(predictions[list(utils.CLASSES)].sum(axis=1), 1, atol=0.001)
+    np.testing.assert_allclose(predictions[list(scenes.CLASSES)].sum(axis=1), 1, atol=0.001)
     for run, rows in predictions.groupby("run"):
         classifier = utils.load_classifier(results / f"intel_classifier_deeper_{run}.keras")
         paths = run_on_drawn_photos.folder / "drawn" / rows["path"]
-        again = utils.predict(classifier, list(paths))[list(utils.CLASSES)]
-        np.testing.assert_allclose(again, rows[list(utils.CLASSES)], atol=1e-4)
+        again = utils.predict(classifier, list(paths))[list(scenes.CLASSES)]
+        np.testing.assert_allclose(again, rows[list(scenes.CLASSES)], atol=1e-4)
 
 
 def test_a_large_search_leaves_its_condensed_results(run_on_drawn_photos):
@@ -600,8 +602,8 @@ def test_a_large_search_leaves_its_condensed_results(run_on_drawn_photos):
     kept = pd.read_csv(results / "grid_search_large.csv")
     assert len(histories) == 2 * 2 * 2 * SMALL["FOLDS"] * SMALL["LARGE_EPOCHS"]
     assert list(kept["kept"].value_counts()[["3", "best"]]) == [8, 8]
-    means = histories.groupby([*utils.SETTING, "epoch"])["val_accuracy"].mean()
-    shown = kept.set_index([*utils.SETTING, "epoch"])["val_accuracy"]
+    means = histories.groupby([*scenes.HYPERPARAMETERS, "epoch"])["val_accuracy"].mean()
+    shown = kept.set_index([*scenes.HYPERPARAMETERS, "epoch"])["val_accuracy"]
     np.testing.assert_allclose(shown, means[shown.index], atol=1e-6)
 
 

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import scenes
 import utils
 
 
@@ -91,8 +92,8 @@ def test_download_photos_returns_the_folder_that_kagglehub_made(drawn, monkeypat
 def test_list_images_makes_a_row_for_each_photo_in_a_fixed_order(drawn):
     images = utils.list_images(drawn)
     assert list(images.columns) == ["path", "label", "split"]
-    assert tuple(images["label"].cat.categories) == utils.CLASSES
-    assert tuple(images["split"].cat.categories) == utils.SPLITS
+    assert tuple(images["label"].cat.categories) == scenes.CLASSES
+    assert tuple(images["split"].cat.categories) == scenes.SPLITS
     assert images["split"].value_counts().to_dict() == {
         "train": 5 * 6,
         "test": 4 * 6,
@@ -507,13 +508,13 @@ def tables(draw_from):
     order = np.random.default_rng(draw_from(st.integers(0, 99))).permutation(len(rows))
     label, split, digest = zip(*(rows[i] for i in order), strict=True)
     names = [
-        None if s == "prediction" else utils.CLASSES[i] for i, s in zip(label, split, strict=True)
+        None if s == "prediction" else scenes.CLASSES[i] for i, s in zip(label, split, strict=True)
     ]
     return pd.DataFrame(
         {
             "path": [f"{i}.jpg" for i in range(len(rows))],
-            "label": pd.Categorical(names, utils.CLASSES),
-            "split": pd.Categorical(split, utils.SPLITS),
+            "label": pd.Categorical(names, scenes.CLASSES),
+            "split": pd.Categorical(split, scenes.SPLITS),
             "digest": [f"{d:032}" for d in digest],
         }
     )
@@ -551,16 +552,16 @@ def test_create_validation_never_parts_a_photo_from_its_copy(images, ratio, seed
     st.integers(0, 99),
 )
 def test_create_validation_takes_the_same_share_of_each_class_within_one_photo(sizes, ratio, seed):
-    labels = np.repeat(utils.CLASSES, sizes)
+    labels = np.repeat(scenes.CLASSES, sizes)
     images = pd.DataFrame(
         {
-            "label": pd.Categorical(labels, utils.CLASSES),
-            "split": pd.Categorical(["train"] * len(labels), utils.SPLITS),
+            "label": pd.Categorical(labels, scenes.CLASSES),
+            "split": pd.Categorical(["train"] * len(labels), scenes.SPLITS),
             "digest": [f"{i:032}" for i in range(len(labels))],
         }
     )
     split = utils.create_validation(images, ratio, seed=seed)
-    taken = split[split["split"] == "validation"]["label"].value_counts()[list(utils.CLASSES)]
+    taken = split[split["split"] == "validation"]["label"].value_counts()[list(scenes.CLASSES)]
     assert (np.abs(taken.to_numpy() - np.array(sizes) / round(1 / ratio)) < 1).all()
 
 

@@ -18,6 +18,7 @@ import pytest
 from conftest import draw, read_table
 from PIL import Image
 
+import scenes
 import utils
 
 RATES, DROPOUTS, DECAYS, FOLDS, EPOCHS = [0.001, 0.01], [0.1, 0.3, 0.5], [0, 1e-4], 3, 4
@@ -28,11 +29,11 @@ def results():
     """Return the results of a grid search, drawn by chance."""
     index = pd.MultiIndex.from_product(
         [RATES, DROPOUTS, DECAYS, range(1, FOLDS + 1), range(1, EPOCHS + 1)],
-        names=[*utils.SETTING, "fold", "epoch"],
+        names=[*scenes.HYPERPARAMETERS, "fold", "epoch"],
     )
     rng = np.random.default_rng(0)
     return pd.DataFrame(
-        {name: rng.uniform(0.5, 1, len(index)).round(4) for name in utils.METRICS}, index=index
+        {name: rng.uniform(0.5, 1, len(index)).round(4) for name in scenes.METRICS}, index=index
     ).reset_index()
 
 
@@ -42,7 +43,7 @@ def history():
     rng = np.random.default_rng(0)
     runs = [
         pd.DataFrame({"epoch": range(1, 5), "run": run}).join(
-            pd.DataFrame(rng.uniform(0, 1, (4, 4)), columns=list(utils.METRICS))
+            pd.DataFrame(rng.uniform(0, 1, (4, 4)), columns=list(scenes.METRICS))
         )
         for run in (1, 2, 3)
     ]
@@ -53,8 +54,8 @@ def history():
 def labels():
     """Return true and predicted classes of 200 photos."""
     rng = np.random.default_rng(0)
-    true = rng.choice(utils.CLASSES, 200)
-    return true, np.where(rng.random(200) < 0.7, true, rng.choice(utils.CLASSES, 200))
+    true = rng.choice(scenes.CLASSES, 200)
+    return true, np.where(rng.random(200) < 0.7, true, rng.choice(scenes.CLASSES, 200))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def chances():
 def clouds():
     """Return the features of 20 photos of each class that lie apart, and their classes."""
     rng = np.random.default_rng(0)
-    names = np.repeat(utils.CLASSES, 20)
+    names = np.repeat(scenes.CLASSES, 20)
     centres = np.repeat(rng.uniform(0, 6, (6, 1280)), 20, axis=0)
     order = rng.permutation(len(names))
     features = centres + rng.normal(0, 0.3, centres.shape)
@@ -175,12 +176,12 @@ def test_classes_have_the_same_order_and_colours_everywhere(figures):
         figures[f"plot_{name}"] for name in ("counts", "features", "confusion_matrix")
     )
     for bars in counts.data:
-        assert tuple(bars.x) == utils.CLASSES
-    assert tuple(trace.name for trace in features.data) == utils.CLASSES
+        assert tuple(bars.x) == scenes.CLASSES
+    assert tuple(trace.name for trace in features.data) == scenes.CLASSES
     assert [trace.marker.color for trace in features.data] == list(utils.COLORS.values())
-    assert tuple(confusion.data[0].x) == tuple(confusion.data[0].y) == utils.CLASSES
+    assert tuple(confusion.data[0].x) == tuple(confusion.data[0].y) == scenes.CLASSES
     assert confusion.layout.yaxis.autorange == "reversed"
-    assert len(set(utils.COLORS.values())) == len(utils.CLASSES)
+    assert len(set(utils.COLORS.values())) == len(scenes.CLASSES)
 
 
 # --- The numbers ----------------------------------------------------------------------
@@ -226,7 +227,7 @@ def test_plot_grid_search_shows_each_setting_with_mean_and_band(figures, results
     assert len(lines) == len(bands) == len(RATES) * len(DROPOUTS) * len(DECAYS)
     assert {f"learning rate {rate:g}" for rate in RATES} <= texts(figure)
     assert {f"dropout {dropout:g}" for dropout in DROPOUTS} <= texts(figure)
-    by_setting = results.groupby([*utils.SETTING, "epoch"])["val_accuracy"]
+    by_setting = results.groupby([*scenes.HYPERPARAMETERS, "epoch"])["val_accuracy"]
     mean, std = by_setting.mean(), by_setting.std()
     left = iter(zip(lines, bands, strict=True))
     for dropout in DROPOUTS:
@@ -272,8 +273,8 @@ def test_plot_grid_heatmap_shows_the_best_mean_accuracy_of_each_setting(figures,
     assert [note.text for note in figure.layout.annotations][: len(RATES)] == [
         f"learning rate {rate:g}" for rate in RATES
     ]
-    means = results.groupby([*utils.SETTING, "epoch"])["val_accuracy"].mean()
-    best = means.groupby(utils.SETTING).max()
+    means = results.groupby([*scenes.HYPERPARAMETERS, "epoch"])["val_accuracy"].mean()
+    best = means.groupby(scenes.HYPERPARAMETERS).max()
     for rate, heat in zip(RATES, figure.data, strict=True):
         assert list(heat.x) == [f"{decay:g}" for decay in DECAYS]
         assert list(heat.y) == [f"{dropout:g}" for dropout in DROPOUTS]
@@ -298,8 +299,10 @@ def test_plot_best_shows_the_highest_accuracy_of_each_pair(figures, results):
 def test_plot_parallel_gives_each_setting_its_line(figures, results):
     summary = utils.summarize(results)
     [lines] = figures["plot_parallel"].data
-    dimensions = dict(zip([*utils.SETTING, "epoch", "accuracy"], lines.dimensions, strict=True))
-    for name in utils.SETTING:
+    dimensions = dict(
+        zip([*scenes.HYPERPARAMETERS, "epoch", "accuracy"], lines.dimensions, strict=True)
+    )
+    for name in scenes.HYPERPARAMETERS:
         ticks = np.array(dimensions[name].ticktext, dtype=float)
         assert list(ticks) == sorted(summary[name].unique())
         np.testing.assert_array_equal(ticks[np.array(dimensions[name]["values"])], summary[name])
@@ -336,8 +339,8 @@ def test_plot_confusion_matrix_shows_counts_and_row_percentages(figures, labels)
     heat = figures["plot_confusion_matrix"].data[0]
     np.testing.assert_allclose(np.sum(heat.z, axis=1), 100)
     true, predicted = labels
-    for i, row in enumerate(utils.CLASSES):
-        for j, column in enumerate(utils.CLASSES):
+    for i, row in enumerate(scenes.CLASSES):
+        for j, column in enumerate(scenes.CLASSES):
             n = int(np.sum((true == row) & (predicted == column)))
             share = 100 * n / np.sum(true == row)
             assert heat.text[i][j] == f"{n}<br>{share:.1f}%"
@@ -486,6 +489,7 @@ def test_without_chrome_the_figure_is_shown_without_a_picture(figures, shown, tm
 
 WITHOUT_CHROME = """
 import plotly.graph_objects as go
+import scenes
 import utils
 for name in ("first", "second"):
     utils.save_figure(go.Figure(go.Bar(y=[1, 2])), name, "plots")

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from conftest import read_table
 
+import scenes
 import utils
 
 NOTEBOOK = Path(utils.__file__).with_name("intel_classification.ipynb")
@@ -187,19 +188,19 @@ def test_no_loop_of_the_notebook_leaves_a_variable_that_looks_like_a_setting():
 # --- Arguments ------------------------------------------------------------------------
 
 LABELS = np.repeat(np.arange(6), 4)
-FEATURES = np.ones((len(LABELS), utils.N_FEATURES), "float32")
+FEATURES = np.ones((len(LABELS), scenes.N_FEATURES), "float32")
 HYPERPARAMETERS = {"learning_rate": 0.001, "dropout": 0.1, "weight_decay": 0.001}
 
 
 @pytest.fixture(scope="module")
 def table():
     """Return a table of four training photos a class, all different."""
-    labels = np.repeat(utils.CLASSES, 4)
+    labels = np.repeat(scenes.CLASSES, 4)
     return pd.DataFrame(
         {
             "path": [f"{number}.jpg" for number in range(len(labels))],
-            "label": pd.Categorical(labels, utils.CLASSES),
-            "split": pd.Categorical(["train"] * len(labels), utils.SPLITS),
+            "label": pd.Categorical(labels, scenes.CLASSES),
+            "split": pd.Categorical(["train"] * len(labels), scenes.SPLITS),
             "digest": [f"{number:032}" for number in range(len(labels))],
             "problem": "",
         }
