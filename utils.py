@@ -1,10 +1,8 @@
 """Helpers of `intel_classification.ipynb`, in the order in which the notebook calls them."""
 
-import contextlib
 import difflib
 import errno
 import functools
-import hashlib
 import itertools
 import json
 import numbers
@@ -12,7 +10,6 @@ import os
 import shutil
 import sys
 import threading
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,7 +23,6 @@ import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 import tensorflow as tf
-from filelock import FileLock, Timeout
 from IPython.display import display
 from kaleido.errors import ChromeNotFoundError
 from keras import ops
@@ -40,6 +36,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 
 import scenes
+from scenes import files
 
 SPLIT_FOLDERS = {"train": "seg_train", "test": "seg_test", "prediction": "seg_pred"}
 PHOTO_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -236,7 +233,7 @@ def output_folder(chosen: dict, images: pd.DataFrame) -> Path:
         words += ["photos"] if not same_photos else []
         told = json.dumps(changed, sort_keys=True, default=str).encode()
         pixels = "" if same_photos else table.to_csv(index=False)
-        folder = Path("runs", "-".join([*words, _digest(told, pixels.encode(), size=4)]))
+        folder = Path("runs", "-".join([*words, files.digest(told, pixels.encode(), size=4)]))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -244,64 +241,6 @@ def output_folder(chosen: dict, images: pd.DataFrame) -> Path:
 def _labelled_table(images: pd.DataFrame) -> pd.DataFrame:
     labelled = images[images["label"].notna()]
     return labelled[["label", "split", "digest"]].astype(str).reset_index(drop=True)
-
-
-def _digest(*parts: bytes | np.ndarray, size: int = 16) -> str:
-    state = hashlib.blake2b(digest_size=size)
-    for part in parts:
-        state.update(part)
-    return state.hexdigest()
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to, and put it in `path`'s place at the end."""
-    path = Path(path)
-    # The suffix stays, since Keras and plotly choose the format by it.
-    beside = path.with_name(f".{path.stem}.unfinished{path.suffix}")
-    try:
-        yield beside
-        os.replace(beside, path)
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"cannot write {path} ({error.strerror or error}); what was there before is "
-            "unchanged. Make room or choose another OUTPUT folder, then run again",
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):  # gone after os.replace, or never made
-            beside.unlink()
-
-
-def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with _replacing(path) as beside:
-        np.savez_compressed(beside, **arrays)
-
-
-def _check_zip(path: str | Path) -> list[str]:
-    """Return a zip file's members; its checksums find changed bytes."""
-    with zipfile.ZipFile(path) as archive:
-        if damaged := archive.testzip():
-            raise ValueError(f"{damaged} is damaged")
-        return archive.namelist()
-
-
-def _read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Read arrays from an .npz file; no code in it is run."""
-    try:
-        members = _check_zip(path)
-        if len(set(members)) < len(members):
-            raise ValueError("it holds an array twice")
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[f"{name}.npy"] for name in names}
-        for name, array in arrays.items():
-            if not isinstance(array, np.ndarray):
-                raise ValueError(f"{name} is no array")
-        return arrays
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # numpy and zipfile raise a dozen kinds for damaged bytes
-        raise ValueError(f"{path} cannot be read: {error}. Delete it or fetch it again") from error
 
 
 class _Bar(tqdm):
@@ -517,7 +456,7 @@ def _refuse(failed: list[str]) -> None:
 
 
 def _photo_digest(photo: np.ndarray) -> str:
-    return _digest(str(photo.shape).encode(), photo.tobytes())
+    return files.digest(str(photo.shape).encode(), photo.tobytes())
 
 
 def digest_photos(images: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
@@ -722,7 +661,7 @@ def _restore_features(rounded: np.ndarray) -> np.ndarray:
 
 
 def _weights_digest(model: keras.Model) -> str:
-    return _digest(*(weight.tobytes() for weight in model.get_weights()))
+    return files.digest(*(weight.tobytes() for weight in model.get_weights()))
 
 
 def extract_features(
@@ -772,7 +711,7 @@ def extract_features(
     _check(batch_size=batch_size)
     _refuse_unreadable(images)
     cache, trunk_digest = Path(cache), _weights_digest(trunk)
-    with _locked(cache):
+    with files.locked(cache):
         known, rounded = _read_cache(cache, trunk_digest)
         missing = images[~images["digest"].isin(known)].drop_duplicates("digest")
         size = BLOCK_BATCHES * batch_size
@@ -931,13 +870,13 @@ def _write_features(
         "digest": images["digest"].to_numpy(dtype=str),
         "features": rounded,
     }
-    _write_arrays(path, columns)
+    files.write_arrays(path, columns)
 
 
 def _read_features(path: Path) -> tuple[pd.DataFrame, np.ndarray, str]:
     """Read and check a file of features: the table, the rounded features, the trunk."""
     names = ("format", "trunk", "path", "label", "split", "digest", "features")
-    data = _read_arrays(path, names)
+    data = files.read_arrays(path, names)
     n = len(np.atleast_1d(data["path"]))
     kinds = {"format": "i", "trunk": "U", "path": "U", "label": "i", "split": "i", "digest": "U"}
     good = (
@@ -986,39 +925,6 @@ def load_bundled_features(
     """
     images, rounded, _ = _read_features(Path(path))
     return images, _restore_features(rounded)
-
-
-def write_runs(table: pd.DataFrame, csv: str | Path, *, keep: bool = False) -> None:
-    """Write a table of numbered runs to a CSV, which may keep the other runs that it holds."""
-    csv = Path(csv)
-    with _locked(csv):
-        if keep and csv.exists():
-            kept = pd.read_csv(csv)
-            table = pd.concat([kept[~kept["run"].isin(table["run"])], table])
-        write_csv(table.sort_values("run", kind="stable"), csv)
-
-
-def write_csv(table: pd.DataFrame, csv: str | Path) -> None:
-    """Write a table with 7 digits; the file is replaced as a whole."""
-    with _replacing(Path(csv)) as beside:
-        table.to_csv(beside, index=False, float_format="%.7g", lineterminator="\n")
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keep a second run from writing the same file; the lock dies with its process."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise RuntimeError(
-            f"another run is writing {path}; wait for its end or choose another folder"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _check_data(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -1337,11 +1243,11 @@ def grid_search(
     told |= {"tensorflow": tf.__version__, "keras": keras.__version__}
     rows = [row.tobytes() for split in splits for row in split]
     told = json.dumps(told, default=int).encode()  # whole numbers of NumPy as Python's
-    name = _digest(told, features.ravel(), labels.tobytes(), *rows, size=8)
+    name = files.digest(told, features.ravel(), labels.tobytes(), *rows, size=8)
     csv = Path(csv)
     parts = csv.with_name(f".{csv.stem}-{name}")
     with (
-        _locked(csv),
+        files.locked(csv),
         _progress(folds * len(blocks) * epochs, "Grid search", "epoch") as bar,
     ):
         tables, calls, left = [], [], []
@@ -1360,12 +1266,12 @@ def grid_search(
         for number, history in _run_tasks(_train_block, calls, bar, [epochs] * len(calls)):
             part, block, fold = left[number]
             parts.mkdir(exist_ok=True)
-            _write_arrays(part, history)
+            files.write_arrays(part, history)
             tables.append(_fold_table(history, block, fold))
         results = pd.concat(tables).sort_values(
             [*scenes.HYPERPARAMETERS, "fold", "epoch"], ignore_index=True
         )
-        write_csv(results, csv)
+        files.write_csv(results, csv)
         shutil.rmtree(parts)
     return pd.read_csv(csv)
 
@@ -1432,7 +1338,7 @@ def _read_fold(
         len(grid["learning_rates"]) * len(grid["weight_decays"]),
     )
     try:
-        history = _read_arrays(part, scenes.METRICS)
+        history = files.read_arrays(part, scenes.METRICS)
         good = (h.shape == shape and h.dtype == np.float32 for h in history.values())
         if not all(good) or not all(np.isfinite(h).all() for h in history.values()):
             raise ValueError(f"{part} does not hold a fold of this search")
@@ -1634,7 +1540,7 @@ def fine_tune(
     told = [*map(float, told), first_layer, tf.__version__, keras.__version__]
     told += [*images["digest"], _weights_digest(trunk), _weights_digest(head)]
     codes = (images[name].cat.codes.to_numpy() for name in ("label", "split"))
-    name = _digest(json.dumps(told).encode(), *codes, size=8)
+    name = files.digest(json.dumps(told).encode(), *codes, size=8)
 
     keras.utils.set_random_seed(int(seed))  # Keras refuses whole numbers of NumPy
     trunk, head = (_copy_model(model) for model in (trunk, head))
@@ -1652,7 +1558,7 @@ def fine_tune(
     )
     metrics = scenes.METRICS if len(validation) else scenes.METRICS[:2]
     checkpoint = _Checkpoint(Path(cache, f"fine-tuning-{name}.npz"), metrics)
-    with _locked(checkpoint.path):
+    with files.locked(checkpoint.path):
         done = checkpoint.restore(model)
         if done < epochs:
             activations = _activations(images, folder, lower, Path(cache))
@@ -1715,11 +1621,11 @@ def _activations(
     views = ops.stack([lower(photo), lower(ops.flip(photo, axis=2))], axis=1)
     both = keras.Model(photo, ops.cast(views, "float16"))
     told = f"{scenes.FORMAT} {tf.__version__} {keras.__version__} {_weights_digest(lower)}"
-    name = _digest("\n".join([told, *images["digest"]]).encode(), size=8)
+    name = files.digest("\n".join([told, *images["digest"]]).encode(), size=8)
     shape = (len(images), *both.output_shape[1:])
-    with _locked(cache / "activations"):
+    with files.locked(cache / "activations"):
         for path in cache.glob(f"activations-{name}-*"):
-            if path.name.endswith(_file_digest(path)):
+            if path.name.endswith(files.file_digest(path)):
                 return np.memmap(path, "float16", "r", shape=shape)
         for path in cache.glob("activations-*"):
             path.unlink()  # unfinished, damaged, or of other photos or layers
@@ -1741,15 +1647,9 @@ def _activations(
             ):
                 file.write(block)
         _refuse(failed)
-        path = cache / f"activations-{name}-{_file_digest(unfinished)}"
+        path = cache / f"activations-{name}-{files.file_digest(unfinished)}"
         os.replace(unfinished, path)
         return np.memmap(path, "float16", "r", shape=shape)
-
-
-def _file_digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        state = hashlib.file_digest(file, functools.partial(hashlib.blake2b, digest_size=8))
-    return state.hexdigest()
 
 
 def _batches(
@@ -1812,7 +1712,7 @@ class _Checkpoint(keras.callbacks.Callback):
         model.optimizer.build(model.trainable_variables)
         state = self._state(model)
         try:
-            arrays = _read_arrays(self.path, ["history", *state])
+            arrays = files.read_arrays(self.path, ["history", *state])
         except ValueError as error:
             print(f"The fine-tuning begins again: {error}")
             return 0
@@ -1824,7 +1724,7 @@ class _Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.history.append([float(logs[name]) for name in self.metrics])
         state = {k: ops.convert_to_numpy(v) for k, v in self._state(self.model).items()}
-        _write_arrays(self.path, state | {"history": np.array(self.history)})
+        files.write_arrays(self.path, state | {"history": np.array(self.history)})
 
 
 def build_classifier(trunk: keras.Model, head: keras.Model) -> keras.Model:
@@ -1852,7 +1752,7 @@ def average_mirrored(classifier: keras.Model) -> keras.Model:
 
 def save_classifier(classifier: keras.Model, path: str | Path) -> None:
     """Save the model as one `.keras` file, which is replaced as a whole."""
-    with _replacing(Path(path)) as beside:
+    with files.replacing(Path(path)) as beside:
         classifier.save(beside)
 
 
@@ -1866,7 +1766,7 @@ def load_classifier(path: str | Path) -> keras.Model:
         The file is damaged or no Keras model.
     """
     try:
-        _check_zip(path)
+        files.check_zip(path)
         classifier = keras.saving.load_model(path, compile=False, safe_mode=True)
         if classifier.output_shape != (None, len(scenes.CLASSES)):
             raise ValueError(f"it gives {classifier.output_shape}, not a number for each class")
@@ -2281,15 +2181,15 @@ def save_figure(figure: go.Figure, name: str, folder: str | Path = "plotly_plots
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "plotly.min.js"
     if not script.exists():
-        with _replacing(script) as beside:
+        with files.replacing(script) as beside:
             beside.write_text(get_plotlyjs(), encoding="utf-8")
-    with _replacing(folder / f"{name}.html") as beside:
+    with files.replacing(folder / f"{name}.html") as beside:
         page = figure.to_html(include_plotlyjs="directory", div_id=name)
         beside.write_text(page, encoding="utf-8")
     shown = {"application/vnd.plotly.v1+json": json.loads(figure.to_json())}
     png = _png(figure)
     if png:
-        with _replacing(folder / f"{name}.png") as beside:
+        with files.replacing(folder / f"{name}.png") as beside:
             beside.write_bytes(png)
         shown["image/png"] = png
     display(shown, raw=True)

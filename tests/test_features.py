@@ -20,6 +20,7 @@ from PIL import Image
 from test_photos import ODD_PHOTOS, UNREADABLE
 
 import scenes
+import scenes.files
 import utils
 
 FLOATS = st.floats(0, 6, width=32)
@@ -392,7 +393,7 @@ def test_what_was_done_before_an_interrupt_is_kept(
 
 def test_a_second_run_at_the_same_time_is_refused(extract, tmp_path):
     with (
-        utils._locked(tmp_path / "cache.npz"),
+        scenes.files.locked(tmp_path / "cache.npz"),
         pytest.raises(RuntimeError, match=r"another run is writing .*cache\.npz; wait"),
     ):
         extract()

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 import pytest
 from conftest import read_table
 
+import scenes.files
 import utils
 
 OLD = b"what was there before"
@@ -42,12 +43,12 @@ def write(request, drawn, trunk, classifier, shown):
 def test_a_csv_of_runs_keeps_the_other_runs_if_asked_to(tmp_path):
     csv = tmp_path / "runs.csv"
     table = pd.DataFrame({"run": [2, 2, 1], "epoch": [1, 2, 1], "loss": [0.5, 0.25, 1 / 3]})
-    utils.write_runs(table, csv)
+    scenes.files.write_runs(table, csv)
     assert csv.read_text() == "run,epoch,loss\n1,1,0.3333333\n2,1,0.5\n2,2,0.25\n"
     other = pd.DataFrame({"run": [2], "epoch": [1], "loss": [0.75], "val": [9]})
-    utils.write_runs(other, csv, keep=True)
+    scenes.files.write_runs(other, csv, keep=True)
     assert csv.read_text() == "run,epoch,loss,val\n1,1,0.3333333,\n2,1,0.75,9\n"
-    utils.write_runs(other, csv)
+    scenes.files.write_runs(other, csv)
     assert csv.read_text() == "run,epoch,loss,val\n2,1,0.75,9\n"
     assert not left_behind(tmp_path, "runs.csv", ".runs.csv.lock")
 
@@ -137,7 +138,7 @@ def test_an_interrupt_while_writing_leaves_the_old_file(tmp_path, error):
     path.write_bytes(OLD)
 
     def write_half() -> None:
-        with utils._replacing(path) as beside:
+        with scenes.files.replacing(path) as beside:
             beside.write_bytes(b"half of the new o")
             raise error
 
@@ -154,21 +155,23 @@ def test_a_kill_while_writing_leaves_a_whole_file_and_the_next_run_works(tmp_pat
     path = tmp_path / "arrays.npz"
     rng, delays = np.random.default_rng(0), random.Random(0)
     versions = [rng.integers(0, 256, (60, 1280)).astype("uint8") for _ in range(2)]
-    utils._write_arrays(path, {"features": versions[0]})
+    scenes.files.write_arrays(path, {"features": versions[0]})
     killed_in_the_middle = 0
     for _ in range(20):
         child = os.fork()
         if child == 0:
             while True:
                 for version in versions:
-                    utils._write_arrays(path, {"features": version})
+                    scenes.files.write_arrays(path, {"features": version})
         time.sleep(delays.uniform(0.01, 0.05))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         killed_in_the_middle += len(left_behind(tmp_path, path.name)) > 0
-        found = utils._read_arrays(path, ["features"])["features"]
+        found = scenes.files.read_arrays(path, ["features"])["features"]
         assert any(np.array_equal(found, version) for version in versions)
     assert killed_in_the_middle > 0
-    utils._write_arrays(path, {"features": versions[1]})
+    scenes.files.write_arrays(path, {"features": versions[1]})
     assert not left_behind(tmp_path, path.name)
-    np.testing.assert_array_equal(utils._read_arrays(path, ["features"])["features"], versions[1])
+    np.testing.assert_array_equal(
+        scenes.files.read_arrays(path, ["features"])["features"], versions[1]
+    )

@@ -24,6 +24,7 @@ from joblib.parallel import ThreadingBackend
 from search import fake_training, make_photos
 
 import scenes
+import scenes.files
 import utils
 
 COLUMNS = [*scenes.HYPERPARAMETERS, "fold", "epoch", *scenes.METRICS]
@@ -889,7 +890,7 @@ def test_a_fold_with_random_damage_is_refused_or_read_right(tmp_path, capsys):
     rng = np.random.default_rng(0)
     arrays = {name: rng.random(shape, dtype="float32") for name in scenes.METRICS}
     part = tmp_path / "fold-1-block-1.npz"
-    utils._write_arrays(part, arrays)
+    scenes.files.write_arrays(part, arrays)
     good = part.read_bytes()
     edges = zip_edges(good)
     refused = 0

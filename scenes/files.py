@@ -1,0 +1,115 @@
+"""
+Files: whole or not there.
+
+A file is written beside its final name and put in its place at the end; one process writes
+it at a time; what is read is checked, and no code in it is run. Knows nothing of photos.
+"""
+
+import contextlib
+import functools
+import hashlib
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock, Timeout
+
+
+def digest(*parts: bytes | np.ndarray, size: int = 16) -> str:
+    state = hashlib.blake2b(digest_size=size)
+    for part in parts:
+        state.update(part)
+    return state.hexdigest()
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path beside `path` to write to, and put it in `path`'s place at the end."""
+    path = Path(path)
+    # The suffix stays, since Keras and plotly choose the format by it.
+    beside = path.with_name(f".{path.stem}.unfinished{path.suffix}")
+    try:
+        yield beside
+        os.replace(beside, path)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"cannot write {path} ({error.strerror or error}); what was there before is "
+            "unchanged. Make room or choose another OUTPUT folder, then run again",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):  # gone after os.replace, or never made
+            beside.unlink()
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with replacing(path) as beside:
+        np.savez_compressed(beside, **arrays)
+
+
+def check_zip(path: str | Path) -> list[str]:
+    """Return a zip file's members; its checksums find changed bytes."""
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise ValueError(f"{damaged} is damaged")
+        return archive.namelist()
+
+
+def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Read arrays from an .npz file; no code in it is run."""
+    try:
+        members = check_zip(path)
+        if len(set(members)) < len(members):
+            raise ValueError("it holds an array twice")
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[f"{name}.npy"] for name in names}
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray):
+                raise ValueError(f"{name} is no array")
+        return arrays
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # numpy and zipfile raise a dozen kinds for damaged bytes
+        raise ValueError(f"{path} cannot be read: {error}. Delete it or fetch it again") from error
+
+
+def write_runs(table: pd.DataFrame, csv: str | Path, *, keep: bool = False) -> None:
+    """Write a table of numbered runs to a CSV, which may keep the other runs that it holds."""
+    csv = Path(csv)
+    with locked(csv):
+        if keep and csv.exists():
+            kept = pd.read_csv(csv)
+            table = pd.concat([kept[~kept["run"].isin(table["run"])], table])
+        write_csv(table.sort_values("run", kind="stable"), csv)
+
+
+def write_csv(table: pd.DataFrame, csv: str | Path) -> None:
+    """Write a table with 7 digits; the file is replaced as a whole."""
+    with replacing(Path(csv)) as beside:
+        table.to_csv(beside, index=False, float_format="%.7g", lineterminator="\n")
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep a second run from writing the same file; the lock dies with its process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise RuntimeError(
+            f"another run is writing {path}; wait for its end or choose another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        state = hashlib.file_digest(file, functools.partial(hashlib.blake2b, digest_size=8))
+    return state.hexdigest()
