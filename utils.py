@@ -8,13 +8,11 @@ import json
 import numbers
 import os
 import shutil
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import joblib
 import kaleido
 import keras
 import matplotlib.pyplot as plt
@@ -36,7 +34,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 
 import scenes
-from scenes import files
+from scenes import files, tasks
 
 SPLIT_FOLDERS = {"train": "seg_train", "test": "seg_test", "prediction": "seg_pred"}
 PHOTO_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -243,91 +241,6 @@ def _labelled_table(images: pd.DataFrame) -> pd.DataFrame:
     return labelled[["label", "split", "digest"]].astype(str).reset_index(drop=True)
 
 
-class _Bar(tqdm):
-    """A progress bar; where a task takes it along to another process, that gets a mute one."""
-
-    def __reduce__(self):
-        return functools.partial(tqdm, disable=True), ()
-
-
-def _progress(total: int, description: str, unit: str) -> tqdm:
-    """Return a progress bar that shows the time left and leaves nothing behind."""
-    return _Bar(
-        total=total,
-        desc=description,
-        unit=unit,
-        leave=False,
-        ncols=80,
-        mininterval=0.5,
-        file=sys.stdout,
-    )
-
-
-def _run_tasks(
-    function: Callable, tasks: Sequence[tuple], bar: tqdm, amounts: Sequence[int]
-) -> Iterator[tuple[int, object]]:
-    """
-    Yield (number, result) of each task as it ends.
-
-    joblib runs the tasks one after the other in this process, or wherever
-    `joblib.parallel_config` says. A task may be run twice, where a machine fails; so it
-    writes nothing, and its result depends on its arguments alone.
-
-    Parameters
-    ----------
-    function : callable
-        Called with the arguments of a task and then the progress bar.
-    tasks : sequence of tuples
-    bar : tqdm
-        Moved by the function in this process; for tasks elsewhere, when they end.
-    amounts : sequence of int
-        By how much each task moves the bar.
-    """
-    left, done = set(range(len(tasks))), bar.n
-    while left:
-        calls = [
-            joblib.delayed(_run_task)(number, function, *tasks[number], bar)
-            for number in sorted(left)
-        ]
-        for number, result in _outcomes(calls):
-            if isinstance(result, Exception):
-                raise result
-            left.remove(number)
-            done += amounts[number]
-            bar.update(max(0, done - bar.n))
-            yield number, result
-
-
-def _run_task(number: int, function: Callable, *arguments: object) -> tuple[int, object]:
-    """Return the number with the result or with the error, to be raised where it is of use."""
-    try:
-        return number, function(*arguments)
-    except Exception as error:
-        return number, error
-
-
-def _outcomes(calls: list) -> Iterator[tuple[int, object]]:
-    """
-    Yield what calls of `_run_task` return, until all have ended or a machine has failed.
-
-    A machine that dies may take the only copy of the data with it, so that no other can do
-    its tasks. They are tried again as long as anything gets done.
-    """
-    alive = False
-    try:
-        parallel = joblib.Parallel(return_as="generator_unordered")
-    except ValueError:  # some backends, Ray's among them, give nothing before all is done
-        parallel = joblib.Parallel()
-    try:
-        for outcome in parallel(calls):
-            alive = True
-            yield outcome
-    except Exception as error:
-        if not alive:
-            raise
-        print(f"A machine failed, and its tasks are run again: {error}")
-
-
 def find_photos(folder: str | Path | None = None) -> Path | None:
     """
     Return the folder of the extracted Kaggle data set, or None where there is none.
@@ -486,7 +399,7 @@ def digest_photos(images: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
             return "", str(error).rpartition(" as a photo: ")[2]
 
     with (
-        _progress(len(images), "Reading the photos", "photo") as bar,
+        tasks.progress(len(images), "Reading the photos", "photo") as bar,
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
         found = []
@@ -724,8 +637,10 @@ def extract_features(
         ]
         digests, parts, failed = [known], [rounded], []
         try:
-            with _progress(len(missing), "Photos through the trunk", "photo") as bar:
-                for number, result in _run_tasks(_extract_block, calls, bar, [*map(len, blocks)]):
+            with tasks.progress(len(missing), "Photos through the trunk", "photo") as bar:
+                for number, result in tasks.run_tasks(
+                    _extract_block, calls, bar, [*map(len, blocks)]
+                ):
                     rows, block, problems, stopped = result
                     parts.append(block)
                     digests.append(blocks[number]["digest"].to_numpy()[rows])
@@ -1028,7 +943,7 @@ def train_head(
         steps_per_execution=_steps(len(features), batch_size),
         jit_compile=False,
     )
-    with _progress(epochs, "Training the head", "epoch") as bar:
+    with tasks.progress(epochs, "Training the head", "epoch") as bar:
         history = head.fit(
             features,
             labels,
@@ -1248,7 +1163,7 @@ def grid_search(
     parts = csv.with_name(f".{csv.stem}-{name}")
     with (
         files.locked(csv),
-        _progress(folds * len(blocks) * epochs, "Grid search", "epoch") as bar,
+        tasks.progress(folds * len(blocks) * epochs, "Grid search", "epoch") as bar,
     ):
         tables, calls, left = [], [], []
         for fold, rows in enumerate(splits, start=1):
@@ -1263,7 +1178,7 @@ def grid_search(
                 else:
                     bar.update(epochs)
                     tables.append(_fold_table(history, block, fold))
-        for number, history in _run_tasks(_train_block, calls, bar, [epochs] * len(calls)):
+        for number, history in tasks.run_tasks(_train_block, calls, bar, [epochs] * len(calls)):
             part, block, fold = left[number]
             parts.mkdir(exist_ok=True)
             files.write_arrays(part, history)
@@ -1563,7 +1478,7 @@ def fine_tune(
         if done < epochs:
             activations = _activations(images, folder, lower, Path(cache))
             left = range(done * steps, epochs * steps)
-            with _progress(epochs * steps, "Fine-tuning", "batch") as bar:
+            with tasks.progress(epochs * steps, "Fine-tuning", "batch") as bar:
                 bar.update(left.start)
                 model.fit(
                     _batches(activations, labels, training, batch_size, seed, left),
@@ -1640,7 +1555,7 @@ def _activations(
         unfinished, failed = cache / f"activations-{name}", []
         with (
             open(unfinished, "wb") as file,
-            _progress(len(images), "Photos through the lower layers", "photo") as bar,
+            tasks.progress(len(images), "Photos through the lower layers", "photo") as bar,
         ):
             for _, block in _send_through(
                 both, list(images["path"]), list(images["digest"]), folder, 32, failed, bar
@@ -1824,7 +1739,7 @@ def predict(
             except ValueError as error:
                 failed.append(str(error))
 
-    with _progress(len(paths), "Predicting", "photo") as bar:
+    with tasks.progress(len(paths), "Predicting", "photo") as bar:
         for _, same_size in itertools.groupby(read(), key=np.shape):
             while batch := list(itertools.islice(same_size, batch_size)):
                 if not failed:

@@ -21,6 +21,7 @@ from test_photos import ODD_PHOTOS, UNREADABLE
 
 import scenes
 import scenes.files
+import scenes.tasks
 import utils
 
 FLOATS = st.floats(0, 6, width=32)
@@ -256,7 +257,7 @@ def test_photos_read_ahead_of_the_trunk_are_bounded(drawn, trunk, monkeypatch, t
     the progress bar counts them; the trunk is slowed down, so that they could pile up.
     """
     lock, read, done, ahead = threading.Lock(), [0], [0], []
-    read_photo, progress = utils.read_photo, utils._progress
+    read_photo, progress = utils.read_photo, scenes.tasks.progress
 
     def counted_read(path):
         with lock:
@@ -277,7 +278,7 @@ def test_photos_read_ahead_of_the_trunk_are_bounded(drawn, trunk, monkeypatch, t
         return bar
 
     monkeypatch.setattr(utils, "read_photo", counted_read)
-    monkeypatch.setattr(utils, "_progress", slow_progress)
+    monkeypatch.setattr(scenes.tasks, "progress", slow_progress)
     most = {}
     for n in (60, 600):
         folder = tmp_path / f"{n}"
@@ -364,7 +365,7 @@ def test_what_was_done_before_an_interrupt_is_kept(
 ):
     right = extract(cache=drawn / "uninterrupted.npz")
     total = count()
-    progress, left = utils._progress, iter(range(batches))
+    progress, left = scenes.tasks.progress, iter(range(batches))
 
     def interrupting(*args):
         bar = progress(*args)
@@ -379,7 +380,7 @@ def test_what_was_done_before_an_interrupt_is_kept(
             bar.update = interrupt_in_the_middle
         return bar
 
-    monkeypatch.setattr(utils, "_progress", interrupting)
+    monkeypatch.setattr(scenes.tasks, "progress", interrupting)
     with pytest.raises(KeyboardInterrupt):
         extract()
     kept, features = utils.load_bundled_features(tmp_path / "cache.npz")

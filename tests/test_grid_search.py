@@ -25,6 +25,7 @@ from search import fake_training, make_photos
 
 import scenes
 import scenes.files
+import scenes.tasks
 import utils
 
 COLUMNS = [*scenes.HYPERPARAMETERS, "fold", "epoch", *scenes.METRICS]
@@ -49,7 +50,7 @@ def halves():
 
 
 def train_side_by_side(halves, grid, seed):
-    bar = utils._progress(EPOCHS, "", "epoch")
+    bar = scenes.tasks.progress(EPOCHS, "", "epoch")
     return utils._train_fold(*halves, grid, EPOCHS, BATCH, seed, bar)
 
 
@@ -310,13 +311,13 @@ def test_threads_of_one_process_give_the_same_bytes(
 ):
     """Though seeds and draws belong to the whole process."""
     bars = []
-    progress = utils._progress
+    progress = scenes.tasks.progress
 
     def note(*arguments):
         bars.append(progress(*arguments))
         return bars[-1]
 
-    monkeypatch.setattr(utils, "_progress", note)
+    monkeypatch.setattr(scenes.tasks, "progress", note)
     csvs = [tmp_path / name for name in ("alone.csv", "threads.csv")]
     utils.grid_search(*photos, **SMALL, csv=csvs[0])
     if backend is AllAtTheEnd:
@@ -376,7 +377,7 @@ def test_an_error_in_a_task_is_raised_and_not_tried_again(photos, tmp_path, monk
 
 
 def test_a_progress_bar_in_another_process_is_mute():
-    copy = pickle.loads(pickle.dumps(utils._progress(3, "Grid search", "epoch")))
+    copy = pickle.loads(pickle.dumps(scenes.tasks.progress(3, "Grid search", "epoch")))
     assert copy.disable
     copy.update(2)
 

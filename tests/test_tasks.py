@@ -9,6 +9,7 @@ import pytest
 from conftest import read_table
 from search import make_photos
 
+import scenes.tasks
 import utils
 
 distributed = pytest.importorskip("distributed", reason="Dask's distributed is not installed")
@@ -29,7 +30,7 @@ def spread(client, monkeypatch):
 
     def spread(function, *arguments, **options):
         pids = client.run(os.getpid)
-        bars, killed, run_tasks, progress = [], [], utils._run_tasks, utils._progress
+        bars, killed, run_tasks, progress = [], [], scenes.tasks.run_tasks, scenes.tasks.progress
 
         def kill_in_the_middle(function, tasks, *rest):
             for number, result in run_tasks(function, tasks, *rest):
@@ -43,8 +44,8 @@ def spread(client, monkeypatch):
             return bars[-1]
 
         with monkeypatch.context() as patch, joblib.parallel_config("dask"):
-            patch.setattr(utils, "_run_tasks", kill_in_the_middle)
-            patch.setattr(utils, "_progress", note)
+            patch.setattr(scenes.tasks, "run_tasks", kill_in_the_middle)
+            patch.setattr(scenes.tasks, "progress", note)
             returned = function(*arguments, **options)
         assert killed
         client.wait_for_workers(2)

@@ -1,0 +1,97 @@
+"""
+Tasks: run here or on a cluster, each shown on a progress bar.
+
+A task that a failing machine takes along is tried again. Knows nothing of what a task does.
+"""
+
+import functools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+import joblib
+from tqdm import tqdm
+
+
+class _Bar(tqdm):
+    """A progress bar; where a task takes it along to another process, that gets a mute one."""
+
+    def __reduce__(self):
+        return functools.partial(tqdm, disable=True), ()
+
+
+def progress(total: int, description: str, unit: str) -> tqdm:
+    """Return a progress bar that shows the time left and leaves nothing behind."""
+    return _Bar(
+        total=total,
+        desc=description,
+        unit=unit,
+        leave=False,
+        ncols=80,
+        mininterval=0.5,
+        file=sys.stdout,
+    )
+
+
+def run_tasks(
+    function: Callable, tasks: Sequence[tuple], bar: tqdm, amounts: Sequence[int]
+) -> Iterator[tuple[int, object]]:
+    """
+    Yield (number, result) of each task as it ends.
+
+    joblib runs the tasks one after the other in this process, or wherever
+    `joblib.parallel_config` says. A task may be run twice, where a machine fails; so it
+    writes nothing, and its result depends on its arguments alone.
+
+    Parameters
+    ----------
+    function : callable
+        Called with the arguments of a task and then the progress bar.
+    tasks : sequence of tuples
+    bar : tqdm
+        Moved by the function in this process; for tasks elsewhere, when they end.
+    amounts : sequence of int
+        By how much each task moves the bar.
+    """
+    left, done = set(range(len(tasks))), bar.n
+    while left:
+        calls = [
+            joblib.delayed(_run_task)(number, function, *tasks[number], bar)
+            for number in sorted(left)
+        ]
+        for number, result in _outcomes(calls):
+            if isinstance(result, Exception):
+                raise result
+            left.remove(number)
+            done += amounts[number]
+            bar.update(max(0, done - bar.n))
+            yield number, result
+
+
+def _run_task(number: int, function: Callable, *arguments: object) -> tuple[int, object]:
+    """Return the number with the result or with the error, to be raised where it is of use."""
+    try:
+        return number, function(*arguments)
+    except Exception as error:
+        return number, error
+
+
+def _outcomes(calls: list) -> Iterator[tuple[int, object]]:
+    """
+    Yield what calls of `_run_task` return, until all have ended or a machine has failed.
+
+    A machine that dies may take the only copy of the data with it, so that no other can do
+    its tasks. They are tried again as long as anything gets done.
+    """
+    alive = False
+    try:
+        parallel = joblib.Parallel(return_as="generator_unordered")
+    except ValueError:  # some backends, Ray's among them, give nothing before all is done
+        parallel = joblib.Parallel()
+    try:
+        for outcome in parallel(calls):
+            alive = True
+            yield outcome
+    except Exception as error:
+        if not alive:
+            raise
+        print(f"A machine failed, and its tasks are run again: {error}")
