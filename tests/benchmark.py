@@ -35,6 +35,7 @@ from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from tqdm import tqdm
 
 import scenes
+import scenes.settings
 import utils
 
 ROOT = Path(__file__).parents[1]
@@ -42,9 +43,9 @@ ROUNDS = 3
 EPOCHS = 25
 BATCH_SIZE = 64
 GRID = {
-    "learning_rates": utils.SETTINGS["LEARNING_RATES"],
-    "dropouts": utils.SETTINGS["DROPOUTS"],
-    "weight_decays": utils.SETTINGS["WEIGHT_DECAYS"],
+    "learning_rates": scenes.settings.SETTINGS["LEARNING_RATES"],
+    "dropouts": scenes.settings.SETTINGS["DROPOUTS"],
+    "weight_decays": scenes.settings.SETTINGS["WEIGHT_DECAYS"],
 }
 SETTINGS = [
     (rate, dropout, decay)
@@ -412,7 +413,7 @@ def measure_extraction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterato
 
 def fine_tuning(trunk: keras.Model, photos: int) -> dict[str, Callable[[], None]]:
     """Return an epoch of fine-tuning from activations, and one through the whole network."""
-    entrance = trunk.get_layer(utils.SETTINGS["FIRST_LAYER"]).input
+    entrance = trunk.get_layer(scenes.settings.SETTINGS["FIRST_LAYER"]).input
     lower, upper = keras.Model(trunk.input, entrance), keras.Model(entrance, trunk.output)
     trunk.trainable = True
     for layer in trunk.layers:

@@ -13,6 +13,7 @@ import pytest
 from conftest import read_table
 
 import scenes.files
+import scenes.settings
 import utils
 
 OLD = b"what was there before"
@@ -127,7 +128,7 @@ def test_features_in_a_read_only_folder_are_an_error_that_names_it(drawn, trunk,
 def test_an_output_folder_that_cannot_be_made_is_an_error_that_names_it(drawn, small_disk):
     folder, make_read_only = small_disk
     make_read_only()
-    settings = {**utils.SETTINGS, "OUTPUT": str(folder / "runs")}
+    settings = {**scenes.settings.SETTINGS, "OUTPUT": str(folder / "runs")}
     with pytest.raises(OSError, match=f"Read-only file system: '{folder}/runs'"):
         utils.output_folder(settings, read_table(drawn))
 

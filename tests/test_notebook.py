@@ -22,6 +22,7 @@ from conftest import draw
 from PIL import Image
 
 import scenes
+import scenes.settings
 import utils
 
 ROOT = Path(__file__).parents[1]
@@ -237,7 +238,7 @@ def test_no_path_of_the_machine_that_ran_it(committed):
 
 def test_numbers_in_the_text_are_those_of_grid_search_csv(committed):
     results = pd.read_csv(ROOT / "grid_search.csv")
-    settings = utils.SETTINGS
+    settings = scenes.settings.SETTINGS
     sizes = [len(settings[name]) for name in ("LEARNING_RATES", "DROPOUTS", "WEIGHT_DECAYS")]
     assert len(results) == np.prod(sizes) * settings["FOLDS"] * settings["EPOCHS"]
     best, said = utils.best_hyperparameters(results), text(committed)
@@ -263,12 +264,12 @@ def test_the_large_search_is_that_of_the_settings(large):
     at_epochs, best = large
     assert (ROOT / "grid_search_large.csv").stat().st_size < 1_000_000
     grid = pd.MultiIndex.from_product(
-        utils.SETTINGS[f"LARGE_{name.upper()}S"] for name in scenes.HYPERPARAMETERS
+        scenes.settings.SETTINGS[f"LARGE_{name.upper()}S"] for name in scenes.HYPERPARAMETERS
     )
     assert sorted(best.set_index(scenes.HYPERPARAMETERS).index) == sorted(grid)
     assert len(grid) == 512
     for _, rows in at_epochs.groupby(scenes.HYPERPARAMETERS):
-        assert list(rows["epoch"]) == [10, 25, 50, utils.SETTINGS["LARGE_EPOCHS"]]
+        assert list(rows["epoch"]) == [10, 25, 50, scenes.settings.SETTINGS["LARGE_EPOCHS"]]
 
 
 def test_numbers_of_the_large_search_are_those_of_its_file(committed, large):
@@ -351,7 +352,7 @@ def test_validation_chose_the_settings_of_the_fine_tuning():
     search = pd.read_csv(ROOT / "fine_tuning_search.csv")
     last = search.groupby("run").last()
     chosen = last.iloc[-1]
-    settings = utils.SETTINGS
+    settings = scenes.settings.SETTINGS
     assert chosen["first_layer"] == settings["FIRST_LAYER"]
     assert chosen["learning_rate"] == pytest.approx(settings["FINE_TUNE_RATE"])
     assert chosen["epochs"] == chosen["epoch"] == settings["FINE_TUNE_EPOCHS"]

@@ -11,6 +11,7 @@ import pytest
 from conftest import read_table
 
 import scenes
+import scenes.settings
 import utils
 
 NOTEBOOK = Path(utils.__file__).with_name("intel_classification.ipynb")
@@ -114,27 +115,33 @@ def test_settings_are_those_of_the_notebook_in_its_order():
     namespace = {}
     exec(notebook_code("parameters"), namespace)
     del namespace["__builtins__"]
-    assert list(namespace.items()) == list(utils.SETTINGS.items())
+    assert list(namespace.items()) == list(scenes.settings.SETTINGS.items())
 
 
 def test_settings_are_picked_out_of_the_variables_of_a_notebook():
     others = {"__name__": "__main__", "_": "1", "_EPOCHS": 3, "In": ["x"], "Out": {}, "pd": pd}
-    namespace = {**others, **utils.SETTINGS, "EPOCHS": 7, "title": "a text", "history": [1, 2]}
-    settings = utils.check_settings(namespace)
-    assert settings == {**utils.SETTINGS, "EPOCHS": 7}
-    assert list(settings) == list(utils.SETTINGS)
+    namespace = {
+        **others,
+        **scenes.settings.SETTINGS,
+        "EPOCHS": 7,
+        "title": "a text",
+        "history": [1, 2],
+    }
+    settings = scenes.settings.check_settings(namespace)
+    assert settings == {**scenes.settings.SETTINGS, "EPOCHS": 7}
+    assert list(settings) == list(scenes.settings.SETTINGS)
 
 
 @pytest.mark.parametrize(("name", "value"), cases(IMPOSSIBLE_SETTINGS))
 def test_an_impossible_setting_is_refused_by_name_value_and_what_is_allowed(name, value):
-    told = re.escape(f"{name} is {value!r}; it must be {utils.RULES[name.lower()][0]}")
+    told = re.escape(f"{name} is {value!r}; it must be {scenes.settings.RULES[name.lower()][0]}")
     with pytest.raises(ValueError, match=told):
-        utils.check_settings({**utils.SETTINGS, name: value})
+        scenes.settings.check_settings({**scenes.settings.SETTINGS, name: value})
 
 
 @pytest.mark.parametrize(("name", "value"), cases(POSSIBLE_SETTINGS))
 def test_a_possible_setting_is_taken_as_it_is(name, value):
-    assert utils.check_settings({**utils.SETTINGS, name: value})[name] is value
+    assert scenes.settings.check_settings({**scenes.settings.SETTINGS, name: value})[name] is value
 
 
 @pytest.mark.parametrize(
@@ -142,12 +149,12 @@ def test_a_possible_setting_is_taken_as_it_is(name, value):
 )
 def test_a_number_given_as_text_is_explained(name, value):
     with pytest.raises(ValueError, match=rf"^{name} is .*YAML reads 1e-4 as text: write 0\.0001"):
-        utils.check_settings({**utils.SETTINGS, name: value})
+        scenes.settings.check_settings({**scenes.settings.SETTINGS, name: value})
 
 
 def test_a_number_given_as_a_number_gets_no_word_on_text():
     with pytest.raises(ValueError, match="EPOCHS is 0") as caught:
-        utils.check_settings({**utils.SETTINGS, "EPOCHS": 0})
+        scenes.settings.check_settings({**scenes.settings.SETTINGS, "EPOCHS": 0})
     assert "YAML" not in str(caught.value)
 
 
@@ -167,14 +174,14 @@ def test_a_number_given_as_a_number_gets_no_word_on_text():
 @pytest.mark.parametrize("value", [4, 0.5, "4", [4], True])
 def test_a_mistyped_setting_is_named_with_what_was_meant(name, meant, value):
     with pytest.raises(ValueError, match=rf"no setting {name}; do you mean {meant}\?"):
-        utils.check_settings({**utils.SETTINGS, name: value})
+        scenes.settings.check_settings({**scenes.settings.SETTINGS, name: value})
 
 
 def test_an_unknown_setting_is_named_with_all_there_are():
     with pytest.raises(
         ValueError, match=r"no setting MOMENTUM\. There are: PHOTOS, .*FINE_TUNE_EPOCHS"
     ):
-        utils.check_settings({**utils.SETTINGS, "MOMENTUM": 0.9})
+        scenes.settings.check_settings({**scenes.settings.SETTINGS, "MOMENTUM": 0.9})
 
 
 def test_no_loop_of_the_notebook_leaves_a_variable_that_looks_like_a_setting():
@@ -182,7 +189,7 @@ def test_no_loop_of_the_notebook_leaves_a_variable_that_looks_like_a_setting():
     loops = [node for node in ast.parse(notebook_code()).body if isinstance(node, ast.For)]
     names = {n.id for loop in loops for n in ast.walk(loop.target) if isinstance(n, ast.Name)}
     assert names
-    utils.check_settings({**utils.SETTINGS, **dict.fromkeys(names, 5)})
+    scenes.settings.check_settings({**scenes.settings.SETTINGS, **dict.fromkeys(names, 5)})
 
 
 # --- Arguments ------------------------------------------------------------------------
@@ -295,7 +302,7 @@ def committed(monkeypatch, tmp_path, drawn):
 
 
 def folder_of(images: pd.DataFrame, **changed: object) -> str:
-    return utils.output_folder({**utils.SETTINGS, **changed}, images).as_posix()
+    return utils.output_folder({**scenes.settings.SETTINGS, **changed}, images).as_posix()
 
 
 def test_committed_settings_and_photos_write_beside_the_notebook(committed):
@@ -307,7 +314,7 @@ def test_where_the_photos_lie_makes_no_difference(committed):
     """Nor do photos without a label, which train nothing, nor how a list is written."""
     moved = committed.assign(path="elsewhere/" + committed["path"])
     assert folder_of(moved[moved["label"].notna()], PHOTOS="elsewhere", DOWNLOAD=True) == "."
-    rates = utils.SETTINGS["LEARNING_RATES"]
+    rates = scenes.settings.SETTINGS["LEARNING_RATES"]
     same = {"LEARNING_RATES": tuple(rates), "DROPOUTS": np.array([0.1, 0.3, 0.5])}
     assert folder_of(committed, **same) == "."
 
@@ -342,7 +349,7 @@ def test_different_settings_write_to_different_folders(committed):
         for value in values
         if name not in ("PHOTOS", "DOWNLOAD", "OUTPUT", "FINE_TUNE_RUNS")
         and not name.endswith("_SEARCH")
-        and np.asarray(value).tolist() != utils.SETTINGS[name]
+        and np.asarray(value).tolist() != scenes.settings.SETTINGS[name]
     ]
     folders = {folder_of(committed, **changed) for changed in changes}
     assert len(folders) == len(changes) > 20
