@@ -8,7 +8,6 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import kaleido
@@ -23,26 +22,18 @@ from IPython.display import display
 from kaleido.errors import ChromeNotFoundError
 from keras import ops
 from matplotlib.figure import Figure
-from PIL import Image, ImageOps, UnidentifiedImageError
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 from sklearn.manifold import TSNE
 from sklearn.metrics import confusion_matrix
-from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 
 import scenes
-from scenes import files, settings, tasks
+from scenes import files, photos, settings, tasks
 
-SPLIT_FOLDERS = {"train": "seg_train", "test": "seg_test", "prediction": "seg_pred"}
-PHOTO_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 BLOCK_BATCHES = 32  # of photos go through the trunk in one task
 BLOCK_SETTINGS = 128  # train side by side: more at once take no less time each
 BUNDLED_FEATURES = Path(__file__).parents[1] / "features.npz"
-LAYOUT = """the folder must look like this (as Kaggle's archive does, or without the doubling):
-    seg_train/seg_train/{buildings,forest,glacier,mountain,sea,street}/*.jpg
-    seg_test/seg_test/{buildings,forest,glacier,mountain,sea,street}/*.jpg
-    seg_pred/seg_pred/*.jpg (may be missing)"""
 # Okabe & Ito's colours, which colour-blind readers can tell apart (https://jfly.uni-koeln.de/color/).
 COLORS = dict(
     zip(
@@ -91,172 +82,11 @@ def _labelled_table(images: pd.DataFrame) -> pd.DataFrame:
     return labelled[["label", "split", "digest"]].astype(str).reset_index(drop=True)
 
 
-def find_photos(folder: str | Path | None = None) -> Path | None:
-    """
-    Return the folder of the extracted Kaggle data set, or None where there is none.
-
-    Looked for are `folder`; else the environment variable `INTEL_PHOTOS`; else
-    `intel-image-classification/`, `archive/` or the `seg_*` folders beside the notebook.
-
-    Raises
-    ------
-    FileNotFoundError
-        `folder` or `INTEL_PHOTOS` is given but holds no `seg_train` folder.
-    """
-    told = folder or os.environ.get("INTEL_PHOTOS")
-    candidates = [told] if told else ["intel-image-classification", "archive", "."]
-    for candidate in map(Path, candidates):
-        if (candidate / SPLIT_FOLDERS["train"]).is_dir():
-            return candidate
-    if told:
-        raise FileNotFoundError(f"no folder seg_train in {told}; {LAYOUT}")
-    return None
-
-
 def download_photos() -> Path:
     """Download the data set from Kaggle (about 350 MB, once) and return its folder."""
     import kagglehub  # only here: it takes a second, and few runs download
 
-    return find_photos(kagglehub.dataset_download("puneet6060/intel-image-classification"))
-
-
-def list_images(folder: str | Path) -> pd.DataFrame:
-    """
-    List the photos of the data set.
-
-    Parameters
-    ----------
-    folder : path
-        The folder that holds `seg_train`, `seg_test` and perhaps `seg_pred`.
-
-    Returns
-    -------
-    DataFrame
-        One row for each photo, sorted by split, label and path: `path` (relative to
-        `folder`, with slashes), `label` (categorical, missing for prediction photos) and
-        `split` ('train', 'test' or 'prediction'). `attrs["passed_over"]` counts the files
-        and folders that are no photos.
-
-    Raises
-    ------
-    FileNotFoundError
-        A split or a class has no folder or no photos.
-    """
-    folder = Path(folder)
-    rows, passed_over = [], 0
-    for split, name in SPLIT_FOLDERS.items():
-        base = folder / name
-        base = base / name if (base / name).is_dir() else base
-        if split == "prediction":
-            folders = {None: base} if base.is_dir() else {}
-        else:
-            folders = {label: base / label for label in scenes.CLASSES}
-            if base.is_dir():
-                passed_over += sum(entry.name not in scenes.CLASSES for entry in base.iterdir())
-        for label, place in folders.items():
-            if not place.is_dir():
-                raise FileNotFoundError(f"there is no folder {place}; {LAYOUT}")
-            entries = [entry.name for entry in place.iterdir()]
-            names = sorted(n for n in entries if _is_photo(place / n))
-            if not names and label:
-                raise FileNotFoundError(f"there is no photo in {place}; {LAYOUT}")
-            passed_over += len(entries) - len(names)
-            relative = place.relative_to(folder).as_posix()
-            rows += [(f"{relative}/{n}", label, split) for n in names]
-    images = pd.DataFrame(rows, columns=["path", "label", "split"])
-    images["label"] = pd.Categorical(images["label"], categories=scenes.CLASSES)
-    images["split"] = pd.Categorical(images["split"], categories=scenes.SPLITS)
-    images.attrs["passed_over"] = passed_over
-    return images
-
-
-def _is_photo(path: Path) -> bool:
-    hidden = path.name.startswith(".")
-    named = path.suffix.lower() in PHOTO_SUFFIXES and not hidden
-    return named and not path.is_dir() and not path.is_fifo()  # reading a pipe never ends
-
-
-def read_photo(path: str | Path) -> np.ndarray:
-    """
-    Decode one photo: the only decoder, for the audit, the features and the predictions.
-
-    The orientation in EXIF is applied, transparent pixels are laid over white, 16-bit
-    gray is scaled to 8 bits, and of an animation the first frame counts.
-
-    Returns
-    -------
-    ndarray of uint8, shape (height, width, 3)
-        RGB, 0 to 255.
-
-    Raises
-    ------
-    ValueError
-        The file cannot be read as a photo; the message names it and says why.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels are too many")
-            image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I"):
-                gray = np.clip(np.asarray(image) / 257, 0, 255)
-                image = Image.fromarray(gray.round().astype("uint8"))
-            elif image.has_transparency_data:
-                image = image.convert("RGBA")
-                white = Image.new("RGBA", image.size, "white")
-                image = Image.alpha_composite(white, image)
-            return np.array(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "no known format" if unknown else getattr(error, "strerror", None) or error
-        raise ValueError(f"{path} cannot be read as a photo: {reason}") from error
-
-
-def _refuse(failed: list[str]) -> None:
-    """Raise one error that lists all photos at fault, if there are any."""
-    if failed:
-        raise ValueError(f"{len(failed)} photo(s) failed:\n    " + "\n    ".join(failed))
-
-
-def _photo_digest(photo: np.ndarray) -> str:
-    return files.digest(str(photo.shape).encode(), photo.tobytes())
-
-
-def digest_photos(images: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
-    """
-    Decode each photo once, to know it by its pixels and to find the unreadable ones.
-
-    Parameters
-    ----------
-    images : DataFrame
-        The table of `list_images`.
-    folder : path
-        The folder that the table's paths are relative to.
-
-    Returns
-    -------
-    DataFrame
-        With the index of `images`: `digest` (32 hexadecimal digits of BLAKE2b over shape
-        and pixels, empty for an unreadable file) and `problem` (why it is unreadable, else
-        empty). The same photo saved under another name or in another lossless format has
-        the same digest.
-    """
-
-    def look(path: str) -> tuple[str, str]:
-        try:
-            return _photo_digest(read_photo(Path(folder, path))), ""
-        except ValueError as error:
-            return "", str(error).rpartition(" as a photo: ")[2]
-
-    with (
-        tasks.progress(len(images), "Reading the photos", "photo") as bar,
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-    ):
-        found = []
-        for row in pool.map(look, images["path"]):
-            found.append(row)
-            bar.update()
-    return pd.DataFrame(found, columns=["digest", "problem"], index=images.index)
+    return photos.find_photos(kagglehub.dataset_download("puneet6060/intel-image-classification"))
 
 
 def audit_images(images: pd.DataFrame) -> pd.DataFrame:
@@ -343,30 +173,10 @@ def create_validation(images: pd.DataFrame, ratio: float = 0.2, *, seed: int = 0
     settings.check(validation_ratio=ratio, seed=seed)
     train = images[images["split"] == "train"]
     labels = train["label"].cat.codes.to_numpy()
-    _, rows = _folds(labels, train["digest"], folds=round(1 / ratio), seed=seed)[0]
+    _, rows = photos.make_folds(labels, train["digest"], folds=round(1 / ratio), seed=seed)[0]
     images = images.copy()
     images.loc[train.index[rows], "split"] = "validation"
     return images
-
-
-def _folds(
-    labels: np.ndarray, groups: Sequence | None, *, folds: int, seed: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the (training rows, validation rows) of each fold; groups stay together."""
-    groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
-    if groups.shape != labels.shape:
-        raise ValueError(
-            f"groups have the shape {groups.shape}; it must be {labels.shape}, one a photo"
-        )
-    members = pd.DataFrame({"label": labels, "group": groups}).drop_duplicates()["label"]
-    sizes = members.value_counts()
-    if folds > sizes.min():
-        raise ValueError(
-            f"folds is {folds}, but a class has only {sizes.min()} different photo(s): "
-            f"{scenes.CLASSES[sizes.idxmin()]}; it must be from 2 to the size of the smallest class"
-        )
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    return list(splitter.split(labels, labels, groups))
 
 
 def build_trunk(weights: str | Path | None = "imagenet") -> keras.Model:
@@ -472,7 +282,7 @@ def extract_features(
     over what `joblib.parallel_config` names; all machines find the photos at the same path.
     """
     settings.check(batch_size=batch_size)
-    _refuse_unreadable(images)
+    photos.refuse_unreadable(images)
     cache, trunk_digest = Path(cache), _weights_digest(trunk)
     with files.locked(cache):
         known, rounded = _read_cache(cache, trunk_digest)
@@ -504,18 +314,8 @@ def extract_features(
             rows = finished["digest"].map(place).to_numpy(dtype=int)
             if len(missing):
                 _write_features(cache, finished, rounded[rows], trunk_digest)
-        _refuse(failed)
+        photos.refuse(failed)
         return _restore_features(rounded[rows])
-
-
-def _refuse_unreadable(images: pd.DataFrame) -> None:
-    unreadable = images[images["digest"] == ""]
-    if len(unreadable):
-        listed = "".join(f"\n    {row.path}: {row.problem}" for row in unreadable.itertuples())
-        raise ValueError(
-            f"{len(unreadable)} photo(s) cannot be read; replace them or leave them out "
-            f"with images[images.digest != '']:{listed}"
-        )
 
 
 def _extract_block(
@@ -558,8 +358,8 @@ def _send_through(
 
     def read(row: np.int64) -> np.ndarray:
         try:
-            photo = read_photo(Path(folder, paths[row]))
-            if _photo_digest(photo) == digests[row]:
+            photo = photos.read_photo(Path(folder, paths[row]))
+            if photos.photo_digest(photo) == digests[row]:
                 return photo
             failed.append(f"{paths[row]} has changed while the notebook ran; run it again")
         except ValueError as error:
@@ -996,7 +796,7 @@ def grid_search(
     blocks = [
         grid | {"dropouts": grid["dropouts"][i : i + size]} for i in range(0, len(dropouts), size)
     ]
-    splits = _folds(labels, groups, folds=folds, seed=seed)
+    splits = photos.make_folds(labels, groups, folds=folds, seed=seed)
     told = {
         **grid,
         "block": size,
@@ -1299,7 +1099,7 @@ def fine_tune(
     )
     if not len(training) or images["label"].isna().any():
         raise ValueError("images must hold photos of the split 'train', all with a label")
-    _refuse_unreadable(images)
+    photos.refuse_unreadable(images)
     told = [learning_rate, weight_decay, label_smoothing, epochs, batch_size, seed, scenes.FORMAT]
     told += [head.layers[0].rate, head.layers[-1].kernel_regularizer.l2]
     told = [*map(float, told), first_layer, tf.__version__, keras.__version__]
@@ -1411,7 +1211,7 @@ def _activations(
                 both, list(images["path"]), list(images["digest"]), folder, 32, failed, bar
             ):
                 file.write(block)
-        _refuse(failed)
+        photos.refuse(failed)
         path = cache / f"activations-{name}-{files.file_digest(unfinished)}"
         os.replace(unfinished, path)
         return np.memmap(path, "float16", "r", shape=shape)
@@ -1575,7 +1375,7 @@ def predict(
     settings.check(batch_size=batch_size)
     if isinstance(source, (str, os.PathLike)):
         root = Path(source)
-        paths = sorted(filter(_is_photo, root.iterdir())) if root.is_dir() else [root]
+        paths = sorted(filter(photos.is_photo, root.iterdir())) if root.is_dir() else [root]
     else:
         paths = [Path(path) for path in source]
     if not paths:
@@ -1585,7 +1385,7 @@ def predict(
     def read() -> Iterator[np.ndarray]:
         for path in paths:
             try:
-                yield read_photo(path)
+                yield photos.read_photo(path)
             except ValueError as error:
                 failed.append(str(error))
 
@@ -1595,7 +1395,7 @@ def predict(
                 if not failed:
                     probabilities.append(classifier.predict_on_batch(np.stack(batch)))
                 bar.update(len(batch))
-    _refuse(failed)
+    photos.refuse(failed)
     table = pd.DataFrame(np.concatenate(probabilities), columns=scenes.CLASSES)
     table.insert(0, "path", [path.as_posix() for path in paths])
     table.insert(
@@ -1927,7 +1727,7 @@ def show_images(paths: Sequence[str | Path], titles: Sequence[str], *, columns: 
     for axis, path, title in itertools.zip_longest(axes.flat, paths, titles):
         axis.axis("off")
         if path is not None:
-            axis.imshow(read_photo(path))
+            axis.imshow(photos.read_photo(path))
             axis.set_title(title, fontsize=9)
     figure.tight_layout()
     plt.close(figure)  # the notebook shows what a cell returns: not twice

@@ -4,9 +4,9 @@ Measure side by side, in one run, what the README says of speed, and print Markd
 Run it by hand on an idle machine: `python tests/benchmark.py`. It takes 10 to 15 minutes on
 two cores and draws `plotly_plots/search_growth`. Install `keras-tuner`, `tensorboard` (which
 it imports) and `openvino` first; nothing else needs them. Have the photos where
-`utils.find_photos` finds them. What is missing is said and left out. Sides that are compared
-take turns, and the best round of each counts, so that a busy moment of the machine does not
-fall on one side alone.
+`scenes.photos.find_photos` finds them. What is missing is said and left out. Sides that are
+compared take turns, and the best round of each counts, so that a busy moment of the machine
+does not fall on one side alone.
 """
 
 import contextlib
@@ -35,6 +35,7 @@ from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from tqdm import tqdm
 
 import scenes
+import scenes.photos
 import scenes.settings
 import utils
 
@@ -461,7 +462,7 @@ def main() -> None:
     """Print the tables."""
     keras.utils.set_random_seed(0)
     tf.config.experimental.enable_op_determinism()
-    photos = utils.find_photos()
+    photos = scenes.photos.find_photos()
     images, features = quarter()
     work = 1 + 3 + (1 if photos else 0) + len(SHAPES) + len(FOLDS) - 1 + (1 if photos else 0) + 2
     told = [f"{os.cpu_count()} cores, TensorFlow {tf.__version__}, Keras {keras.__version__}."]

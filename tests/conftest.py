@@ -17,6 +17,7 @@ import keras
 import tensorflow as tf
 
 import scenes
+import scenes.photos
 import utils
 
 # The same cases in each run, and no time limit for one: CI machines stall.
@@ -83,14 +84,14 @@ def drawn(drawn_once, tmp_path):
 
 def read_table(photos: Path):
     """Return the table of the photos with their digests, as the notebook makes it."""
-    images = utils.list_images(photos)
-    return images.join(utils.digest_photos(images, photos))
+    images = scenes.photos.list_images(photos)
+    return images.join(scenes.photos.digest_photos(images, photos))
 
 
 @pytest.fixture(scope="session")
 def real_photos():
     """Return the folder of the real photos; only for tests marked `photos`."""
-    return utils.find_photos()
+    return scenes.photos.find_photos()
 
 
 # --- Models ---------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from PIL import Image
 from test_photos import ODD_PHOTOS, UNREADABLE
 
 import scenes
+import scenes.photos
 import utils
 
 CLASSES = list(scenes.CLASSES)
@@ -44,7 +45,9 @@ def album(tmp_path):
 
 
 def one_by_one(classifier: keras.Model, paths: list[Path]) -> np.ndarray:
-    return np.concatenate([classifier(utils.read_photo(path)[np.newaxis]) for path in paths])
+    return np.concatenate(
+        [classifier(scenes.photos.read_photo(path)[np.newaxis]) for path in paths]
+    )
 
 
 def same_weights(model: keras.Model, other: keras.Model) -> bool:
@@ -186,7 +189,7 @@ def test_a_saved_classifier_works_in_a_new_process_with_keras_alone(
     """Raw pixels in, probabilities out, with nothing of this project on the path."""
     model = utils.average_mirrored(classifier) if mirrored else classifier
     utils.save_classifier(model, tmp_path / "model.keras")
-    np.save(tmp_path / "photo.npy", utils.read_photo(album / "3.png"))
+    np.save(tmp_path / "photo.npy", scenes.photos.read_photo(album / "3.png"))
     command = [sys.executable, "-I", "-c", IN_A_NEW_PROCESS, "model.keras", "photo.npy"]
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False

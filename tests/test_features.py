@@ -21,6 +21,7 @@ from test_photos import ODD_PHOTOS, UNREADABLE
 
 import scenes
 import scenes.files
+import scenes.photos
 import scenes.tasks
 import utils
 
@@ -145,7 +146,7 @@ def test_features_are_the_trunks_within_the_rounding(drawn, random_trunk, extrac
     features = extract(images, random_trunk, batch_size=2)
     assert (features.shape, features.dtype) == ((5, 1280), np.float32)
     for row, path in zip(features, images["path"], strict=True):
-        right = by_hand(utils.read_photo(drawn / path), random_trunk)
+        right = by_hand(scenes.photos.read_photo(drawn / path), random_trunk)
         assert (np.abs(row - right) <= half_step(right) + 1e-4).all()
     assert np.ptp(features, axis=0).mean() > 0.1
 
@@ -157,8 +158,8 @@ def test_bundled_features_are_those_of_the_real_photos(
     """Another machine's last digits may fall into the next step: it may be one off."""
     images, features = bundled
     sample = images.sample(24, random_state=0)
-    again = utils.list_images(real_photos).merge(sample[["path"]], on="path")
-    again = again.join(utils.digest_photos(again, real_photos))
+    again = scenes.photos.list_images(real_photos).merge(sample[["path"]], on="path")
+    again = again.join(scenes.photos.digest_photos(again, real_photos))
     expected = sample.set_index("path").loc[again["path"]]
     assert list(again["digest"]) == list(expected["digest"])
     cache = tmp_path / "cache.npz"
@@ -167,7 +168,7 @@ def test_bundled_features_are_those_of_the_real_photos(
     steps = [utils._round_features(f).astype(int) for f in (computed, features[rows])]
     assert np.abs(steps[0] - steps[1]).max() <= 1
     for path, row in list(zip(again["path"], features[rows], strict=True))[:6]:
-        right = by_hand(utils.read_photo(real_photos / path), imagenet_trunk)
+        right = by_hand(scenes.photos.read_photo(real_photos / path), imagenet_trunk)
         assert (np.abs(row - right) <= 1.1 * half_step(right) + 1e-4).all()
 
 
@@ -178,7 +179,7 @@ def test_an_odd_photo_gives_the_features_of_its_pixels(kind, trunk, tmp_path):
     images = pd.DataFrame({"path": [f"{kind}.jpg"]})
     for name, categories in {"label": scenes.CLASSES, "split": scenes.SPLITS}.items():
         images[name] = pd.Categorical([categories[0]], categories)
-    images = images.join(utils.digest_photos(images, tmp_path))
+    images = images.join(scenes.photos.digest_photos(images, tmp_path))
     features = utils.extract_features(images, tmp_path, trunk, cache=tmp_path / "cache.npz")
     expected = by_hand(right.astype("float32"), trunk)
     assert expected.max() > 0
@@ -203,9 +204,9 @@ def test_unreadable_photos_are_all_listed_in_one_error_before_the_work(drawn, ex
     for kind, (write, _) in UNREADABLE.items():
         write(folder / f"{kind}.jpg")
     (folder / "vanished.jpg").write_bytes(b"there when the folder is listed")
-    images = utils.list_images(drawn)
+    images = scenes.photos.list_images(drawn)
     (folder / "vanished.jpg").unlink()
-    images = images.join(utils.digest_photos(images, drawn))
+    images = images.join(scenes.photos.digest_photos(images, drawn))
     bad = images[images["digest"] == ""]
     assert len(bad) == len(UNREADABLE) - 1  # the folder is no photo at all
     with pytest.raises(ValueError, match=f"^{len(bad)} photo.s. cannot be read") as caught:
@@ -257,7 +258,7 @@ def test_photos_read_ahead_of_the_trunk_are_bounded(drawn, trunk, monkeypatch, t
     the progress bar counts them; the trunk is slowed down, so that they could pile up.
     """
     lock, read, done, ahead = threading.Lock(), [0], [0], []
-    read_photo, progress = utils.read_photo, scenes.tasks.progress
+    read_photo, progress = scenes.photos.read_photo, scenes.tasks.progress
 
     def counted_read(path):
         with lock:
@@ -277,7 +278,7 @@ def test_photos_read_ahead_of_the_trunk_are_bounded(drawn, trunk, monkeypatch, t
         bar.update = slow_update
         return bar
 
-    monkeypatch.setattr(utils, "read_photo", counted_read)
+    monkeypatch.setattr(scenes.photos, "read_photo", counted_read)
     monkeypatch.setattr(scenes.tasks, "progress", slow_progress)
     most = {}
     for n in (60, 600):
@@ -288,7 +289,7 @@ def test_photos_read_ahead_of_the_trunk_are_bounded(drawn, trunk, monkeypatch, t
         images = pd.DataFrame({"path": [f"{i}.png" for i in range(n)]})
         images["label"] = pd.Categorical(["sea"] * n, scenes.CLASSES)
         images["split"] = pd.Categorical(["train"] * n, scenes.SPLITS)
-        digests = [utils._photo_digest(read_photo(folder / path)) for path in images["path"]]
+        digests = [scenes.photos.photo_digest(read_photo(folder / path)) for path in images["path"]]
         read[0], done[0] = 0, 0
         ahead.clear()
         images = images.assign(digest=digests, problem="")
@@ -326,7 +327,7 @@ def test_a_photo_is_known_by_its_pixels_not_by_its_name_or_format(drawn, extract
     features = extract()
     count()
     path = drawn / "seg_test" / "seg_test" / "sea" / "2.jpg"
-    Image.fromarray(utils.read_photo(path)).save(path.with_suffix(".png"))
+    Image.fromarray(scenes.photos.read_photo(path)).save(path.with_suffix(".png"))
     path.unlink()
     np.testing.assert_array_equal(extract(), features)
     assert count() == 0

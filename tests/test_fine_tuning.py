@@ -13,6 +13,7 @@ import tensorflow as tf
 from conftest import damage, read_table, zip_edges
 
 import scenes
+import scenes.photos
 import utils
 
 # The last block is the cheapest to train.
@@ -79,7 +80,9 @@ def assert_same(first, second):
 
 
 def read_photos(images, photos):
-    return np.stack([utils._prepare(utils.read_photo(photos / path)) for path in images["path"]])
+    return np.stack(
+        [utils._prepare(scenes.photos.read_photo(photos / path)) for path in images["path"]]
+    )
 
 
 # --- What is trained, and how ---------------------------------------------------------
@@ -372,7 +375,7 @@ def test_photos_at_fault_are_named_before_anything_trains(drawn, random_trunk, h
     with pytest.raises(ValueError, match=r"3\.jpg has changed"):
         utils.fine_tune(images, drawn, random_trunk, head, cache=tmp_path, **SMALL)
     changed.write_bytes(b"no photo")
-    images = images.assign(**utils.digest_photos(images, drawn))
+    images = images.assign(**scenes.photos.digest_photos(images, drawn))
     with pytest.raises(ValueError, match=r"(?s)1 photo\(s\) cannot be read.*3\.jpg"):
         utils.fine_tune(images, drawn, random_trunk, head, cache=tmp_path, **SMALL)
     kept = [path.name.count("-") for path in tmp_path.glob("activations-*")]
@@ -402,6 +405,7 @@ import sys
 from pathlib import Path
 import numpy as np
 import scenes
+import scenes.photos
 import utils
 import keras
 import tensorflow as tf

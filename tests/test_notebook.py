@@ -22,12 +22,13 @@ from conftest import draw
 from PIL import Image
 
 import scenes
+import scenes.photos
 import scenes.settings
 import utils
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = "intel_classification.ipynb"
-IMAGE_SUFFIXES = utils.PHOTO_SUFFIXES | {".svg", ".pdf", ".ico"}
+IMAGE_SUFFIXES = scenes.photos.PHOTO_SUFFIXES | {".svg", ".pdf", ".ico"}
 PLOTLY = "application/vnd.plotly.v1+json"
 ABSOLUTE_PATH = re.compile(r"(?<![\w.~/:-])/(home|root|work|tmp|mnt|opt|usr|var|Users)/|\b[A-Z]:\\")
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import scenes
+import scenes.photos
 import utils
 
 
@@ -31,7 +32,7 @@ def contents(folder: Path) -> dict[Path, tuple]:
 
 def flatten(photos: Path) -> None:
     """Turn Kaggle's doubled folders into single ones."""
-    for name in utils.SPLIT_FOLDERS.values():
+    for name in scenes.photos.SPLIT_FOLDERS.values():
         (photos / name).rename(photos / "doubled")
         (photos / "doubled" / name).rename(photos / name)
         (photos / "doubled").rmdir()
@@ -50,14 +51,14 @@ def elsewhere(monkeypatch, tmp_path):
 
 @pytest.mark.usefixtures("elsewhere")
 def test_find_photos_returns_none_where_there_are_none():
-    assert utils.find_photos() is None
+    assert scenes.photos.find_photos() is None
 
 
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("beside", ["intel-image-classification", "archive", "."])
 def test_find_photos_looks_beside_the_notebook(drawn, beside):
     shutil.copytree(drawn, beside, dirs_exist_ok=True)
-    assert utils.find_photos() == Path(beside)
+    assert scenes.photos.find_photos() == Path(beside)
 
 
 @pytest.mark.usefixtures("elsewhere")
@@ -65,8 +66,8 @@ def test_find_photos_prefers_what_it_is_told(drawn, monkeypatch):
     shutil.copytree(drawn, "archive")
     shutil.copytree(drawn, "told")
     monkeypatch.setenv("INTEL_PHOTOS", str(drawn))
-    assert utils.find_photos("told") == Path("told")
-    assert utils.find_photos() == drawn
+    assert scenes.photos.find_photos("told") == Path("told")
+    assert scenes.photos.find_photos() == drawn
 
 
 @pytest.mark.usefixtures("elsewhere")
@@ -76,7 +77,7 @@ def test_find_photos_does_not_look_elsewhere_when_told_a_wrong_folder(drawn, mon
     if told_by == "environment":
         monkeypatch.setenv("INTEL_PHOTOS", "wrong")
     with pytest.raises(FileNotFoundError, match=r"no folder seg_train in wrong; (?s:.)*seg_pred"):
-        utils.find_photos("wrong" if told_by == "argument" else None)
+        scenes.photos.find_photos("wrong" if told_by == "argument" else None)
 
 
 def test_download_photos_returns_the_folder_that_kagglehub_made(drawn, monkeypatch):
@@ -90,7 +91,7 @@ def test_download_photos_returns_the_folder_that_kagglehub_made(drawn, monkeypat
 
 
 def test_list_images_makes_a_row_for_each_photo_in_a_fixed_order(drawn):
-    images = utils.list_images(drawn)
+    images = scenes.photos.list_images(drawn)
     assert list(images.columns) == ["path", "label", "split"]
     assert tuple(images["label"].cat.categories) == scenes.CLASSES
     assert tuple(images["split"].cat.categories) == scenes.SPLITS
@@ -110,22 +111,22 @@ def test_list_images_makes_a_row_for_each_photo_in_a_fixed_order(drawn):
 
 
 def test_list_images_reads_the_flat_layout_as_the_doubled_one(drawn):
-    doubled = utils.list_images(drawn)
+    doubled = scenes.photos.list_images(drawn)
     flatten(drawn)
-    flat = utils.list_images(drawn)
+    flat = scenes.photos.list_images(drawn)
     doubled["path"] = doubled["path"].str.replace(r"^(seg_\w+)/\1", r"\1", regex=True)
     pd.testing.assert_frame_equal(flat, doubled)
 
 
 def test_list_images_does_not_depend_on_the_order_of_the_file_system(drawn, monkeypatch):
-    before = utils.list_images(drawn)
+    before = scenes.photos.list_images(drawn)
     iterdir = Path.iterdir
     monkeypatch.setattr(Path, "iterdir", lambda path: sorted(iterdir(path), reverse=True))
-    pd.testing.assert_frame_equal(utils.list_images(drawn), before)
+    pd.testing.assert_frame_equal(scenes.photos.list_images(drawn), before)
 
 
 def test_list_images_passes_over_and_counts_what_is_no_photo(drawn):
-    before = utils.list_images(drawn)
+    before = scenes.photos.list_images(drawn)
     folder = drawn / "seg_train" / "seg_train"
     (folder / "sea" / ".hidden.jpg").write_bytes(b"x")
     (folder / "sea" / "Thumbs.db").write_bytes(b"x")
@@ -134,7 +135,7 @@ def test_list_images_passes_over_and_counts_what_is_no_photo(drawn):
     (folder / "readme.md").write_bytes(b"x")
     (folder / "desert").mkdir()
     (drawn / "seg_pred" / "seg_pred" / ".DS_Store").write_bytes(b"x")
-    images = utils.list_images(drawn)
+    images = scenes.photos.list_images(drawn)
     assert images.attrs["passed_over"] == 7
     pd.testing.assert_frame_equal(images, before)
 
@@ -142,7 +143,7 @@ def test_list_images_passes_over_and_counts_what_is_no_photo(drawn):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_list_images_passes_over_a_pipe_whose_reading_would_never_end(drawn):
     os.mkfifo(drawn / "seg_train" / "seg_train" / "sea" / "pipe.jpg")
-    images = utils.list_images(drawn)
+    images = scenes.photos.list_images(drawn)
     assert images.attrs["passed_over"] == 1
     assert not images["path"].str.contains("pipe").any()
 
@@ -151,13 +152,15 @@ def test_list_images_takes_the_suffixes_of_photos_in_any_case(drawn):
     folder = drawn / "seg_test" / "seg_test" / "forest"
     for name in ("A.JPG", "b.jpeg", "c.PNG", "d.webp"):
         shutil.copy(folder / "0.jpg", folder / name)
-    names = utils.list_images(drawn)["path"].str.extract(r"seg_test/forest/(.*)")[0].dropna()
+    names = (
+        scenes.photos.list_images(drawn)["path"].str.extract(r"seg_test/forest/(.*)")[0].dropna()
+    )
     assert list(names) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "A.JPG", "b.jpeg", "c.PNG", "d.webp"]
 
 
 def test_list_images_needs_no_prediction_photos(drawn):
     shutil.rmtree(drawn / "seg_pred")
-    assert set(utils.list_images(drawn)["split"]) == {"train", "test"}
+    assert set(scenes.photos.list_images(drawn)["split"]) == {"train", "test"}
 
 
 @pytest.mark.parametrize("missing", ["seg_test", "seg_test/seg_test/sea", "seg_train"])
@@ -165,7 +168,7 @@ def test_a_missing_folder_is_named_with_the_layout_expected(drawn, missing):
     shutil.rmtree(drawn / missing)
     told = re.escape(str(drawn / missing)) + r"(?s:.)*seg_train/seg_train/{buildings"
     with pytest.raises(FileNotFoundError, match=told):
-        utils.list_images(drawn)
+        scenes.photos.list_images(drawn)
 
 
 def test_an_empty_class_is_named_with_the_layout_expected(drawn):
@@ -174,12 +177,12 @@ def test_an_empty_class_is_named_with_the_layout_expected(drawn):
         path.rename(path.with_suffix(".txt"))
     told = "there is no photo in " + re.escape(str(folder)) + r"(?s:.)*seg_test/seg_test/"
     with pytest.raises(FileNotFoundError, match=told):
-        utils.list_images(drawn)
+        scenes.photos.list_images(drawn)
 
 
 @pytest.mark.photos
 def test_the_real_photos_are_all_in_the_table(real_photos):
-    images = utils.list_images(real_photos)
+    images = scenes.photos.list_images(real_photos)
     counts = images.groupby(["split", "label"], observed=True).size()
     assert list(counts["train"]) == [2191, 2271, 2404, 2512, 2274, 2382]
     assert list(counts["test"]) == [437, 474, 553, 525, 510, 501]
@@ -282,7 +285,7 @@ def test_an_odd_photo_gives_the_right_pixels(kind, tmp_path):
     write, right, tolerance = ODD_PHOTOS[kind]
     path = tmp_path / f"{kind}.jpg"
     write(path)
-    pixels = utils.read_photo(path)
+    pixels = scenes.photos.read_photo(path)
     assert pixels.dtype == np.uint8
     assert pixels.shape == right.shape
     assert np.abs(pixels.astype(int) - right).max() <= tolerance
@@ -336,7 +339,7 @@ def test_an_unreadable_photo_is_named_with_the_reason(kind, tmp_path):
     write(path)
     told = re.escape(f"{path} cannot be read as a photo: ") + f".*({reason})"
     with pytest.raises(ValueError, match=told):
-        utils.read_photo(path)
+        scenes.photos.read_photo(path)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -351,7 +354,7 @@ def test_a_damaged_photo_gives_pixels_or_an_error_that_names_it(kind, tmp_path):
     for _ in range(150):
         path.write_bytes(damage(file.getvalue(), rng, edges=[0, 60, 120]))
         try:
-            pixels = utils.read_photo(path)
+            pixels = scenes.photos.read_photo(path)
             assert (pixels.dtype, pixels.shape[2]) == (np.uint8, 3)
         except ValueError as error:
             assert str(error).startswith(f"{path} cannot be read as a photo: ")  # noqa: PT017
@@ -364,7 +367,7 @@ def test_a_damaged_photo_gives_pixels_or_an_error_that_names_it(kind, tmp_path):
 
 def test_a_digest_knows_a_photo_by_its_pixels(drawn):
     folder = drawn / "seg_train" / "seg_train" / "sea"
-    pixels = utils.read_photo(folder / "0.jpg")
+    pixels = scenes.photos.read_photo(folder / "0.jpg")
     Image.fromarray(pixels).save(folder / "a.png")
     Image.fromarray(pixels).save(folder / "b.webp", lossless=True)
     (folder / "c.jpeg").write_bytes((folder / "0.jpg").read_bytes())
@@ -383,12 +386,12 @@ def test_a_digest_knows_the_shape(tmp_path):
     for name, shape in {"a.png": (4, 6, 3), "b.png": (6, 4, 3)}.items():
         Image.fromarray(np.full(shape, 9, "uint8")).save(tmp_path / name)
     images = pd.DataFrame({"path": ["a.png", "b.png"]})
-    assert utils.digest_photos(images, tmp_path)["digest"].nunique() == 2
+    assert scenes.photos.digest_photos(images, tmp_path)["digest"].nunique() == 2
 
 
 def test_digests_keep_the_index_of_the_table(drawn):
-    images = utils.list_images(drawn).iloc[5:9]
-    digests = utils.digest_photos(images, drawn)
+    images = scenes.photos.list_images(drawn).iloc[5:9]
+    digests = scenes.photos.digest_photos(images, drawn)
     assert list(digests.index) == [5, 6, 7, 8]
     assert (digests["problem"] == "").all()
 
@@ -400,9 +403,9 @@ def test_the_audit_finds_all_unreadable_photos_and_says_why_without_folders(draw
     for kind, (write, _) in UNREADABLE.items():
         write(folder / f"{kind}.jpg")
     (folder / "vanished.jpg").write_bytes(b"there when the folder is listed")
-    images = utils.list_images(drawn)
+    images = scenes.photos.list_images(drawn)
     (folder / "vanished.jpg").unlink()
-    findings = utils.audit_images(images.join(utils.digest_photos(images, drawn)))
+    findings = utils.audit_images(images.join(scenes.photos.digest_photos(images, drawn)))
     found = findings.assign(name=findings["path"].str.extract(r"sea/((?s:.)*)\.jpg$")[0])
     assert set(found["finding"]) == {"unreadable"}
     assert set(found["name"]) == set(UNREADABLE) - {"a folder"}
@@ -418,7 +421,7 @@ def copied(drawn):
     shutil.copy(train / "sea" / "0.jpg", train / "sea" / "copy.jpg")
     shutil.copy(train / "glacier" / "0.jpg", train / "mountain" / "glacier.jpg")
     shutil.copy(test / "street" / "0.jpg", train / "street" / "test.jpg")
-    pixels = utils.read_photo(test / "forest" / "0.jpg")
+    pixels = scenes.photos.read_photo(test / "forest" / "0.jpg")
     Image.fromarray(pixels).save(train / "buildings" / "forest.png")
     return read_table(drawn)
 
@@ -482,7 +485,7 @@ def test_the_audit_finds_the_known_copies_by_the_bundled_digests(bundled):
 def test_what_the_audit_calls_copies_are_copies(bundled, real_photos):
     copies = utils.audit_images(bundled[0]).query("finding == 'duplicate'")
     for _, paths in copies.groupby("digest")["path"]:
-        first, *others = (utils.read_photo(real_photos / path) for path in paths)
+        first, *others = (scenes.photos.read_photo(real_photos / path) for path in paths)
         assert others
         assert all(np.array_equal(first, other) for other in others)
 
