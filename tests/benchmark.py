@@ -35,6 +35,7 @@ from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from tqdm import tqdm
 
 import scenes
+import scenes.features
 import scenes.photos
 import scenes.settings
 import utils
@@ -105,7 +106,7 @@ def quiet() -> Iterator[None]:
 
 def quarter() -> tuple[pd.DataFrame, np.ndarray]:
     """Return every 4th training photo, a fifth of them for validation, and all features."""
-    images, features = utils.load_bundled_features()
+    images, features = scenes.features.load_bundled_features()
     images = utils.create_validation(utils.shrink(utils.drop_leaks(images), 4))
     return images[images["split"] != "test"], features
 
@@ -243,11 +244,11 @@ def compare_searches(
     }
     rows = {"side by side (ours)": [ours, "all", accuracy]}
     if photos:
-        trunk = utils.build_trunk()
+        trunk = scenes.features.build_trunk()
         with tempfile.TemporaryDirectory() as folder, quiet():
             cache = Path(folder, "features.npz")
             extraction, _ = seconds(
-                lambda: utils.extract_features(images, photos, trunk, cache=cache)
+                lambda: scenes.features.extract_features(images, photos, trunk, cache=cache)
             )
         rows["the same, with the extraction of the features"] = [ours + extraction, "all", accuracy]
         ways[OLD_WAY] = (
@@ -387,11 +388,13 @@ def openvino_trunk(trunk: keras.Model, photos: int) -> Callable[[], float]:
 def measure_extraction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterator[str]:
     """Yield how many photos a second go through the trunk."""
     images = images.drop_duplicates("digest").iloc[:1408]  # 44 batches
-    trunk = utils.build_trunk()
+    trunk = scenes.features.build_trunk()
 
     def extract() -> None:
         with tempfile.TemporaryDirectory() as folder, quiet():
-            utils.extract_features(images, photos, trunk, cache=Path(folder, "features.npz"))
+            scenes.features.extract_features(
+                images, photos, trunk, cache=Path(folder, "features.npz")
+            )
 
     names = ["`extract_features`", "the bare trunk on random arrays", "the same in OpenVINO"]
     tasks = {names[0]: extract, names[1]: bare_trunk(trunk, len(images))}
@@ -436,7 +439,9 @@ def fine_tuning(trunk: keras.Model, photos: int) -> dict[str, Callable[[], None]
 
 def measure_fine_tuning(bar: tqdm) -> Iterator[str]:
     """Yield how many photos a second train the layers before the head."""
-    speed = 256 / take_turns(fine_tuning(utils.build_trunk(), 256), bar)["seconds"].astype(float)
+    speed = 256 / take_turns(fine_tuning(scenes.features.build_trunk(), 256), bar)[
+        "seconds"
+    ].astype(float)
     yield markdown(speed.round(1).to_frame("photos per second"))
     yield f"Activations make it {speed.iloc[0] / speed.iloc[1]:.2f} x as fast (goal: 1.8 x)."
 
@@ -447,7 +452,7 @@ def measure_notebook(bar: tqdm) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         for path in (*ROOT.glob("*.csv"), *ROOT.glob("*.ipynb"), ROOT / "utils.py"):
             shutil.copy(path, folder)
-        shutil.copy(utils.BUNDLED_FEATURES, folder)
+        shutil.copy(scenes.features.BUNDLED_FEATURES, folder)
         names = "intel_classification.ipynb", "run.ipynb"
         command = [sys.executable, "-m", "papermill", *names, "--no-progress-bar"]
         variables = {k: v for k, v in os.environ.items() if k != "INTEL_PHOTOS"}

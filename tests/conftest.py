@@ -17,6 +17,7 @@ import keras
 import tensorflow as tf
 
 import scenes
+import scenes.features
 import scenes.photos
 import utils
 
@@ -147,7 +148,7 @@ def random_trunk():
 
     Keras's own random weights shrink what passes to 1e-12, which rounds to 0; He's keep it.
     """
-    model = utils.build_trunk(None)
+    model = scenes.features.build_trunk(None)
     rng = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
@@ -164,7 +165,7 @@ def imagenet_trunk():
     models = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
     if not (models / IMAGENET_WEIGHTS).exists():
         pytest.skip("the ImageNet weights are not in Keras's cache")
-    return utils.build_trunk("imagenet")
+    return scenes.features.build_trunk("imagenet")
 
 
 @pytest.fixture(scope="session")
@@ -179,7 +180,7 @@ def classifier():
 @pytest.fixture(scope="session")
 def bundled():
     """Return the committed table and features of the labelled photos."""
-    return utils.load_bundled_features()
+    return scenes.features.load_bundled_features()
 
 
 # --- Files ----------------------------------------------------------------------------

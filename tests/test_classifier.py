@@ -18,6 +18,7 @@ from PIL import Image
 from test_photos import ODD_PHOTOS, UNREADABLE
 
 import scenes
+import scenes.features
 import scenes.photos
 import utils
 
@@ -68,7 +69,9 @@ def test_a_saved_mobilenet_gives_what_the_head_gives_for_the_features(
     head = utils.build_head(0.5, 0)
     kernel = np.random.default_rng(0).normal(0, 0.1, (1280, 6))
     head.set_weights([kernel, np.zeros(6)])
-    features = utils.extract_features(images, drawn, random_trunk, cache=tmp_path / "c.npz")
+    features = scenes.features.extract_features(
+        images, drawn, random_trunk, cache=tmp_path / "c.npz"
+    )
     classifier = utils.build_classifier(random_trunk, head)
     utils.save_classifier(classifier, tmp_path / "whole.keras")
     loaded = utils.load_classifier(tmp_path / "whole.keras")

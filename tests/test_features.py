@@ -20,6 +20,7 @@ from PIL import Image
 from test_photos import ODD_PHOTOS, UNREADABLE
 
 import scenes
+import scenes.features
 import scenes.files
 import scenes.photos
 import scenes.tasks
@@ -49,7 +50,7 @@ def extract(drawn, trunk, tmp_path):
     def run(images: pd.DataFrame | None = None, trunk: keras.Model = trunk, **options: object):
         images = read_table(drawn) if images is None else images
         options = {"cache": tmp_path / "cache.npz", "batch_size": 8, **options}
-        return utils.extract_features(images, drawn, trunk, **options)
+        return scenes.features.extract_features(images, drawn, trunk, **options)
 
     return run
 
@@ -72,14 +73,14 @@ def test_the_trunk_maps_photos_to_1280_frozen_features(random_trunk):
 
 def test_the_trunk_takes_its_weights_from_a_file(random_trunk, tmp_path):
     random_trunk.save_weights(tmp_path / "own.weights.h5")
-    again = utils.build_trunk(tmp_path / "own.weights.h5")
+    again = scenes.features.build_trunk(tmp_path / "own.weights.h5")
     for weight, same in zip(again.get_weights(), random_trunk.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, same)
 
 
 def test_a_missing_file_of_weights_is_refused(tmp_path):
     with pytest.raises(ValueError, match="weights"):
-        utils.build_trunk(tmp_path / "none.weights.h5")
+        scenes.features.build_trunk(tmp_path / "none.weights.h5")
 
 
 # --- The rounding ---------------------------------------------------------------------
@@ -88,15 +89,15 @@ def test_a_missing_file_of_weights_is_refused(tmp_path):
 @given(st.lists(FLOATS, min_size=1, max_size=50))
 def test_rounding_moves_a_feature_by_at_most_half_a_step(values):
     features = np.array(values, "float32")
-    rounded = utils._round_features(features)
-    restored = utils._restore_features(rounded)
+    rounded = scenes.features.round_features(features)
+    restored = scenes.features.restore_features(rounded)
     assert (rounded.dtype, restored.dtype) == (np.uint8, np.float32)
     assert (np.abs(restored - features) <= half_step(features) + 1e-6).all()
-    np.testing.assert_array_equal(utils._round_features(restored), rounded)
+    np.testing.assert_array_equal(scenes.features.round_features(restored), rounded)
 
 
 def test_rounding_is_finest_near_zero_and_keeps_the_ends():
-    restored = utils._restore_features(np.arange(256, dtype="uint8"))
+    restored = scenes.features.restore_features(np.arange(256, dtype="uint8"))
     steps = np.diff(restored)
     assert (restored[0], restored[255]) == (0, 6)
     assert (np.diff(steps) > 0).all()
@@ -164,8 +165,8 @@ def test_bundled_features_are_those_of_the_real_photos(
     assert list(again["digest"]) == list(expected["digest"])
     cache = tmp_path / "cache.npz"
     rows = images.index[images["path"].isin(again["path"])]
-    computed = utils.extract_features(again, real_photos, imagenet_trunk, cache=cache)
-    steps = [utils._round_features(f).astype(int) for f in (computed, features[rows])]
+    computed = scenes.features.extract_features(again, real_photos, imagenet_trunk, cache=cache)
+    steps = [scenes.features.round_features(f).astype(int) for f in (computed, features[rows])]
     assert np.abs(steps[0] - steps[1]).max() <= 1
     for path, row in list(zip(again["path"], features[rows], strict=True))[:6]:
         right = by_hand(scenes.photos.read_photo(real_photos / path), imagenet_trunk)
@@ -180,7 +181,9 @@ def test_an_odd_photo_gives_the_features_of_its_pixels(kind, trunk, tmp_path):
     for name, categories in {"label": scenes.CLASSES, "split": scenes.SPLITS}.items():
         images[name] = pd.Categorical([categories[0]], categories)
     images = images.join(scenes.photos.digest_photos(images, tmp_path))
-    features = utils.extract_features(images, tmp_path, trunk, cache=tmp_path / "cache.npz")
+    features = scenes.features.extract_features(
+        images, tmp_path, trunk, cache=tmp_path / "cache.npz"
+    )
     expected = by_hand(right.astype("float32"), trunk)
     assert expected.max() > 0
     np.testing.assert_allclose(features[0], expected, atol=0.05 + 0.1 * tolerance)
@@ -193,7 +196,7 @@ def test_odd_names_are_kept_from_the_table_to_the_cache(drawn, extract, tmp_path
         Image.fromarray(draw(1000 + seed)).save(folder / name)
     images = read_table(drawn)
     assert np.isfinite(extract(images)).all()
-    kept, _ = utils.load_bundled_features(tmp_path / "cache.npz")
+    kept, _ = scenes.features.load_bundled_features(tmp_path / "cache.npz")
     assert list(kept["path"]) == list(images["path"])
     assert set(names) <= set(kept["path"].str.rsplit("/", n=1).str[-1])
 
@@ -293,7 +296,9 @@ def test_photos_read_ahead_of_the_trunk_are_bounded(drawn, trunk, monkeypatch, t
         read[0], done[0] = 0, 0
         ahead.clear()
         images = images.assign(digest=digests, problem="")
-        utils.extract_features(images, folder, trunk, cache=folder / "c.npz", batch_size=8)
+        scenes.features.extract_features(
+            images, folder, trunk, cache=folder / "c.npz", batch_size=8
+        )
         assert read[0] == n
         most[n] = max(ahead)
         assert done[0] == n
@@ -355,7 +360,7 @@ def test_rows_follow_the_table_whatever_its_order(drawn, extract, count):
 def test_the_cache_holds_the_table_in_the_format_of_the_bundled_features(drawn, extract, tmp_path):
     images = read_table(drawn)
     features = extract(images)
-    kept, restored = utils.load_bundled_features(tmp_path / "cache.npz")
+    kept, restored = scenes.features.load_bundled_features(tmp_path / "cache.npz")
     np.testing.assert_array_equal(restored, features)
     pd.testing.assert_frame_equal(kept, images, check_dtype=False)
 
@@ -384,7 +389,7 @@ def test_what_was_done_before_an_interrupt_is_kept(
     monkeypatch.setattr(scenes.tasks, "progress", interrupting)
     with pytest.raises(KeyboardInterrupt):
         extract()
-    kept, features = utils.load_bundled_features(tmp_path / "cache.npz")
+    kept, features = scenes.features.load_bundled_features(tmp_path / "cache.npz")
     assert len(kept) >= 8 * batches
     rows = read_table(drawn)["path"].isin(kept["path"]).to_numpy()
     np.testing.assert_array_equal(features, right[rows])
@@ -475,14 +480,14 @@ def test_copies_have_the_same_bundled_features(bundled):
 
 
 def test_the_bundled_features_are_compact_and_need_no_pickle():
-    assert utils.BUNDLED_FEATURES.stat().st_size < 19e6
-    with np.load(utils.BUNDLED_FEATURES, allow_pickle=False) as archive:
+    assert scenes.features.BUNDLED_FEATURES.stat().st_size < 19e6
+    with np.load(scenes.features.BUNDLED_FEATURES, allow_pickle=False) as archive:
         assert {archive[name].dtype.kind for name in archive.files} == {"i", "U", "u"}
 
 
 def test_missing_bundled_features_are_an_error_of_their_own(tmp_path):
     with pytest.raises(FileNotFoundError):
-        utils.load_bundled_features(tmp_path / "none.npz")
+        scenes.features.load_bundled_features(tmp_path / "none.npz")
 
 
 # --- Damaged files --------------------------------------------------------------------
@@ -503,14 +508,14 @@ def small_file(tmp_path_factory):
         }
     )
     rounded = np.random.default_rng(0).integers(0, 256, (ROWS, 1280)).astype("uint8")
-    utils._write_features(path, images, rounded, "trunk")
-    return path, path.read_bytes(), *utils.load_bundled_features(path)
+    scenes.features._write_features(path, images, rounded, "trunk")
+    return path, path.read_bytes(), *scenes.features.load_bundled_features(path)
 
 
 def read_or_refuse(path: Path, images: pd.DataFrame, features: np.ndarray) -> bool:
     """Return whether a file is refused; if it is not, it must hold what it held."""
     try:
-        read, restored = utils.load_bundled_features(path)
+        read, restored = scenes.features.load_bundled_features(path)
     except ValueError as error:
         assert path.name in str(error)  # noqa: PT017
         return True
@@ -545,13 +550,13 @@ def test_a_damaged_cache_never_changes_the_features(
         rows = [list(images["digest"]).index(digest) for digest in digests]
         yield np.arange(len(digests)), features[rows]
 
-    monkeypatch.setattr(utils, "_send_through", compute)
-    monkeypatch.setattr(utils, "_weights_digest", lambda trunk: "trunk")
+    monkeypatch.setattr(scenes.features, "send_through", compute)
+    monkeypatch.setattr(scenes.features, "weights_digest", lambda trunk: "trunk")
     rng, edges = np.random.default_rng(100 + seed), zip_edges(good)
     cache = tmp_path / "cache.npz"
     for _ in range(100):
         cache.write_bytes(damage(good, rng, edges))
-        read = utils.extract_features(images, tmp_path, None, cache=cache)
+        read = scenes.features.extract_features(images, tmp_path, None, cache=cache)
         np.testing.assert_array_equal(read, features)
     computed = sum(n > 0 for n in asked)
     assert computed > 70
@@ -648,7 +653,7 @@ def test_a_pickle_in_a_file_of_features_is_not_run(small_file, tmp_path, capsys,
     path.write_bytes(good)
     rewrite(path, **{name: payload})
     if reader == "cache":
-        assert len(utils._read_cache(path, "trunk")[0]) == 0
+        assert len(scenes.features._read_cache(path, "trunk")[0]) == 0
         assert "computed again" in capsys.readouterr().out
     else:
         assert read_or_refuse(path, images, features)

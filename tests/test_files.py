@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 import pytest
 from conftest import read_table
 
+import scenes.features
 import scenes.files
 import scenes.settings
 import utils
@@ -34,7 +35,10 @@ def write(request, drawn, trunk, classifier, shown):
         utils.save_figure(figure, "plot", folder)
 
     return {
-        "features": ("f.npz", lambda at: utils._write_features(at / "f.npz", many, rounded, "t")),
+        "features": (
+            "f.npz",
+            lambda at: scenes.features._write_features(at / "f.npz", many, rounded, "t"),
+        ),
         "classifier": ("c.keras", lambda at: utils.save_classifier(classifier, at / "c.keras")),
         "html": ("plot.html", save_html),
         "script": ("plotly.min.js", lambda at: utils.save_figure(figure, "plot", at)),
@@ -104,16 +108,18 @@ def test_features_on_a_full_disk_are_an_error_and_the_next_run_has_a_cache(
     folder, _ = small_disk
     images, cache = read_table(drawn), folder / "cache.npz"
     few = images.iloc[::10]
-    first = utils.extract_features(few, drawn, trunk, cache=cache)
+    first = scenes.features.extract_features(few, drawn, trunk, cache=cache)
     (folder / "others").write_bytes(bytes(80_000))
     count()
     with pytest.raises(OSError, match=r"cannot write .*cache\.npz \(No space left on device\)"):
-        utils.extract_features(images, drawn, trunk, cache=cache)
+        scenes.features.extract_features(images, drawn, trunk, cache=cache)
     count()
-    np.testing.assert_array_equal(utils.extract_features(few, drawn, trunk, cache=cache), first)
+    np.testing.assert_array_equal(
+        scenes.features.extract_features(few, drawn, trunk, cache=cache), first
+    )
     assert count() == 0
     (folder / "others").unlink()
-    utils.extract_features(images, drawn, trunk, cache=cache)
+    scenes.features.extract_features(images, drawn, trunk, cache=cache)
     assert count() == len(images) - len(few)
 
 
@@ -122,7 +128,7 @@ def test_features_in_a_read_only_folder_are_an_error_that_names_it(drawn, trunk,
     folder, make_read_only = small_disk
     make_read_only()
     with pytest.raises(OSError, match=f"Read-only file system: '{folder}"):
-        utils.extract_features(read_table(drawn), drawn, trunk, cache=folder / cache)
+        scenes.features.extract_features(read_table(drawn), drawn, trunk, cache=folder / cache)
 
 
 def test_an_output_folder_that_cannot_be_made_is_an_error_that_names_it(drawn, small_disk):

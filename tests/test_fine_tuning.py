@@ -13,6 +13,7 @@ import tensorflow as tf
 from conftest import damage, read_table, zip_edges
 
 import scenes
+import scenes.features
 import scenes.photos
 import utils
 
@@ -61,13 +62,13 @@ def tuned(images, drawn_once, random_trunk, head, cache):
 def sent(monkeypatch):
     """Return a list of how many photos went through lower layers in each call."""
     numbers = []
-    original = utils._send_through
+    original = scenes.features.send_through
 
     def count(trunk, paths, *rest):
         numbers.append(len(paths))
         return original(trunk, paths, *rest)
 
-    monkeypatch.setattr(utils, "_send_through", count)
+    monkeypatch.setattr(scenes.features, "send_through", count)
     return numbers
 
 
@@ -81,7 +82,10 @@ def assert_same(first, second):
 
 def read_photos(images, photos):
     return np.stack(
-        [utils._prepare(scenes.photos.read_photo(photos / path)) for path in images["path"]]
+        [
+            scenes.features.prepare_photo(scenes.photos.read_photo(photos / path))
+            for path in images["path"]
+        ]
     )
 
 
@@ -352,7 +356,7 @@ def test_damaged_activations_are_made_again(tune, sent, tmp_path):
 
 
 def test_unfinished_activations_are_not_used(tune, tuned, sent, monkeypatch, tmp_path):
-    original = utils._send_through
+    original = scenes.features.send_through
 
     def interrupt(*given):
         rows, block = next(original(*given))
@@ -360,7 +364,7 @@ def test_unfinished_activations_are_not_used(tune, tuned, sent, monkeypatch, tmp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(utils, "_send_through", interrupt)
+        patch.setattr(scenes.features, "send_through", interrupt)
         with pytest.raises(KeyboardInterrupt):
             tune(cache=tmp_path)
     assert_same(tune(cache=tmp_path), tuned)
@@ -405,6 +409,7 @@ import sys
 from pathlib import Path
 import numpy as np
 import scenes
+import scenes.features
 import scenes.photos
 import utils
 import keras
@@ -423,7 +428,7 @@ for name, strategy in {
     "two": tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]),
 }.items():
     with strategy.scope():
-        trunk = utils.build_trunk(None)
+        trunk = scenes.features.build_trunk(None)
         if weights is None:  # He's, with which the features spread
             weights = trunk.get_weights()
             for i, w in enumerate(weights):
@@ -433,7 +438,8 @@ for name, strategy in {
         trunk.set_weights(weights)
         head = utils.build_head(0.0, 1e-3)
         head.layers[-1].kernel.assign(np.random.default_rng(0).normal(0, 0.1, (1280, 6)))
-        features = utils.extract_features(images, photos, trunk, cache=folder / f"{name}.npz")
+        cache = folder / f"{name}.npz"
+        features = scenes.features.extract_features(images, photos, trunk, cache=cache)
         tuned, tuned_head, history = utils.fine_tune(
             images, photos, trunk, head, cache=folder / name,
             first_layer="block_16_expand", epochs=2, batch_size=10, learning_rate=1e-3,

@@ -22,6 +22,7 @@ from conftest import draw
 from PIL import Image
 
 import scenes
+import scenes.features
 import scenes.photos
 import scenes.settings
 import utils
@@ -325,7 +326,7 @@ def fine_tuned():
 
 def test_fine_tuned_runs_predict_all_test_photos(fine_tuned):
     predictions, _ = fine_tuned
-    images, _ = utils.load_bundled_features()
+    images, _ = scenes.features.load_bundled_features()
     tests = images[images["split"] == "test"]
     for _, rows in predictions.groupby("run"):
         assert list(rows["path"]) == list(tests["path"])
@@ -420,10 +421,10 @@ def test_titles_and_sentences_say_what_the_figures_show(committed):
     assert gain[0] > gain[1], "validation levels off while training goes on"
     assert validation[-1] > validation.max() - 0.01, "more epochs do no harm"
 
-    images, _ = utils.load_bundled_features()
+    images, _ = scenes.features.load_bundled_features()
     found = set(utils.audit_images(images)["finding"])
     assert {"duplicate", "two labels", "two splits"} <= found, "the text says so"
-    assert f"{utils.BUNDLED_FEATURES.stat().st_size / 2**20:.0f} MB" in "".join(
+    assert f"{scenes.features.BUNDLED_FEATURES.stat().st_size / 2**20:.0f} MB" in "".join(
         cell.source for cell in committed.cells
     )
 
@@ -625,8 +626,8 @@ def test_only_a_run_on_photos_saves_the_classifier(run_on_features, run_on_drawn
 
 @pytest.mark.photos
 def test_photos_and_bundled_features_give_the_same_results(run_on_photos, run_on_features):
-    images, bundled = utils.load_bundled_features()
-    computed_images, computed = utils.load_bundled_features(
+    images, bundled = scenes.features.load_bundled_features()
+    computed_images, computed = scenes.features.load_bundled_features(
         run_on_photos.folder / ".cache" / "features.npz"
     )
     rows = images.drop_duplicates("digest").reset_index().set_index("digest")["index"]

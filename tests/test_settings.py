@@ -11,6 +11,7 @@ import pytest
 from conftest import read_table
 
 import scenes
+import scenes.features
 import scenes.settings
 import utils
 
@@ -221,8 +222,8 @@ def doors(table, tmp_path):
     return {
         "shrink": lambda factor: utils.shrink(table, factor),
         "create_validation": lambda **kw: utils.create_validation(table, **kw),
-        "build_trunk": lambda weights: utils.build_trunk(weights),
-        "extract_features": lambda **kw: utils.extract_features(
+        "build_trunk": lambda weights: scenes.features.build_trunk(weights),
+        "extract_features": lambda **kw: scenes.features.extract_features(
             table, tmp_path, None, cache=tmp_path / "cache.npz", **kw
         ),
         "build_head": lambda **kw: utils.build_head(**{"dropout": 0, "weight_decay": 0, **kw}),
@@ -297,7 +298,7 @@ def committed(monkeypatch, tmp_path, drawn):
     images = read_table(drawn)
     labelled = images[images["label"].notna()]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(utils, "load_bundled_features", lambda: (labelled, None))
+    monkeypatch.setattr(scenes.features, "load_bundled_features", lambda: (labelled, None))
     return images
 
 

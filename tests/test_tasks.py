@@ -9,6 +9,7 @@ import pytest
 from conftest import read_table
 from search import make_photos
 
+import scenes.features
 import scenes.tasks
 import utils
 
@@ -75,11 +76,11 @@ def test_a_search_on_a_cluster_gives_the_same_bytes(spread, tmp_path, monkeypatc
 def test_features_from_a_cluster_are_the_same_bytes(
     spread, drawn_once, random_trunk, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(utils, "BLOCK_BATCHES", 3)
+    monkeypatch.setattr(scenes.features, "BLOCK_BATCHES", 3)
     images = read_table(drawn_once)
     alone, cluster = tmp_path / "alone.npz", tmp_path / "cluster.npz"
     given = images, drawn_once, random_trunk
-    features = utils.extract_features(*given, cache=alone, batch_size=4)
-    again = spread(utils.extract_features, *given, cache=cluster, batch_size=4)
+    features = scenes.features.extract_features(*given, cache=alone, batch_size=4)
+    again = spread(scenes.features.extract_features, *given, cache=cluster, batch_size=4)
     np.testing.assert_array_equal(again, features)
     assert cluster.read_bytes() == alone.read_bytes()
