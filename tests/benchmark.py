@@ -36,6 +36,7 @@ from tqdm import tqdm
 
 import scenes
 import scenes.features
+import scenes.heads
 import scenes.photos
 import scenes.settings
 import utils
@@ -121,7 +122,7 @@ def whole_grid(train: Photos, validation: Photos) -> float:
 def compiled_head(setting: tuple[float, float, float], steps: int) -> keras.Model:
     """Return a head that is ready for an ordinary Keras `fit`."""
     learning_rate, dropout, weight_decay = setting
-    head = utils.build_head(dropout, weight_decay)
+    head = scenes.heads.build_head(dropout, weight_decay)
     head.compile(
         keras.optimizers.Adam(learning_rate),
         "sparse_categorical_crossentropy",
@@ -192,7 +193,7 @@ def through_the_trunk(
             for split in ("train", "validation")
         )
     )
-    model = keras.Sequential([trunk, utils.build_head(0.3, 1e-4)])
+    model = keras.Sequential([trunk, scenes.heads.build_head(0.3, 1e-4)])
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     # The first batches are slower, since they build the graphs.
     options = {"shuffle": False, "verbose": 0}
@@ -430,7 +431,7 @@ def fine_tuning(trunk: keras.Model, photos: int) -> dict[str, Callable[[], None]
         "fine-tuning from activations": (upper, lower.predict(pixels, verbose=0)),
         "the same layers through the whole network": (trunk, pixels),
     }.items():
-        model = keras.Sequential([below, utils.build_head(0.3, 1e-3)])
+        model = keras.Sequential([below, scenes.heads.build_head(0.3, 1e-3)])
         model.compile("adamw", "sparse_categorical_crossentropy", jit_compile=False)
         epochs[name] = functools.partial(model.fit, inputs, labels, batch_size=32, verbose=0)
         epochs[name](epochs=1)  # the first is slower, since it builds the graph

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 import scenes
 import scenes.features
+import scenes.heads
 import scenes.photos
 import utils
 
@@ -171,7 +172,7 @@ def imagenet_trunk():
 @pytest.fixture(scope="session")
 def classifier():
     """Return a small classifier, photo in and probabilities out."""
-    head = utils.build_head(0.1, 1e-4)
+    head = scenes.heads.build_head(0.1, 1e-4)
     kernel = np.random.default_rng(0).normal(0, 0.05, (scenes.N_FEATURES, len(scenes.CLASSES)))
     head.set_weights([kernel, np.zeros(len(scenes.CLASSES))])
     return utils.build_classifier(small_trunk(0), head)

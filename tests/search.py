@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 import scenes
+import scenes.heads
 import utils
 
 
@@ -49,7 +50,7 @@ def run(n: int, *, threads: int = 0, **settings) -> None:
 def run_step_by_step(n: int, word: Connection, **settings) -> None:
     """Run a grid search without compiling it, which would take most of its time; tell steps."""
     tf.config.run_functions_eagerly(True)
-    utils._show_epochs = lambda bar: keras.callbacks.LambdaCallback(
+    scenes.heads.show_epochs = lambda bar: keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: word.send("a step is done")
     )
     run(n, **settings)

@@ -19,6 +19,7 @@ from test_photos import ODD_PHOTOS, UNREADABLE
 
 import scenes
 import scenes.features
+import scenes.heads
 import scenes.photos
 import utils
 
@@ -66,7 +67,7 @@ def test_a_saved_mobilenet_gives_what_the_head_gives_for_the_features(
     larger = Image.fromarray(draw(0, width=400, height=300))
     larger.save(drawn / "seg_test" / "seg_test" / "sea" / "larger.png")
     images = read_table(drawn).query("split == 'test' and label == 'sea'")
-    head = utils.build_head(0.5, 0)
+    head = scenes.heads.build_head(0.5, 0)
     kernel = np.random.default_rng(0).normal(0, 0.1, (1280, 6))
     head.set_weights([kernel, np.zeros(6)])
     features = scenes.features.extract_features(
@@ -154,7 +155,7 @@ def test_real_photos_are_recognized(bundled, real_photos, imagenet_trunk):
     train = (images["split"] == "train").to_numpy()
     labels = images["label"].cat.codes.to_numpy()
     settings = {"learning_rate": 0.001, "dropout": 0.1, "weight_decay": 1e-4, "epochs": 5}
-    head, _ = utils.train_head(features[train], labels[train], **settings)
+    head, _ = scenes.heads.train_head(features[train], labels[train], **settings)
     sample = images[~train].groupby("label", observed=True).sample(8, random_state=0)
     classifier = utils.build_classifier(imagenet_trunk, head)
     table = utils.predict(classifier, [real_photos / path for path in sample["path"]])

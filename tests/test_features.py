@@ -22,9 +22,9 @@ from test_photos import ODD_PHOTOS, UNREADABLE
 import scenes
 import scenes.features
 import scenes.files
+import scenes.heads
 import scenes.photos
 import scenes.tasks
-import utils
 
 FLOATS = st.floats(0, 6, width=32)
 
@@ -124,7 +124,7 @@ def test_rounding_moves_the_test_accuracy_by_at_most_a_fifth_of_a_point(bundled)
     accuracies = []
     for features in (rounded, unrounded):
         settings = {"learning_rate": 0.001, "dropout": 0.1, "weight_decay": 1e-4, "epochs": 5}
-        head, _ = utils.train_head(features[train], labels[train], **settings)
+        head, _ = scenes.heads.train_head(features[train], labels[train], **settings)
         predicted = head.predict(features[~train], verbose=0, batch_size=3000).argmax(axis=1)
         accuracies.append(np.mean(predicted == labels[~train]))
     assert min(accuracies) > 0.9

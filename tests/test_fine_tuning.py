@@ -14,6 +14,7 @@ from conftest import damage, read_table, zip_edges
 
 import scenes
 import scenes.features
+import scenes.heads
 import scenes.photos
 import utils
 
@@ -31,7 +32,7 @@ def images(drawn_once):
 @pytest.fixture(scope="module")
 def head():
     keras.utils.set_random_seed(1)
-    return utils.build_head(0.5, 1e-3)
+    return scenes.heads.build_head(0.5, 1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +138,7 @@ def test_without_validation_photos_all_train(tune, images):
 def test_it_trains_as_the_whole_network_would(images, drawn_once, random_trunk, tune):
     """One epoch, step by step through all layers, with the order and mirroring it uses."""
     keras.utils.set_random_seed(1)
-    start = utils.build_head(0.0, 1e-3)
+    start = scenes.heads.build_head(0.0, 1e-3)
     start.layers[-1].bias.assign(np.linspace(-1, 1, 6))
     rate, decay = 1e-3, 20.0
     trunk, head, history = tune(head=start, epochs=1, weight_decay=decay, seed=3)
@@ -257,7 +258,7 @@ def test_a_kill_while_an_epoch_is_kept_repeats_that_epoch(tune, tuned, monkeypat
 
 
 def test_a_training_without_dropout_goes_on_too(tune, head, monkeypatch):
-    plain = utils.build_head(0.0, 1e-3)
+    plain = scenes.heads.build_head(0.0, 1e-3)
     plain.set_weights(head.get_weights())
     whole = tune(head=plain)
     assert_same(tune(head=plain, anew=False), whole)
@@ -272,7 +273,7 @@ def test_another_training_has_another_checkpoint(tune, images, head, monkeypatch
         raise KeyboardInterrupt
 
     def other_head(dropout, penalty, bias):
-        other = utils.build_head(dropout, penalty)
+        other = scenes.heads.build_head(dropout, penalty)
         other.set_weights(head.get_weights())
         other.layers[-1].bias.assign(np.full(6, bias))
         return other
@@ -410,6 +411,7 @@ from pathlib import Path
 import numpy as np
 import scenes
 import scenes.features
+import scenes.heads
 import scenes.photos
 import utils
 import keras
@@ -436,7 +438,7 @@ for name, strategy in {
                     inputs = np.prod(w.shape[:2] if w.shape[-1] == 1 else w.shape[:3])
                     weights[i] = np.random.default_rng(i).normal(0, np.sqrt(2 / inputs), w.shape)
         trunk.set_weights(weights)
-        head = utils.build_head(0.0, 1e-3)
+        head = scenes.heads.build_head(0.0, 1e-3)
         head.layers[-1].kernel.assign(np.random.default_rng(0).normal(0, 0.1, (1280, 6)))
         cache = folder / f"{name}.npz"
         features = scenes.features.extract_features(images, photos, trunk, cache=cache)

@@ -25,6 +25,7 @@ from search import fake_training, make_photos
 
 import scenes
 import scenes.files
+import scenes.heads
 import scenes.photos
 import scenes.tasks
 import utils
@@ -76,7 +77,7 @@ def train_alone(train, validation, setting, *, epochs, batch_size, seed):
     """
     learning_rate, dropout, weight_decay = setting
     keras.utils.set_random_seed(seed)
-    head = utils.build_head(dropout, weight_decay)
+    head = scenes.heads.build_head(dropout, weight_decay)
     drop, dense = head.layers
     dense.kernel.assign(keras.initializers.GlorotUniform(seed)(dense.kernel.shape))
     if dropout:
@@ -131,7 +132,7 @@ def test_with_other_masks_and_weights_a_head_alone_does_as_well(halves):
     setting = 0.005, 0.5, 1e-2
     differences = []
     for seed in range(5):
-        _, alone = utils.train_head(
+        _, alone = scenes.heads.train_head(
             *halves[0],
             **dict(zip(scenes.HYPERPARAMETERS, setting, strict=True)),
             validation=halves[1],
@@ -177,7 +178,7 @@ def test_training_figures_are_means_over_photos_and_validation_is_at_the_end(hal
     epoch, the last of which is a small one, is the mean over all photos.
     """
     decays = [0.0, 0.01, 1.0]
-    heads = utils.SideBySideHeads([1e-9], [0.0], decays, seed=0)
+    heads = scenes.heads.SideBySideHeads([1e-9], [0.0], decays, seed=0)
     history = heads.fit(
         *halves[0], batch_size=550, epochs=1, validation_data=halves[1], verbose=0
     ).history
@@ -717,7 +718,7 @@ def test_the_interrupt_button_keeps_the_finished_folds(searched, photos, tmp_pat
     monkeypatch.setattr(utils, "_train_fold", count)
     with monkeypatch.context() as patch:
         button = keras.callbacks.LambdaCallback(on_epoch_end=press)
-        patch.setattr(utils, "_show_epochs", lambda bar: button)
+        patch.setattr(scenes.heads, "show_epochs", lambda bar: button)
         with pytest.raises(KeyboardInterrupt):
             utils.grid_search(*photos, **SMALL, csv=csv)
     assert not csv.exists()
@@ -998,7 +999,7 @@ def test_the_best_setting_is_a_setting_that_train_head_takes(searched, photos):
         dict(zip(scenes.HYPERPARAMETERS, values, strict=True))
         for values in product(*(SMALL[f"{name}s"] for name in scenes.HYPERPARAMETERS))
     ]
-    utils.build_head(best["dropout"], best["weight_decay"])
+    scenes.heads.build_head(best["dropout"], best["weight_decay"])
 
 
 @given(st.data(), st.integers(1, 4), st.integers(2, 4), st.integers(1, 3))

@@ -12,6 +12,7 @@ from conftest import read_table
 
 import scenes
 import scenes.features
+import scenes.heads
 import scenes.settings
 import utils
 
@@ -226,8 +227,12 @@ def doors(table, tmp_path):
         "extract_features": lambda **kw: scenes.features.extract_features(
             table, tmp_path, None, cache=tmp_path / "cache.npz", **kw
         ),
-        "build_head": lambda **kw: utils.build_head(**{"dropout": 0, "weight_decay": 0, **kw}),
-        "train_head": lambda **kw: utils.train_head(FEATURES, LABELS, **{**HYPERPARAMETERS, **kw}),
+        "build_head": lambda **kw: scenes.heads.build_head(
+            **{"dropout": 0, "weight_decay": 0, **kw}
+        ),
+        "train_head": lambda **kw: scenes.heads.train_head(
+            FEATURES, LABELS, **{**HYPERPARAMETERS, **kw}
+        ),
         "grid_search": lambda **kw: utils.grid_search(
             FEATURES, LABELS, **{"csv": csv, "folds": 2, **kw}
         ),

@@ -6,6 +6,7 @@ import pytest
 from search import make_photos
 
 import scenes
+import scenes.heads
 import utils
 
 N, EPOCHS = 100, 8
@@ -20,7 +21,7 @@ def photos():
 @pytest.fixture(scope="module")
 def trained(photos):
     """Return head and history of a training whose last batch is a partial one."""
-    return utils.train_head(
+    return scenes.heads.train_head(
         *photos, **SETTING, validation=photos, epochs=EPOCHS, batch_size=64, seed=3
     )
 
@@ -39,7 +40,7 @@ def entropy_and_accuracy(weights, features, labels):
 
 
 def test_a_head_gives_six_probabilities_by_a_dense_softmax(photos):
-    head = utils.build_head(0.5, 0.01)
+    head = scenes.heads.build_head(0.5, 0.01)
     chances = head.predict(photos[0], verbose=0)
     assert chances.shape == (N, len(scenes.CLASSES))
     np.testing.assert_allclose(chances.sum(axis=1), 1, atol=1e-6)
@@ -49,14 +50,14 @@ def test_a_head_gives_six_probabilities_by_a_dense_softmax(photos):
 
 
 def test_a_head_penalizes_the_squared_weights_but_not_the_bias():
-    head = utils.build_head(0.0, 0.01)
+    head = scenes.heads.build_head(0.0, 0.01)
     kernel, bias = head.get_weights()
     head.set_weights([kernel, bias + 100])
     assert sum(map(float, head.losses)) == pytest.approx(0.01 * np.square(kernel).sum(), rel=1e-5)
 
 
 def test_a_head_drops_its_share_of_the_features_in_training_only():
-    dropout = utils.build_head(0.3, 0.0).layers[0]
+    dropout = scenes.heads.build_head(0.3, 0.0).layers[0]
     ones = np.ones((200, scenes.N_FEATURES), "float32")
     np.testing.assert_array_equal(dropout(ones, training=False), ones)
     dropped = np.asarray(dropout(ones, training=True))
@@ -89,7 +90,9 @@ def test_a_head_learns(trained):
 
 
 def test_without_validation_the_same_training_has_no_validation_columns(trained, photos):
-    head, history = utils.train_head(*photos, **SETTING, epochs=EPOCHS, batch_size=64, seed=3)
+    head, history = scenes.heads.train_head(
+        *photos, **SETTING, epochs=EPOCHS, batch_size=64, seed=3
+    )
     assert list(history.columns) == ["epoch", "loss", "accuracy"]
     for weights, same in zip(head.get_weights(), trained[0].get_weights(), strict=True):
         np.testing.assert_array_equal(weights, same)
@@ -97,23 +100,23 @@ def test_without_validation_the_same_training_has_no_validation_columns(trained,
 
 def test_the_seed_decides_the_weights(trained, photos):
     arguments = {**SETTING, "validation": photos, "epochs": EPOCHS, "batch_size": 64}
-    head, history = utils.train_head(*photos, **arguments, seed=np.int64(3))
+    head, history = scenes.heads.train_head(*photos, **arguments, seed=np.int64(3))
     np.testing.assert_array_equal(head.get_weights()[0], trained[0].get_weights()[0])
     assert history.equals(trained[1])
-    other, _ = utils.train_head(*photos, **arguments, seed=4)
+    other, _ = scenes.heads.train_head(*photos, **arguments, seed=4)
     assert np.abs(other.get_weights()[0] - head.get_weights()[0]).max() > 0.01
 
 
 def test_a_batch_larger_than_the_data_is_one_batch_of_all(photos):
     """One step from the initial weights, whose loss is also computed by NumPy."""
     setting = {**SETTING, "dropout": 0.0, "epochs": 1, "seed": 5}
-    larger, history = utils.train_head(*photos, **setting, batch_size=10**6)
-    whole, same = utils.train_head(*photos, **setting, batch_size=N)
+    larger, history = scenes.heads.train_head(*photos, **setting, batch_size=10**6)
+    whole, same = scenes.heads.train_head(*photos, **setting, batch_size=N)
     np.testing.assert_array_equal(larger.get_weights()[0], whole.get_weights()[0])
     assert history.equals(same)
 
     keras.utils.set_random_seed(5)
-    initial = utils.build_head(0.0, SETTING["weight_decay"]).get_weights()
+    initial = scenes.heads.build_head(0.0, SETTING["weight_decay"]).get_weights()
     entropy, accuracy = entropy_and_accuracy(initial, *photos)
     penalty = SETTING["weight_decay"] * np.square(initial[0]).sum()
     assert history["loss"].item() == pytest.approx(entropy + penalty, abs=1e-4)
@@ -195,8 +198,8 @@ def doors(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(keras.Model, "fit", work)
     csv = tmp_path / "new" / "grid_search.csv"
     return {
-        "train_head": lambda x, y: utils.train_head(x, y, **SETTING),
-        "train_head's validation": lambda x, y: utils.train_head(
+        "train_head": lambda x, y: scenes.heads.train_head(x, y, **SETTING),
+        "train_head's validation": lambda x, y: scenes.heads.train_head(
             *photos, **SETTING, validation=(x, y)
         ),
         "grid_search": lambda x, y: utils.grid_search(x, y, csv=csv),

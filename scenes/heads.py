@@ -1,0 +1,243 @@
+"""
+Heads (sections 4 and 5): one head alone, and many side by side.
+
+Side by side, each trains as it would alone. Knows nothing of photos or files.
+"""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from keras import ops
+from tqdm import tqdm
+
+import scenes
+from scenes import settings, tasks
+
+
+def check_data(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    features, labels = np.asarray(features, "float32"), np.asarray(labels)
+    if features.ndim != 2 or features.shape[1] != scenes.N_FEATURES or not len(features):
+        raise ValueError(
+            f"features have the shape {features.shape}; it must be (n, {scenes.N_FEATURES}), "
+            "n from 1"
+        )
+    if not np.isfinite(features).all():
+        row = int(np.argmin(np.isfinite(features).all(axis=1)))
+        raise ValueError(f"features hold NaN or infinity, first in row {row}")
+    if labels.shape != (len(features),):
+        raise ValueError(
+            f"labels have the shape {labels.shape}; it must be ({len(features)},), one a photo"
+        )
+    wrong = [
+        label for label in np.unique(labels).tolist() if label not in range(len(scenes.CLASSES))
+    ]
+    if wrong:
+        raise ValueError(f"labels hold {wrong[0]!r}; they must be 0 to {len(scenes.CLASSES) - 1}")
+    return features, labels.astype("int32")
+
+
+def build_head(dropout: float, weight_decay: float) -> keras.Sequential:
+    """
+    Build the new last layer: dropout, then a dense softmax with an L2 penalty.
+
+    Parameters
+    ----------
+    dropout : float
+        The share of the features that is set to 0 in training, from 0 to below 1.
+    weight_decay : float
+        The factor of the sum of squared weights in the loss.
+
+    Returns
+    -------
+    keras.Sequential
+        Maps features (n, 1280) to probabilities (n, 6) in the order of `CLASSES`.
+    """
+    settings.check(dropout=dropout, weight_decay=weight_decay)
+    return keras.Sequential(
+        [
+            keras.Input((scenes.N_FEATURES,)),
+            keras.layers.Dropout(dropout),
+            keras.layers.Dense(
+                len(scenes.CLASSES),
+                activation="softmax",
+                kernel_regularizer=keras.regularizers.L2(weight_decay),
+            ),
+        ],
+        name="head",
+    )
+
+
+def train_head(
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    learning_rate: float,
+    dropout: float,
+    weight_decay: float,
+    validation: tuple[np.ndarray, np.ndarray] | None = None,
+    epochs: int = 40,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> tuple[keras.Sequential, pd.DataFrame]:
+    """
+    Train one head with Adam: an ordinary Keras `fit`.
+
+    Parameters
+    ----------
+    features : ndarray, shape (n, 1280)
+    labels : ndarray of int, shape (n,)
+        The number of each photo's class in `CLASSES`.
+    learning_rate, dropout, weight_decay : float
+    validation : (features, labels), optional
+        Evaluated after each epoch.
+    epochs, batch_size : int
+    seed : int
+        Of the initial weights, the order of the photos and the dropout masks; it becomes
+        the global seed of Keras.
+
+    Returns
+    -------
+    head : keras.Sequential
+    history : DataFrame
+        One row for each epoch: `epoch` (from 1), `loss` (with the L2 penalty, averaged over
+        the epoch's batches), `accuracy`, and with validation `val_loss`, `val_accuracy`.
+    """
+    settings.check(learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, seed=seed)
+    features, labels = check_data(features, labels)
+    if validation is not None:
+        validation = check_data(*validation)
+    keras.utils.set_random_seed(int(seed))  # Keras refuses whole numbers of NumPy
+    head = build_head(dropout, weight_decay)
+    head.compile(
+        optimizer=keras.optimizers.Adam(learning_rate),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        steps_per_execution=steps(len(features), batch_size),
+        jit_compile=False,
+    )
+    with tasks.progress(epochs, "Training the head", "epoch") as bar:
+        history = head.fit(
+            features,
+            labels,
+            batch_size=batch_size,
+            epochs=epochs,
+            validation_data=validation,
+            verbose=0,
+            callbacks=[show_epochs(bar)],
+        )
+    table = pd.DataFrame(
+        {name: history.history[name] for name in scenes.METRICS if name in history.history}
+    )
+    table.insert(0, "epoch", np.arange(1, epochs + 1))
+    return head, table
+
+
+def steps(n: int, batch_size: int) -> int:
+    """Return the batches to run per call of the graph: many, since each is so small."""
+    return min(64, -(-n // batch_size))
+
+
+def show_epochs(bar: tqdm) -> keras.callbacks.Callback:
+    return keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: bar.update())
+
+
+class MeanPerHead(keras.metrics.Metric):
+    """The mean over the photos of an epoch of one number for each head."""
+
+    def __init__(self, shape: tuple[int, int], name: str):
+        super().__init__(name=name)
+        self.total = self.add_weight(shape=shape, initializer="zeros", name="total")
+        self.count = self.add_weight(shape=(), initializer="zeros", name="count")
+
+    def update_state(self, total, count):
+        self.total.assign_add(total)
+        self.count.assign_add(count)
+
+    def result(self):
+        return self.total / self.count
+
+
+class SideBySideHeads(keras.Model):
+    """
+    All heads of a grid search as one model, trained by one ordinary `fit`.
+
+    A head is a matrix of 1280 x 6 weights, and a photo's six scores are its 1280 features
+    times that matrix. The matrices of many heads, laid side by side, make one wide matrix;
+    one product then gives the scores of all heads, and a processor computes one large
+    product far faster than many small ones.
+
+    Nothing passes from one head to another, so that each trains as it would alone:
+
+    - The loss is the *sum* of the heads' losses. The gradient of a sum with respect to one
+      head's weights is the gradient of that head's own loss. (A mean would divide it by
+      the number of heads, and Adam's epsilon would notice.)
+    - Adam works on each weight by itself. Its learning rate may be a number for each
+      column, so that a single optimizer serves all learning rates.
+    - The L2 penalty is a factor for each head.
+    - Heads with different dropout rates need different inputs: the weights are a stack
+      with one wide matrix for each rate. All rates compare the *same* uniform random
+      numbers with their rate. Each head sees just what Keras's Dropout makes, and as the
+      draw does not depend on the rates in the list, neither does a head's training.
+    - All heads start from the same initial weights and see the same batches. Statisticians
+      call this common random numbers: a difference between two settings is then due to
+      the settings, not to luck.
+
+    Axes: D dropout rates, B photos of a batch, H = learning rates x weight decays, 6 classes.
+    """
+
+    def __init__(
+        self,
+        learning_rates: Sequence[float],
+        dropouts: Sequence[float],
+        weight_decays: Sequence[float],
+        *,
+        seed: int,
+    ):
+        super().__init__()
+        classes, heads = len(scenes.CLASSES), len(learning_rates) * len(weight_decays)
+        self.heads = (len(dropouts), heads)
+        self.rates = np.reshape(dropouts, (-1, 1, 1)).astype("float32")
+        self.penalties = np.tile(weight_decays, len(learning_rates)).astype("float32")
+        columns = np.repeat(learning_rates, len(weight_decays) * classes).astype("float32")
+        initial = keras.initializers.GlorotUniform(seed)((scenes.N_FEATURES, classes))
+        self.kernel = self.add_weight(
+            shape=(len(dropouts), scenes.N_FEATURES, heads * classes),
+            initializer=lambda shape, dtype=None: ops.tile(initial, (shape[0], 1, heads)),
+            name="kernel",
+        )
+        self.bias = self.add_weight(
+            shape=(len(dropouts), 1, heads * classes), initializer="zeros", name="bias"
+        )
+        self.draws = keras.random.SeedGenerator(seed)
+        self.head_loss = MeanPerHead(self.heads, "head_loss")
+        self.head_accuracy = MeanPerHead(self.heads, "head_accuracy")
+        self.built = True
+        self.compile(
+            optimizer=keras.optimizers.Adam(lambda: tf.constant(columns)), jit_compile=False
+        )
+
+    def call(self, x, training=False):
+        """Return scores (D, B, H, 6) for features (B, 1280)."""
+        x = ops.expand_dims(x, 0)
+        if training:
+            keep = keras.random.uniform(ops.shape(x), seed=self.draws) >= self.rates
+            x = ops.where(keep, x / (1 - self.rates), 0.0)
+        else:
+            x = ops.repeat(x, self.heads[0], axis=0)
+        scores = ops.matmul(x, self.kernel) + self.bias
+        return ops.reshape(scores, (self.heads[0], -1, self.heads[1], len(scenes.CLASSES)))
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Return the sum of the heads' losses, each a mean over the batch plus L2."""
+        photos = ops.cast(ops.shape(y)[0], "float32")
+        y = ops.broadcast_to(ops.reshape(y, (1, -1, 1)), ops.shape(y_pred)[:-1])
+        entropy = keras.losses.sparse_categorical_crossentropy(y, y_pred, from_logits=True)
+        squares = ops.reshape(ops.sum(ops.square(self.kernel), axis=1), (*self.heads, -1))
+        losses = ops.mean(entropy, axis=1) + ops.sum(squares, axis=-1) * self.penalties
+        right = ops.equal(ops.argmax(y_pred, axis=-1), ops.cast(y, "int32"))
+        self.head_loss.update_state(losses * photos, photos)
+        self.head_accuracy.update_state(ops.sum(ops.cast(right, "float32"), axis=1), photos)
+        return ops.sum(losses)
