@@ -17,6 +17,7 @@ import keras
 import tensorflow as tf
 
 import scenes
+import scenes.classifier
 import scenes.features
 import scenes.heads
 import scenes.photos
@@ -175,7 +176,7 @@ def classifier():
     head = scenes.heads.build_head(0.1, 1e-4)
     kernel = np.random.default_rng(0).normal(0, 0.05, (scenes.N_FEATURES, len(scenes.CLASSES)))
     head.set_weights([kernel, np.zeros(len(scenes.CLASSES))])
-    return utils.build_classifier(small_trunk(0), head)
+    return scenes.classifier.build_classifier(small_trunk(0), head)
 
 
 @pytest.fixture(scope="session")

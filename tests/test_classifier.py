@@ -18,10 +18,10 @@ from PIL import Image
 from test_photos import ODD_PHOTOS, UNREADABLE
 
 import scenes
+import scenes.classifier
 import scenes.features
 import scenes.heads
 import scenes.photos
-import utils
 
 CLASSES = list(scenes.CLASSES)
 
@@ -30,7 +30,7 @@ CLASSES = list(scenes.CLASSES)
 def saved(classifier, tmp_path_factory):
     """Return the path of the saved classifier."""
     path = tmp_path_factory.mktemp("saved") / "classifier.keras"
-    utils.save_classifier(classifier, path)
+    scenes.classifier.save_classifier(classifier, path)
     return path
 
 
@@ -73,18 +73,18 @@ def test_a_saved_mobilenet_gives_what_the_head_gives_for_the_features(
     features = scenes.features.extract_features(
         images, drawn, random_trunk, cache=tmp_path / "c.npz"
     )
-    classifier = utils.build_classifier(random_trunk, head)
-    utils.save_classifier(classifier, tmp_path / "whole.keras")
-    loaded = utils.load_classifier(tmp_path / "whole.keras")
+    classifier = scenes.classifier.build_classifier(random_trunk, head)
+    scenes.classifier.save_classifier(classifier, tmp_path / "whole.keras")
+    loaded = scenes.classifier.load_classifier(tmp_path / "whole.keras")
     assert same_weights(loaded, classifier)
-    table = utils.predict(loaded, [drawn / path for path in images["path"]])
+    table = scenes.classifier.predict(loaded, [drawn / path for path in images["path"]])
     expected = head.predict(features, verbose=0)
     np.testing.assert_allclose(table[CLASSES], expected, atol=0.02)
     assert np.ptp(expected, axis=0).max() > 0.1
 
 
 def test_predict_gives_a_row_for_each_photo_in_the_order_of_the_names(classifier, album):
-    table = utils.predict(classifier, album)
+    table = scenes.classifier.predict(classifier, album)
     paths = sorted(album.iterdir())
     assert list(table.columns) == ["path", "label", *CLASSES]
     assert list(table["path"]) == [path.as_posix() for path in paths]
@@ -97,26 +97,28 @@ def test_predict_gives_a_row_for_each_photo_in_the_order_of_the_names(classifier
 
 def test_predict_takes_a_folder_a_list_or_one_photo(classifier, album):
     paths = sorted(album.iterdir(), reverse=True)
-    by_folder = utils.predict(classifier, str(album))
-    by_list = utils.predict(classifier, paths)
+    by_folder = scenes.classifier.predict(classifier, str(album))
+    by_list = scenes.classifier.predict(classifier, paths)
     assert list(by_list["path"]) == list(by_folder["path"])[::-1]
     np.testing.assert_allclose(by_list[CLASSES][::-1], by_folder[CLASSES], atol=1e-5)
-    one = utils.predict(classifier, paths[-1])
+    one = scenes.classifier.predict(classifier, paths[-1])
     np.testing.assert_allclose(one[CLASSES], by_folder[CLASSES][:1], atol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 100])
 def test_the_batch_size_changes_no_prediction(classifier, album, batch_size):
-    table = utils.predict(classifier, album, batch_size=batch_size)
-    np.testing.assert_allclose(table[CLASSES], utils.predict(classifier, album)[CLASSES], atol=1e-5)
+    table = scenes.classifier.predict(classifier, album, batch_size=batch_size)
+    np.testing.assert_allclose(
+        table[CLASSES], scenes.classifier.predict(classifier, album)[CLASSES], atol=1e-5
+    )
 
 
 def test_predict_passes_over_what_is_no_photo(classifier, album):
-    before = utils.predict(classifier, album)
+    before = scenes.classifier.predict(classifier, album)
     (album / "Thumbs.db").write_bytes(b"x")
     (album / ".hidden.jpg").write_bytes(b"x")
     (album / "folder.jpg").mkdir()
-    assert list(utils.predict(classifier, album)["path"]) == list(before["path"])
+    assert list(scenes.classifier.predict(classifier, album)["path"]) == list(before["path"])
 
 
 @pytest.mark.parametrize("kind", ODD_PHOTOS)
@@ -126,7 +128,9 @@ def test_an_odd_photo_is_predicted_by_its_pixels(classifier, tmp_path, kind):
     write(path)
     expected = classifier(right[np.newaxis].astype("float32"))
     tolerance = 1e-3 + 0.02 * tolerance
-    np.testing.assert_allclose(utils.predict(classifier, path)[CLASSES], expected, atol=tolerance)
+    np.testing.assert_allclose(
+        scenes.classifier.predict(classifier, path)[CLASSES], expected, atol=tolerance
+    )
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -136,7 +140,7 @@ def test_unreadable_photos_are_all_named_in_one_error(classifier, album):
         bad[album / f"{kind}.png"] = reason
         write(album / f"{kind}.png")
     with pytest.raises(ValueError, match=rf"^{len(bad)} photo\(s\) failed") as caught:
-        utils.predict(classifier, [*sorted(album.glob("?.png")), *bad])
+        scenes.classifier.predict(classifier, [*sorted(album.glob("?.png")), *bad])
     for path, reason in bad.items():
         named = re.escape(f"{path} cannot be read as a photo: ") + f".*({reason})"
         assert re.search(named, str(caught.value))
@@ -145,7 +149,7 @@ def test_unreadable_photos_are_all_named_in_one_error(classifier, album):
 @pytest.mark.parametrize("photos", ["an empty folder", "an empty list"])
 def test_no_photo_to_predict_is_an_error(classifier, tmp_path, photos):
     with pytest.raises(FileNotFoundError, match="there is no photo in"):
-        utils.predict(classifier, tmp_path if photos == "an empty folder" else [])
+        scenes.classifier.predict(classifier, tmp_path if photos == "an empty folder" else [])
 
 
 @pytest.mark.photos
@@ -157,8 +161,8 @@ def test_real_photos_are_recognized(bundled, real_photos, imagenet_trunk):
     settings = {"learning_rate": 0.001, "dropout": 0.1, "weight_decay": 1e-4, "epochs": 5}
     head, _ = scenes.heads.train_head(features[train], labels[train], **settings)
     sample = images[~train].groupby("label", observed=True).sample(8, random_state=0)
-    classifier = utils.build_classifier(imagenet_trunk, head)
-    table = utils.predict(classifier, [real_photos / path for path in sample["path"]])
+    classifier = scenes.classifier.build_classifier(imagenet_trunk, head)
+    table = scenes.classifier.predict(classifier, [real_photos / path for path in sample["path"]])
     assert np.mean(table["label"].astype(str).to_numpy() == sample["label"].to_numpy()) >= 0.8
     expected = head.predict(features[sample.index], verbose=0)
     np.testing.assert_allclose(table[CLASSES], expected, atol=0.05)
@@ -170,9 +174,11 @@ def test_real_photos_are_recognized(bundled, real_photos, imagenet_trunk):
 def test_a_saved_classifier_is_loaded_with_the_same_weights_and_predictions(
     classifier, saved, album
 ):
-    loaded = utils.load_classifier(saved)
+    loaded = scenes.classifier.load_classifier(saved)
     assert same_weights(loaded, classifier)
-    before, after = (utils.predict(model, album)[CLASSES] for model in (classifier, loaded))
+    before, after = (
+        scenes.classifier.predict(model, album)[CLASSES] for model in (classifier, loaded)
+    )
     np.testing.assert_allclose(after, before, atol=1e-6)
 
 
@@ -191,8 +197,8 @@ def test_a_saved_classifier_works_in_a_new_process_with_keras_alone(
     classifier, album, tmp_path, mirrored
 ):
     """Raw pixels in, probabilities out, with nothing of this project on the path."""
-    model = utils.average_mirrored(classifier) if mirrored else classifier
-    utils.save_classifier(model, tmp_path / "model.keras")
+    model = scenes.classifier.average_mirrored(classifier) if mirrored else classifier
+    scenes.classifier.save_classifier(model, tmp_path / "model.keras")
     np.save(tmp_path / "photo.npy", scenes.photos.read_photo(album / "3.png"))
     command = [sys.executable, "-I", "-c", IN_A_NEW_PROCESS, "model.keras", "photo.npy"]
     done = subprocess.run(
@@ -200,7 +206,7 @@ def test_a_saved_classifier_works_in_a_new_process_with_keras_alone(
     )
     assert done.returncode == 0, done.stderr
     probabilities = json.loads(done.stdout.splitlines()[-1])
-    expected = utils.predict(model, album / "3.png")[CLASSES].iloc[0]
+    expected = scenes.classifier.predict(model, album / "3.png")[CLASSES].iloc[0]
     np.testing.assert_allclose(probabilities, expected, atol=1e-5)
 
 
@@ -209,14 +215,14 @@ def test_mirrored_and_not_are_averaged(classifier):
     plain, mirrored = (
         classifier.predict(given, verbose=0) for given in (photos, photos[:, :, ::-1])
     )
-    averaged = utils.average_mirrored(classifier).predict(photos, verbose=0)
+    averaged = scenes.classifier.average_mirrored(classifier).predict(photos, verbose=0)
     np.testing.assert_allclose(averaged, (plain + mirrored) / 2, atol=1e-6)
     assert np.abs(plain - mirrored).max() > 0.01
 
 
 def test_a_missing_classifier_is_an_error_of_its_own(tmp_path):
     with pytest.raises(FileNotFoundError):
-        utils.load_classifier(tmp_path / "none.keras")
+        scenes.classifier.load_classifier(tmp_path / "none.keras")
 
 
 # --- Damaged and hostile files --------------------------------------------------------
@@ -225,13 +231,13 @@ def test_a_missing_classifier_is_an_error_of_its_own(tmp_path):
 @pytest.fixture(scope="module")
 def intact(saved):
     """Return the classifier as it is loaded from the file before it is damaged."""
-    return utils.load_classifier(saved)
+    return scenes.classifier.load_classifier(saved)
 
 
 def load_or_refuse(path: Path, intact: keras.Model) -> bool:
     """Return whether a file is refused; if it is not, it must be the classifier."""
     try:
-        loaded = utils.load_classifier(path)
+        loaded = scenes.classifier.load_classifier(path)
     except ValueError as error:
         assert str(error).startswith(f"{path} is no saved classifier: ")  # noqa: PT017
         return True
@@ -256,7 +262,7 @@ def test_a_damaged_file_is_refused_or_loaded_right(intact, saved, tmp_path, seed
 
 def change_weights(saved: Path, path: Path, change) -> None:
     """Save the classifier with other weights, by `change(weights)`."""
-    model = utils.load_classifier(saved)
+    model = scenes.classifier.load_classifier(saved)
     model.set_weights(change(model.get_weights()))
     model.save(path)
 
@@ -380,4 +386,4 @@ def test_a_function_of_another_module_is_not_taken_from_a_file(intact, saved, tm
     path = tmp_path / "hostile.keras"
     change_parts(saved, path, config__json=json.dumps(config).encode())
     with pytest.raises(ValueError, match="Could not locate function 'system'"):
-        utils.load_classifier(path)
+        scenes.classifier.load_classifier(path)

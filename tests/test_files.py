@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 import pytest
 from conftest import read_table
 
+import scenes.classifier
 import scenes.features
 import scenes.files
 import scenes.settings
@@ -39,7 +40,10 @@ def write(request, drawn, trunk, classifier, shown):
             "f.npz",
             lambda at: scenes.features._write_features(at / "f.npz", many, rounded, "t"),
         ),
-        "classifier": ("c.keras", lambda at: utils.save_classifier(classifier, at / "c.keras")),
+        "classifier": (
+            "c.keras",
+            lambda at: scenes.classifier.save_classifier(classifier, at / "c.keras"),
+        ),
         "html": ("plot.html", save_html),
         "script": ("plotly.min.js", lambda at: utils.save_figure(figure, "plot", at)),
     }[request.param]

@@ -22,6 +22,7 @@ from conftest import draw
 from PIL import Image
 
 import scenes
+import scenes.classifier
 import scenes.features
 import scenes.photos
 import scenes.settings
@@ -593,9 +594,11 @@ def test_a_run_on_photos_writes_what_fine_tuning_gave(run_on_drawn_photos):
     assert list(predictions["run"]) == list(np.repeat([1, 2], 24))
     np.testing.assert_allclose(predictions[list(scenes.CLASSES)].sum(axis=1), 1, atol=0.001)
     for run, rows in predictions.groupby("run"):
-        classifier = utils.load_classifier(results / f"intel_classifier_deeper_{run}.keras")
+        classifier = scenes.classifier.load_classifier(
+            results / f"intel_classifier_deeper_{run}.keras"
+        )
         paths = run_on_drawn_photos.folder / "drawn" / rows["path"]
-        again = utils.predict(classifier, list(paths))[list(scenes.CLASSES)]
+        again = scenes.classifier.predict(classifier, list(paths))[list(scenes.CLASSES)]
         np.testing.assert_allclose(again, rows[list(scenes.CLASSES)], atol=1e-4)
 
 

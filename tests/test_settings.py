@@ -11,6 +11,7 @@ import pytest
 from conftest import read_table
 
 import scenes
+import scenes.classifier
 import scenes.features
 import scenes.heads
 import scenes.settings
@@ -236,7 +237,7 @@ def doors(table, tmp_path):
         "grid_search": lambda **kw: utils.grid_search(
             FEATURES, LABELS, **{"csv": csv, "folds": 2, **kw}
         ),
-        "predict": lambda **kw: utils.predict(None, tmp_path, **kw),
+        "predict": lambda **kw: scenes.classifier.predict(None, tmp_path, **kw),
     }
 
 
