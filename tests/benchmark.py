@@ -36,6 +36,7 @@ from tqdm import tqdm
 
 import scenes
 import scenes.features
+import scenes.grid_search
 import scenes.heads
 import scenes.photos
 import scenes.settings
@@ -115,7 +116,9 @@ def quarter() -> tuple[pd.DataFrame, np.ndarray]:
 def whole_grid(train: Photos, validation: Photos) -> float:
     """Train all 36 settings side by side, and return the best validation accuracy."""
     with tqdm(disable=True) as bar:
-        history = utils._train_fold(train, validation, GRID, EPOCHS, BATCH_SIZE, 0, bar)
+        history = scenes.grid_search._train_fold(
+            train, validation, GRID, EPOCHS, BATCH_SIZE, 0, bar
+        )
     return history["val_accuracy"].max()
 
 
@@ -292,7 +295,7 @@ def search(features: np.ndarray, labels: np.ndarray, shape: tuple, folds: int) -
     """Run a grid search of (learning rates, dropouts, weight decays) with all it does."""
     rates, dropouts, decays = shape
     with tempfile.TemporaryDirectory() as folder, quiet():
-        utils.grid_search(
+        scenes.grid_search.grid_search(
             features,
             labels,
             learning_rates=np.geomspace(1e-4, 1e-2, rates),

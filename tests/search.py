@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 import scenes
+import scenes.grid_search
 import scenes.heads
-import utils
 
 
 def make_photos(n: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -28,7 +28,7 @@ def make_photos(n: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fake_training(train, validation, grid, epochs, batch_size, seed, bar):
-    """Stand in for `utils._train_fold`: at once, random numbers that depend on the seed alone."""
+    """Stand in for `_train_fold`: at once, random numbers that depend on the seed alone."""
     heads = len(grid["learning_rates"]) * len(grid["weight_decays"])
     rng = np.random.default_rng(seed)
     bar.update(epochs)
@@ -44,7 +44,7 @@ def run(n: int, *, threads: int = 0, **settings) -> None:
     tf.config.threading.set_inter_op_parallelism_threads(threads)
     tf.config.experimental.enable_op_determinism()
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        utils.grid_search(*make_photos(n), **settings)
+        scenes.grid_search.grid_search(*make_photos(n), **settings)
 
 
 def run_step_by_step(n: int, word: Connection, **settings) -> None:
@@ -58,7 +58,7 @@ def run_step_by_step(n: int, word: Connection, **settings) -> None:
 
 def run_and_die(n: int, word: Connection, *, operation: int, csv: Path, **settings) -> None:
     """Search without training, and die of `kill -9` just before a file operation."""
-    utils._train_fold = fake_training
+    scenes.grid_search._train_fold = fake_training
     told = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
     operations = 0
 
@@ -74,7 +74,7 @@ def run_and_die(n: int, word: Connection, *, operation: int, csv: Path, **settin
 
     photos = make_photos(n)
     sys.addaudithook(count)
-    utils.grid_search(*photos, **settings, csv=csv)
+    scenes.grid_search.grid_search(*photos, **settings, csv=csv)
 
 
 def hold(n: int, word: Connection, **settings) -> None:
@@ -84,8 +84,8 @@ def hold(n: int, word: Connection, **settings) -> None:
         word.send("the training has begun")
         time.sleep(3600)
 
-    utils._train_fold = train
-    utils.grid_search(*make_photos(n), **settings)
+    scenes.grid_search._train_fold = train
+    scenes.grid_search.grid_search(*make_photos(n), **settings)
 
 
 def measure_memory(n: int, word: Connection, **settings) -> None:
@@ -96,10 +96,10 @@ def measure_memory(n: int, word: Connection, **settings) -> None:
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
 
     features, labels = make_photos(600)
-    utils.grid_search(features, labels, **settings)  # loads what any search needs
+    scenes.grid_search.grid_search(features, labels, **settings)  # loads what any search needs
     features = np.tile(features, (n // 600, 1))
     labels = np.tile(labels, n // 600)
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
     before = memory("VmRSS")
-    utils.grid_search(features, labels, **settings)
+    scenes.grid_search.grid_search(features, labels, **settings)
     word.send(memory("VmHWM") - before)

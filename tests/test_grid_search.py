@@ -25,6 +25,7 @@ from search import fake_training, make_photos
 
 import scenes
 import scenes.files
+import scenes.grid_search
 import scenes.heads
 import scenes.photos
 import scenes.tasks
@@ -53,7 +54,7 @@ def halves():
 
 def train_side_by_side(halves, grid, seed):
     bar = scenes.tasks.progress(EPOCHS, "", "epoch")
-    return utils._train_fold(*halves, grid, EPOCHS, BATCH, seed, bar)
+    return scenes.grid_search._train_fold(*halves, grid, EPOCHS, BATCH, seed, bar)
 
 
 @pytest.fixture(scope="module", params=[0, 1])
@@ -244,12 +245,12 @@ def test_each_class_is_spread_evenly_over_the_folds(data, folds, seed):
 @pytest.fixture
 def in_blocks(monkeypatch):
     """Let at most four settings train side by side: one dropout rate of `SMALL` at a time."""
-    monkeypatch.setattr(utils, "BLOCK_SETTINGS", 4)
+    monkeypatch.setattr(scenes.grid_search, "BLOCK_SETTINGS", 4)
 
 
 def test_settings_in_blocks_train_as_all_at_once(searched, photos, in_blocks, tmp_path, trainings):
     trainings.real = True
-    results = utils.grid_search(*photos, **SMALL, csv=tmp_path / "grid_search.csv")
+    results = scenes.grid_search.grid_search(*photos, **SMALL, csv=tmp_path / "grid_search.csv")
     assert len(trainings.seeds) == 2 * SMALL["folds"]
     assert len(set(trainings.seeds)) == SMALL["folds"], "blocks of a fold share its draws"
     np.testing.assert_allclose(results, searched[1], rtol=0, atol=1e-5)
@@ -261,21 +262,21 @@ def test_settings_in_blocks_train_as_all_at_once(searched, photos, in_blocks, tm
 )
 def test_blocks_hold_whole_dropout_rates(photos, monkeypatch, tmp_path, limit, sizes):
     """8 learning rates x 8 dropouts x 8 weight decays, of which 64 share a dropout."""
-    monkeypatch.setattr(utils, "BLOCK_SETTINGS", limit)
+    monkeypatch.setattr(scenes.grid_search, "BLOCK_SETTINGS", limit)
     blocks = []
 
     def look(train, validation, block, *arguments):
         blocks.append(block)
         return fake_training(train, validation, block, *arguments)
 
-    monkeypatch.setattr(utils, "_train_fold", look)
+    monkeypatch.setattr(scenes.grid_search, "_train_fold", look)
     lists = {
         "learning_rates": np.geomspace(1e-5, 1e-2, 8),
         "dropouts": np.linspace(0.7, 0, 8),
         "weight_decays": np.linspace(0, 1e-2, 8),
     }
     csv = tmp_path / "grid_search.csv"
-    results = utils.grid_search(*photos, **lists, epochs=1, folds=2, csv=csv)
+    results = scenes.grid_search.grid_search(*photos, **lists, epochs=1, folds=2, csv=csv)
     assert [len(block["dropouts"]) for block in blocks] == 2 * sizes
     assert (
         len(results) == 2 * 512 == len(results.drop_duplicates([*scenes.HYPERPARAMETERS, "fold"]))
@@ -284,11 +285,11 @@ def test_blocks_hold_whole_dropout_rates(photos, monkeypatch, tmp_path, limit, s
 
 
 def test_finished_blocks_are_kept(photos, in_blocks, tmp_path, trainings):
-    utils.grid_search(*photos, **SMALL, csv=tmp_path / "uninterrupted.csv")
+    scenes.grid_search.grid_search(*photos, **SMALL, csv=tmp_path / "uninterrupted.csv")
     total = len(trainings.seeds)
     csv = tmp_path / "grid_search.csv"
     trainings.interrupt(3, *photos, **SMALL, csv=csv)
-    utils.grid_search(*photos, **SMALL, csv=csv)
+    scenes.grid_search.grid_search(*photos, **SMALL, csv=csv)
     assert len(trainings.seeds) == 2 * total
     assert csv.read_bytes() == (tmp_path / "uninterrupted.csv").read_bytes()
 
@@ -296,8 +297,8 @@ def test_finished_blocks_are_kept(photos, in_blocks, tmp_path, trainings):
 def test_blocks_of_another_size_are_not_taken(photos, tmp_path, trainings, monkeypatch):
     csv = tmp_path / "grid_search.csv"
     trainings.interrupt(2, *photos, **SMALL, csv=csv)
-    monkeypatch.setattr(utils, "BLOCK_SETTINGS", 4)
-    utils.grid_search(*photos, **SMALL, csv=csv)
+    monkeypatch.setattr(scenes.grid_search, "BLOCK_SETTINGS", 4)
+    scenes.grid_search.grid_search(*photos, **SMALL, csv=csv)
     assert len(trainings.seeds) == 2 + 2 * SMALL["folds"]
 
 
@@ -321,12 +322,12 @@ def test_threads_of_one_process_give_the_same_bytes(
 
     monkeypatch.setattr(scenes.tasks, "progress", note)
     csvs = [tmp_path / name for name in ("alone.csv", "threads.csv")]
-    utils.grid_search(*photos, **SMALL, csv=csvs[0])
+    scenes.grid_search.grid_search(*photos, **SMALL, csv=csvs[0])
     if backend is AllAtTheEnd:
         joblib.register_parallel_backend("all at the end", AllAtTheEnd)
         backend = "all at the end"
     with joblib.parallel_config(backend, n_jobs=3):
-        utils.grid_search(*photos, **SMALL, csv=csvs[1])
+        scenes.grid_search.grid_search(*photos, **SMALL, csv=csvs[1])
     assert csvs[0].read_bytes() == csvs[1].read_bytes()
     assert [bar.n for bar in bars] == [2 * SMALL["folds"] * SMALL["epochs"]] * 2
 
@@ -349,16 +350,16 @@ class Failing:
 def test_what_a_failing_machine_had_is_run_again_while_anything_gets_done(
     photos, tmp_path, trainings, monkeypatch, capsys
 ):
-    utils.grid_search(*photos, **SMALL, csv=tmp_path / "alone.csv")
+    scenes.grid_search.grid_search(*photos, **SMALL, csv=tmp_path / "alone.csv")
     csv = tmp_path / "grid_search.csv"
     with monkeypatch.context() as patch:
         patch.setattr(joblib, "Parallel", Failing(1, 0))
         with pytest.raises(ConnectionError, match="the machine is gone"):
-            utils.grid_search(*photos, **SMALL, csv=csv)
+            scenes.grid_search.grid_search(*photos, **SMALL, csv=csv)
         assert len(trainings.seeds) == 3 + 1
         assert capsys.readouterr().out.count("run again: the machine is gone") == 1
         patch.setattr(joblib, "Parallel", Failing(1, 1))
-        utils.grid_search(*photos, **SMALL, csv=csv)
+        scenes.grid_search.grid_search(*photos, **SMALL, csv=csv)
     assert len(trainings.seeds) == 3 + 3
     assert csv.read_bytes() == (tmp_path / "alone.csv").read_bytes()
 
@@ -372,9 +373,9 @@ def test_an_error_in_a_task_is_raised_and_not_tried_again(photos, tmp_path, monk
             raise ZeroDivisionError("an error of ours")
         return fake_training(*arguments)
 
-    monkeypatch.setattr(utils, "_train_fold", fail)
+    monkeypatch.setattr(scenes.grid_search, "_train_fold", fail)
     with pytest.raises(ZeroDivisionError, match="an error of ours"):
-        utils.grid_search(*photos, **SMALL, csv=tmp_path / "grid_search.csv")
+        scenes.grid_search.grid_search(*photos, **SMALL, csv=tmp_path / "grid_search.csv")
     assert len(calls) == 2
 
 
@@ -407,7 +408,7 @@ def photos():
 def searched(photos, tmp_path_factory):
     """Return the CSV and the table of a small search that trained."""
     csv = tmp_path_factory.mktemp("searched") / "new" / "grid_search.csv"
-    return csv, utils.grid_search(*photos, **SMALL, csv=csv)
+    return csv, scenes.grid_search.grid_search(*photos, **SMALL, csv=csv)
 
 
 class Trainings:
@@ -417,7 +418,7 @@ class Trainings:
         self.seeds = []
         self.last = None
         self.real = False
-        self.train = utils._train_fold
+        self.train = scenes.grid_search._train_fold
 
     def __call__(self, train, validation, grid, epochs, batch_size, seed, bar):
         if len(self.seeds) == self.last:
@@ -430,7 +431,7 @@ class Trainings:
         """Begin a search and interrupt it after some folds."""
         self.last = len(self.seeds) + after
         with pytest.raises(KeyboardInterrupt):
-            utils.grid_search(*arguments, **options)
+            scenes.grid_search.grid_search(*arguments, **options)
         self.last = None
 
 
@@ -438,7 +439,7 @@ class Trainings:
 def trainings(monkeypatch):
     """Return the stand-in for the training, which counts."""
     stand_in = Trainings()
-    monkeypatch.setattr(utils, "_train_fold", stand_in)
+    monkeypatch.setattr(scenes.grid_search, "_train_fold", stand_in)
     return stand_in
 
 
@@ -483,7 +484,7 @@ def test_neither_the_order_of_the_lists_nor_their_type_matters(searched, photos,
     lists = {name: np.array(SMALL[name][::-1]) for name in GRID}
     numbers = {name: np.int64(SMALL[name]) for name in ("epochs", "folds", "batch_size", "seed")}
     features, labels = photos
-    utils.grid_search(
+    scenes.grid_search.grid_search(
         np.asfortranarray(features, "float64"),
         labels.astype("uint8"),
         **{**lists, **numbers},
@@ -495,7 +496,7 @@ def test_neither_the_order_of_the_lists_nor_their_type_matters(searched, photos,
 def test_a_batch_larger_than_the_data_is_one_batch_of_all(photos, tmp_path):
     one = {"learning_rates": [0.005], "dropouts": [0.3], "weight_decays": [1e-4]}
     options = {**one, "epochs": 2, "folds": 2, "seed": 0, "csv": tmp_path / "grid_search.csv"}
-    results = utils.grid_search(*photos, **options, batch_size=10**6)
+    results = scenes.grid_search.grid_search(*photos, **options, batch_size=10**6)
     alone = train_fold_alone(photos, (0.005, 0.3, 1e-4), 1, folds=2, batch_size=N // 2, seed=0)
     np.testing.assert_allclose(results[list(scenes.METRICS)].head(2), alone, rtol=0, atol=1e-4)
 
@@ -516,7 +517,7 @@ def test_an_old_table_stays_whole_until_the_new_one_takes_its_place(
     monkeypatch.setattr(os, "replace", replace)
     trainings.interrupt(2, *photos, **SMALL, csv=csv)
     assert csv.read_text() == "the old table"
-    results = utils.grid_search(*photos, **SMALL, csv=csv)
+    results = scenes.grid_search.grid_search(*photos, **SMALL, csv=csv)
     assert seen == [("the old table", len(results))]
 
 
@@ -530,24 +531,28 @@ def test_copies_of_a_photo_never_stand_on_both_sides_of_a_fold(tmp_path, monkeyp
         assert not both
         return fake_training(train, validation, *arguments)
 
-    monkeypatch.setattr(utils, "_train_fold", look)
+    monkeypatch.setattr(scenes.grid_search, "_train_fold", look)
     csv = tmp_path / "grid_search.csv"
-    utils.grid_search(features, labels, **SMALL, groups=groups, csv=csv)
+    scenes.grid_search.grid_search(features, labels, **SMALL, groups=groups, csv=csv)
     with pytest.raises(AssertionError):
-        utils.grid_search(features, labels, **SMALL, csv=csv)
+        scenes.grid_search.grid_search(features, labels, **SMALL, csv=csv)
 
 
 @pytest.mark.parametrize("groups", [[1, 2], np.zeros((N, 1))], ids=["too few", "a column"])
 def test_groups_of_the_wrong_shape_are_refused(photos, groups, tmp_path):
     with pytest.raises(ValueError, match=r"groups have the shape .*; it must be \(96,\)"):
-        utils.grid_search(*photos, **SMALL, groups=groups, csv=tmp_path / "grid_search.csv")
+        scenes.grid_search.grid_search(
+            *photos, **SMALL, groups=groups, csv=tmp_path / "grid_search.csv"
+        )
     assert not any(tmp_path.iterdir())
 
 
 def test_numbers_that_the_file_could_not_tell_apart_are_refused(photos, tmp_path):
     rates = [0.001, 0.00100000001]
     with pytest.raises(ValueError, match=r"learning_rates is \[0.001, 0.00100000001\]; it must"):
-        utils.grid_search(*photos, learning_rates=rates, csv=tmp_path / "grid_search.csv")
+        scenes.grid_search.grid_search(
+            *photos, learning_rates=rates, csv=tmp_path / "grid_search.csv"
+        )
 
 
 # --- The same numbers again -----------------------------------------------------------
@@ -682,7 +687,7 @@ def test_a_search_killed_at_random_points_ends_with_the_same_bytes(start, tmp_pa
 def test_a_search_killed_before_any_file_operation_ends_with_the_same_bytes(
     start, photos, trainings, tmp_path
 ):
-    utils.grid_search(*photos, **SMALL, csv=tmp_path / "uninterrupted.csv")
+    scenes.grid_search.grid_search(*photos, **SMALL, csv=tmp_path / "uninterrupted.csv")
     expected = (tmp_path / "uninterrupted.csv").read_bytes()
     folds_trained = set()
     for operation in range(1000):
@@ -696,7 +701,7 @@ def test_a_search_killed_before_any_file_operation_ends_with_the_same_bytes(
             break
         assert exitcode == -signal.SIGKILL
         before = len(trainings.seeds)
-        utils.grid_search(*photos, **SMALL, csv=csv)
+        scenes.grid_search.grid_search(*photos, **SMALL, csv=csv)
         folds_trained.add(len(trainings.seeds) - before)
         assert csv.read_bytes() == expected
         assert names_in(csv.parent) <= {csv.name, f".{csv.name}.lock"}
@@ -705,7 +710,7 @@ def test_a_search_killed_before_any_file_operation_ends_with_the_same_bytes(
 
 def test_the_interrupt_button_keeps_the_finished_folds(searched, photos, tmp_path, monkeypatch):
     csv = tmp_path / "grid_search.csv"
-    train, trained = utils._train_fold, []
+    train, trained = scenes.grid_search._train_fold, []
 
     def count(*arguments):
         trained.append(arguments[5])
@@ -715,14 +720,14 @@ def test_the_interrupt_button_keeps_the_finished_folds(searched, photos, tmp_pat
         if len(trained) == 3:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(utils, "_train_fold", count)
+    monkeypatch.setattr(scenes.grid_search, "_train_fold", count)
     with monkeypatch.context() as patch:
         button = keras.callbacks.LambdaCallback(on_epoch_end=press)
         patch.setattr(scenes.heads, "show_epochs", lambda bar: button)
         with pytest.raises(KeyboardInterrupt):
-            utils.grid_search(*photos, **SMALL, csv=csv)
+            scenes.grid_search.grid_search(*photos, **SMALL, csv=csv)
     assert not csv.exists()
-    utils.grid_search(*photos, **SMALL, csv=csv)
+    scenes.grid_search.grid_search(*photos, **SMALL, csv=csv)
     first, second, third = trained[:3]
     assert trained == [first, second, third, third]
     assert csv.read_bytes() == searched[0].read_bytes()
@@ -730,7 +735,7 @@ def test_the_interrupt_button_keeps_the_finished_folds(searched, photos, tmp_pat
 
 def test_a_finished_search_is_run_again(photos, tmp_path, trainings):
     for runs in (1, 2):
-        utils.grid_search(*photos, **SMALL, csv=tmp_path / "grid_search.csv")
+        scenes.grid_search.grid_search(*photos, **SMALL, csv=tmp_path / "grid_search.csv")
         assert len(trainings.seeds) == runs * SMALL["folds"]
     assert len(set(trainings.seeds)) == SMALL["folds"]
 
@@ -760,9 +765,9 @@ def test_another_search_does_not_take_the_folds_of_this_one(photos, tmp_path, tr
     trainings.interrupt(2, *photos, **SMALL, csv=csv)
     features, labels, changed = OTHER_SEARCHES[other](*photos)
     options = {**SMALL, **changed}
-    utils.grid_search(features, labels, **options, csv=csv)
+    scenes.grid_search.grid_search(features, labels, **options, csv=csv)
     assert len(trainings.seeds) == 2 + options["folds"]
-    utils.grid_search(*photos, **SMALL, csv=csv)
+    scenes.grid_search.grid_search(*photos, **SMALL, csv=csv)
     assert len(trainings.seeds) == 2 + options["folds"] + 1  # its own are still there
 
 
@@ -771,7 +776,7 @@ def test_another_version_does_not_take_the_folds(photos, tmp_path, trainings, pa
     csv = tmp_path / "grid_search.csv"
     trainings.interrupt(2, *photos, **SMALL, csv=csv)
     monkeypatch.setattr(part, 0)
-    utils.grid_search(*photos, **SMALL, csv=csv)
+    scenes.grid_search.grid_search(*photos, **SMALL, csv=csv)
     assert len(trainings.seeds) == 2 + SMALL["folds"]
 
 
@@ -784,13 +789,13 @@ def test_a_second_run_stops_with_a_word_while_the_first_lives(start, photos, tmp
     process, word = start(search.hold, N, **SMALL, csv=csv)
     assert word.recv() == "the training has begun"
     with pytest.raises(RuntimeError, match=r"another run is writing .*grid_search\.csv; wait"):
-        utils.grid_search(*photos, **SMALL, csv=csv)
+        scenes.grid_search.grid_search(*photos, **SMALL, csv=csv)
     assert not trainings.seeds
     assert csv.read_text() == "the old table"
-    other = utils.grid_search(*photos, **SMALL, csv=tmp_path / "other.csv")
+    other = scenes.grid_search.grid_search(*photos, **SMALL, csv=tmp_path / "other.csv")
     process.kill()
     assert wait(process) == -signal.SIGKILL
-    assert utils.grid_search(*photos, **SMALL, csv=csv).equals(other)
+    assert scenes.grid_search.grid_search(*photos, **SMALL, csv=csv).equals(other)
 
 
 # --- Disks ----------------------------------------------------------------------------
@@ -805,13 +810,13 @@ def test_a_full_disk_keeps_the_old_table_and_the_folds(photos, small_disk, tmp_p
     with pytest.raises(
         OSError, match=r"cannot write .*fold-3-block-1\.npz \(No space left on device\)"
     ):
-        utils.grid_search(*photos, **large, csv=csv)
+        scenes.grid_search.grid_search(*photos, **large, csv=csv)
     assert csv.read_text() == "the old table"
     (folder / "ballast").unlink()
     with pytest.raises(
         OSError, match=r"cannot write .*grid_search\.csv \(No space left on device\)"
     ):
-        utils.grid_search(*photos, **large, csv=csv)
+        scenes.grid_search.grid_search(*photos, **large, csv=csv)
     assert csv.read_text() == "the old table"
     assert len(trainings.seeds) == 4  # the third fold twice
     assert not list(folder.rglob("*unfinished*"))
@@ -823,7 +828,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_any_work(photos, small_
     csv.write_text("the old table")
     make_read_only()
     with pytest.raises(OSError, match=r"Read-only file system: .*grid_search\.csv"):
-        utils.grid_search(*photos, **SMALL, csv=csv)
+        scenes.grid_search.grid_search(*photos, **SMALL, csv=csv)
     assert not trainings.seeds
     assert csv.read_text() == "the old table"
 
@@ -875,13 +880,13 @@ DAMAGES = {
 @pytest.mark.parametrize("fault", DAMAGES)
 def test_a_damaged_fold_is_trained_again_with_a_word(photos, tmp_path, trainings, fault, capsys):
     csv = tmp_path / "grid_search.csv"
-    expected = utils.grid_search(*photos, **SMALL, csv=csv)
+    expected = scenes.grid_search.grid_search(*photos, **SMALL, csv=csv)
     trainings.interrupt(2, *photos, **SMALL, csv=csv)
     part = next(tmp_path.glob(".grid_search-*")) / "fold-1-block-1.npz"
     with np.load(part) as archive:
         part.write_bytes(DAMAGES[fault](dict(archive), tmp_path / "proof"))
     capsys.readouterr()
-    results = utils.grid_search(*photos, **SMALL, csv=csv)
+    results = scenes.grid_search.grid_search(*photos, **SMALL, csv=csv)
     assert "A fold is trained again: " in capsys.readouterr().out
     assert len(trainings.seeds) == 3 + 2 + 2
     assert results.equals(expected)
@@ -899,7 +904,7 @@ def test_a_fold_with_random_damage_is_refused_or_read_right(tmp_path, capsys):
     refused = 0
     for _ in range(600):
         part.write_bytes(damage(good, rng, edges))
-        read = utils._read_fold(part, FOLD_GRID, SMALL["epochs"])
+        read = scenes.grid_search._read_fold(part, FOLD_GRID, SMALL["epochs"])
         told = capsys.readouterr().out
         if read is None:
             refused += 1
@@ -1059,7 +1064,9 @@ def test_a_search_on_real_photos_learns_and_is_what_plain_fits_give(bundled, tmp
         "weight_decays": [1e-4, 1e-2],
     }
     options = {"epochs": 6, "folds": 2, "seed": 1, "groups": groups}
-    results = utils.grid_search(*photos, **lists, **options, csv=tmp_path / "grid_search.csv")
+    results = scenes.grid_search.grid_search(
+        *photos, **lists, **options, csv=tmp_path / "grid_search.csv"
+    )
     assert utils.best_hyperparameters(results)["val_accuracy"] > 0.88
     for fold, setting in ((1, (0.001, 0.1, 1e-4)), (2, (0.005, 0.5, 1e-2))):
         alone = train_fold_alone(photos, setting, fold, **options)

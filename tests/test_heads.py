@@ -6,8 +6,8 @@ import pytest
 from search import make_photos
 
 import scenes
+import scenes.grid_search
 import scenes.heads
-import utils
 
 N, EPOCHS = 100, 8
 SETTING = {"learning_rate": 0.005, "dropout": 0.3, "weight_decay": 0.01}
@@ -202,7 +202,7 @@ def doors(photos, tmp_path, monkeypatch):
         "train_head's validation": lambda x, y: scenes.heads.train_head(
             *photos, **SETTING, validation=(x, y)
         ),
-        "grid_search": lambda x, y: utils.grid_search(x, y, csv=csv),
+        "grid_search": lambda x, y: scenes.grid_search.grid_search(x, y, csv=csv),
     }
 
 

@@ -13,6 +13,7 @@ from conftest import read_table
 import scenes
 import scenes.classifier
 import scenes.features
+import scenes.grid_search
 import scenes.heads
 import scenes.settings
 import utils
@@ -234,7 +235,7 @@ def doors(table, tmp_path):
         "train_head": lambda **kw: scenes.heads.train_head(
             FEATURES, LABELS, **{**HYPERPARAMETERS, **kw}
         ),
-        "grid_search": lambda **kw: utils.grid_search(
+        "grid_search": lambda **kw: scenes.grid_search.grid_search(
             FEATURES, LABELS, **{"csv": csv, "folds": 2, **kw}
         ),
         "predict": lambda **kw: scenes.classifier.predict(None, tmp_path, **kw),

@@ -10,8 +10,8 @@ from conftest import read_table
 from search import make_photos
 
 import scenes.features
+import scenes.grid_search
 import scenes.tasks
-import utils
 
 distributed = pytest.importorskip("distributed", reason="Dask's distributed is not installed")
 
@@ -58,7 +58,9 @@ def spread(client, monkeypatch):
 
 
 def test_a_search_on_a_cluster_gives_the_same_bytes(spread, tmp_path, monkeypatch):
-    monkeypatch.setattr(utils, "BLOCK_SETTINGS", 4)  # three blocks in each of three folds
+    monkeypatch.setattr(
+        scenes.grid_search, "BLOCK_SETTINGS", 4
+    )  # three blocks in each of three folds
     photos = make_photos(1500)
     options = {
         "learning_rates": [0.001, 0.005],
@@ -68,8 +70,8 @@ def test_a_search_on_a_cluster_gives_the_same_bytes(spread, tmp_path, monkeypatc
         "folds": 3,
     }
     alone, cluster = tmp_path / "alone.csv", tmp_path / "cluster.csv"
-    utils.grid_search(*photos, **options, csv=alone)
-    spread(utils.grid_search, *photos, **options, csv=cluster)
+    scenes.grid_search.grid_search(*photos, **options, csv=alone)
+    spread(scenes.grid_search.grid_search, *photos, **options, csv=cluster)
     assert cluster.read_bytes() == alone.read_bytes()
 
 
