@@ -14,6 +14,7 @@ from conftest import damage, read_table, zip_edges
 
 import scenes
 import scenes.features
+import scenes.fine_tuning
 import scenes.heads
 import scenes.photos
 import utils
@@ -48,7 +49,9 @@ def tune(images, drawn_once, random_trunk, head, cache):
     def train(images=images, trunk=random_trunk, head=head, cache=cache, anew=True, **settings):
         for path in cache.glob("fine-tuning-*") if anew else ():
             path.unlink()
-        return utils.fine_tune(images, drawn_once, trunk, head, cache=cache, **SMALL | settings)
+        return scenes.fine_tuning.fine_tune(
+            images, drawn_once, trunk, head, cache=cache, **SMALL | settings
+        )
 
     return train
 
@@ -56,7 +59,9 @@ def tune(images, drawn_once, random_trunk, head, cache):
 @pytest.fixture(scope="module")
 def tuned(images, drawn_once, random_trunk, head, cache):
     """Return trunk, head and history of one training."""
-    return utils.fine_tune(images, drawn_once, random_trunk, head, cache=cache, **SMALL)
+    return scenes.fine_tuning.fine_tune(
+        images, drawn_once, random_trunk, head, cache=cache, **SMALL
+    )
 
 
 @pytest.fixture
@@ -225,12 +230,14 @@ def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(utils._Checkpoint, "on_train_batch_end", interrupt)
+        patch.setattr(scenes.fine_tuning._Checkpoint, "on_train_batch_end", interrupt)
         with pytest.raises(KeyboardInterrupt):
             tune()
     trained = []
     monkeypatch.setattr(
-        utils._Checkpoint, "on_train_batch_end", lambda self, number, logs: trained.append(number)
+        scenes.fine_tuning._Checkpoint,
+        "on_train_batch_end",
+        lambda self, number, logs: trained.append(number),
     )
     assert_same(tune(anew=False), tuned)
     assert len(trained) == (3 if batch == 4 else 6)
@@ -251,7 +258,9 @@ def test_a_kill_while_an_epoch_is_kept_repeats_that_epoch(tune, tuned, monkeypat
         with pytest.raises(KeyboardInterrupt):
             tune()
     monkeypatch.setattr(
-        utils._Checkpoint, "on_train_batch_end", lambda self, number, logs: trained.append(number)
+        scenes.fine_tuning._Checkpoint,
+        "on_train_batch_end",
+        lambda self, number, logs: trained.append(number),
     )
     assert_same(tune(anew=False), tuned)
     assert len(trained) == 3
@@ -279,7 +288,7 @@ def test_another_training_has_another_checkpoint(tune, images, head, monkeypatch
         return other
 
     swapped = images["label"].cat.rename_categories({"sea": "street", "street": "sea"})
-    monkeypatch.setattr(utils._Checkpoint, "restore", stop)
+    monkeypatch.setattr(scenes.fine_tuning._Checkpoint, "restore", stop)
     for settings in (
         {},
         {"head": other_head(0.5, 1e-3, 0.0)},
@@ -301,7 +310,7 @@ def test_another_training_has_another_checkpoint(tune, images, head, monkeypatch
 
 def test_a_finished_training_is_not_done_again(tune, tuned, sent, monkeypatch):
     tune()
-    monkeypatch.delattr(utils._Checkpoint, "on_epoch_end")
+    monkeypatch.delattr(scenes.fine_tuning._Checkpoint, "on_epoch_end")
     assert_same(tune(anew=False), tuned)
     assert sent == []
 
@@ -324,7 +333,7 @@ def test_activations_are_those_of_the_photo_and_its_mirror_image(
 ):
     lower = keras.Model(random_trunk.input, random_trunk.get_layer("block_16_expand").input)
     some = images.iloc[:5]
-    activations = utils._activations(some, drawn_once, lower, tmp_path)
+    activations = scenes.fine_tuning._activations(some, drawn_once, lower, tmp_path)
     pixels = read_photos(some, drawn_once)
     for view, given in enumerate((pixels, pixels[:, :, ::-1])):
         expected = lower.predict(given, verbose=0)
@@ -378,11 +387,11 @@ def test_photos_at_fault_are_named_before_anything_trains(drawn, random_trunk, h
     changed = drawn / images["path"].iloc[3]
     changed.write_bytes((drawn / images["path"].iloc[4]).read_bytes())
     with pytest.raises(ValueError, match=r"3\.jpg has changed"):
-        utils.fine_tune(images, drawn, random_trunk, head, cache=tmp_path, **SMALL)
+        scenes.fine_tuning.fine_tune(images, drawn, random_trunk, head, cache=tmp_path, **SMALL)
     changed.write_bytes(b"no photo")
     images = images.assign(**scenes.photos.digest_photos(images, drawn))
     with pytest.raises(ValueError, match=r"(?s)1 photo\(s\) cannot be read.*3\.jpg"):
-        utils.fine_tune(images, drawn, random_trunk, head, cache=tmp_path, **SMALL)
+        scenes.fine_tuning.fine_tune(images, drawn, random_trunk, head, cache=tmp_path, **SMALL)
     kept = [path.name.count("-") for path in tmp_path.glob("activations-*")]
     assert kept == [1], "unfinished, and never used"
 
@@ -411,6 +420,7 @@ from pathlib import Path
 import numpy as np
 import scenes
 import scenes.features
+import scenes.fine_tuning
 import scenes.heads
 import scenes.photos
 import utils
@@ -442,7 +452,7 @@ for name, strategy in {
         head.layers[-1].kernel.assign(np.random.default_rng(0).normal(0, 0.1, (1280, 6)))
         cache = folder / f"{name}.npz"
         features = scenes.features.extract_features(images, photos, trunk, cache=cache)
-        tuned, tuned_head, history = utils.fine_tune(
+        tuned, tuned_head, history = scenes.fine_tuning.fine_tune(
             images, photos, trunk, head, cache=folder / name,
             first_layer="block_16_expand", epochs=2, batch_size=10, learning_rate=1e-3,
         )

@@ -1,0 +1,305 @@
+"""
+Fine-tuning (sections 9 and 10): the layers before the head train, too.
+
+An interrupted training goes on from its last finished epoch. Knows nothing of grids.
+"""
+
+import errno
+import functools
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from keras import ops
+
+import scenes
+from scenes import features, files, photos, settings, tasks
+
+
+def fine_tune(
+    images: pd.DataFrame,
+    folder: str | Path,
+    trunk: keras.Model,
+    head: keras.Model,
+    *,
+    first_layer: str = "block_10_expand",
+    learning_rate: float = 3e-4,
+    weight_decay: float = 0.01,
+    label_smoothing: float = 0.1,
+    epochs: int = 5,
+    batch_size: int = 32,
+    seed: int = 0,
+    cache: str | Path = ".cache",
+) -> tuple[keras.Model, keras.Model, pd.DataFrame]:
+    """
+    Train the upper layers of the trunk together with its trained head.
+
+    The layers below `first_layer` stay as they are, so that what they make of a photo is
+    data, as the features are for the head: their output is computed once for each photo and
+    its mirror image, and each epoch trains the upper layers on one of the two, by chance.
+
+    Parameters
+    ----------
+    images : DataFrame
+        The table of the photos, with digests. Those of the split 'train' train; those of
+        'validation', if there are any, are evaluated after each epoch.
+    folder : path
+        The folder that the table's paths are relative to.
+    trunk, head : keras.Model
+        What `build_trunk` and `train_head` return; they stay as they are.
+    first_layer : str
+        The first layer that trains: `block_1_expand` to `block_16_expand`, or `Conv_1`.
+    learning_rate : float
+        Its peak: it rises for a fifth of an epoch and then falls to 0 along a cosine.
+    weight_decay : float
+        Of AdamW (Loshchilov & Hutter, 2019), on all weights but biases.
+    label_smoothing : float
+        The share of each label that is spread over all classes (Szegedy et al., 2016).
+    epochs, batch_size : int
+    seed : int
+        Of the order of the photos, the mirroring and the dropout masks; it becomes the
+        global seed of Keras.
+    cache : path
+        The folder for the activations (50 KB a photo from `block_10_expand`) and for the
+        state after the last finished epoch, from which the next call with the same
+        arguments goes on; when all are finished, it returns at once. Nothing in it is
+        needed afterwards.
+
+    Returns
+    -------
+    trunk, head : keras.Model
+        Trained copies, for `build_classifier`.
+    history : DataFrame
+        One row for each epoch: `epoch` (from 1), `loss` (with label smoothing and L2),
+        `accuracy`, and with validation photos `val_loss`, `val_accuracy`.
+
+    Raises
+    ------
+    ValueError
+        An argument is impossible, or files cannot be read; all are named.
+    OSError
+        The disk has no room for the activations.
+    RuntimeError
+        Another process does the same training in the same cache.
+
+    Notes
+    -----
+    BatchNormalization stays in inference mode: with the statistics of ImageNet, and frozen.
+    (In a model built by Keras's functional API it is not enough to call a layer with
+    `training=False`: `fit` overrides that. A frozen BatchNormalization layer is safe.)
+
+    Under a `tf.distribute` strategy, each batch is shared among the devices.
+    """
+    settings.check(
+        first_layer=first_layer,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        label_smoothing=label_smoothing,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    images = images[images["split"].isin(["train", "validation"])]
+    labels = np.eye(len(scenes.CLASSES), dtype="float32")[images["label"].cat.codes]
+    training, validation = (
+        np.flatnonzero(images["split"] == split) for split in ("train", "validation")
+    )
+    if not len(training) or images["label"].isna().any():
+        raise ValueError("images must hold photos of the split 'train', all with a label")
+    photos.refuse_unreadable(images)
+    told = [learning_rate, weight_decay, label_smoothing, epochs, batch_size, seed, scenes.FORMAT]
+    told += [head.layers[0].rate, head.layers[-1].kernel_regularizer.l2]
+    told = [*map(float, told), first_layer, tf.__version__, keras.__version__]
+    told += [*images["digest"], features.weights_digest(trunk), features.weights_digest(head)]
+    codes = (images[name].cat.codes.to_numpy() for name in ("label", "split"))
+    name = files.digest(json.dumps(told).encode(), *codes, size=8)
+
+    keras.utils.set_random_seed(int(seed))  # Keras refuses whole numbers of NumPy
+    trunk, head = (_copy_model(model) for model in (trunk, head))
+    entrance = trunk.get_layer(first_layer).input
+    lower, upper = keras.Model(trunk.input, entrance), keras.Model(entrance, trunk.output)
+    for layer in upper.layers:
+        layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
+    model = keras.Sequential([keras.Input(entrance.shape[1:]), upper, head])
+    steps = -(-len(training) // batch_size)
+    model.compile(
+        _adamw(learning_rate, weight_decay, warm_up=-(-steps // 5), steps=epochs * steps),
+        loss=keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing),
+        metrics=["accuracy"],
+        jit_compile=False,
+    )
+    metrics = scenes.METRICS if len(validation) else scenes.METRICS[:2]
+    checkpoint = _Checkpoint(Path(cache, f"fine-tuning-{name}.npz"), metrics)
+    with files.locked(checkpoint.path):
+        done = checkpoint.restore(model)
+        if done < epochs:
+            activations = _activations(images, folder, lower, Path(cache))
+            left = range(done * steps, epochs * steps)
+            with tasks.progress(epochs * steps, "Fine-tuning", "batch") as bar:
+                bar.update(left.start)
+                model.fit(
+                    _batches(activations, labels, training, batch_size, seed, left),
+                    epochs=epochs,
+                    initial_epoch=done,
+                    steps_per_epoch=steps,
+                    shuffle=False,
+                    validation_data=(activations[validation, 0], labels[validation])
+                    if len(validation)
+                    else None,
+                    verbose=0,
+                    callbacks=[
+                        keras.callbacks.LambdaCallback(
+                            on_train_batch_end=lambda batch, logs: bar.update()
+                        ),
+                        checkpoint,
+                    ],
+                )
+    history = pd.DataFrame(checkpoint.history, columns=metrics)
+    history.insert(0, "epoch", np.arange(1, epochs + 1))
+    return trunk, head, history
+
+
+def _adamw(
+    learning_rate: float, weight_decay: float, *, warm_up: int, steps: int
+) -> keras.optimizers.Optimizer:
+    """Return AdamW whose learning rate rises for `warm_up` steps and then falls to 0."""
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0,
+        decay_steps=max(1, steps - warm_up),
+        warmup_target=learning_rate,
+        warmup_steps=warm_up,
+    )
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    return optimizer
+
+
+def _copy_model(model: keras.Model) -> keras.Model:
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _activations(
+    images: pd.DataFrame, folder: str | Path, lower: keras.Model, cache: Path
+) -> np.memmap:
+    """
+    Return what the lower layers make of each photo and of its mirror image, from the disk.
+
+    An array of float16, shape (n, 2, height, width, channels). The file's name holds digests
+    of what it was made from and of its content: what does not fit is made again.
+    """
+    photo = keras.Input(lower.input_shape[1:])
+    views = ops.stack([lower(photo), lower(ops.flip(photo, axis=2))], axis=1)
+    both = keras.Model(photo, ops.cast(views, "float16"))
+    told = f"{scenes.FORMAT} {tf.__version__} {keras.__version__} {features.weights_digest(lower)}"
+    name = files.digest("\n".join([told, *images["digest"]]).encode(), size=8)
+    shape = (len(images), *both.output_shape[1:])
+    with files.locked(cache / "activations"):
+        for path in cache.glob(f"activations-{name}-*"):
+            if path.name.endswith(files.file_digest(path)):
+                return np.memmap(path, "float16", "r", shape=shape)
+        for path in cache.glob("activations-*"):
+            path.unlink()  # unfinished, damaged, or of other photos or layers
+        needed, free = 2 * np.prod(shape), shutil.disk_usage(cache).free
+        if needed > free:
+            raise OSError(
+                errno.ENOSPC,
+                f"the activations need {needed / 2**20:,.0f} MB in {cache}, where "
+                f"{free / 2**20:,.0f} MB are free: make room, or choose another cache or a "
+                "higher first_layer",
+            )
+        unfinished, failed = cache / f"activations-{name}", []
+        with (
+            open(unfinished, "wb") as file,
+            tasks.progress(len(images), "Photos through the lower layers", "photo") as bar,
+        ):
+            for _, block in features.send_through(
+                both, list(images["path"]), list(images["digest"]), folder, 32, failed, bar
+            ):
+                file.write(block)
+        photos.refuse(failed)
+        path = cache / f"activations-{name}-{files.file_digest(unfinished)}"
+        os.replace(unfinished, path)
+        return np.memmap(path, "float16", "r", shape=shape)
+
+
+def _batches(
+    activations: np.memmap,
+    labels: np.ndarray,
+    rows: np.ndarray,
+    batch_size: int,
+    seed: int,
+    batches: range,
+) -> tf.data.Dataset:
+    """
+    Return the batches of these numbers, counted through all epochs.
+
+    What a batch holds depends on its number and the seed alone, so that a training that goes
+    on sees the batches that it would have seen without the interruption.
+    """
+    steps = -(-len(rows) // batch_size)
+
+    @functools.lru_cache(2)
+    def shuffle(epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng([seed, epoch])
+        return rng.permutation(rows), rng.integers(2, size=len(rows))
+
+    def read(number: np.int64) -> tuple[np.ndarray, np.ndarray]:
+        epoch, batch = divmod(int(number), steps)
+        part = slice(batch * batch_size, (batch + 1) * batch_size)
+        order, views = (numbers[part] for numbers in shuffle(epoch))
+        return activations[order, views].astype("float32"), labels[order]
+
+    def load(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        batch = tf.numpy_function(read, [number], (tf.float32, tf.float32), stateful=False)
+        for tensor, array in zip(batch, (activations[0, 0], labels[0]), strict=True):
+            tensor.set_shape((None, *array.shape))
+        return tuple(batch)
+
+    return tf.data.Dataset.range(batches.start, batches.stop).map(load).prefetch(2)
+
+
+class _Checkpoint(keras.callbacks.Callback):
+    """
+    Keeps all that the last finished epoch leaves in one file.
+
+    Keras's BackupAndRestore writes weights and epoch into two files, which a kill can leave
+    of different epochs, and keeps neither the history nor how far dropout has drawn.
+    """
+
+    def __init__(self, path: Path, metrics: Sequence[str]):
+        super().__init__()
+        self.path, self.metrics, self.history = path, metrics, []
+
+    def _state(self, model: keras.Model) -> dict[str, keras.Variable]:
+        draws = [v for v in model.variables if v.name == "seed_generator_state"]
+        variables = [*model.weights, *model.optimizer.variables, *draws]
+        return {f"variable_{i}": variable for i, variable in enumerate(variables)}
+
+    def restore(self, model: keras.Model) -> int:
+        """Put the model into the state that was kept, and return the epochs that are done."""
+        if not self.path.exists():
+            return 0
+        model.optimizer.build(model.trainable_variables)
+        state = self._state(model)
+        try:
+            arrays = files.read_arrays(self.path, ["history", *state])
+        except ValueError as error:
+            print(f"The fine-tuning begins again: {error}")
+            return 0
+        for name, variable in state.items():
+            variable.assign(arrays[name])
+        self.history = arrays["history"].tolist()
+        return len(self.history)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.history.append([float(logs[name]) for name in self.metrics])
+        state = {k: ops.convert_to_numpy(v) for k, v in self._state(self.model).items()}
+        files.write_arrays(self.path, state | {"history": np.array(self.history)})
