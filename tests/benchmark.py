@@ -39,6 +39,7 @@ import scenes.features
 import scenes.grid_search
 import scenes.heads
 import scenes.photos
+import scenes.plots
 import scenes.settings
 import utils
 
@@ -341,16 +342,16 @@ def draw_growth(table: pd.DataFrame) -> None:
     numbers = ("settings", "folds")
     for column, (title, rows) in enumerate(panels.items(), start=1):
         number = rows[numbers[column - 1]]
-        line = {"color": utils.TRAINING_COLOR}
+        line = {"color": scenes.plots.TRAINING_COLOR}
         trace = go.Scatter(x=number, y=rows["per setting"], mode="lines+markers", line=line)
         figure.add_trace(trace.update(marker={"size": 10}), row=1, col=column)
         figure.update_xaxes(title=title, type="log", tickvals=number, tickangle=0, col=column)
     figure.update_yaxes(type="log", tickvals=[0.05, 0.1, 0.2, 0.5, 1, 2, 5])
     figure.update_yaxes(title="seconds per setting and fold", col=1)
     title = f"The more settings train side by side, the less each one costs ({EPOCHS} epochs)"
-    utils._style(figure, title).update_layout(showlegend=False)
+    scenes.plots._style(figure, title).update_layout(showlegend=False)
     with quiet():
-        utils.save_figure(figure, "search_growth", ROOT / "plotly_plots")
+        scenes.plots.save_figure(figure, "search_growth", ROOT / "plotly_plots")
 
 
 # --- Photos through the trunk ---------------------------------------------------------

@@ -21,7 +21,7 @@ import scenes.classifier
 import scenes.features
 import scenes.heads
 import scenes.photos
-import utils
+import scenes.plots
 
 # The same cases in each run, and no time limit for one: CI machines stall.
 settings.register_profile(
@@ -246,6 +246,6 @@ def zip_edges(good: bytes) -> list[int]:
 def shown(monkeypatch):
     """Return the list of what `save_figure` shows; no browser is started for it."""
     outputs = []
-    monkeypatch.setattr(utils, "display", lambda data, raw: outputs.append(data))
-    monkeypatch.setattr(utils, "_start_chrome", lambda: False)
+    monkeypatch.setattr(scenes.plots, "display", lambda data, raw: outputs.append(data))
+    monkeypatch.setattr(scenes.plots, "start_chrome", lambda: False)
     return outputs

@@ -17,7 +17,7 @@ from conftest import find_browser
 from test_notebook import NOTEBOOK, SMALL, code_cells, copy_project, environment, figures
 
 import scenes
-import utils
+import scenes.plots
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
@@ -165,8 +165,8 @@ def test_exported_plot_draws_and_hovers_without_network(page, screenshots, tmp_p
     rng = np.random.default_rng(0)
     labels = rng.choice(scenes.CLASSES, 300)
     predictions = np.where(rng.random(300) < 0.9, labels, rng.choice(scenes.CLASSES, 300))
-    figure = utils.plot_confusion_matrix(labels, predictions, "Test photos")
-    utils.save_figure(figure, "confusion_matrix", tmp_path)
+    figure = scenes.plots.plot_confusion_matrix(labels, predictions, "Test photos")
+    scenes.plots.save_figure(figure, "confusion_matrix", tmp_path)
     capsys.readouterr()  # outside a notebook, the figure is shown as text
 
     requests, complaints = [], []

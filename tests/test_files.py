@@ -15,6 +15,7 @@ from conftest import read_table
 import scenes.classifier
 import scenes.features
 import scenes.files
+import scenes.plots
 import scenes.settings
 import utils
 
@@ -33,7 +34,7 @@ def write(request, drawn, trunk, classifier, shown):
     def save_html(folder: Path) -> None:
         if not (folder / "plotly.min.js").exists():
             (folder / "plotly.min.js").touch()
-        utils.save_figure(figure, "plot", folder)
+        scenes.plots.save_figure(figure, "plot", folder)
 
     return {
         "features": (
@@ -45,7 +46,7 @@ def write(request, drawn, trunk, classifier, shown):
             lambda at: scenes.classifier.save_classifier(classifier, at / "c.keras"),
         ),
         "html": ("plot.html", save_html),
-        "script": ("plotly.min.js", lambda at: utils.save_figure(figure, "plot", at)),
+        "script": ("plotly.min.js", lambda at: scenes.plots.save_figure(figure, "plot", at)),
     }[request.param]
 
 

@@ -91,11 +91,11 @@ def text(notebook):
 
 
 def called_in(cell, function):
-    """Return the calls of a helper of utils in a code cell."""
+    """Return the calls of a helper in a code cell."""
     return [
         node
         for node in ast.walk(ast.parse(cell.source))
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", None) == function
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == function
     ]
 
 

@@ -19,6 +19,7 @@ from conftest import draw, read_table
 from PIL import Image
 
 import scenes
+import scenes.plots
 import utils
 
 RATES, DROPOUTS, DECAYS, FOLDS, EPOCHS = [0.001, 0.01], [0.1, 0.3, 0.5], [0, 1e-4], 3, 4
@@ -83,7 +84,7 @@ def clouds():
 def short_tsne():
     """Let t-SNE stop early: of what it shows, these tests ask little."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(utils, "TSNE", partial(utils.TSNE, max_iter=300))
+        patch.setattr(scenes.plots, "TSNE", partial(scenes.plots.TSNE, max_iter=300))
         yield
 
 
@@ -99,15 +100,17 @@ def figures(results, history, labels, clouds, images, chances):
     probabilities, true = chances
     tables = {name: utils.calibration(given, true) for name, given in probabilities.items()}
     return {
-        "plot_counts": utils.plot_counts(images),
-        "plot_features": utils.plot_features(*clouds),
-        "plot_grid_search": utils.plot_grid_search(results),
-        "plot_grid_heatmap": utils.plot_grid_heatmap(utils.summarize(results)),
-        "plot_best": utils.plot_best(utils.summarize(results), "dropout", "epoch", "Each pair"),
-        "plot_parallel": utils.plot_parallel(utils.summarize(results), "Twelve settings"),
-        "plot_history": utils.plot_history(history, "Three runs"),
-        "plot_confusion_matrix": utils.plot_confusion_matrix(*labels, "The mistakes"),
-        "plot_calibration": utils.plot_calibration(tables, "Two classifiers"),
+        "plot_counts": scenes.plots.plot_counts(images),
+        "plot_features": scenes.plots.plot_features(*clouds),
+        "plot_grid_search": scenes.plots.plot_grid_search(results),
+        "plot_grid_heatmap": scenes.plots.plot_grid_heatmap(utils.summarize(results)),
+        "plot_best": scenes.plots.plot_best(
+            utils.summarize(results), "dropout", "epoch", "Each pair"
+        ),
+        "plot_parallel": scenes.plots.plot_parallel(utils.summarize(results), "Twelve settings"),
+        "plot_history": scenes.plots.plot_history(history, "Three runs"),
+        "plot_confusion_matrix": scenes.plots.plot_confusion_matrix(*labels, "The mistakes"),
+        "plot_calibration": scenes.plots.plot_calibration(tables, "Two classifiers"),
     }
 
 
@@ -147,7 +150,7 @@ def bands_of(figure: go.Figure) -> list[go.Scatter]:
 
 
 def test_every_plot_function_is_looked_at(figures):
-    named = {name for name in vars(utils) if name.startswith("plot_")}
+    named = {name for name in vars(scenes.plots) if name.startswith("plot_")}
     assert named == set(figures) == set(AXES)
 
 
@@ -178,10 +181,10 @@ def test_classes_have_the_same_order_and_colours_everywhere(figures):
     for bars in counts.data:
         assert tuple(bars.x) == scenes.CLASSES
     assert tuple(trace.name for trace in features.data) == scenes.CLASSES
-    assert [trace.marker.color for trace in features.data] == list(utils.COLORS.values())
+    assert [trace.marker.color for trace in features.data] == list(scenes.plots.COLORS.values())
     assert tuple(confusion.data[0].x) == tuple(confusion.data[0].y) == scenes.CLASSES
     assert confusion.layout.yaxis.autorange == "reversed"
-    assert len(set(utils.COLORS.values())) == len(scenes.CLASSES)
+    assert len(set(scenes.plots.COLORS.values())) == len(scenes.CLASSES)
 
 
 # --- The numbers ----------------------------------------------------------------------
@@ -209,7 +212,7 @@ def test_plot_features_puts_photos_of_a_class_near_each_other(figures):
 
 
 def test_plot_features_takes_a_sample_by_its_seed(clouds):
-    first, again = (utils.plot_features(*clouds, sample=20, seed=1) for _ in range(2))
+    first, again = (scenes.plots.plot_features(*clouds, sample=20, seed=1) for _ in range(2))
     assert first == again
     assert sum(len(trace.x) for trace in first.data) == 20
     assert "features of 20 training photos" in first.layout.title.text
@@ -217,7 +220,7 @@ def test_plot_features_takes_a_sample_by_its_seed(clouds):
 
 def test_plot_features_bears_features_that_are_all_alike(clouds):
     """As those of a trunk without weights are."""
-    figure = utils.plot_features(np.zeros((12, 1280), "float32"), clouds[1][:12])
+    figure = scenes.plots.plot_features(np.zeros((12, 1280), "float32"), clouds[1][:12])
     assert sum(len(trace.x) for trace in figure.data) == 12
 
 
@@ -264,7 +267,7 @@ def test_plot_grid_search_shares_its_axes(figures):
 def test_plot_grid_search_takes_any_number_of_settings(results, decays):
     one = results.query("learning_rate == 0.001 and dropout == 0.1 and weight_decay == 0")
     many = pd.concat([one.assign(weight_decay=10.0**-i) for i in range(decays)])
-    lines = lines_of(utils.plot_grid_search(many))
+    lines = lines_of(scenes.plots.plot_grid_search(many))
     assert len({(t.line.color, t.line.dash) for t in lines}) == len(lines) == decays
 
 
@@ -325,13 +328,13 @@ def test_plot_history_shows_means_and_bands_of_several_runs(figures, history):
 
 def test_plot_history_of_one_run_has_bands_without_width(history):
     one = history[history["run"] == 1]
-    figure = utils.plot_history(one, "One run")
+    figure = scenes.plots.plot_history(one, "One run")
     band = bands_of(figure)[0]
     np.testing.assert_array_equal(band.y, [*one["loss"], *one["loss"][::-1]])
 
 
 def test_plot_history_without_validation_shows_training_alone(history):
-    figure = utils.plot_history(history[["epoch", "loss", "accuracy"]], "No validation")
+    figure = scenes.plots.plot_history(history[["epoch", "loss", "accuracy"]], "No validation")
     assert {line.name for line in lines_of(figure)} == {"training"}
 
 
@@ -348,7 +351,7 @@ def test_plot_confusion_matrix_shows_counts_and_row_percentages(figures, labels)
 
 
 def test_plot_confusion_matrix_bears_a_class_without_photos():
-    heat = utils.plot_confusion_matrix(["sea"], ["sea"], "One photo").data[0]
+    heat = scenes.plots.plot_confusion_matrix(["sea"], ["sea"], "One photo").data[0]
     assert heat.z[4][4] == 100
     assert np.sum(heat.z) == 100
 
@@ -444,7 +447,7 @@ class Scripts(HTMLParser):
 
 def test_a_saved_page_needs_no_network_and_shares_its_script(figures, shown, tmp_path):
     for name in ("plot_counts", "plot_features"):
-        utils.save_figure(figures[name], name, tmp_path)
+        scenes.plots.save_figure(figures[name], name, tmp_path)
         page = (tmp_path / f"{name}.html").read_text(encoding="utf-8")
         scripts = Scripts(page)
         assert scripts.addresses == ["plotly.min.js"]
@@ -459,13 +462,13 @@ def test_a_saved_page_needs_no_network_and_shares_its_script(figures, shown, tmp
 def test_saving_a_figure_again_gives_the_same_bytes(figures, shown, tmp_path, name):
     pages = set()
     for folder in (tmp_path / "a", tmp_path / "b", tmp_path / "a"):
-        utils.save_figure(figures[name], name, folder)
+        scenes.plots.save_figure(figures[name], name, folder)
         pages.add((folder / f"{name}.html").read_bytes())
     assert len(pages) == 1
 
 
 def test_a_page_holds_the_figure(figures, shown, tmp_path):
-    utils.save_figure(figures["plot_grid_heatmap"], "heat", tmp_path)
+    scenes.plots.save_figure(figures["plot_grid_heatmap"], "heat", tmp_path)
     page = (tmp_path / "heat.html").read_text(encoding="utf-8")
     data = re.search(
         r"Plotly\.newPlot\(\s*\"heat\",\s*(\[.*?\}\]),\s*\{\"template", page, re.DOTALL
@@ -475,14 +478,14 @@ def test_a_page_holds_the_figure(figures, shown, tmp_path):
 
 def test_figures_go_to_a_folder_that_is_made(figures, shown, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    utils.save_figure(figures["plot_counts"], "counts")
-    utils.save_figure(figures["plot_counts"], "counts", "a/b")
+    scenes.plots.save_figure(figures["plot_counts"], "counts")
+    scenes.plots.save_figure(figures["plot_counts"], "counts", "a/b")
     assert Path("plotly_plots/counts.html").is_file()
     assert Path("a/b/counts.html").is_file()
 
 
 def test_without_chrome_the_figure_is_shown_without_a_picture(figures, shown, tmp_path):
-    utils.save_figure(figures["plot_counts"], "counts", tmp_path)
+    scenes.plots.save_figure(figures["plot_counts"], "counts", tmp_path)
     assert [set(data) for data in shown] == [{"application/vnd.plotly.v1+json"}]
     assert not (tmp_path / "counts.png").exists()
 
@@ -490,9 +493,10 @@ def test_without_chrome_the_figure_is_shown_without_a_picture(figures, shown, tm
 WITHOUT_CHROME = """
 import plotly.graph_objects as go
 import scenes
+import scenes.plots
 import utils
 for name in ("first", "second"):
-    utils.save_figure(go.Figure(go.Bar(y=[1, 2])), name, "plots")
+    scenes.plots.save_figure(go.Figure(go.Bar(y=[1, 2])), name, "plots")
 """
 
 
@@ -528,9 +532,9 @@ def test_with_chrome_a_picture_is_saved_and_shown_beside_the_figure(
     figures, monkeypatch, tmp_path, name
 ):
     shown = []
-    monkeypatch.setattr(utils, "display", lambda data, raw: shown.append((data, raw)))
+    monkeypatch.setattr(scenes.plots, "display", lambda data, raw: shown.append((data, raw)))
     figure = figures[name]
-    utils.save_figure(figure, "plot", tmp_path)
+    scenes.plots.save_figure(figure, "plot", tmp_path)
     content = (tmp_path / "plot.png").read_bytes()
     ((data, raw),) = shown
     assert raw
