@@ -9,6 +9,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy.stats import binomtest
+from sklearn.metrics import classification_report
 
 import scenes
 from scenes import features, files, photos, settings
@@ -228,6 +230,53 @@ def best_hyperparameters(results: pd.DataFrame) -> dict[str, float]:
     told = ranked.loc[0, [*scenes.HYPERPARAMETERS, "epoch", "val_accuracy", "val_loss"]].to_dict()
     runner_up = ranked[["behind", "noise"]].reindex([1]).iloc[0]
     return told | {"epoch": int(told["epoch"])} | runner_up.to_dict()
+
+
+def accuracy(right: Sequence[bool]) -> pd.Series:
+    """Return the share of True, its 95% interval (Wilson, 1927) and the number of photos."""
+    hits, n = int(np.sum(right)), len(right)
+    low, high = binomtest(hits, n).proportion_ci(method="wilson")
+    return pd.Series({"accuracy": hits / n, "from": low, "to": high, "photos": n})
+
+
+def scores_by_class(labels: pd.Series, predictions: Sequence[str]) -> pd.DataFrame:
+    """
+    Return precision, recall with its 95% interval, and F1 score of each class.
+
+    A last row, `mean of the classes`, holds balanced accuracy and macro F1, in which a rare
+    class counts as much as a frequent one.
+    """
+    classes = labels.cat.categories
+    report = classification_report(
+        labels.astype(str), predictions, labels=list(classes), output_dict=True, zero_division=0
+    )
+    table = pd.DataFrame(report).T.loc[[*classes, "macro avg"]]
+    table = table.rename(index={"macro avg": "mean of the classes"})
+    intervals = {
+        name: accuracy(np.asarray(predictions)[labels == name] == name)
+        for name in classes[classes.isin(labels)]
+    }
+    table = table.rename(columns={"f1-score": "F1", "support": "photos"})
+    table = table.join(pd.DataFrame(intervals).T[["from", "to"]].add_prefix("recall "))
+    order = ["precision", "recall", "recall from", "recall to", "F1", "photos"]
+    return table[order].astype({"photos": int})
+
+
+def worst_mistakes(images: pd.DataFrame, probabilities: np.ndarray, n: int = 12) -> pd.DataFrame:
+    """Return path, label, prediction and its probability of the most confident mistakes."""
+    classes = images["label"].cat.categories
+    table = images[["path", "label"]].assign(
+        predicted=classes[probabilities.argmax(axis=1)], probability=probabilities.max(axis=1)
+    )
+    wrong = table[table["label"].astype(str) != table["predicted"]]
+    return wrong.nlargest(n, "probability")
+
+
+def confused_pairs(labels: pd.Series, predictions: Sequence[str]) -> pd.Series:
+    """Return how many photos of each pair of classes are taken for the other, most first."""
+    wrong = labels.astype(str).to_numpy() != np.asarray(predictions)
+    pairs = zip(labels[wrong], np.asarray(predictions)[wrong], strict=True)
+    return pd.Series([" and ".join(sorted(pair)) for pair in pairs], dtype=str).value_counts()
 
 
 def calibration(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 10) -> pd.DataFrame:
