@@ -239,6 +239,18 @@ def accuracy(right: Sequence[bool]) -> pd.Series:
     return pd.Series({"accuracy": hits / n, "from": low, "to": high, "photos": n})
 
 
+def mcnemar(right: Sequence[bool], other: Sequence[bool]) -> float:
+    """
+    Return the p-value of McNemar's exact test of two classifiers on the same photos.
+
+    Of the photos on which just one of them is right, equally good classifiers share each
+    with chance one half; the p-value is the chance to differ as much as these or more.
+    """
+    right, other = np.asarray(right), np.asarray(other)
+    gained, lost = int((right & ~other).sum()), int((other & ~right).sum())
+    return float(binomtest(gained, max(1, gained + lost)).pvalue)
+
+
 def scores_by_class(labels: pd.Series, predictions: Sequence[str]) -> pd.DataFrame:
     """
     Return precision, recall with its 95% interval, and F1 score of each class.
