@@ -283,17 +283,20 @@ def _write_features(
 
 def _read_features(path: Path) -> tuple[pd.DataFrame, np.ndarray, str]:
     """Read and check a file of features: the table, the rounded features, the trunk."""
-    names = ("format", "trunk", "path", "label", "split", "digest", "features")
-    data = files.read_arrays(path, names)
-    n = len(np.atleast_1d(data["path"]))
-    kinds = {"format": "i", "trunk": "U", "path": "U", "label": "i", "split": "i", "digest": "U"}
+    column = ("n",)
+    schema = {
+        "format": ("i", ()),
+        "trunk": ("U", ()),
+        "path": ("U", column),
+        "label": ("i", column),
+        "split": ("i", column),
+        "digest": ("U", column),
+        "features": (np.uint8, ("n", scenes.N_FEATURES)),
+    }
+    data = files.read_arrays(path, schema)
+    n = len(data["path"])
     good = (
-        all(data[name].dtype.kind == kind for name, kind in kinds.items())
-        and all(data[name].shape == (n,) for name in ("path", "label", "split", "digest"))
-        and data["format"].shape == data["trunk"].shape == ()
-        and data["format"] == scenes.FORMAT
-        and data["features"].dtype == np.uint8
-        and data["features"].shape == (n, scenes.N_FEATURES)
+        data["format"] == scenes.FORMAT
         and (n == 0 or (data["label"].min() >= -1 and data["label"].max() < len(scenes.CLASSES)))
         and (n == 0 or (data["split"].min() >= 0 and data["split"].max() < len(scenes.SPLITS)))
     )

@@ -290,7 +290,9 @@ class _Checkpoint(keras.callbacks.Callback):
         model.optimizer.build(model.trainable_variables)
         state = self._state(model)
         try:
-            arrays = files.read_arrays(self.path, ["history", *state])
+            schema = {k: (np.dtype(v.dtype), tuple(v.shape)) for k, v in state.items()}
+            schema["history"] = (np.float64, ("epochs", len(self.metrics)))
+            arrays = files.read_arrays(self.path, schema)
         except ValueError as error:
             print(f"The fine-tuning begins again: {error}")
             return 0

@@ -208,9 +208,8 @@ def _read_fold(
         len(grid["learning_rates"]) * len(grid["weight_decays"]),
     )
     try:
-        history = files.read_arrays(part, scenes.METRICS)
-        good = (h.shape == shape and h.dtype == np.float32 for h in history.values())
-        if not all(good) or not all(np.isfinite(h).all() for h in history.values()):
+        history = files.read_arrays(part, dict.fromkeys(scenes.METRICS, (np.float32, shape)))
+        if not all(np.isfinite(h).all() for h in history.values()):
             raise ValueError(f"{part} does not hold a fold of this search")
     except ValueError as error:
         print(f"A fold is trained again: {error}")
