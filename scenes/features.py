@@ -13,7 +13,6 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from tqdm import tqdm
 
 import scenes
 from scenes import files, photos, settings, tasks
@@ -167,7 +166,6 @@ def _extract_block(
     digests: list[str],
     folder: str,
     batch_size: int,
-    bar: tqdm,
 ) -> tuple[np.ndarray, np.ndarray, list[str], BaseException | None]:
     """
     Return (rows, their rounded features, problems, what stopped it before its end).
@@ -180,7 +178,7 @@ def _extract_block(
         None,
     )
     try:
-        for rows, features in send_through(trunk, paths, digests, folder, batch_size, failed, bar):
+        for rows, features in send_through(trunk, paths, digests, folder, batch_size, failed):
             batches.append((rows, round_features(features)))
     except (Exception, KeyboardInterrupt) as error:
         stopped = error
@@ -195,7 +193,6 @@ def send_through(
     folder: str | Path,
     batch_size: int,
     failed: list[str],
-    bar: tqdm,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (rows, what the trunk gives for them) batch by batch."""
 
@@ -237,7 +234,6 @@ def send_through(
         if not (whole and np.isfinite(block).all()):
             raise ValueError("the trunk gives NaN or infinity; its weights are damaged")
         yield rows, block
-        bar.update(len(rows))
 
 
 @functools.lru_cache(1)

@@ -221,9 +221,10 @@ def _activations(
             tasks.progress(len(images), "Photos through the lower layers", "photo") as bar,
         ):
             for _, block in features.send_through(
-                both, list(images["path"]), list(images["digest"]), folder, 32, failed, bar
+                both, list(images["path"]), list(images["digest"]), folder, 32, failed
             ):
                 file.write(block)
+                bar.update(len(block))
         photos.refuse(failed)
         path = cache / f"activations-{name}-{files.file_digest(unfinished)}"
         os.replace(unfinished, path)

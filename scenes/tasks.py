@@ -4,7 +4,6 @@ Tasks: run here or on a cluster, each shown on a progress bar.
 A task that a failing machine takes along is tried again. Knows nothing of what a task does.
 """
 
-import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
@@ -12,16 +11,9 @@ import joblib
 from tqdm import tqdm
 
 
-class _Bar(tqdm):
-    """A progress bar; where a task takes it along to another process, that gets a mute one."""
-
-    def __reduce__(self):
-        return functools.partial(tqdm, disable=True), ()
-
-
 def progress(total: int, description: str, unit: str) -> tqdm:
     """Return a progress bar that shows the time left and leaves nothing behind."""
-    return _Bar(
+    return tqdm(
         total=total,
         desc=description,
         unit=unit,
@@ -45,26 +37,24 @@ def run_tasks(
     Parameters
     ----------
     function : callable
-        Called with the arguments of a task and then the progress bar.
+        Called with the arguments of a task.
     tasks : sequence of tuples
     bar : tqdm
-        Moved by the function in this process; for tasks elsewhere, when they end.
+        Moved here, when a task has ended and its result is taken.
     amounts : sequence of int
         By how much each task moves the bar.
     """
-    left, done = set(range(len(tasks))), bar.n
+    left = set(range(len(tasks)))
     while left:
         calls = [
-            joblib.delayed(_run_task)(number, function, *tasks[number], bar)
-            for number in sorted(left)
+            joblib.delayed(_run_task)(number, function, *tasks[number]) for number in sorted(left)
         ]
         for number, result in _outcomes(calls):
             if isinstance(result, Exception):
                 raise result
             left.remove(number)
-            done += amounts[number]
-            bar.update(max(0, done - bar.n))
             yield number, result
+            bar.update(amounts[number])
 
 
 def _run_task(number: int, function: Callable, *arguments: object) -> tuple[int, object]:
