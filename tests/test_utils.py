@@ -85,6 +85,31 @@ def test_drop_leaks_takes_training_photos_that_are_test_photos_out_of_training(c
     pd.testing.assert_frame_equal(left, copied.loc[left.index])
 
 
+def test_drop_leaks_knows_a_validation_split_that_is_given(copied):
+    """A validation photo that is a test photo goes; so does a training photo that is either."""
+    train = copied["split"] == "train"
+    given = copied.assign(
+        split=copied["split"].mask(train & (copied["label"] == "sea"), "validation")
+    )
+    copies = {
+        "validation and test": given[given["split"] == "validation"].iloc[[0]],
+        "validation and train": given[given["split"] == "validation"].iloc[[1]],
+    }
+    more = pd.concat(
+        [
+            copies["validation and test"].assign(split="test", path="t.jpg"),
+            copies["validation and train"].assign(split="train", path="v.jpg"),
+        ]
+    )
+    given = pd.concat([given, more], ignore_index=True)
+    given["split"] = pd.Categorical(given["split"], scenes.SPLITS)
+    left = utils.drop_leaks(given)
+    gone = given.drop(left.index)["path"].str.rsplit("/", n=1).str[-1]
+    assert sorted(gone) == ["0.jpg", "copy.jpg", "forest.png", "test.jpg", "v.jpg"]
+    findings = utils.audit_images(left)
+    assert not (findings["finding"] == "two splits").any()
+
+
 def test_drop_leaks_leaves_unreadable_photos_to_the_error_that_names_them(drawn):
     for split in ("seg_train", "seg_test"):
         (drawn / split / split / "sea" / "bad.jpg").write_bytes(b"")
@@ -145,7 +170,7 @@ def tables(draw_from):
     )
 
 
-@settings(max_examples=50)
+@settings(max_examples=20)
 @given(tables(), st.integers(1, 15))
 def test_shrink_keeps_every_nth_photo_of_each_class_and_split(images, factor):
     left = utils.shrink(images, factor)
@@ -157,37 +182,72 @@ def test_shrink_keeps_every_nth_photo_of_each_class_and_split(images, factor):
     assert left["label"].isna().sum() == images["label"].isna().sum()
 
 
-@settings(max_examples=30)
-@given(tables(), st.sampled_from([0.1, 0.2, 0.25, 0.33, 0.5]), st.integers(0, 99))
-def test_create_validation_never_parts_a_photo_from_its_copy(images, ratio, seed):
-    split = utils.create_validation(images, ratio, seed=seed)
-    rows = split[split["split"].isin(["train", "validation"])]
-    assert rows.groupby("digest")["split"].nunique().max() == 1
-    moved = split["split"] == "validation"
+SET_APART = {"test": utils.create_test, "validation": utils.create_validation}
+
+
+@settings(max_examples=20)
+@given(
+    tables(),
+    st.sampled_from(sorted(SET_APART)),
+    st.sampled_from([0.1, 0.2, 0.25, 0.33, 0.5]),
+    st.integers(0, 99),
+)
+def test_a_photo_is_never_parted_from_its_copy(images, name, ratio, seed):
+    images = images[images["split"] != "test"]
+    split = SET_APART[name](images, ratio, seed=seed)
+    moved = split["split"] == name
+    assert moved.any()
+    labelled = split[split["split"].isin(["train", name])]
+    assert labelled.groupby("digest")["split"].nunique().max() == 1
     assert (images["split"][moved] == "train").all()
     pd.testing.assert_frame_equal(split[~moved], images[~moved])
     pd.testing.assert_frame_equal(split.drop(columns="split"), images.drop(columns="split"))
-    pd.testing.assert_frame_equal(split, utils.create_validation(images, ratio, seed=seed))
+    pd.testing.assert_frame_equal(split, SET_APART[name](images, ratio, seed=seed))
+    pd.testing.assert_frame_equal(split, SET_APART[name](split, ratio, seed=seed))
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(
-    st.lists(st.integers(10, 25), min_size=6, max_size=6),
+    st.lists(st.integers(10, 25), min_size=2, max_size=12),
+    st.sampled_from(sorted(SET_APART)),
     st.sampled_from([0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5]),
     st.integers(0, 99),
 )
-def test_create_validation_takes_the_same_share_of_each_class_within_one_photo(sizes, ratio, seed):
-    labels = np.repeat(scenes.CLASSES, sizes)
+def test_the_same_share_of_each_class_is_set_apart_within_one_photo(sizes, name, ratio, seed):
+    classes = [f"class {i:02}" for i in range(len(sizes))]
+    labels = np.repeat(classes, sizes)
     images = pd.DataFrame(
         {
-            "label": pd.Categorical(labels, scenes.CLASSES),
+            "label": pd.Categorical(labels, classes),
             "split": pd.Categorical(["train"] * len(labels), scenes.SPLITS),
             "digest": [f"{i:032}" for i in range(len(labels))],
         }
     )
-    split = utils.create_validation(images, ratio, seed=seed)
-    taken = split[split["split"] == "validation"]["label"].value_counts()[list(scenes.CLASSES)]
+    split = SET_APART[name](images, ratio, seed=seed)
+    taken = split[split["split"] == name]["label"].value_counts()[classes]
     assert (np.abs(taken.to_numpy() - np.array(sizes) / round(1 / ratio)) < 1).all()
+
+
+@pytest.mark.parametrize("name", SET_APART)
+def test_a_split_that_is_given_is_left_as_it_is(drawn, name):
+    images = read_table(drawn)
+    images.loc[images.index[:3], "split"] = name
+    pd.testing.assert_frame_equal(SET_APART[name](images), images)
+
+
+@pytest.mark.parametrize("name", SET_APART)
+def test_a_class_that_is_too_small_to_be_split_is_named(drawn, name):
+    images = read_table(drawn)
+    images = images[images["split"] == "train"].drop(images.index[images["label"] == "sea"][:2])
+    with pytest.raises(
+        ValueError, match=r"folds is 5, but .* only 3 different photo\(s\): sea; add"
+    ):
+        SET_APART[name](images, 0.2)
+
+
+def test_an_impossible_share_is_refused_by_name(drawn):
+    with pytest.raises(ValueError, match=r"test_ratio is 0.6; it must be a number above 0"):
+        utils.create_test(read_table(drawn), 0.6)
 
 
 def test_create_validation_chooses_other_photos_with_another_seed(drawn):
@@ -238,3 +298,12 @@ def test_show_images_turns_photos_as_all_helpers_do(tmp_path):
     Image.fromarray(draw(0)).save(tmp_path / "turned.png", exif=exif)
     axis = utils.show_images([tmp_path / "turned.png"], ["turned"]).axes[0]
     assert axis.images[0].get_array().shape == (40, 30, 3)
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")  # drawn as boxes where no font has them
+def test_show_images_takes_any_title_as_text(gallery):
+    titles = ["$x$", "$\\frac{$", "caf\udce9.jpg", "<b>", "a, b", "冰川", "7"]
+    figure = utils.show_images(gallery, titles)
+    figure.canvas.draw()
+    shown = [axis.get_title() for axis in figure.axes[:7]]
+    assert shown == [*titles[:2], "caf\\udce9.jpg", *titles[3:]]
