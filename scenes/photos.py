@@ -5,6 +5,7 @@ A photo is its pixels: one decoder for all rooms, and no photo is moved or chang
 classes are what the folders are called. Knows nothing of networks.
 """
 
+import io
 import os
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from sklearn.model_selection import StratifiedGroupKFold
 
 import scenes
@@ -45,6 +46,11 @@ PHOTO_SUFFIXES = {s for s, f in Image.registered_extensions().items() if f in {*
 # Photos to people, though no plugin of Pillow's own opens them.
 OTHER_SUFFIXES = {".arw", ".cr2", ".cr3", ".dng", ".emf", ".eps", ".heic", ".heif", ".hif", ".jxl"}
 OTHER_SUFFIXES |= {".nef", ".orf", ".pjp", ".pjpeg", ".raf", ".raw", ".rw2", ".svg", ".wmf"}
+_TURNS = dict(  # the orientation in EXIF, and what undoes it
+    zip(range(2, 9), map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), strict=True)
+)
+_SRGB, _LAB = (ImageCms.ImageCmsProfile(ImageCms.createProfile(n)) for n in ("sRGB", "LAB"))
+DRAFT_SIZE = 3 * scenes.IMAGE_SIZE  # the network sees next to nothing of what is smaller
 
 
 # --- Where they are -------------------------------------------------------------------
@@ -256,8 +262,11 @@ def read_photo(path: str | Path) -> np.ndarray:
     """
     Decode one photo: the only decoder, for the audit, the features and the predictions.
 
-    The orientation in EXIF is applied, transparent pixels are laid over white, 16-bit
-    gray is scaled to 8 bits, and of an animation the first frame counts.
+    The orientation in EXIF and a colour profile are applied, transparent pixels are laid
+    over white, gray of more than 8 bits is scaled to 8, and of an animation the first frame
+    counts. A large JPEG is decoded at a half, a quarter or an eighth of its size, as long as
+    its shorter side stays at `DRAFT_SIZE` or above: four times as fast for 12 megapixels,
+    where nine tenths of the rounded features stay the same or move by one step of 255.
 
     Returns
     -------
@@ -270,22 +279,94 @@ def read_photo(path: str | Path) -> np.ndarray:
         The file cannot be read as a photo; the message names it and says why.
     """
     try:
-        with Image.open(path) as image:
-            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels are too many")
-            image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I"):
-                gray = np.clip(np.asarray(image) / 257, 0, 255)
-                image = Image.fromarray(gray.round().astype("uint8"))
-            elif image.has_transparency_data:
-                image = image.convert("RGBA")
-                white = Image.new("RGBA", image.size, "white")
-                image = Image.alpha_composite(white, image)
-            return np.array(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "no known format" if unknown else getattr(error, "strerror", None) or error
+        with Image.open(path, formats=FORMATS) as image:
+            pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
+            if limit is not None and pixels > limit:  # up to twice as many, Pillow only warns
+                raise Image.DecompressionBombError(f"{pixels} pixels are too many")
+            image.draft(None, (DRAFT_SIZE, DRAFT_SIZE))  # does nothing if it is no JPEG
+            image.load()
+            return np.array(_flatten(_turn(image)))
+    except Exception as error:  # Pillow's plugins raise a dozen kinds for damaged bytes
+        reason = _reason(error)
         raise ValueError(f"{printable(path)} cannot be read as a photo: {reason}") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "no known format"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"{error}; make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+    if isinstance(error, (OSError, ValueError, SyntaxError)) and str(error):
+        return getattr(error, "strerror", None) or str(error)
+    return f"its decoder fails ({type(error).__name__}: {error})"
+
+
+def _turn(image: Image.Image) -> Image.Image:
+    """Apply the orientation in EXIF, and leave the rest of EXIF alone, which may be odd."""
+    try:
+        method = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # a damaged EXIF block does not make the photo a bad one
+        method = None
+    return image if method is None else image.transpose(method)
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """Return the photo as RGB, what is transparent laid over white."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _gray(image).convert("RGB")
+    if not image.has_transparency_data:
+        return _to_srgb(image)
+    if image.mode == "La":
+        image = image.convert("LA")  # the only way out of this mode
+    clear = image.convert("RGBA")
+    photo = _to_srgb(image.convert("L") if image.mode == "LA" else clear.convert("RGB"))
+    photo.putalpha(clear.getchannel("A"))
+    return Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """Return the photo as RGB, seen through its colour profile."""
+    if image.mode not in ("L", "CMYK", "LAB"):
+        image = image.convert("RGB")
+    try:
+        profile = _LAB
+        if image.mode != "LAB":
+            profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+        space = {"L": "GRAY", "RGB": "RGB ", "CMYK": "CMYK", "LAB": "Lab "}[image.mode]
+        same = "sRGB" in (profile.profile.profile_description or "")
+        if profile.profile.xcolor_space == space and not same:
+            return ImageCms.profileToProfile(image, profile, _SRGB, outputMode="RGB")
+    except (KeyError, OSError, TypeError, ValueError, ImageCms.PyCMSError):
+        pass  # none or a damaged one: viewers show the photo without it
+    return image.convert("RGB")
+
+
+def _gray(image: Image.Image) -> Image.Image:
+    """
+    Scale gray of more than 8 bits to 8.
+
+    What is white follows from the largest number where only one answer makes a photo of it.
+    In between lie files that would be all but black or all but white, and are refused.
+    """
+    numbers, tags = np.asarray(image), getattr(image, "tag_v2", {})
+    low, high = numbers.min(), numbers.max()
+    if tags.get(ExifTags.Base.BitsPerSample) == (12,):
+        white = 4095
+    elif image.mode == "F":
+        white = 1 if high <= 1 else 255 if 64 <= high <= 255 else None
+    else:
+        white = 255 if high <= 255 else 65535 if 4096 <= high <= 65535 else None
+    if white is None or not low >= 0:
+        raise ValueError(
+            f"its pixels go from {low:g} to {high:g}, which does not say what is white; "
+            "save it with 8 bits"
+        )
+    gray = numbers.astype("float64") * (255 / white)
+    if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:  # Pillow turns 8 bits alone
+        gray = 255 - gray
+    if isinstance(clear := image.info.get("transparency"), int):
+        gray[numbers == clear] = 255
+    return Image.fromarray(gray.round().astype("uint8"))
 
 
 # --- The audit, and the folds ---------------------------------------------------------
@@ -319,7 +400,8 @@ def digest_photos(images: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
         With the index of `images`: `digest` (32 hexadecimal digits of BLAKE2b over shape
         and pixels, empty for an unreadable file) and `problem` (why it is unreadable, else
         empty). The same photo saved under another name or in another lossless format has
-        the same digest.
+        the same digest; but the digest of a large JPEG is that of the smaller decode of
+        `read_photo`, which only its copies as a file share.
     """
 
     def look(path: str) -> tuple[str, str]:
