@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from sklearn.model_selection import StratifiedGroupKFold
 
@@ -367,6 +368,19 @@ def _gray(image: Image.Image) -> Image.Image:
     if isinstance(clear := image.info.get("transparency"), int):
         gray[numbers == clear] = 255
     return Image.fromarray(gray.round().astype("uint8"))
+
+
+def resize_photo(photo: np.ndarray) -> np.ndarray:
+    """
+    Return a photo at the network's size, float32 (224, 224, 3), still 0 to 255.
+
+    As the saved classifier resizes. Antialiasing changes nothing where a photo grows, as those
+    of this data set do, but takes 1.5 ms; where it shrinks, it keeps fine patterns from
+    turning into noise.
+    """
+    size = (scenes.IMAGE_SIZE, scenes.IMAGE_SIZE)
+    shrinks = max(photo.shape[:2]) > scenes.IMAGE_SIZE
+    return tf.image.resize(photo, size, antialias=shrinks).numpy()
 
 
 # --- The audit, and the folds ---------------------------------------------------------

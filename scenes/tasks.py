@@ -4,8 +4,11 @@ Tasks: run here or on a cluster, each shown on a progress bar.
 A task that a failing machine takes along is tried again. Knows nothing of what a task does.
 """
 
+import collections
+import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import joblib
 from tqdm import tqdm
@@ -85,3 +88,19 @@ def _outcomes(calls: list) -> Iterator[tuple[int, object]]:
         if not alive:
             raise
         print(f"A machine failed, and its tasks are run again: {error}")
+
+
+def run_ahead(function: Callable, items: Iterable, *, ahead: int) -> Iterator:
+    """
+    Yield what a function returns for each item, in their order, computed in threads.
+
+    At most `ahead` results wait for the caller, so that memory does not grow with the items.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        waiting = collections.deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) == ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
