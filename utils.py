@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 from sklearn.metrics import classification_report
 
@@ -97,9 +98,17 @@ def audit_images(images: pd.DataFrame) -> pd.DataFrame:
 
 
 def drop_leaks(images: pd.DataFrame) -> pd.DataFrame:
-    """Return the table without the training photos whose pixels are also a test photo's."""
-    test = images.loc[(images["split"] == "test") & (images["digest"] != ""), "digest"]
-    return images[(images["split"] != "train") | ~images["digest"].isin(test)]
+    """
+    Return the table without photos that another split is to be judged by.
+
+    Training photos go whose pixels are also those of a test or a validation photo, and
+    validation photos whose pixels are also those of a test photo.
+    """
+    readable = images[images["digest"] != ""]
+    digests = {split: rows["digest"] for split, rows in readable.groupby("split", observed=False)}
+    leaks = (images["split"] != "test") & images["digest"].isin(digests["test"])
+    leaks |= (images["split"] == "train") & images["digest"].isin(digests["validation"])
+    return images[~leaks | images["label"].isna()]
 
 
 def shrink(images: pd.DataFrame, factor: int = 4) -> pd.DataFrame:
@@ -123,9 +132,20 @@ def shrink(images: pd.DataFrame, factor: int = 4) -> pd.DataFrame:
     return images[(place % factor == 0) | images["label"].isna()]
 
 
+def create_test(images: pd.DataFrame, ratio: float = 0.2, *, seed: int = 0) -> pd.DataFrame:
+    """
+    Move a stratified share of the training photos to the test split, if that has none.
+
+    Parameters and result are those of `create_validation`. The same photos are chosen in
+    each run with the same seed, so that the test photos stay unseen.
+    """
+    settings.check(test_ratio=ratio, seed=seed)
+    return _set_apart("test", images, ratio, seed)
+
+
 def create_validation(images: pd.DataFrame, ratio: float = 0.2, *, seed: int = 0) -> pd.DataFrame:
     """
-    Move a stratified share of the training photos to validation.
+    Move a stratified share of the training photos to validation, if there is none.
 
     Parameters
     ----------
@@ -142,11 +162,16 @@ def create_validation(images: pd.DataFrame, ratio: float = 0.2, *, seed: int = 0
         A new table in which the `split` of these photos is 'validation'.
     """
     settings.check(validation_ratio=ratio, seed=seed)
-    train = images[images["split"] == "train"]
-    labels = train["label"].cat.codes.to_numpy()
-    _, rows = photos.make_folds(labels, train["digest"], folds=round(1 / ratio), seed=seed)[0]
+    return _set_apart("validation", images, ratio, seed)
+
+
+def _set_apart(split: str, images: pd.DataFrame, ratio: float, seed: int) -> pd.DataFrame:
     images = images.copy()
-    images.loc[train.index[rows], "split"] = "validation"
+    if not (images["split"] == split).any():
+        train = images[images["split"] == "train"]
+        labels = train["label"].to_numpy(dtype=str)
+        _, rows = photos.make_folds(labels, train["digest"], folds=round(1 / ratio), seed=seed)[0]
+        images.loc[train.index[rows], "split"] = split
     return images
 
 
@@ -336,7 +361,50 @@ def show_images(paths: Sequence[str | Path], titles: Sequence[str], *, columns: 
         axis.axis("off")
         if path is not None:
             axis.imshow(photos.read_photo(path))
-            axis.set_title(title, fontsize=9)
+            # The names of files and classes are text, not formulas between dollar signs.
+            axis.set_title(photos.printable(title), fontsize=9, parse_math=False)
     figure.tight_layout()
     plt.close(figure)  # the notebook shows what a cell returns: not twice
     return figure
+
+
+def temper(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Return probabilities whose logarithms were divided by a temperature."""
+    powers = np.asarray(probabilities, "float64") ** (1 / temperature)
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """
+    Return the temperature at which the labels of held-out photos are likeliest.
+
+    One number that makes a classifier as sure as it is right (Guo et al., 2017). It is above
+    1 where the classifier was too sure, below 1 where it was not sure enough, as label
+    smoothing makes it.
+    """
+
+    def loss(logarithm: float) -> float:
+        chances = temper(probabilities, np.exp(logarithm))[np.arange(len(labels)), labels]
+        return -np.log(np.maximum(chances, 1e-12)).mean()
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-4, 4), method="bounded").x))
+
+
+def fit_threshold(
+    probabilities: np.ndarray, labels: np.ndarray, *, accuracy: float = 0.98
+) -> float:
+    """
+    Return the probability below which a classifier is to be unsure.
+
+    At this threshold, the largest share of held-out photos is answered of which at least
+    `accuracy` are right. Infinite, so that all are unsure, where no share reaches that.
+    """
+    order = np.argsort(-probabilities.max(axis=1), kind="stable")
+    confidence = probabilities.max(axis=1)[order]
+    right = (probabilities.argmax(axis=1) == labels)[order]
+    share_right = np.cumsum(right) / np.arange(1, len(right) + 1)
+    following = np.append(confidence[1:], 0)
+    possible = np.flatnonzero((share_right >= accuracy) & (confidence > following))
+    if not len(possible):
+        return float("inf")
+    return float((confidence[possible[-1]] + following[possible[-1]]) / 2)

@@ -1,44 +1,90 @@
 """
 The classifier (sections 7 and 11): trunk and head as one saved model, and its predictions.
 
-A loaded file runs no code. Trains nothing.
+The file alone says what its classes are, and loading it runs no code. Trains nothing.
 """
 
 import itertools
+import json
 import os
-from collections.abc import Iterator, Sequence
+import warnings
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 from keras import ops
 
-import scenes
 from scenes import files, photos, settings, tasks
 
 
-def build_classifier(trunk: keras.Model, head: keras.Model) -> keras.Model:
+def build_classifier(
+    trunk: keras.Model,
+    head: keras.Model,
+    classes: Sequence[str],
+    *,
+    mirrored: bool = False,
+    temperature: float = 1.0,
+    threshold: float = 0.0,
+) -> keras.Model:
     """
-    Join trunk and head: photos in, probabilities out.
+    Join trunk and head: photos in, labels and probabilities out.
+
+    Parameters
+    ----------
+    trunk, head : keras.Model
+        What `build_trunk` and `train_head`, or `fine_tune`, return.
+    classes : sequence of str
+        The class of each number that the head gives; they become part of the model.
+    mirrored : bool
+        Average what the network says of a photo and of its mirror image.
+    temperature : float
+        The logarithms of the probabilities are divided by it (Guo et al., 2017): above 1,
+        the model is less sure; the label stays.
+    threshold : float
+        Photos whose highest probability is below it are `unsure`.
 
     Returns
     -------
     keras.Model
-        Maps photos (n, height, width, 3) of any size, 0 to 255, to probabilities (n, 6) in
-        the order of `CLASSES`. Resizing and scaling are layers of it.
+        Maps photos (n, height, width, 3) of any size, 0 to 255, to a dict: `probabilities`
+        (n, classes), `label` (n,), the name of the most probable class, and `unsure` (n,).
+        Resizing and scaling are layers of it.
     """
-    photos = keras.Input((None, None, 3), name="photos")
-    x = keras.layers.Resizing(scenes.IMAGE_SIZE, scenes.IMAGE_SIZE, antialias=True)(photos)
-    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(x)
-    return keras.Model(photos, head(trunk(x, training=False)), name="intel_classifier")
+    view = keras.Input(trunk.input_shape[1:], name="view")
+    one_pass = keras.Model(view, head(trunk(view, training=False)), name="one_pass")
+    photo = keras.Input((None, None, 3), name="photos")
+    # Keras's Resizing takes itself to be in training where nothing is said, and passes this on:
+    # a plain call of the model would draw dropout.
+    resizing = keras.layers.Resizing(*view.shape[1:3], antialias=True, name="resizing")
+    x = resizing(photo, training=False)
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1, name="scaling")(x)
+    probabilities = one_pass(x)
+    if mirrored:
+        views = [probabilities, one_pass(ops.flip(x, axis=2))]
+        probabilities = keras.layers.Average(name="average")(views)
+    # Two constants of the file stand in layers, where they can be read back by name.
+    cooled = keras.layers.Rescaling(1 / temperature, name="temperature")(ops.log(probabilities))
+    probabilities = keras.layers.Softmax(name="probabilities")(cooled)
+    margin = keras.layers.Rescaling(1.0, offset=-threshold, name="margin")
+    # No folder, so no class, is called "/": Keras refuses a class that is called as this token.
+    lookup = keras.layers.StringLookup(
+        vocabulary=list(classes), num_oov_indices=0, oov_token="/", invert=True, name="label"
+    )
+    outputs = {
+        "probabilities": probabilities,
+        "label": lookup(ops.argmax(probabilities, axis=-1)),
+        "unsure": margin(ops.max(probabilities, axis=-1)) < 0,
+    }
+    return keras.Model(photo, outputs, name="photo_classifier")
 
 
-def average_mirrored(classifier: keras.Model) -> keras.Model:
-    """Return a classifier that averages what another says of a photo and its mirror image."""
-    photos = keras.Input((None, None, 3), name="photos")
-    views = [classifier(photos), classifier(ops.flip(photos, axis=2))]
-    return keras.Model(photos, keras.layers.Average()(views), name=classifier.name)
+def classes_of(model: keras.Model) -> list[str]:
+    """Return the classes of a classifier, in the order of its probabilities."""
+    return [str(name) for name in model.get_layer("label").get_vocabulary()]
 
 
 def save_classifier(classifier: keras.Model, path: str | Path) -> None:
@@ -54,77 +100,203 @@ def load_classifier(path: str | Path) -> keras.Model:
     Raises
     ------
     ValueError
-        The file is damaged or no Keras model.
+        The file is damaged, no classifier of `build_classifier`, or saved by a newer Keras
+        that this one cannot read.
     """
     try:
         files.check_zip(path)
-        classifier = keras.saving.load_model(path, compile=False, safe_mode=True)
-        if classifier.output_shape != (None, len(scenes.CLASSES)):
-            raise ValueError(f"it gives {classifier.output_shape}, not a number for each class")
-        if not all(np.isfinite(weight).all() for weight in classifier.get_weights()):
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        given = model.output if isinstance(model.output, dict) else {}
+        if set(given) != {"probabilities", "label", "unsure"}:
+            raise ValueError("it is a model of another kind")
+        if given["probabilities"].shape != (None, len(classes_of(model))):
+            raise ValueError("its classes are not those of its probabilities")
+        if not all(np.isfinite(weight).all() for weight in model.get_weights()):
             raise ValueError("its weights hold NaN or infinity")
-        return classifier
+        return model
     except FileNotFoundError:
         raise
     except Exception as error:  # zipfile, json, h5py and Keras raise each their own
-        raise ValueError(f"{path} is no saved classifier: {error}. Train it again") from error
+        raise ValueError(_why_not(path, error)) from error
+
+
+def _why_not(path: str | Path, error: Exception) -> str:
+    """Return why a file is not loaded: most often, it is of a newer Keras than this one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            saved_by = json.loads(archive.read("metadata.json"))["keras_version"]
+        newer = [[int(n) for n in v.split(".")[:2]] for v in (saved_by, keras.__version__)]
+    except Exception:
+        newer = [[0], [0]]
+    if newer[0] > newer[1]:
+        return (
+            f"{path} needs Keras {saved_by}, which saved it, or a newer one; this is Keras "
+            f"{keras.__version__}. Install it with: pip install --upgrade keras"
+        )
+    return f"{path} is no saved classifier: {error}. Train it again"
 
 
 def predict(
-    classifier: keras.Model, source: str | Path | Sequence[str | Path], *, batch_size: int = 32
+    model: keras.Model,
+    source: str | Path | Sequence[str | Path],
+    *,
+    batch_size: int = 32,
+    failed: list[str] | None = None,
 ) -> pd.DataFrame:
     """
     Predict photos.
 
     Parameters
     ----------
-    classifier : keras.Model
+    model : keras.Model
         The model of `build_classifier` or `load_classifier`.
     source : path or sequence of paths
-        A photo, a folder of photos, or a list of photos, of any size and mode.
+        Photos of any size and mode, and folders, which are walked.
     batch_size : int
-        Photos of the same size go through the model together, at most so many.
+        So many photos go through the model together, each brought to the network's size
+        before: memory does not grow with their pixels.
+    failed : list, optional
+        Takes what is to be said of each file that cannot be read, and the rest is
+        predicted; without it, these files raise an error.
 
     Returns
     -------
     DataFrame
-        One row for each photo: `path`, `label` (the most probable class) and a column of
-        probabilities for each class.
+        One row for each photo: `path`, `label` (the most probable class), `unsure`, and a
+        column of probabilities for each class.
 
     Raises
     ------
     ValueError
         Files cannot be read; all are named.
     FileNotFoundError
-        The folder or list holds no photo.
+        There is no photo.
     """
     settings.check(batch_size=batch_size)
-    if isinstance(source, (str, os.PathLike)):
-        root = Path(source)
-        paths = sorted(filter(photos.is_photo, root.iterdir())) if root.is_dir() else [root]
-    else:
-        paths = [Path(path) for path in source]
-    if not paths:
-        raise FileNotFoundError(f"there is no photo in {source}")
-    failed, probabilities = [], []
+    paths, names, problems = _list_photos(source), classes_of(model), []
+    kept, answers = [], {name: [] for name in ("probabilities", "label", "unsure")}
 
-    def read() -> Iterator[np.ndarray]:
-        for path in paths:
-            try:
-                yield photos.read_photo(path)
-            except ValueError as error:
-                failed.append(str(error))
+    def read(path: Path) -> np.ndarray | str:
+        try:
+            return photos.resize_photo(photos.read_photo(path))
+        except ValueError as error:
+            return str(error)
 
     with tasks.progress(len(paths), "Predicting", "photo") as bar:
-        for _, same_size in itertools.groupby(read(), key=np.shape):
-            while batch := list(itertools.islice(same_size, batch_size)):
-                if not failed:
-                    probabilities.append(classifier.predict_on_batch(np.stack(batch)))
-                bar.update(len(batch))
-    photos.refuse(failed)
-    table = pd.DataFrame(np.concatenate(probabilities), columns=scenes.CLASSES)
-    table.insert(0, "path", [path.as_posix() for path in paths])
-    table.insert(
-        1, "label", pd.Categorical(table[list(scenes.CLASSES)].idxmax(axis=1), scenes.CLASSES)
+        ahead = iter(zip(paths, tasks.run_ahead(read, paths, ahead=2 * batch_size), strict=True))
+        while batch := list(itertools.islice(ahead, batch_size)):
+            bar.update(len(batch))
+            problems += [result for _, result in batch if isinstance(result, str)]
+            batch = [(path, result) for path, result in batch if not isinstance(result, str)]
+            if batch:
+                answer = model.predict_on_batch(np.stack([photo for _, photo in batch]))
+                kept += [path.as_posix() for path, _ in batch]
+                for name, values in answers.items():
+                    values.append(answer[name])
+    if failed is None:
+        photos.refuse(problems)
+    else:
+        failed += problems
+    if not kept:
+        return pd.DataFrame(columns=["path", "label", "unsure", *names])
+    answer = {name: np.concatenate(values) for name, values in answers.items()}
+    labels = pd.Categorical([label.decode() for label in answer["label"]], names)
+    table = pd.DataFrame({"path": kept, "label": labels, "unsure": answer["unsure"]})
+    return table.join(pd.DataFrame(answer["probabilities"], columns=names))
+
+
+def _list_photos(source: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Return the photos that are named, and those of the folders that are named."""
+    named = [source] if isinstance(source, (str, os.PathLike)) else source
+    paths = []
+    for path in (Path(name).expanduser() for name in named):
+        inside = sorted(filter(photos.is_photo, path.rglob("*"))) if path.is_dir() else [path]
+        if not inside:
+            raise FileNotFoundError(f"there is no photo in {path}")
+        paths += inside
+    if not paths:
+        raise FileNotFoundError("there is no photo in an empty list")
+    return paths
+
+
+def activation_maps(model: keras.Model, paths: Sequence[str | Path]) -> np.ndarray:
+    """
+    Return how much each place of a photo adds to the score of each class.
+
+    Parameters
+    ----------
+    model : keras.Model
+        A classifier with a trunk of `build_trunk`.
+    paths : sequence of paths
+
+    Returns
+    -------
+    ndarray of float32, shape (n, passes, 7, 7, classes)
+        A pass for the photo and, in a mirrored classifier, one for its mirror image, flipped
+        back. The mean over passes is what an overlay shows.
+
+    Notes
+    -----
+    The trunk averages over 7 x 7 places and the head multiplies by a matrix, so that one may
+    multiply first (class activation maps; Zhou et al., 2016). The split is exact: the mean of a
+    class's map, plus its bias, is its score in that pass, before the temperature. It says
+    where a score comes from, not why.
+    """
+    _, trunk, head = model.get_layer("one_pass").layers
+    places = keras.Model(trunk.input, trunk.layers[-1].input)  # up to the pooling
+    mirrored = any(layer.name == "average" for layer in model.layers)
+    maps = []
+    for path in paths:
+        photo = photos.resize_photo(photos.read_photo(path))
+        views = np.stack([photo, photo[:, ::-1]][: 1 + mirrored])
+        scores = ops.matmul(places(model.get_layer("scaling")(views)), head.layers[-1].kernel)
+        maps.append(np.array(scores))
+        maps[-1][1:] = maps[-1][1:, :, ::-1]
+    return np.stack(maps)
+
+
+def export(model: keras.Model, path: str | Path, *, int8: bool = False) -> None:
+    """
+    Write the model for phones (LiteRT, `.tflite`), and its classes beside it (`.txt`).
+
+    Parameters
+    ----------
+    model : keras.Model
+        A classifier.
+    path : path
+        Its name ends in `.tflite`.
+    int8 : bool
+        Keep the weights in 8 bits (2.6 MB in place of 8.9).
+
+    Notes
+    -----
+    The exported model takes one photo, float32 (1, 224, 224, 3), RGB from 0 to 255, and gives
+    the probabilities in the order of the classes' file. The app resizes: the whole photo, turned
+    as EXIF says, not cropped, to 224 x 224 by bilinear interpolation with half-pixel centres,
+    and with antialiasing where the photo shrinks. LiteRT has neither words nor antialiasing.
+    """
+    path = Path(path)
+    photo = keras.Input(model.get_layer("scaling").input.shape[1:], batch_size=1, name="photo")
+    behind = keras.Model(model.get_layer("scaling").input, model.get_layer("probabilities").output)
+    options = {"optimizations": [tf.lite.Optimize.DEFAULT]} if int8 else {}
+    with files.replacing(path) as beside:
+        keras.Model(photo, behind(photo)).export(beside, format="litert", verbose=False, **options)
+    with files.replacing(path.with_suffix(".txt")) as beside:
+        beside.write_text("\n".join(classes_of(model)) + "\n", encoding="utf-8")
+
+
+def run_exported(path: str | Path, paths: Sequence[str | Path]) -> np.ndarray:
+    """Return the probabilities (n, classes) that an exported model gives, as an app gets them."""
+    with warnings.catch_warnings(action="ignore"):  # the successor is a package of its own
+        interpreter = tf.lite.Interpreter(str(path), num_threads=os.cpu_count())
+    interpreter.allocate_tensors()
+    photo, probabilities = (
+        details[0]["index"]
+        for details in (interpreter.get_input_details(), interpreter.get_output_details())
     )
-    return table
+    answers = []
+    for resized in map(photos.resize_photo, map(photos.read_photo, paths)):
+        interpreter.set_tensor(photo, resized[np.newaxis])
+        interpreter.invoke()
+        answers.append(interpreter.get_tensor(probabilities)[0])
+    return np.stack(answers)

@@ -13,7 +13,6 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from tqdm import tqdm
 
 import scenes
 from scenes import files, photos, settings, tasks
@@ -167,7 +166,6 @@ def _extract_block(
     digests: list[str],
     folder: str,
     batch_size: int,
-    bar: tqdm,
 ) -> tuple[np.ndarray, np.ndarray, list[str], BaseException | None]:
     """
     Return (rows, their rounded features, problems, what stopped it before its end).
@@ -180,7 +178,7 @@ def _extract_block(
         None,
     )
     try:
-        for rows, features in send_through(trunk, paths, digests, folder, batch_size, failed, bar):
+        for rows, features in send_through(trunk, paths, digests, folder, batch_size, failed):
             batches.append((rows, round_features(features)))
     except (Exception, KeyboardInterrupt) as error:
         stopped = error
@@ -195,7 +193,6 @@ def send_through(
     folder: str | Path,
     batch_size: int,
     failed: list[str],
-    bar: tqdm,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (rows, what the trunk gives for them) batch by batch."""
 
@@ -237,7 +234,6 @@ def send_through(
         if not (whole and np.isfinite(block).all()):
             raise ValueError("the trunk gives NaN or infinity; its weights are damaged")
         yield rows, block
-        bar.update(len(rows))
 
 
 @functools.lru_cache(1)
@@ -283,17 +279,20 @@ def _write_features(
 
 def _read_features(path: Path) -> tuple[pd.DataFrame, np.ndarray, str]:
     """Read and check a file of features: the table, the rounded features, the trunk."""
-    names = ("format", "trunk", "path", "label", "split", "digest", "features")
-    data = files.read_arrays(path, names)
-    n = len(np.atleast_1d(data["path"]))
-    kinds = {"format": "i", "trunk": "U", "path": "U", "label": "i", "split": "i", "digest": "U"}
+    column = ("n",)
+    schema = {
+        "format": ("i", ()),
+        "trunk": ("U", ()),
+        "path": ("U", column),
+        "label": ("i", column),
+        "split": ("i", column),
+        "digest": ("U", column),
+        "features": (np.uint8, ("n", scenes.N_FEATURES)),
+    }
+    data = files.read_arrays(path, schema)
+    n = len(data["path"])
     good = (
-        all(data[name].dtype.kind == kind for name, kind in kinds.items())
-        and all(data[name].shape == (n,) for name in ("path", "label", "split", "digest"))
-        and data["format"].shape == data["trunk"].shape == ()
-        and data["format"] == scenes.FORMAT
-        and data["features"].dtype == np.uint8
-        and data["features"].shape == (n, scenes.N_FEATURES)
+        data["format"] == scenes.FORMAT
         and (n == 0 or (data["label"].min() >= -1 and data["label"].max() < len(scenes.CLASSES)))
         and (n == 0 or (data["split"].min() >= 0 and data["split"].max() < len(scenes.SPLITS)))
     )

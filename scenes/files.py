@@ -8,9 +8,10 @@ it at a time; what is read is checked, and no code in it is run. Knows nothing o
 import contextlib
 import functools
 import hashlib
+import json
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,31 @@ def digest(*parts: bytes | np.ndarray, size: int = 16) -> str:
     for part in parts:
         state.update(part)
     return state.hexdigest()
+
+
+def fingerprint(*parts: object) -> str:
+    """
+    Return 16 hexadecimal digits that say what something is made of.
+
+    Parts are lists, dicts, text, numbers, paths, arrays and tables. Equal values give equal
+    digits in each process, Python, NumPy and pandas: nothing is pickled, and a tuple is a
+    list, a number of NumPy a number. The type of an array's numbers counts.
+    """
+    return digest(json.dumps(parts, sort_keys=True, default=_plain).encode(), size=8)
+
+
+def _plain(part: object) -> object:
+    """Return what JSON can hold of a part that it does not know."""
+    if isinstance(part, pd.DataFrame):
+        return part.to_csv(index=False, lineterminator="\n")
+    if isinstance(part, np.ndarray) and part.dtype.kind in "biuf":
+        part = np.ascontiguousarray(part)
+        return [part.dtype.str, part.shape, digest(part.ravel())]
+    if isinstance(part, np.ndarray | np.generic | pd.Series | pd.Index | pd.Categorical):
+        return part.tolist()
+    if isinstance(part, os.PathLike):
+        return os.fspath(part)
+    raise TypeError(f"{type(part).__name__} has no fingerprint")
 
 
 @contextlib.contextmanager
@@ -58,22 +84,69 @@ def check_zip(path: str | Path) -> list[str]:
         return archive.namelist()
 
 
-def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Read arrays from an .npz file; no code in it is run."""
+def read_arrays(
+    path: str | Path, schema: dict[str, tuple[str | np.dtype, tuple[int | str, ...]]]
+) -> dict[str, np.ndarray]:
+    """
+    Read arrays from an .npz file and check them; no code in it is run.
+
+    Parameters
+    ----------
+    path : path
+    schema : dict
+        For each array that must be there, its type and its shape. The type is one of NumPy,
+        or a letter for a kind: 'U' for text, 'i' for any whole numbers. A shape holds
+        lengths; a letter in place of one stands for any length, the same wherever it occurs.
+
+    Returns
+    -------
+    dict
+        The arrays of `schema`; others in the file are passed over.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged, or an array is missing or another than it must be.
+    """
     try:
         members = check_zip(path)
         if len(set(members)) < len(members):
             raise ValueError("it holds an array twice")
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[f"{name}.npy"] for name in names}
-        for name, array in arrays.items():
-            if not isinstance(array, np.ndarray):
-                raise ValueError(f"{name} is no array")
+            arrays = {name: archive[f"{name}.npy"] for name in schema}
+        lengths = {}
+        for name, (kind, shape) in schema.items():
+            _check_array(name, arrays[name], kind, shape, lengths)
         return arrays
     except FileNotFoundError:
         raise
     except Exception as error:  # numpy and zipfile raise a dozen kinds for damaged bytes
         raise ValueError(f"{path} cannot be read: {error}. Delete it or fetch it again") from error
+
+
+def _check_array(
+    name: str,
+    array: object,
+    kind: str | np.dtype,
+    shape: tuple[int | str, ...],
+    lengths: dict[str, int],
+) -> None:
+    """Raise an error if an array is not what it must be; `lengths` of letters are filled in."""
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{name} is no array")
+    if isinstance(kind, str) and len(kind) == 1:
+        right = array.dtype.kind == kind
+    else:
+        kind = np.dtype(kind)
+        right = array.dtype == kind
+    if right and array.ndim == len(shape):
+        for length, found in zip(shape, array.shape, strict=True):
+            known = lengths.setdefault(length, found) if isinstance(length, str) else length
+            right &= found == known
+    if not right or array.ndim != len(shape):
+        raise ValueError(
+            f"its array {name} is {array.dtype} {array.shape}, where {kind} {shape} is needed"
+        )
 
 
 def write_runs(table: pd.DataFrame, csv: str | Path, *, keep: bool = False) -> None:

@@ -221,9 +221,10 @@ def _activations(
             tasks.progress(len(images), "Photos through the lower layers", "photo") as bar,
         ):
             for _, block in features.send_through(
-                both, list(images["path"]), list(images["digest"]), folder, 32, failed, bar
+                both, list(images["path"]), list(images["digest"]), folder, 32, failed
             ):
                 file.write(block)
+                bar.update(len(block))
         photos.refuse(failed)
         path = cache / f"activations-{name}-{files.file_digest(unfinished)}"
         os.replace(unfinished, path)
@@ -290,7 +291,9 @@ class _Checkpoint(keras.callbacks.Callback):
         model.optimizer.build(model.trainable_variables)
         state = self._state(model)
         try:
-            arrays = files.read_arrays(self.path, ["history", *state])
+            schema = {k: (np.dtype(v.dtype), tuple(v.shape)) for k, v in state.items()}
+            schema["history"] = (np.float64, ("epochs", len(self.metrics)))
+            arrays = files.read_arrays(self.path, schema)
         except ValueError as error:
             print(f"The fine-tuning begins again: {error}")
             return 0

@@ -15,7 +15,6 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from tqdm import tqdm
 
 import scenes
 from scenes import files, heads, photos, settings, tasks
@@ -156,7 +155,6 @@ def _train_block(
     epochs: int,
     batch_size: int,
     seed: int,
-    bar: tqdm,
 ) -> dict[str, np.ndarray]:
     """Train the heads of one block on one fold: a task that any process can do."""
     labels, *rows = labels_and_rows
@@ -164,7 +162,7 @@ def _train_block(
     with _one_training:
         train, validation = ((features[part], labels[part]) for part in rows)
         tf.config.experimental.enable_op_determinism()
-        return _train_fold(train, validation, block, epochs, batch_size, seed, bar)
+        return _train_fold(train, validation, block, epochs, batch_size, seed)
 
 
 def _train_fold(
@@ -174,7 +172,6 @@ def _train_fold(
     epochs: int,
     batch_size: int,
     seed: int,
-    bar: tqdm,
 ) -> dict[str, np.ndarray]:
     """Return each metric's history, shape (epochs, D, H), for all heads of one fold."""
     keras.utils.set_random_seed(seed)
@@ -187,7 +184,6 @@ def _train_fold(
         validation_data=validation,
         validation_batch_size=256,
         verbose=0,
-        callbacks=[heads.show_epochs(bar)],
     ).history
     keys = ("head_loss", "head_accuracy", "val_head_loss", "val_head_accuracy")
     return {
@@ -208,9 +204,8 @@ def _read_fold(
         len(grid["learning_rates"]) * len(grid["weight_decays"]),
     )
     try:
-        history = files.read_arrays(part, scenes.METRICS)
-        good = (h.shape == shape and h.dtype == np.float32 for h in history.values())
-        if not all(good) or not all(np.isfinite(h).all() for h in history.values()):
+        history = files.read_arrays(part, dict.fromkeys(scenes.METRICS, (np.float32, shape)))
+        if not all(np.isfinite(h).all() for h in history.values()):
             raise ValueError(f"{part} does not hold a fold of this search")
     except ValueError as error:
         print(f"A fold is trained again: {error}")

@@ -49,6 +49,7 @@ RULES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "output": _FOLDER,
     "seed": ("a whole number from 0", lambda v: _is_whole(v, 0) and v < 2**32),
     "shrink_factor": _POSITIVE,
+    "test_ratio": ("a number above 0, up to 0.5", lambda v: _is_number(v, _TINY, 0.5)),
     "validation_ratio": ("a number above 0, up to 0.5", lambda v: _is_number(v, _TINY, 0.5)),
     "learning_rates": (
         f"a list of different numbers, each {_LEARNING_RATE[0]}",

@@ -4,24 +4,19 @@ Tasks: run here or on a cluster, each shown on a progress bar.
 A task that a failing machine takes along is tried again. Knows nothing of what a task does.
 """
 
-import functools
+import collections
+import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import joblib
 from tqdm import tqdm
 
 
-class _Bar(tqdm):
-    """A progress bar; where a task takes it along to another process, that gets a mute one."""
-
-    def __reduce__(self):
-        return functools.partial(tqdm, disable=True), ()
-
-
 def progress(total: int, description: str, unit: str) -> tqdm:
     """Return a progress bar that shows the time left and leaves nothing behind."""
-    return _Bar(
+    return tqdm(
         total=total,
         desc=description,
         unit=unit,
@@ -45,26 +40,24 @@ def run_tasks(
     Parameters
     ----------
     function : callable
-        Called with the arguments of a task and then the progress bar.
+        Called with the arguments of a task.
     tasks : sequence of tuples
     bar : tqdm
-        Moved by the function in this process; for tasks elsewhere, when they end.
+        Moved here, when a task has ended and its result is taken.
     amounts : sequence of int
         By how much each task moves the bar.
     """
-    left, done = set(range(len(tasks))), bar.n
+    left = set(range(len(tasks)))
     while left:
         calls = [
-            joblib.delayed(_run_task)(number, function, *tasks[number], bar)
-            for number in sorted(left)
+            joblib.delayed(_run_task)(number, function, *tasks[number]) for number in sorted(left)
         ]
         for number, result in _outcomes(calls):
             if isinstance(result, Exception):
                 raise result
             left.remove(number)
-            done += amounts[number]
-            bar.update(max(0, done - bar.n))
             yield number, result
+            bar.update(amounts[number])
 
 
 def _run_task(number: int, function: Callable, *arguments: object) -> tuple[int, object]:
@@ -95,3 +88,19 @@ def _outcomes(calls: list) -> Iterator[tuple[int, object]]:
         if not alive:
             raise
         print(f"A machine failed, and its tasks are run again: {error}")
+
+
+def run_ahead(function: Callable, items: Iterable, *, ahead: int) -> Iterator:
+    """
+    Yield what a function returns for each item, in their order, computed in threads.
+
+    At most `ahead` results wait for the caller, so that memory does not grow with the items.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        waiting = collections.deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) == ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -1,6 +1,7 @@
 """Features like those of photos, and grid searches in processes that tests start and kill."""
 
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -27,11 +28,10 @@ def make_photos(n: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(features, 0, 6).astype("float32"), labels
 
 
-def fake_training(train, validation, grid, epochs, batch_size, seed, bar):
+def fake_training(train, validation, grid, epochs, batch_size, seed):
     """Stand in for `_train_fold`: at once, random numbers that depend on the seed alone."""
     heads = len(grid["learning_rates"]) * len(grid["weight_decays"])
     rng = np.random.default_rng(seed)
-    bar.update(epochs)
     return {
         name: rng.random((epochs, len(grid["dropouts"]), heads), dtype="float32")
         for name in scenes.METRICS
@@ -50,8 +50,11 @@ def run(n: int, *, threads: int = 0, **settings) -> None:
 def run_step_by_step(n: int, word: Connection, **settings) -> None:
     """Run a grid search without compiling it, which would take most of its time; tell steps."""
     tf.config.run_functions_eagerly(True)
-    scenes.heads.show_epochs = lambda bar: keras.callbacks.LambdaCallback(
+    tell = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: word.send("a step is done")
+    )
+    scenes.heads.SideBySideHeads.fit = functools.partialmethod(
+        scenes.heads.SideBySideHeads.fit, callbacks=[tell]
     )
     run(n, **settings)
 

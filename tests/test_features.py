@@ -258,10 +258,10 @@ def test_photos_read_ahead_of_the_trunk_are_bounded(drawn, trunk, monkeypatch, t
     On a table ten times as long, as many photos wait for the trunk: no more than a few batches.
 
     So memory grows by the output alone. Photos are counted where they are decoded and where
-    the progress bar counts them; the trunk is slowed down, so that they could pile up.
+    their features are rounded; that is slowed down, so that they could pile up.
     """
     lock, read, done, ahead = threading.Lock(), [0], [0], []
-    read_photo, progress = scenes.photos.read_photo, scenes.tasks.progress
+    read_photo, round_features = scenes.photos.read_photo, scenes.features.round_features
 
     def counted_read(path):
         with lock:
@@ -269,20 +269,13 @@ def test_photos_read_ahead_of_the_trunk_are_bounded(drawn, trunk, monkeypatch, t
             ahead.append(read[0] - done[0])
         return read_photo(path)
 
-    def slow_progress(*args):
-        bar = progress(*args)
-        update = bar.update
-
-        def slow_update(n=1):
-            time.sleep(0.02)
-            done[0] += n
-            update(n)
-
-        bar.update = slow_update
-        return bar
+    def slow_rounding(features):
+        time.sleep(0.02)
+        done[0] += len(features)
+        return round_features(features)
 
     monkeypatch.setattr(scenes.photos, "read_photo", counted_read)
-    monkeypatch.setattr(scenes.tasks, "progress", slow_progress)
+    monkeypatch.setattr(scenes.features, "round_features", slow_rounding)
     most = {}
     for n in (60, 600):
         folder = tmp_path / f"{n}"
@@ -302,7 +295,7 @@ def test_photos_read_ahead_of_the_trunk_are_bounded(drawn, trunk, monkeypatch, t
         assert read[0] == n
         most[n] = max(ahead)
         assert done[0] == n
-    few_batches = 5 * 8 + 4 * os.cpu_count()  # and what each core decodes
+    few_batches = 8 * 8 + 4 * os.cpu_count()  # and what each core decodes
     assert most[600] <= few_batches < 600
 
 
@@ -369,6 +362,7 @@ def test_the_cache_holds_the_table_in_the_format_of_the_bundled_features(drawn, 
 def test_what_was_done_before_an_interrupt_is_kept(
     extract, count, monkeypatch, tmp_path, drawn, batches
 ):
+    monkeypatch.setattr(scenes.features, "BLOCK_BATCHES", 1)
     right = extract(cache=drawn / "uninterrupted.npz")
     total = count()
     progress, left = scenes.tasks.progress, iter(range(batches))
@@ -545,7 +539,7 @@ def test_a_damaged_cache_never_changes_the_features(
     _, good, images, features = small_file
     asked = []
 
-    def compute(trunk, paths, digests, photos, batch_size, failed, bar):
+    def compute(trunk, paths, digests, photos, batch_size, failed):
         asked.append(len(digests))
         rows = [list(images["digest"]).index(digest) for digest in digests]
         yield np.arange(len(digests)), features[rows]

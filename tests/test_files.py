@@ -20,6 +20,7 @@ import scenes.settings
 import utils
 
 OLD = b"what was there before"
+SCHEMA = {"features": (np.uint8, (60, 1280))}
 
 
 @pytest.fixture(params=["features", "classifier", "html", "script"])
@@ -179,11 +180,9 @@ def test_a_kill_while_writing_leaves_a_whole_file_and_the_next_run_works(tmp_pat
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         killed_in_the_middle += len(left_behind(tmp_path, path.name)) > 0
-        found = scenes.files.read_arrays(path, ["features"])["features"]
+        found = scenes.files.read_arrays(path, SCHEMA)["features"]
         assert any(np.array_equal(found, version) for version in versions)
     assert killed_in_the_middle > 0
     scenes.files.write_arrays(path, {"features": versions[1]})
     assert not left_behind(tmp_path, path.name)
-    np.testing.assert_array_equal(
-        scenes.files.read_arrays(path, ["features"])["features"], versions[1]
-    )
+    np.testing.assert_array_equal(scenes.files.read_arrays(path, SCHEMA)["features"], versions[1])

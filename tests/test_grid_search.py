@@ -1,9 +1,9 @@
 """Heads side by side train as each would alone, and a search loses and mixes up nothing."""
 
+import functools
 import io
 import multiprocessing
 import os
-import pickle
 import signal
 import time
 import zipfile
@@ -53,8 +53,7 @@ def halves():
 
 
 def train_side_by_side(halves, grid, seed):
-    bar = scenes.tasks.progress(EPOCHS, "", "epoch")
-    return scenes.grid_search._train_fold(*halves, grid, EPOCHS, BATCH, seed, bar)
+    return scenes.grid_search._train_fold(*halves, grid, EPOCHS, BATCH, seed)
 
 
 @pytest.fixture(scope="module", params=[0, 1])
@@ -379,12 +378,6 @@ def test_an_error_in_a_task_is_raised_and_not_tried_again(photos, tmp_path, monk
     assert len(calls) == 2
 
 
-def test_a_progress_bar_in_another_process_is_mute():
-    copy = pickle.loads(pickle.dumps(scenes.tasks.progress(3, "Grid search", "epoch")))
-    assert copy.disable
-    copy.update(2)
-
-
 # --- The table and its file -----------------------------------------------------------
 
 N = 96
@@ -420,12 +413,12 @@ class Trainings:
         self.real = False
         self.train = scenes.grid_search._train_fold
 
-    def __call__(self, train, validation, grid, epochs, batch_size, seed, bar):
+    def __call__(self, train, validation, grid, epochs, batch_size, seed):
         if len(self.seeds) == self.last:
             raise KeyboardInterrupt
         self.seeds.append(seed)
         training = self.train if self.real else fake_training
-        return training(train, validation, grid, epochs, batch_size, seed, bar)
+        return training(train, validation, grid, epochs, batch_size, seed)
 
     def interrupt(self, after, *arguments, **options):
         """Begin a search and interrupt it after some folds."""
@@ -723,7 +716,8 @@ def test_the_interrupt_button_keeps_the_finished_folds(searched, photos, tmp_pat
     monkeypatch.setattr(scenes.grid_search, "_train_fold", count)
     with monkeypatch.context() as patch:
         button = keras.callbacks.LambdaCallback(on_epoch_end=press)
-        patch.setattr(scenes.heads, "show_epochs", lambda bar: button)
+        fit = functools.partialmethod(scenes.heads.SideBySideHeads.fit, callbacks=[button])
+        patch.setattr(scenes.heads.SideBySideHeads, "fit", fit)
         with pytest.raises(KeyboardInterrupt):
             scenes.grid_search.grid_search(*photos, **SMALL, csv=csv)
     assert not csv.exists()

@@ -1,0 +1,65 @@
+"""
+The command line: `python -m scenes classify PHOTO_OR_FOLDER...`.
+
+Needs neither the photos of the data set nor a network. Writes only what it is asked to.
+"""
+
+import argparse
+import contextlib
+import sys
+from pathlib import Path
+
+from scenes import classifier, files, photos
+
+MODEL = Path(__file__).parents[1] / "intel_classifier.keras"
+
+
+def classify(options: argparse.Namespace) -> int:
+    """Print what the model says of each photo; return 1 where files cannot be read, else 0."""
+    model, failed = classifier.load_classifier(options.model), []
+    with contextlib.redirect_stdout(sys.stderr):  # the bar, which is no part of the answer
+        table = classifier.predict(model, options.photos, failed=failed)
+    best = table[classifier.classes_of(model)].max(axis=1)
+    width = max(map(len, table["path"]), default=0)
+    for row, probability in zip(table.itertuples(), best, strict=True):
+        print(f"{row.path:{width}}  {row.label}  {probability:.1%}" + "  unsure" * row.unsure)
+    if options.csv:
+        files.write_csv(table, options.csv)
+    if options.maps:
+        write_maps(model, table, options.maps)
+    if failed:
+        print(f"{len(failed)} file(s) failed:", *failed, sep="\n    ", file=sys.stderr)
+    return int(bool(failed))
+
+
+def write_maps(model, table, folder: Path) -> None:
+    """Write a picture for each photo that shows where its label's score comes from."""
+    from scenes import plots  # only here: it takes a second
+
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = table["label"].cat.codes
+    for row, number in zip(table.itertuples(), numbers, strict=True):
+        scores = classifier.activation_maps(model, [row.path])[0].mean(axis=0)[..., number]
+        figure = plots.maps([photos.read_photo(row.path)], [scores], [row.label])
+        with files.replacing(folder / f"{row.Index + 1:04}_{Path(row.path).stem}.png") as beside:
+            figure.savefig(beside)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m scenes", description="Classify photos of scenes.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    command = commands.add_parser("classify", help="say what photos show")
+    command.add_argument("photos", nargs="+", metavar="PHOTO_OR_FOLDER", help="folders are walked")
+    command.add_argument("--csv", type=Path, metavar="FILE", help="write all probabilities")
+    command.add_argument("--maps", type=Path, metavar="FOLDER", help="write what it looks at")
+    command.add_argument("--model", type=Path, default=MODEL, metavar="FILE", help="another model")
+    sys.stdout.reconfigure(errors="backslashreplace")  # a name may be any bytes
+    try:
+        return classify(parser.parse_args(arguments))
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,309 @@
+"""The helpers of the notebook: the table of the photos, and what is done with it."""
+
+import shutil
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import draw, read_table
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import scenes
+import scenes.photos
+import utils
+
+
+def contents(folder: Path) -> dict[Path, tuple]:
+    """Return what is known of each file below a folder: its time, size and bytes."""
+    return {
+        path: (path.stat().st_mtime_ns, path.stat().st_ctime_ns, path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+# --- The photos and what is wrong with them -------------------------------------------
+
+
+def test_download_photos_returns_the_folder_that_kagglehub_made(drawn, monkeypatch):
+    asked = []
+    monkeypatch.setattr("kagglehub.dataset_download", lambda name: asked.append(name) or str(drawn))
+    assert utils.download_photos() == drawn
+    assert asked == ["puneet6060/intel-image-classification"]
+
+
+@pytest.fixture
+def copied(drawn):
+    """Return the table of photos with copies: plain, under two labels, in two splits."""
+    train, test = drawn / "seg_train" / "seg_train", drawn / "seg_test" / "seg_test"
+    shutil.copy(train / "sea" / "0.jpg", train / "sea" / "copy.jpg")
+    shutil.copy(train / "glacier" / "0.jpg", train / "mountain" / "glacier.jpg")
+    shutil.copy(test / "street" / "0.jpg", train / "street" / "test.jpg")
+    pixels = scenes.photos.read_photo(test / "forest" / "0.jpg")
+    Image.fromarray(pixels).save(train / "buildings" / "forest.png")
+    return read_table(drawn)
+
+
+def test_the_audit_finds_copies_two_labels_and_two_splits(copied):
+    findings = utils.audit_images(copied)
+    assert list(findings.columns) == ["finding", "path", "label", "split", "digest", "problem"]
+    names = findings["path"].str.replace(r"(seg_\w+)/\1/", "", regex=True)
+    found = {finding: set(names[rows.index]) for finding, rows in findings.groupby("finding")}
+    assert findings.groupby("finding").size().to_dict() == {
+        "duplicate": 8,
+        "two labels": 4,
+        "two splits": 4,
+    }
+    assert found["duplicate"] == {
+        *("sea/0.jpg", "sea/copy.jpg", "glacier/0.jpg", "mountain/glacier.jpg"),
+        *("street/0.jpg", "street/test.jpg", "forest/0.jpg", "buildings/forest.png"),
+    }
+    labels = {"glacier/0.jpg", "mountain/glacier.jpg", "forest/0.jpg", "buildings/forest.png"}
+    splits = {"street/0.jpg", "street/test.jpg", "forest/0.jpg", "buildings/forest.png"}
+    assert (found["two labels"], found["two splits"]) == (labels, splits)
+
+
+def test_the_audit_of_good_photos_is_empty(drawn):
+    assert utils.audit_images(read_table(drawn)).empty
+
+
+def test_unreadable_photos_are_no_copies_of_each_other(drawn):
+    for name in ("a.jpg", "b.jpg"):
+        (drawn / "seg_train" / "seg_train" / "sea" / name).write_bytes(b"")
+    findings = utils.audit_images(read_table(drawn))
+    assert list(findings["finding"]) == ["unreadable", "unreadable"]
+
+
+def test_drop_leaks_takes_training_photos_that_are_test_photos_out_of_training(copied):
+    left = utils.drop_leaks(copied)
+    gone = copied.drop(left.index)["path"].str.rsplit("/", n=1).str[-1]
+    assert sorted(gone) == ["forest.png", "test.jpg"]
+    pd.testing.assert_frame_equal(left, copied.loc[left.index])
+
+
+def test_drop_leaks_knows_a_validation_split_that_is_given(copied):
+    """A validation photo that is a test photo goes; so does a training photo that is either."""
+    train = copied["split"] == "train"
+    given = copied.assign(
+        split=copied["split"].mask(train & (copied["label"] == "sea"), "validation")
+    )
+    copies = {
+        "validation and test": given[given["split"] == "validation"].iloc[[0]],
+        "validation and train": given[given["split"] == "validation"].iloc[[1]],
+    }
+    more = pd.concat(
+        [
+            copies["validation and test"].assign(split="test", path="t.jpg"),
+            copies["validation and train"].assign(split="train", path="v.jpg"),
+        ]
+    )
+    given = pd.concat([given, more], ignore_index=True)
+    given["split"] = pd.Categorical(given["split"], scenes.SPLITS)
+    left = utils.drop_leaks(given)
+    gone = given.drop(left.index)["path"].str.rsplit("/", n=1).str[-1]
+    assert sorted(gone) == ["0.jpg", "copy.jpg", "forest.png", "test.jpg", "v.jpg"]
+    findings = utils.audit_images(left)
+    assert not (findings["finding"] == "two splits").any()
+
+
+def test_drop_leaks_leaves_unreadable_photos_to_the_error_that_names_them(drawn):
+    for split in ("seg_train", "seg_test"):
+        (drawn / split / split / "sea" / "bad.jpg").write_bytes(b"")
+    images = read_table(drawn)
+    assert len(utils.drop_leaks(images)) == len(images)
+
+
+def test_the_audit_finds_the_known_copies_by_the_bundled_digests(bundled):
+    findings = utils.audit_images(bundled[0])
+    assert findings.groupby("finding").size().to_dict() == {
+        "duplicate": 36,
+        "two labels": 26,
+        "two splits": 6,
+    }
+    leaks = bundled[0].drop(utils.drop_leaks(bundled[0]).index)
+    assert list(leaks["label"]) == ["buildings", "mountain", "street"]
+
+
+@pytest.mark.photos
+def test_what_the_audit_calls_copies_are_copies(bundled, real_photos):
+    copies = utils.audit_images(bundled[0]).query("finding == 'duplicate'")
+    for _, paths in copies.groupby("digest")["path"]:
+        first, *others = (scenes.photos.read_photo(real_photos / path) for path in paths)
+        assert others
+        assert all(np.array_equal(first, other) for other in others)
+
+
+# --- Shrinking and splitting ----------------------------------------------------------
+
+
+@st.composite
+def tables(draw_from):
+    """Return a table of photos, some of them copies of others, and some without a label."""
+    rows = draw_from(
+        st.lists(
+            st.tuples(
+                st.sampled_from(range(3)),
+                st.sampled_from(["train", "test", "prediction"]),
+                st.integers(0, 12),
+            ),
+            max_size=60,
+        )
+    )
+    # Every class has enough different photos to be split.
+    rows += [(label, "train", 100 * (label + 1) + i) for label in range(3) for i in range(10)]
+    order = np.random.default_rng(draw_from(st.integers(0, 99))).permutation(len(rows))
+    label, split, digest = zip(*(rows[i] for i in order), strict=True)
+    names = [
+        None if s == "prediction" else scenes.CLASSES[i] for i, s in zip(label, split, strict=True)
+    ]
+    return pd.DataFrame(
+        {
+            "path": [f"{i}.jpg" for i in range(len(rows))],
+            "label": pd.Categorical(names, scenes.CLASSES),
+            "split": pd.Categorical(split, scenes.SPLITS),
+            "digest": [f"{d:032}" for d in digest],
+        }
+    )
+
+
+@settings(max_examples=20)
+@given(tables(), st.integers(1, 15))
+def test_shrink_keeps_every_nth_photo_of_each_class_and_split(images, factor):
+    left = utils.shrink(images, factor)
+    pd.testing.assert_frame_equal(left, images.loc[left.index])
+    assert left.index.is_monotonic_increasing
+    for key, rows in images.groupby(["split", "label"], observed=True):
+        kept = left[(left["split"] == key[0]) & (left["label"] == key[1])]
+        assert list(kept.index) == list(rows.index[::factor])
+    assert left["label"].isna().sum() == images["label"].isna().sum()
+
+
+SET_APART = {"test": utils.create_test, "validation": utils.create_validation}
+
+
+@settings(max_examples=20)
+@given(
+    tables(),
+    st.sampled_from(sorted(SET_APART)),
+    st.sampled_from([0.1, 0.2, 0.25, 0.33, 0.5]),
+    st.integers(0, 99),
+)
+def test_a_photo_is_never_parted_from_its_copy(images, name, ratio, seed):
+    images = images[images["split"] != "test"]
+    split = SET_APART[name](images, ratio, seed=seed)
+    moved = split["split"] == name
+    assert moved.any()
+    labelled = split[split["split"].isin(["train", name])]
+    assert labelled.groupby("digest")["split"].nunique().max() == 1
+    assert (images["split"][moved] == "train").all()
+    pd.testing.assert_frame_equal(split[~moved], images[~moved])
+    pd.testing.assert_frame_equal(split.drop(columns="split"), images.drop(columns="split"))
+    pd.testing.assert_frame_equal(split, SET_APART[name](images, ratio, seed=seed))
+    pd.testing.assert_frame_equal(split, SET_APART[name](split, ratio, seed=seed))
+
+
+@settings(max_examples=20)
+@given(
+    st.lists(st.integers(10, 25), min_size=2, max_size=12),
+    st.sampled_from(sorted(SET_APART)),
+    st.sampled_from([0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5]),
+    st.integers(0, 99),
+)
+def test_the_same_share_of_each_class_is_set_apart_within_one_photo(sizes, name, ratio, seed):
+    classes = [f"class {i:02}" for i in range(len(sizes))]
+    labels = np.repeat(classes, sizes)
+    images = pd.DataFrame(
+        {
+            "label": pd.Categorical(labels, classes),
+            "split": pd.Categorical(["train"] * len(labels), scenes.SPLITS),
+            "digest": [f"{i:032}" for i in range(len(labels))],
+        }
+    )
+    split = SET_APART[name](images, ratio, seed=seed)
+    taken = split[split["split"] == name]["label"].value_counts()[classes]
+    assert (np.abs(taken.to_numpy() - np.array(sizes) / round(1 / ratio)) < 1).all()
+
+
+@pytest.mark.parametrize("name", SET_APART)
+def test_a_split_that_is_given_is_left_as_it_is(drawn, name):
+    images = read_table(drawn)
+    images.loc[images.index[:3], "split"] = name
+    pd.testing.assert_frame_equal(SET_APART[name](images), images)
+
+
+@pytest.mark.parametrize("name", SET_APART)
+def test_a_class_that_is_too_small_to_be_split_is_named(drawn, name):
+    images = read_table(drawn)
+    images = images[images["split"] == "train"].drop(images.index[images["label"] == "sea"][:2])
+    with pytest.raises(
+        ValueError, match=r"folds is 5, but .* only 3 different photo\(s\): sea; add"
+    ):
+        SET_APART[name](images, 0.2)
+
+
+def test_an_impossible_share_is_refused_by_name(drawn):
+    with pytest.raises(ValueError, match=r"test_ratio is 0.6; it must be a number above 0"):
+        utils.create_test(read_table(drawn), 0.6)
+
+
+def test_create_validation_chooses_other_photos_with_another_seed(drawn):
+    images = read_table(drawn)
+    splits = {tuple(utils.create_validation(images, seed=seed)["split"]) for seed in range(5)}
+    assert len(splits) > 1
+
+
+def test_no_helper_of_the_table_touches_a_file_or_the_table_it_is_given(copied, drawn):
+    before, table = contents(drawn), copied.copy(deep=True)
+    for images in (utils.shrink(utils.drop_leaks(copied), 2), copied):
+        utils.audit_images(utils.create_validation(images, 0.5))
+    assert contents(drawn) == before
+    pd.testing.assert_frame_equal(copied, table)
+    assert len(before) > 50
+
+
+# --- Pictures -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def gallery(tmp_path):
+    """Return the paths of seven photos."""
+    for seed in range(7):
+        Image.fromarray(draw(seed)).save(tmp_path / f"{seed}.png")
+    return [tmp_path / f"{seed}.png" for seed in range(7)]
+
+
+def test_show_images_shows_each_photo_under_its_title(gallery):
+    titles = [f"photo {i}" for i in range(7)]
+    figure = utils.show_images(gallery, titles, columns=3)
+    assert len(figure.axes) == 9
+    assert not any(axis.axison for axis in figure.axes)
+    for seed, axis in enumerate(figure.axes[:7]):
+        assert axis.get_title() == titles[seed]
+        np.testing.assert_array_equal(axis.images[0].get_array(), draw(seed))
+    assert not any(axis.images for axis in figure.axes[7:])
+
+
+def test_show_images_leaves_no_figure_for_the_notebook_to_show_twice(gallery):
+    utils.show_images(gallery, ["a"] * 7)
+    assert not plt.get_fignums()
+
+
+def test_show_images_turns_photos_as_all_helpers_do(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(draw(0)).save(tmp_path / "turned.png", exif=exif)
+    axis = utils.show_images([tmp_path / "turned.png"], ["turned"]).axes[0]
+    assert axis.images[0].get_array().shape == (40, 30, 3)
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")  # drawn as boxes where no font has them
+def test_show_images_takes_any_title_as_text(gallery):
+    titles = ["$x$", "$\\frac{$", "caf\udce9.jpg", "<b>", "a, b", "冰川", "7"]
+    figure = utils.show_images(gallery, titles)
+    figure.canvas.draw()
+    shown = [axis.get_title() for axis in figure.axes[:7]]
+    assert shown == [*titles[:2], "caf\\udce9.jpg", *titles[3:]]
