@@ -1,7 +1,6 @@
 """Helpers of `intel_classification.ipynb`, in the order in which the notebook calls them."""
 
 import itertools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,44 +13,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import classification_report
 
 import scenes
-from scenes import features, files, photos, settings
-
-
-def output_folder(chosen: dict, images: pd.DataFrame) -> Path:
-    """
-    Return the folder for the results, and make it.
-
-    It is `chosen["OUTPUT"]` where that is set; else the folder of the committed results,
-    where both the settings and the labelled photos are theirs; else a folder below `runs/`
-    named after what differs, so that no run overwrites the results of another.
-    """
-    if chosen["OUTPUT"] is not None:
-        folder = Path(chosen["OUTPUT"])
-    else:
-        # More runs and searches are added to those that are there.
-        ignored = ("PHOTOS", "DOWNLOAD", "OUTPUT")
-        ignored += ("FINE_TUNE_RUNS", "FINE_TUNE_SEARCH", "LARGE_SEARCH")
-        plain = {k: np.asarray(v).tolist() for k, v in chosen.items() if k not in ignored}
-        changed = {k: v for k, v in plain.items() if v != settings.SETTINGS[k]}
-        table = _labelled_table(images)
-        try:
-            same_photos = table.equals(_labelled_table(features.load_bundled_features()[0]))
-        except FileNotFoundError:
-            same_photos = True
-        if same_photos and not changed:
-            return Path(".")
-        words = [f"{k.lower()}-{v}" for k, v in changed.items() if not isinstance(v, (list, str))]
-        words += ["photos"] if not same_photos else []
-        told = json.dumps(changed, sort_keys=True, default=str).encode()
-        pixels = "" if same_photos else table.to_csv(index=False)
-        folder = Path("runs", "-".join([*words, files.digest(told, pixels.encode(), size=4)]))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _labelled_table(images: pd.DataFrame) -> pd.DataFrame:
-    labelled = images[images["label"].notna()]
-    return labelled[["label", "split", "digest"]].astype(str).reset_index(drop=True)
+from scenes import photos, settings
 
 
 def download_photos() -> Path:

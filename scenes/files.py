@@ -6,6 +6,7 @@ it at a time; what is read is checked, and no code in it is run. Knows nothing o
 """
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
@@ -17,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
+
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 def digest(*parts: bytes | np.ndarray, size: int = 16) -> str:
@@ -154,7 +157,7 @@ def write_runs(table: pd.DataFrame, csv: str | Path, *, keep: bool = False) -> N
     csv = Path(csv)
     with locked(csv):
         if keep and csv.exists():
-            kept = pd.read_csv(csv)
+            kept = read_csv(csv)
             table = pd.concat([kept[~kept["run"].isin(table["run"])], table])
         write_csv(table.sort_values("run", kind="stable"), csv)
 
@@ -162,20 +165,38 @@ def write_runs(table: pd.DataFrame, csv: str | Path, *, keep: bool = False) -> N
 def write_csv(table: pd.DataFrame, csv: str | Path) -> None:
     """Write a table with 7 digits; the file is replaced as a whole."""
     with replacing(Path(csv)) as beside:
-        table.to_csv(beside, index=False, float_format="%.7g", lineterminator="\n")
+        # A name of a file may hold bytes that are no text; they are written as they are.
+        table.to_csv(
+            beside,
+            index=False,
+            float_format="%.7g",
+            lineterminator="\n",
+            encoding="utf-8",
+            errors="surrogateescape",
+        )
+
+
+def read_csv(csv: str | Path) -> pd.DataFrame:
+    """Read what `write_csv` writes."""
+    return pd.read_csv(csv, encoding="utf-8", encoding_errors="surrogateescape")
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Keep a second run from writing the same file; the lock dies with its process."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    # Not by a file that is there: that would outlive a killed process.
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout as error:
         raise RuntimeError(
             f"another run is writing {path}; wait for its end or choose another folder"
         ) from error
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        print(f"No file can be locked in {path.parent}: let no second run write there.")
     try:
         yield
     finally:

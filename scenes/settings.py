@@ -1,17 +1,23 @@
 """
-Settings (section 1 of the notebook): what each may be.
+Settings (section 1 of the notebook): what each may be, and where results go.
 
-An impossible value is refused by name before any work. Reads no photos and trains nothing.
+An impossible value is refused by name before any work, and each folder of results says
+what it was made with. Reads no photos and trains nothing.
 """
 
+import ast
 import difflib
+import json
 import numbers
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 import scenes
+from scenes import files
 
 
 def _is_number(value: object, low: float, high: float = float("inf")) -> bool:
@@ -41,16 +47,19 @@ _POSITIVE = "a whole number from 1", lambda v: _is_whole(v, 1)
 _NOT_NEGATIVE = "a number from 0", lambda v: _is_number(v, 0)
 _LEARNING_RATE = "a number above 0, up to 1", lambda v: _is_number(v, _TINY, 1)
 _DROPOUT = "a number from 0 to below 1", lambda v: _is_number(v, 0) and v < 1
-# What each setting and argument may be: in words for the error message, and as a test.
-RULES: dict[str, tuple[str, Callable[[object], bool]]] = {
+_SHARE = "a number above 0, up to 0.5", lambda v: _is_number(v, _TINY, 0.5)
+Rule = tuple[str, Callable[[object], bool]]
+# What each setting may be: in words for the error message, and as a test.
+RULES: dict[str, Rule] = {
     "photos": _FOLDER,
     "download": _SWITCH,
     "weights": ("'imagenet', the path of a weights file, or None", _is_path),
     "output": _FOLDER,
+    "cache": ("the path of a folder", lambda v: v is not None and _is_path(v)),
     "seed": ("a whole number from 0", lambda v: _is_whole(v, 0) and v < 2**32),
     "shrink_factor": _POSITIVE,
-    "test_ratio": ("a number above 0, up to 0.5", lambda v: _is_number(v, _TINY, 0.5)),
-    "validation_ratio": ("a number above 0, up to 0.5", lambda v: _is_number(v, _TINY, 0.5)),
+    "test_ratio": _SHARE,
+    "validation_ratio": _SHARE,
     "learning_rates": (
         f"a list of different numbers, each {_LEARNING_RATE[0]}",
         lambda v: _is_list(v, _LEARNING_RATE[1]),
@@ -63,14 +72,6 @@ RULES: dict[str, tuple[str, Callable[[object], bool]]] = {
         f"a list of different numbers, each {_NOT_NEGATIVE[0]}",
         lambda v: _is_list(v, _NOT_NEGATIVE[1]),
     ),
-    "learning_rate": _LEARNING_RATE,
-    "dropout": _DROPOUT,
-    "weight_decay": _NOT_NEGATIVE,
-    "first_layer": (
-        "'block_1_expand' to 'block_16_expand' or 'Conv_1'",
-        lambda v: v in scenes.FIRST_LAYERS,
-    ),
-    "label_smoothing": _DROPOUT,
     "epochs": _POSITIVE,
     "folds": ("a whole number from 2", lambda v: _is_whole(v, 2)),
     "batch_size": _POSITIVE,
@@ -79,6 +80,11 @@ RULES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "run_epochs": _POSITIVE,
     "fine_tune_runs": ("a whole number from 0", lambda v: _is_whole(v, 0)),
     "fine_tune_search": _SWITCH,
+    "first_layer": (
+        "'block_1_expand' to 'block_16_expand' or 'Conv_1'",
+        lambda v: v in scenes.FIRST_LAYERS,
+    ),
+    "label_smoothing": _DROPOUT,
     "fine_tune_rate": _LEARNING_RATE,
     "fine_tune_epochs": _POSITIVE,
     "large_search": _SWITCH,
@@ -87,46 +93,46 @@ RULES |= {
     f"large_{name}": RULES[name]
     for name in ("learning_rates", "dropouts", "weight_decays", "epochs")
 }
-# The settings of the committed results: the notebook's cell of settings, as it is committed.
-SETTINGS = {
-    "PHOTOS": None,
-    "DOWNLOAD": False,
-    "WEIGHTS": "imagenet",
-    "OUTPUT": None,
-    "SEED": 0,
-    "SHRINK_FACTOR": 1,
-    "VALIDATION_RATIO": 0.2,
-    "LEARNING_RATES": [0.0005, 0.001, 0.005],
-    "DROPOUTS": [0.1, 0.3, 0.5],
-    "WEIGHT_DECAYS": [1e-5, 1e-4, 1e-3, 1e-2],
-    "EPOCHS": 25,
-    "FOLDS": 5,
-    "BATCH_SIZE": 128,
-    "HEAD_EPOCHS": 40,
-    "RUNS": 5,
-    "RUN_EPOCHS": 30,
-    "LARGE_SEARCH": False,
-    "LARGE_LEARNING_RATES": [1e-5, 3e-5, 1e-4, 3e-4, 5e-4, 1e-3, 3e-3, 1e-2],
-    "LARGE_DROPOUTS": [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7],
-    "LARGE_WEIGHT_DECAYS": [0.0, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2],
-    "LARGE_EPOCHS": 100,
-    "FINE_TUNE_RUNS": 1,
-    "FINE_TUNE_SEARCH": False,
-    "FIRST_LAYER": "block_10_expand",
-    "FINE_TUNE_RATE": 0.0003,
-    "FINE_TUNE_EPOCHS": 5,
+# What arguments may be that are no settings.
+ARGUMENTS: dict[str, Rule] = {
+    "learning_rate": _LEARNING_RATE,
+    "dropout": _DROPOUT,
+    "weight_decay": _NOT_NEGATIVE,
 }
+PATHS = ("PHOTOS", "WEIGHTS", "OUTPUT", "CACHE")
+# Where things lie, and how much is run: results with others of these are of the same make.
+OF_NO_RESULT = ("PHOTOS", "DOWNLOAD", "OUTPUT", "CACHE")
+OF_NO_RESULT += ("FINE_TUNE_RUNS", "FINE_TUNE_SEARCH", "LARGE_SEARCH")
+COMMITTED = Path(__file__).parents[1]  # the folder of the committed results
 
 
 def check(**values: object) -> None:
     """Raise a ValueError that names the first value that its rule does not allow."""
     for name, value in values.items():
-        allowed, test = RULES[name.lower()]
+        allowed, test = (RULES | ARGUMENTS)[name.lower()]
         if not test(value):
-            hint = ""
-            if any(isinstance(v, str) for v in (value if isinstance(value, list) else [value])):
-                hint = " (YAML reads 1e-4 as text: write 0.0001 or 1.0e-4)"
-            raise ValueError(f"{name} is {value!r}; it must be {allowed}{hint}")
+            raise ValueError(
+                f"{name} is {value!r}; it must be {allowed}{_hint(name, value, allowed)}"
+            )
+
+
+def _hint(name: str, value: object, allowed: str) -> str:
+    """Return what helps where a value came as text, as from papermill or YAML."""
+    texts = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, str)]
+    if value in ("true", "false"):
+        return f" (write {value.title()})"
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        return f' (papermill takes a list by -y "{name}: {value}", not by -p)'
+    if any(_is_text_of_number(text) for text in texts):
+        return " (YAML reads 1e-4 as text: write 0.0001 or 1.0e-4)"
+    return ""
+
+
+def _is_text_of_number(text: str) -> bool:
+    try:
+        return np.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def check_settings(namespace: dict) -> dict:
@@ -136,28 +142,201 @@ def check_settings(namespace: dict) -> dict:
     Parameters
     ----------
     namespace : dict
-        The notebook's `globals()`.
+        The notebook's `globals()`. A `~` in the path of a setting is replaced there, too,
+        so that all cells take the same folder.
 
     Returns
     -------
     dict
-        Name and value of each setting, in the order of `SETTINGS`.
+        Name and value of each setting, in the order of `RULES`.
 
     Raises
     ------
     ValueError
-        A value is impossible, or a variable is named almost as a setting is (papermill
-        sets such a variable and goes on, and the run would ignore it).
+        A value is impossible, a setting is missing, or papermill was given a name that is
+        almost one (it sets such a variable and goes on, and the run would ignore it).
+        A reader's own variables may have any name.
     """
-    for name, value in namespace.items():
-        if name in SETTINGS or name.startswith("_"):
-            continue
-        plain = isinstance(value, (bool, int, float, str, list)) and name not in ("In", "Out")
-        # The notebook's own variable `run` is just below this likeness to RUNS (6 / 7).
-        similar = difflib.get_close_matches(name.upper(), SETTINGS, n=1, cutoff=0.86)
-        if plain and (name.isupper() or similar):
-            meant = f"; do you mean {similar[0]}?" if similar else "."
-            raise ValueError(f"there is no setting {name}{meant} There are: {', '.join(SETTINGS)}")
-    settings = {name: namespace[name] for name in SETTINGS}
+    names = [name.upper() for name in RULES]
+    for name in _from_papermill(namespace):
+        near = difflib.get_close_matches(name.upper(), names, n=1, cutoff=0.86)
+        if name not in names and near:
+            raise ValueError(f"there is no setting {name}; do you mean {near[0]}?")
+        if name not in names and not name.startswith("PAPERMILL_"):
+            print(f"{name} is no setting of this notebook: its own cells do not use it.")
+    return _pick(namespace)
+
+
+def _pick(namespace: dict) -> dict:
+    """Return the settings out of a namespace, each checked."""
+    names = [name.upper() for name in RULES]
+    if missing := [name for name in names if name not in namespace]:
+        raise ValueError(f"the setting {missing[0]} is missing: put it back into the settings")
+    settings = {name: namespace[name] for name in names}
     check(**settings)
+    for name in PATHS:
+        value = settings[name]
+        if value is not None and os.fspath(value).startswith("~"):
+            namespace[name] = settings[name] = os.path.expanduser(value)
     return settings
+
+
+def _from_papermill(namespace: dict) -> list[str]:
+    """Return the names that papermill has set: in a cell of its own, which IPython keeps."""
+    names = []
+    for cell in namespace.get("In", []):
+        if cell.startswith("# Parameters\n"):
+            assigned = [node for node in ast.parse(cell).body if isinstance(node, ast.Assign)]
+            names += [node.targets[0].id for node in assigned]
+    return names
+
+
+class Output:
+    """
+    The folder of a run's results, which says in `settings.json` what they are made with.
+
+    Attributes
+    ----------
+    folder : Path
+    """
+
+    def __init__(self, folder: Path, namespace: dict):
+        self.folder = folder
+        self._namespace, self._settings = namespace, _made_with(_pick(namespace))
+
+    def file(self, name: str) -> Path:
+        """
+        Return the path of a file of the results, to be written.
+
+        Raises
+        ------
+        ValueError
+            A setting has changed since the folder was chosen: what would be written there
+            is not what the folder says.
+        """
+        for key, now in _made_with(_pick(self._namespace)).items():
+            if now != (was := self._settings[key]):
+                raise ValueError(
+                    f"{key} was {was!r} when the folder {self.folder} was chosen, and is now "
+                    f"{now!r}: run all cells again, from section 1 on, or set it back"
+                )
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @property
+    def plots(self) -> Path:
+        """The folder of the plots, to be written to, as `file` says."""
+        return self.file("plotly_plots")
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Return a table of this run's results or, with a word, the committed one."""
+        path = self.folder / "results" / name
+        if not path.exists():
+            path = COMMITTED / "results" / name
+            print(f"This run has not made {name}: shown is the committed one.")
+        return files.read_csv(path)
+
+
+def output_folder(namespace: dict, images: pd.DataFrame) -> Output:
+    """
+    Choose the folder for the results, and make it.
+
+    It is `OUTPUT` where that is set; else one below `runs/` named after what differs from
+    the committed results, so that no run overwrites those of another. The committed ones
+    are written by `OUTPUT = "."` alone.
+
+    Parameters
+    ----------
+    namespace : dict
+        The notebook's `globals()`, which hold its settings.
+    images : DataFrame
+        The table of the photos, with digests, as it trains: after `create_validation`.
+
+    Raises
+    ------
+    ValueError
+        The folder holds results that were made with other settings or photos.
+    OSError
+        The folder cannot be made.
+    """
+    chosen = _pick(namespace)
+    made = {"settings": _made_with(chosen), "photos": _photos(images)}
+    folder = Path(chosen["OUTPUT"] or Path("runs", _name(made)))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        error.filename = f"{folder}: choose another OUTPUT"
+        raise
+    path = folder / "settings.json"
+    with files.locked(path):
+        if path.exists():
+            _refuse_others(folder, _read(path), made)
+        elif (folder / "grid_search.csv").exists() or (folder / "results").exists():
+            raise ValueError(
+                f"{folder} holds results and no settings.json that says of what: delete them "
+                "or choose another OUTPUT"
+            )
+        else:
+            with files.replacing(path) as beside:
+                beside.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    return Output(folder, namespace)
+
+
+def _made_with(settings: dict) -> dict:
+    """Return the settings that decide about results, as JSON holds them."""
+    return {
+        name: os.fspath(value) if isinstance(value, os.PathLike) else np.asarray(value).tolist()
+        for name, value in settings.items()
+        if name not in OF_NO_RESULT
+    }
+
+
+def _photos(images: pd.DataFrame) -> str:
+    """Return the fingerprint of the labelled photos: where they lie makes no difference."""
+    labelled = images[images["label"].notna()]
+    return files.fingerprint(labelled[["label", "split", "digest"]])
+
+
+def _name(made: dict) -> str:
+    """Return the name of a folder: the numbers that differ from the committed ones, if few."""
+    path = COMMITTED / "settings.json"
+    committed = _read(path) if path.exists() else made
+    words = [
+        f"{name.lower()}-{value}"
+        for name, value in made["settings"].items()
+        if value != committed["settings"].get(name) and not isinstance(value, (list, str))
+    ][:4]
+    words += ["photos"] * (made["photos"] != committed["photos"])
+    words += ["unchanged"] * (made == committed)
+    return "-".join([*words, files.fingerprint(made)[:8]])
+
+
+def _read(path: Path) -> dict:
+    """Return what a settings.json says."""
+    try:
+        made = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(made["settings"], dict) or not isinstance(made["photos"], str):
+            raise ValueError("it holds something else")
+        return made
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} cannot be read: {error}. Delete its folder or choose another OUTPUT"
+        ) from error
+
+
+def _refuse_others(folder: Path, there: dict, made: dict) -> None:
+    """Raise an error that says what the results in a folder were made with, if not with this."""
+    way_out = f"Choose another OUTPUT, or delete the results in {folder}"
+    for name, value in made["settings"].items():
+        old = there["settings"].get(name)
+        if old != value:
+            raise ValueError(
+                f"the results in {folder} were made with {name} = {old!r}; it is {value!r} now. "
+                f"{way_out}, or set it back"
+            )
+    if there["photos"] != made["photos"]:
+        raise ValueError(
+            f"the results in {folder} were made of other photos ({there['photos']}, now "
+            f"{made['photos']}). {way_out}"
+        )

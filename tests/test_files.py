@@ -1,23 +1,27 @@
-"""What is written is whole, or what was there before: on full disks, on kill, on interrupts."""
+"""What is written is whole, or what was there before; what is read is checked, and not run."""
 
+import errno
+import io
 import os
+import pickle
 import random
+import re
 import signal
+import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
-from conftest import read_table
+from conftest import Payload, damage, read_table, zip_edges
 
 import scenes.classifier
 import scenes.features
 import scenes.files
 import scenes.plots
-import scenes.settings
-import utils
 
 OLD = b"what was there before"
 SCHEMA = {"features": (np.uint8, (60, 1280))}
@@ -137,14 +141,6 @@ def test_features_in_a_read_only_folder_are_an_error_that_names_it(drawn, trunk,
         scenes.features.extract_features(read_table(drawn), drawn, trunk, cache=folder / cache)
 
 
-def test_an_output_folder_that_cannot_be_made_is_an_error_that_names_it(drawn, small_disk):
-    folder, make_read_only = small_disk
-    make_read_only()
-    settings = {**scenes.settings.SETTINGS, "OUTPUT": str(folder / "runs")}
-    with pytest.raises(OSError, match=f"Read-only file system: '{folder}/runs'"):
-        utils.output_folder(settings, read_table(drawn))
-
-
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, MemoryError])
 def test_an_interrupt_while_writing_leaves_the_old_file(tmp_path, error):
     path = tmp_path / "results.csv"
@@ -186,3 +182,190 @@ def test_a_kill_while_writing_leaves_a_whole_file_and_the_next_run_works(tmp_pat
     scenes.files.write_arrays(path, {"features": versions[1]})
     assert not left_behind(tmp_path, path.name)
     np.testing.assert_array_equal(scenes.files.read_arrays(path, SCHEMA)["features"], versions[1])
+
+
+# --- What is read ---------------------------------------------------------------------
+
+KINDS = {
+    "format": ("i", ()),
+    "names": ("U", ("n",)),
+    "labels": (np.int16, ("n",)),
+    "features": (np.uint8, ("n", 3)),
+    "losses": (np.float32, (2, "k")),
+}
+GOOD = {
+    "format": np.array(2),
+    "names": np.array(["a", "bc", "d", "é"]),
+    "labels": np.array([0, 1, 2, 300], "int16"),
+    "features": np.arange(12, dtype="uint8").reshape(4, 3),
+    "losses": np.array([[1, 0.5], [0.25, np.nan]], "float32"),
+}
+
+
+@pytest.fixture
+def arrays(tmp_path):
+    """Return the path of a file of arrays."""
+    scenes.files.write_arrays(tmp_path / "arrays.npz", GOOD)
+    return tmp_path / "arrays.npz"
+
+
+def check_same(found: dict[str, np.ndarray]) -> None:
+    for name, array in GOOD.items():
+        np.testing.assert_array_equal(found[name], array)
+        assert found[name].dtype == array.dtype
+
+
+def refused(path: Path, word: str = "") -> None:
+    told = rf"^{re.escape(str(path))} cannot be read: (?s:.*){word}.*\. Delete it or fetch it again"
+    with pytest.raises(ValueError, match=told):
+        scenes.files.read_arrays(path, KINDS)
+
+
+def test_arrays_are_read_as_they_were_written(arrays):
+    check_same(scenes.files.read_arrays(arrays, KINDS))
+    few = {"format": ("i", ()), "losses": ("f", ("m", 2))}  # others are passed over
+    assert set(scenes.files.read_arrays(arrays, few)) == set(few)
+    none = dict.fromkeys(GOOD, np.zeros(0, "int16")) | {"features": np.zeros((0, 3), "uint8")}
+    scenes.files.write_arrays(arrays, none)
+    found = scenes.files.read_arrays(arrays, {k: KINDS[k] for k in ("labels", "features")})
+    assert len(found["labels"]) == 0
+
+
+def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        scenes.files.read_arrays(tmp_path / "none.npz", KINDS)
+
+
+# What can be wrong with an array in a file whose checksums are right.
+WRONG = {
+    "missing": lambda array: None,
+    "cut": lambda array: array[:-1] if array.ndim else None,
+    "longer": lambda array: np.concatenate([array, array]) if array.ndim else array[None],
+    "another axis": lambda array: array[..., None],
+    "flat": lambda array: array.reshape(-1) if array.ndim != 1 else array[None],
+    "no rows": lambda array: array.reshape(-1)[:0],
+    "complex": lambda array: np.zeros(array.shape, "complex64"),
+    "wider": lambda array: np.zeros(array.shape, "float64"),
+    "bytes": lambda array: np.zeros(array.shape, "S8"),
+    "dates": lambda array: np.zeros(array.shape, "datetime64[s]"),
+    "other bytes first": lambda array: np.zeros(array.shape, ">f8"),
+    "structured": lambda array: np.zeros(array.shape, [("a", "i4"), ("b", "f4")]),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("harm", WRONG)
+def test_an_array_of_another_type_or_shape_is_refused_by_name(arrays, name, harm):
+    wrong = WRONG[harm](GOOD[name])
+    changed = GOOD | {name: wrong}
+    np.savez(arrays, **{k: array for k, array in changed.items() if array is not None})
+    refused(arrays, "" if harm in ("cut", "longer", "no rows") else name)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("name", KINDS)
+def test_an_array_that_is_there_twice_or_is_no_array_is_refused(arrays, name):
+    good = arrays.read_bytes()
+    with zipfile.ZipFile(arrays, "a") as archive:
+        archive.writestr(f"{name}.npy", archive.read(f"{name}.npy"))
+    refused(arrays, "twice")
+    with (
+        zipfile.ZipFile(arrays, "w") as archive,
+        zipfile.ZipFile(io.BytesIO(good)) as original,
+    ):
+        for other in KINDS:
+            content = b"no array" if other == name else original.read(f"{other}.npy")
+            archive.writestr(f"{other}.npy", content)
+    refused(arrays)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_damaged_file_is_refused_or_read_right(arrays, seed):
+    """1,500 cases: cut off somewhere, or with one to eight bytes changed."""
+    good = arrays.read_bytes()
+    rng, edges, found = np.random.default_rng(seed), zip_edges(good), 0
+    for _ in range(500):
+        arrays.write_bytes(damage(good, rng, edges))
+        try:
+            check_same(scenes.files.read_arrays(arrays, KINDS))
+        except ValueError as error:
+            assert str(error).startswith(f"{arrays} cannot be read: ")  # noqa: PT017
+            found += 1
+    assert found > 350
+
+
+@pytest.mark.parametrize("name", [*KINDS, None])
+def test_a_pickle_in_a_file_of_arrays_is_not_run(arrays, tmp_path, name):
+    proof = tmp_path / "proof"
+    if name:
+        payload = np.empty(GOOD[name].shape, dtype=object)
+        payload[...] = Payload(proof)
+        np.savez(arrays, **(GOOD | {name: payload}))
+    else:
+        arrays.write_bytes(pickle.dumps(Payload(proof)))
+    refused(arrays)
+    assert not proof.exists()
+    np.load(arrays, allow_pickle=True)[name] if name else pickle.loads(arrays.read_bytes())
+    assert proof.exists(), "where pickles are allowed, it runs"
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="names are text there")
+def test_names_of_any_bytes_are_written_and_read(tmp_path):
+    name = os.fsdecode(b"sea-\xff.jpg")
+    table = pd.DataFrame({"path": [name, "straße 北.jpg"], "n": [1, 2]})
+    csv = tmp_path / os.fsdecode(b"\xfe.csv")
+    scenes.files.write_csv(table, csv)
+    assert csv.read_bytes() == b"path,n\nsea-\xff.jpg,1\n" + "straße 北.jpg,2\n".encode()
+    assert scenes.files.read_csv(csv)["path"].tolist() == table["path"].tolist()
+    scenes.files.write_arrays(tmp_path / "a.npz", {"path": np.array([name])})
+    found = scenes.files.read_arrays(tmp_path / "a.npz", {"path": ("U", ("n",))})
+    assert found["path"].tolist() == [name]
+    assert len(scenes.files.fingerprint(table)) == 16
+
+
+@pytest.mark.parametrize("number", ["ENOLCK", "ENOSYS", "EOPNOTSUPP"])
+def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, capsys, number):
+    fcntl = pytest.importorskip("fcntl", reason="Windows has other locks")
+
+    def fail(*arguments):
+        raise OSError(getattr(errno, number), "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    for _ in range(2):  # nothing stays that would keep a later run out
+        with scenes.files.locked(tmp_path / "new" / "a.csv"):
+            pass
+        assert "No file can be locked in" in capsys.readouterr().out
+
+
+# --- Fingerprints ---------------------------------------------------------------------
+
+
+def test_a_fingerprint_is_of_values_and_the_same_everywhere():
+    """The digits themselves are the test: they stand in file names and settings.json."""
+    table = pd.DataFrame({"label": pd.Categorical(["sea", "forest"]), "n": [1, 2]})
+    rows = np.arange(6, dtype="int32").reshape(2, 3)
+    parts = [{"b": [1, 0.1], "a": ("x", None, True)}, rows, table, "é"]
+    assert scenes.files.fingerprint(*parts) == "14babb64ab86d4ed"
+    same = [
+        {"a": ["x", None, np.bool_(True)], "b": (np.int64(1), np.float64(0.1))},
+        np.asfortranarray(rows),
+        table.astype({"label": str}),
+        "é",
+    ]
+    assert scenes.files.fingerprint(*same) == scenes.files.fingerprint(*parts)
+    for part, other in zip(same, (0, rows.T, table.iloc[::-1], "e"), strict=True):
+        others = [other if p is part else p for p in same]
+        assert scenes.files.fingerprint(*others) != scenes.files.fingerprint(*parts)
+
+
+def test_fingerprints_tell_types_and_shapes_of_arrays_apart():
+    zeros = np.zeros((2, 6), "float32")
+    kinds = [zeros, zeros.reshape(3, 4), zeros.astype("int32"), zeros[:1], zeros[0], zeros.tolist()]
+    assert len({scenes.files.fingerprint(kind) for kind in kinds}) == len(kinds)
+    assert scenes.files.fingerprint(["ab", "c"]) != scenes.files.fingerprint(["a", "bc"])
+    assert scenes.files.fingerprint("a", "b") != scenes.files.fingerprint(["a", "b"], [])
+    assert scenes.files.fingerprint(Path("a")) == scenes.files.fingerprint("a")
+    texts = np.array(["a", "b"])
+    assert scenes.files.fingerprint(texts) == scenes.files.fingerprint(pd.Series(["a", "b"]))
+    with pytest.raises(TypeError, match="object has no fingerprint"):
+        scenes.files.fingerprint(object())

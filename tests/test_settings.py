@@ -1,24 +1,56 @@
 """Settings and arguments are checked before any work, and results go where they belong."""
 
-import ast
 import json
 import re
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
+import papermill.parameterize
 import pytest
-from conftest import read_table
 
 import scenes
 import scenes.classifier
 import scenes.features
+import scenes.files
 import scenes.grid_search
 import scenes.heads
 import scenes.settings
 import utils
 
 NOTEBOOK = Path(utils.__file__).with_name("intel_classification.ipynb")
+SETTINGS = {
+    "PHOTOS": None,
+    "DOWNLOAD": False,
+    "WEIGHTS": "imagenet",
+    "OUTPUT": None,
+    "CACHE": ".cache",
+    "SEED": 0,
+    "SHRINK_FACTOR": 1,
+    "TEST_RATIO": 0.2,
+    "VALIDATION_RATIO": 0.2,
+    "LEARNING_RATES": [0.0005, 0.001, 0.005],
+    "DROPOUTS": [0.1, 0.3, 0.5],
+    "WEIGHT_DECAYS": [1e-5, 1e-4, 1e-3, 1e-2],
+    "EPOCHS": 25,
+    "FOLDS": 5,
+    "BATCH_SIZE": 128,
+    "HEAD_EPOCHS": 40,
+    "RUNS": 5,
+    "RUN_EPOCHS": 30,
+    "FINE_TUNE_RUNS": 1,
+    "FINE_TUNE_SEARCH": False,
+    "FIRST_LAYER": "block_10_expand",
+    "LABEL_SMOOTHING": 0.1,
+    "FINE_TUNE_RATE": 0.0003,
+    "FINE_TUNE_EPOCHS": 5,
+    "LARGE_SEARCH": False,
+    "LARGE_LEARNING_RATES": [1e-5, 1e-3],
+    "LARGE_DROPOUTS": [0.0, 0.7],
+    "LARGE_WEIGHT_DECAYS": [0.0, 1e-2],
+    "LARGE_EPOCHS": 100,
+}
 NAN, INFINITY = float("nan"), float("inf")
 
 POSITIVE = [0, -1, 2.5, 4.0, NAN, INFINITY, "4", None, True, [4]]
@@ -41,8 +73,10 @@ IMPOSSIBLE_SETTINGS = {
     "DOWNLOAD": [1, 0, None, "True"],
     "WEIGHTS": FOLDERS,
     "OUTPUT": FOLDERS,
+    "CACHE": [*FOLDERS, None],
     "SEED": SEEDS,
     "SHRINK_FACTOR": POSITIVE,
+    "TEST_RATIO": RATIOS,
     "VALIDATION_RATIO": RATIOS,
     "LEARNING_RATES": [*LISTS, *each(RATE)],
     "DROPOUTS": [*LISTS, *each(SHARE)],
@@ -55,6 +89,7 @@ IMPOSSIBLE_SETTINGS = {
     "RUN_EPOCHS": POSITIVE,
     "FINE_TUNE_RUNS": [-1, 0.5, NAN, "1", None, True],
     "FINE_TUNE_SEARCH": [1, 0, None, "True"],
+    "LABEL_SMOOTHING": SHARE,
     "FIRST_LAYER": ["block_0_expand", "block_17_expand", "Conv1", "out_relu", "", None, 10, []],
     "FINE_TUNE_RATE": RATE,
     "FINE_TUNE_EPOCHS": POSITIVE,
@@ -69,8 +104,10 @@ POSSIBLE_SETTINGS = {
     "DOWNLOAD": [True, False],
     "WEIGHTS": ["imagenet", "weights.h5", None],
     "OUTPUT": [None, "out", Path("out")],
+    "CACHE": ["cache", Path("cache")],
     "SEED": [0, 2**32 - 1, np.int64(3)],
     "SHRINK_FACTOR": [1, 1000, np.int32(4)],
+    "TEST_RATIO": [0.5, 0.001, np.float32(0.25)],
     "VALIDATION_RATIO": [0.5, 0.001, np.float32(0.25)],
     "LEARNING_RATES": [[1], [1e-9], (0.1, 0.2), np.logspace(-4, -2, 3)],
     "DROPOUTS": [[0], [0.999], [0.1, 0]],
@@ -83,6 +120,7 @@ POSSIBLE_SETTINGS = {
     "RUN_EPOCHS": [1],
     "FINE_TUNE_RUNS": [0, 3],
     "FINE_TUNE_SEARCH": [True, False],
+    "LABEL_SMOOTHING": [0, 0.9],
     "FIRST_LAYER": ["block_1_expand", "block_16_expand", "Conv_1"],
     "FINE_TUNE_RATE": [1, 1e-9],
     "FINE_TUNE_EPOCHS": [1],
@@ -102,64 +140,80 @@ def cases(table: dict[str, list]) -> list:
     ]
 
 
-def notebook_code(tag: str | None = None) -> str:
-    """Return the code of the notebook's cells, or of those with a tag."""
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    return "\n".join(
-        "".join(cell["source"])
-        for cell in cells
-        if cell["cell_type"] == "code" and (not tag or tag in cell["metadata"].get("tags", []))
-    )
-
-
 # --- The settings of the notebook -----------------------------------------------------
 
 
-def test_settings_are_those_of_the_notebook_in_its_order():
+def test_the_settings_of_the_notebook_are_those_of_the_rules():
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    code = next(
+        "".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])
+    )
     namespace = {}
-    exec(notebook_code("parameters"), namespace)
+    exec(code, namespace)
     del namespace["__builtins__"]
-    assert list(namespace.items()) == list(scenes.settings.SETTINGS.items())
+    assert set(namespace) == set(SETTINGS) == {name.upper() for name in scenes.settings.RULES}
+    assert scenes.settings.check_settings(namespace) == namespace
 
 
 def test_settings_are_picked_out_of_the_variables_of_a_notebook():
-    others = {"__name__": "__main__", "_": "1", "_EPOCHS": 3, "In": ["x"], "Out": {}, "pd": pd}
-    namespace = {
-        **others,
-        **scenes.settings.SETTINGS,
-        "EPOCHS": 7,
-        "title": "a text",
-        "history": [1, 2],
-    }
+    """A reader's own variables may have any name."""
+    own = {"N": 10, "photo": "a.jpg", "EPOCH": 3, "dropout": 0.1, "In": ["x"], "Out": {}, "pd": pd}
+    settings = scenes.settings.check_settings({**own, **SETTINGS, "EPOCHS": 7})
+    assert settings == {**SETTINGS, "EPOCHS": 7}
+
+
+def test_a_setting_that_is_missing_is_named():
+    with pytest.raises(ValueError, match="the setting EPOCHS is missing"):
+        scenes.settings.check_settings({k: v for k, v in SETTINGS.items() if k != "EPOCHS"})
+
+
+def test_a_home_folder_is_found_in_each_path(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    paths = dict.fromkeys(("PHOTOS", "WEIGHTS", "OUTPUT"), "~/here")
+    namespace = {**SETTINGS, **paths, "CACHE": Path("~/here")}
     settings = scenes.settings.check_settings(namespace)
-    assert settings == {**scenes.settings.SETTINGS, "EPOCHS": 7}
-    assert list(settings) == list(scenes.settings.SETTINGS)
+    for name in ("PHOTOS", "WEIGHTS", "OUTPUT", "CACHE"):
+        assert settings[name] == namespace[name] == str(tmp_path / "here")
 
 
 @pytest.mark.parametrize(("name", "value"), cases(IMPOSSIBLE_SETTINGS))
 def test_an_impossible_setting_is_refused_by_name_value_and_what_is_allowed(name, value):
     told = re.escape(f"{name} is {value!r}; it must be {scenes.settings.RULES[name.lower()][0]}")
     with pytest.raises(ValueError, match=told):
-        scenes.settings.check_settings({**scenes.settings.SETTINGS, name: value})
+        scenes.settings.check_settings({**SETTINGS, name: value})
 
 
 @pytest.mark.parametrize(("name", "value"), cases(POSSIBLE_SETTINGS))
 def test_a_possible_setting_is_taken_as_it_is(name, value):
-    assert scenes.settings.check_settings({**scenes.settings.SETTINGS, name: value})[name] is value
+    assert scenes.settings.check_settings({**SETTINGS, name: value})[name] is value
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("LEARNING_RATES", ["1e-4"]), ("WEIGHT_DECAYS", [0.1, "1e-4"])]
+    ("name", "value", "hint"),
+    [
+        ("LEARNING_RATES", ["1e-4"], "YAML reads 1e-4 as text: write 0.0001"),
+        ("WEIGHT_DECAYS", [0.1, "1e-4"], "YAML reads 1e-4 as text: write 0.0001"),
+        ("FINE_TUNE_RATE", "1e-4", "YAML reads 1e-4 as text: write 0.0001"),
+        ("LEARNING_RATES", "[0.001]", 'by -y "LEARNING_RATES: [0.001]", not by -p'),
+        ("DOWNLOAD", "true", "write True"),
+        ("LARGE_SEARCH", "false", "write False"),
+        ("EPOCHS", 0, None),
+        ("FIRST_LAYER", "conv", None),
+        ("DROPOUTS", ["many"], None),
+    ],
 )
-def test_a_number_given_as_text_is_explained(name, value):
-    with pytest.raises(ValueError, match=rf"^{name} is .*YAML reads 1e-4 as text: write 0\.0001"):
-        scenes.settings.check_settings({**scenes.settings.SETTINGS, name: value})
+def test_a_value_given_as_text_gets_the_hint_that_helps(name, value, hint):
+    with pytest.raises(ValueError, match=f"^{name} is ") as caught:
+        scenes.settings.check_settings({**SETTINGS, name: value})
+    assert (hint or "") in str(caught.value)
+    assert ("(" in str(caught.value)) == (hint is not None)
 
 
-def test_a_number_given_as_a_number_gets_no_word_on_text():
-    with pytest.raises(ValueError, match="EPOCHS is 0") as caught:
-        scenes.settings.check_settings({**scenes.settings.SETTINGS, "EPOCHS": 0})
-    assert "YAML" not in str(caught.value)
+def injected(**values: object) -> dict:
+    """Return the variables of a notebook that papermill was given these values for."""
+    lines = "".join(f"{name} = {value!r}\n" for name, value in values.items())
+    return {**SETTINGS, **values, "In": ["", "EPOCHS = 25", f"# Parameters\n{lines}"]}
 
 
 @pytest.mark.parametrize(
@@ -175,25 +229,27 @@ def test_a_number_given_as_a_number_gets_no_word_on_text():
         ("seed", "SEED"),
     ],
 )
-@pytest.mark.parametrize("value", [4, 0.5, "4", [4], True])
-def test_a_mistyped_setting_is_named_with_what_was_meant(name, meant, value):
+def test_a_mistyped_setting_from_papermill_is_named_with_what_was_meant(name, meant):
     with pytest.raises(ValueError, match=rf"no setting {name}; do you mean {meant}\?"):
-        scenes.settings.check_settings({**scenes.settings.SETTINGS, name: value})
+        scenes.settings.check_settings(injected(**{name: 4}))
 
 
-def test_an_unknown_setting_is_named_with_all_there_are():
-    with pytest.raises(
-        ValueError, match=r"no setting MOMENTUM\. There are: PHOTOS, .*FINE_TUNE_EPOCHS"
-    ):
-        scenes.settings.check_settings({**scenes.settings.SETTINGS, "MOMENTUM": 0.9})
+def test_other_names_from_papermill_are_told_and_taken(capsys):
+    """Among them those of `papermill --inject-paths`."""
+    given = injected(EPOCHS=3, MOMENTUM=0.9, PAPERMILL_INPUT_PATH="a.ipynb")
+    assert scenes.settings.check_settings(given)["EPOCHS"] == 3
+    assert capsys.readouterr().out.startswith("MOMENTUM is no setting of this notebook")
 
 
-def test_no_loop_of_the_notebook_leaves_a_variable_that_looks_like_a_setting():
-    """Else the settings cell would refuse to run a second time in the same kernel."""
-    loops = [node for node in ast.parse(notebook_code()).body if isinstance(node, ast.For)]
-    names = {n.id for loop in loops for n in ast.walk(loop.target) if isinstance(n, ast.Name)}
-    assert names
-    scenes.settings.check_settings({**scenes.settings.SETTINGS, **dict.fromkeys(names, 5)})
+def test_papermill_marks_its_cell_as_the_settings_expect():
+    """Else no misspelt setting would be found."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("EPOCHS = 25")])
+    notebook.metadata["kernelspec"] = {"name": "python3", "language": "python"}
+    notebook.metadata["papermill"] = {}
+    notebook.cells[0].metadata["tags"] = ["parameters"]
+    given = papermill.parameterize.parameterize_notebook(notebook, {"EPOCH": 3, "SEED": [1]})
+    sources = [cell["source"] for cell in given.cells]
+    assert scenes.settings._from_papermill({"In": sources}) == ["EPOCH", "SEED"]
 
 
 # --- Arguments ------------------------------------------------------------------------
@@ -300,47 +356,59 @@ def test_a_class_with_one_photo_is_refused(doors, table):
 
 
 @pytest.fixture
-def committed(monkeypatch, tmp_path, drawn):
-    """Return a table of photos that stands for the committed one, in a folder of its own."""
-    images = read_table(drawn)
-    labelled = images[images["label"].notna()]
+def committed(monkeypatch, tmp_path, table):
+    """Return a table of photos, of which results are committed in a folder of its own."""
+    monkeypatch.setattr(scenes.settings, "COMMITTED", tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(scenes.features, "load_bundled_features", lambda: (labelled, None))
-    return images
+    scenes.settings.output_folder({**SETTINGS, "OUTPUT": "."}, table)
+    return table
 
 
 def folder_of(images: pd.DataFrame, **changed: object) -> str:
-    return utils.output_folder({**scenes.settings.SETTINGS, **changed}, images).as_posix()
+    return scenes.settings.output_folder({**SETTINGS, **changed}, images).folder.as_posix()
 
 
-def test_committed_settings_and_photos_write_beside_the_notebook(committed):
-    assert folder_of(committed) == "."
-    assert not Path("runs").exists()
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if not path.name.endswith(".lock")}
 
 
-def test_where_the_photos_lie_makes_no_difference(committed):
+def test_only_an_explicit_output_writes_the_committed_results(committed, tmp_path):
+    assert folder_of(committed).startswith("runs/unchanged-")
+    assert folder_of(committed, OUTPUT=".") == "."
+    assert names_in(tmp_path) == {"settings.json", "runs"}
+
+
+def test_a_folder_says_what_its_results_are_made_with(committed):
+    output = scenes.settings.output_folder({**SETTINGS, "DROPOUTS": np.array([0.5])}, committed)
+    made = json.loads((output.folder / "settings.json").read_text())
+    free = {"PHOTOS", "DOWNLOAD", "OUTPUT", "CACHE"}
+    free |= {"FINE_TUNE_RUNS", "FINE_TUNE_SEARCH", "LARGE_SEARCH"}
+    settings = {**SETTINGS, "DROPOUTS": [0.5]}
+    assert made["settings"] == {k: v for k, v in settings.items() if k not in free}
+    csv = committed[["label", "split", "digest"]].to_csv(index=False, lineterminator="\n")
+    assert made["photos"] == scenes.files.fingerprint(csv)
+
+
+def test_where_the_photos_lie_and_how_much_is_run_makes_no_difference(committed):
     """Nor do photos without a label, which train nothing, nor how a list is written."""
-    moved = committed.assign(path="elsewhere/" + committed["path"])
-    assert folder_of(moved[moved["label"].notna()], PHOTOS="elsewhere", DOWNLOAD=True) == "."
-    rates = scenes.settings.SETTINGS["LEARNING_RATES"]
-    same = {"LEARNING_RATES": tuple(rates), "DROPOUTS": np.array([0.1, 0.3, 0.5])}
-    assert folder_of(committed, **same) == "."
-
-
-def test_more_runs_and_searches_are_added_to_those_that_are_there(committed):
-    changed = {"FINE_TUNE_RUNS": 3, "FINE_TUNE_SEARCH": True, "LARGE_SEARCH": True}
-    assert folder_of(committed, **changed) == "."
+    unlabelled = committed.iloc[:1].assign(label=None, split="prediction")
+    moved = pd.concat([committed.assign(path="elsewhere/" + committed["path"]), unlabelled])
+    same = {"LEARNING_RATES": tuple(SETTINGS["LEARNING_RATES"]), "CACHE": "/tmp/c"}
+    same |= {"PHOTOS": "elsewhere", "DOWNLOAD": True, "DROPOUTS": np.array([0.1, 0.3, 0.5])}
+    same |= {"FINE_TUNE_RUNS": 3, "FINE_TUNE_SEARCH": True, "LARGE_SEARCH": True}
+    assert folder_of(moved, **same) == folder_of(committed)
+    assert folder_of(moved, **same, OUTPUT=".") == "."
 
 
 @pytest.mark.parametrize(
     ("changed", "word"),
     [
-        ({"EPOCHS": 3}, "epochs-3"),
-        ({"SHRINK_FACTOR": 4, "SEED": 1}, "seed-1-shrink_factor-4"),
-        ({"LEARNING_RATES": [0.1]}, ""),
+        ({"EPOCHS": 3}, "epochs-3-"),
+        ({"SHRINK_FACTOR": 4, "SEED": 1}, "seed-1-shrink_factor-4-"),
         ({"LEARNING_RATES": np.logspace(-4, -2, 3)}, ""),
         ({"WEIGHTS": "other.h5"}, ""),
-        ({"WEIGHTS": None}, "weights-None"),
+        ({"WEIGHTS": None}, "weights-None-"),
+        (dict.fromkeys(["EPOCHS", "FOLDS", "RUNS", "RUN_EPOCHS", "SEED"], 3), "seed-3-epochs-3-"),
     ],
 )
 def test_other_settings_write_to_a_folder_of_their_own(committed, changed, word):
@@ -355,9 +423,7 @@ def test_different_settings_write_to_different_folders(committed):
         {name: value}
         for name, values in POSSIBLE_SETTINGS.items()
         for value in values
-        if name not in ("PHOTOS", "DOWNLOAD", "OUTPUT", "FINE_TUNE_RUNS")
-        and not name.endswith("_SEARCH")
-        and np.asarray(value).tolist() != scenes.settings.SETTINGS[name]
+        if name not in scenes.settings.OF_NO_RESULT and np.asarray(value).tolist() != SETTINGS[name]
     ]
     folders = {folder_of(committed, **changed) for changed in changes}
     assert len(folders) == len(changes) > 20
@@ -369,16 +435,74 @@ def test_other_photos_write_to_a_folder_of_their_own(committed, change):
     if change == "one photo less":
         other = other.iloc[1:]
     elif change == "other pixels":
-        other.loc[0, "digest"] = "0" * 32
+        other.loc[0, "digest"] = "f" * 32
     elif change == "other label":
         other.loc[0, "label"] = "street"
     else:
         other.loc[0, "split"] = "test"
     assert folder_of(other).startswith("runs/photos-")
     assert folder_of(other) != folder_of(other.iloc[1:])
+    with pytest.raises(
+        ValueError, match=r"results in \. were made of other photos.*another OUTPUT"
+    ):
+        folder_of(other, OUTPUT=".")
 
 
-def test_output_is_taken_at_its_word(committed, tmp_path):
+def test_output_is_taken_at_its_word_once(committed, tmp_path):
     output = tmp_path / "a" / "b"
     assert folder_of(committed, OUTPUT=str(output), EPOCHS=3) == output.as_posix()
-    assert output.is_dir()
+    assert folder_of(committed, OUTPUT=str(output), EPOCHS=3) == output.as_posix()
+    before = (output / "settings.json").read_bytes()
+    with pytest.raises(ValueError, match=r"made with EPOCHS = 3; it is 4 now\. Choose another"):
+        folder_of(committed, OUTPUT=str(output), EPOCHS=4)
+    assert (output / "settings.json").read_bytes() == before
+
+
+def test_results_that_do_not_say_what_they_are_made_with_are_not_taken(committed, tmp_path):
+    (tmp_path / "old" / "results").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"old holds results and no settings\.json"):
+        folder_of(committed, OUTPUT="old")
+    assert names_in(tmp_path / "old") == {"results"}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"settings": 1, "photos": ""}', "\xff"])
+def test_a_damaged_settings_file_is_named(committed, tmp_path, text):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "settings.json").write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"settings\.json cannot be read.*choose another OUTPUT"):
+        folder_of(committed, OUTPUT="a")
+
+
+def test_nothing_is_written_after_a_setting_has_changed(committed):
+    namespace = dict(SETTINGS)
+    output = scenes.settings.output_folder(namespace, committed)
+    assert output.file("grid_search.csv") == output.folder / "grid_search.csv"
+    assert output.file("results/a.csv").parent.is_dir()
+    namespace |= {"FINE_TUNE_RUNS": 9, "CACHE": "elsewhere", "DROPOUTS": (0.1, 0.3, 0.5)}
+    assert output.plots == output.folder / "plotly_plots"
+    namespace["EPOCHS"] = 3
+    told = r"EPOCHS was 25 when the folder runs/unchanged-.* now 3: run all cells again"
+    for write in (lambda: output.file("grid_search.csv"), lambda: output.plots):
+        with pytest.raises(ValueError, match=told):
+            write()
+    namespace["EPOCHS"] = 0
+    with pytest.raises(ValueError, match="EPOCHS is 0; it must be"):
+        output.file("grid_search.csv")
+
+
+def test_a_table_is_of_this_run_or_the_committed_one_with_a_word(committed, tmp_path, capsys):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "a.csv").write_text("n\n1\n")
+    output = scenes.settings.output_folder(dict(SETTINGS), committed)
+    assert output.table("a.csv")["n"].tolist() == [1]
+    assert "has not made a.csv: shown is the committed one" in capsys.readouterr().out
+    output.file("results/a.csv").write_text("n\n2\n")
+    assert output.table("a.csv")["n"].tolist() == [2]
+    assert capsys.readouterr().out == ""
+
+
+def test_an_output_folder_that_cannot_be_made_is_an_error_that_names_it(committed, small_disk):
+    folder, make_read_only = small_disk
+    make_read_only()
+    with pytest.raises(OSError, match=f"Read-only.*'{folder}/runs: choose another OUTPUT'"):
+        folder_of(committed, OUTPUT=str(folder / "runs"))
