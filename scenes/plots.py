@@ -1,39 +1,41 @@
 """
 Plots: figures of tables and numbers, shown and saved.
 
-They compute nothing that a table could hold, and need no network to be opened.
+A figure shows what it is given: titles come from the caller, classes from the labels. Saved
+figures need no network. Computes no result, and knows nothing of photos and networks.
 """
 
-import functools
+import html
 import itertools
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import kaleido
 import numpy as np
 import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 from IPython.display import display
-from kaleido.errors import ChromeNotFoundError
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 from sklearn.manifold import TSNE
 from sklearn.metrics import confusion_matrix
 
 import scenes
-from scenes import files
+from scenes import chrome, files
 
 # Okabe & Ito's colours, which colour-blind readers can tell apart (https://jfly.uni-koeln.de/color/).
-COLORS = dict(
-    zip(
-        scenes.CLASSES,
-        ("#E69F00", "#009E73", "#56B4E9", "#D55E00", "#0072B2", "#CC79A7"),
-        strict=True,
-    )
-)
-TRAINING_COLOR, VALIDATION_COLOR = COLORS["sea"], COLORS["mountain"]
+PALETTE = ("#E69F00", "#009E73", "#56B4E9", "#D55E00", "#0072B2", "#CC79A7", "#000000", "#F0E442")
+SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star")
+DASHES = ("solid", "dash", "dot", "dashdot")
+SPLIT_COLORS = {"train": "#0072B2", "validation": "#56B4E9", "test": "#BFBFBF"}
+TRAINING_COLOR, VALIDATION_COLOR = "#0072B2", "#D55E00"
+LEGEND_CLASSES = 20  # more have no room in a legend: the mouse names them
+NUMBERED_CLASSES = 12  # more have no room for numbers in the confusion matrix
+
+
+# --- What all have in common ----------------------------------------------------------
 
 
 def _style(figure: go.Figure, title: str, *, height: int = 500) -> go.Figure:
@@ -48,9 +50,9 @@ def _style(figure: go.Figure, title: str, *, height: int = 500) -> go.Figure:
     )
 
 
-def _shade(color: str, opacity: float) -> str:
-    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{opacity})"
+def _plain(names: Sequence[str]) -> list[str]:
+    """Return names that plotly shows as they are, and not as HTML."""
+    return [html.escape(str(name), quote=False) for name in names]
 
 
 def _line_and_band(
@@ -58,12 +60,13 @@ def _line_and_band(
 ) -> list[go.Scatter]:
     """Return a line and the band of one standard deviation around it."""
     spread = spread.fillna(0)
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     band = go.Scatter(
         x=[*x, *reversed(list(x))],
         y=[*(mean + spread), *reversed(list(mean - spread))],
         mode="lines",  # else fewer than 20 points are drawn as points, too
         fill="toself",
-        fillcolor=_shade(color, 0.18),
+        fillcolor=f"rgba({red},{green},{blue},0.18)",
         line={"width": 0},
         hoverinfo="skip",
         showlegend=False,
@@ -76,26 +79,41 @@ def _line_and_band(
     ]
 
 
-def plot_counts(images: pd.DataFrame) -> go.Figure:
+def _heat(values: np.ndarray, x: Sequence, y: Sequence, **options: object) -> go.Figure:
+    """Return a heat map of accuracies in %, with a column and a row for each name."""
+    figure = px.imshow(
+        values,
+        x=list(x),
+        y=list(y),
+        **{"aspect": "auto", "color_continuous_scale": "Viridis", "text_auto": ".2f"} | options,
+    )
+    return figure.update_xaxes(type="category").update_yaxes(type="category")
+
+
+# --- The photos and their features ----------------------------------------------------
+
+
+def counts(images: pd.DataFrame, title: str) -> go.Figure:
     """Return bars of the number of labelled photos of each class, stacked by split."""
-    counts = images.groupby(["split", "label"], observed=True).size().reset_index(name="photos")
-    counts = counts.astype({"split": str, "label": str})  # plotly knows no categories
+    classes = list(images["label"].cat.categories)
+    table = images.groupby(["split", "label"], observed=True).size().reset_index(name="photos")
+    table["label"] = table["label"].cat.rename_categories(_plain)
     figure = px.bar(
-        counts,
+        table.astype({"split": str, "label": str}),  # plotly knows no categories
         x="label",
         y="photos",
         color="split",
-        text="photos",
-        category_orders={"label": scenes.CLASSES, "split": scenes.SPLITS},
-        color_discrete_map={"train": "#0072B2", "validation": "#56B4E9", "test": "#BFBFBF"},
+        text="photos" if len(classes) <= LEGEND_CLASSES else None,
+        category_orders={"label": _plain(classes), "split": list(SPLIT_COLORS)},
+        color_discrete_map=SPLIT_COLORS,
         labels={"label": "class", "photos": "number of photos"},
     )
-    figure.update_traces(textangle=0)
-    return _style(figure, "The classes are of similar size")
+    figure.update_traces(textangle=0).update_xaxes(type="category", automargin=True)
+    return _style(figure, title)
 
 
-def plot_features(
-    features: np.ndarray, labels: Sequence[str], *, sample: int = 1200, seed: int = 0
+def feature_map(
+    features: np.ndarray, labels: pd.Series, title: str, *, sample: int = 1200, seed: int = 0
 ) -> go.Figure:
     """
     Return a map of a sample of the features, coloured by class.
@@ -109,27 +127,33 @@ def plot_features(
     # scikit-learn then crashes.
     init = "pca" if np.ptp(features[rows], axis=0).any() else "random"
     places = TSNE(init=init, perplexity=perplexity, random_state=seed).fit_transform(features[rows])
-    map_x, map_y = "t-SNE 1 (no unit)", "t-SNE 2 (no unit)"
-    table = pd.DataFrame(places.round(2), columns=[map_x, map_y])
-    figure = px.scatter(
-        table.assign(**{"class": np.asarray(labels, dtype=str)[rows]}),
-        x=map_x,
-        y=map_y,
-        color="class",
-        symbol="class",
-        category_orders={"class": scenes.CLASSES},
-        color_discrete_map=COLORS,
-        symbol_sequence=("circle", "square", "diamond", "cross", "x", "triangle-up"),
-        render_mode="svg",  # WebGL does not draw everywhere
-    )
-    figure.update_traces(marker={"size": 6, "opacity": 0.8})
-    title = f"The features of {len(rows)} training photos: the classes lie apart before training"
+    codes, classes = labels.cat.codes.to_numpy()[rows], _plain(labels.cat.categories)
+    figure = go.Figure()
+    for code, name in enumerate(classes):
+        figure.add_scatter(
+            x=places[codes == code, 0].round(2),
+            y=places[codes == code, 1].round(2),
+            mode="markers",  # as SVG: WebGL does not draw everywhere
+            marker={
+                "color": PALETTE[code % len(PALETTE)],
+                "symbol": SYMBOLS[(code + code // len(PALETTE)) % len(SYMBOLS)],
+                "size": 6,
+                "opacity": 0.8,
+            },
+            name=name,
+            hovertemplate=f"{name}<extra></extra>",
+        )
+    figure.update_xaxes(title="t-SNE 1 (no unit)").update_yaxes(title="t-SNE 2 (no unit)")
+    figure.update_layout(showlegend=len(classes) <= LEGEND_CLASSES, legend_title="class")
     return _style(figure, title, height=700)
 
 
-def plot_grid_search(results: pd.DataFrame) -> go.Figure:
+# --- The grid search ------------------------------------------------------------------
+
+
+def grid_search(results: pd.DataFrame, title: str) -> go.Figure:
     """Return validation accuracy by epoch: a panel per dropout and learning rate."""
-    rates, dropouts, decays = (sorted(results[name].unique()) for name in scenes.HYPERPARAMETERS)
+    rates, dropouts, decays = (sorted(results[n].unique()) for n in scenes.HYPERPARAMETERS)
     figure = make_subplots(
         len(dropouts),
         len(rates),
@@ -142,71 +166,60 @@ def plot_grid_search(results: pd.DataFrame) -> go.Figure:
         x_title="epoch",
         y_title="validation accuracy",
     )
-    palette = ["#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#56B4E9", "#000000"]
-    dashes = ["solid", "dash", "dot", "dashdot"]
-    grouped = results.groupby([*scenes.HYPERPARAMETERS, "epoch"])["val_accuracy"].agg(
+    curves = results.groupby([*scenes.HYPERPARAMETERS, "epoch"])["val_accuracy"].agg(
         ["mean", "std"]
     )
-    for row, dropout in enumerate(dropouts, start=1):
-        for column, rate in enumerate(rates, start=1):
-            for i, decay in enumerate(decays):
-                curve = grouped.loc[(rate, dropout, decay)]
-                traces = _line_and_band(
-                    curve.index,
-                    curve["mean"],
-                    curve["std"],
-                    color=palette[i % len(palette)],
-                    dash=dashes[i % len(dashes)],
-                    name=f"{decay:g}",
-                    legendgroup=f"{decay:g}",
-                    showlegend=row == column == 1,
-                )
-                figure.add_traces(traces, rows=row, cols=column)
+    for (i, rate), (j, dropout), (k, decay) in itertools.product(
+        *map(enumerate, (rates, dropouts, decays))
+    ):
+        curve = curves.loc[(rate, dropout, decay)]
+        traces = _line_and_band(
+            curve.index,
+            curve["mean"],
+            curve["std"],
+            color=("#0072B2", "#009E73", *PALETTE)[k % (len(PALETTE) + 2)],
+            dash=DASHES[k % len(DASHES)],
+            name=f"{decay:g}",
+            legendgroup=f"{decay:g}",
+            showlegend=i == j == 0,
+        )
+        figure.add_traces(traces, rows=j + 1, cols=i + 1)
     figure.update_layout(legend={"title": "weight decay", "x": 1.06})
-    title = "Grid search: mean validation accuracy over folds, with one standard deviation"
     return _style(figure, title, height=200 + 200 * len(dropouts))
 
 
-def plot_grid_heatmap(summary: pd.DataFrame) -> go.Figure:
+def heatmap(summary: pd.DataFrame, title: str) -> go.Figure:
     """Return a heat map of the mean validation accuracy of each setting of `summarize`."""
     accuracy = summary.set_index(scenes.HYPERPARAMETERS)["val_accuracy"].sort_index()
     rates, dropouts, decays = accuracy.index.levels
-    figure = px.imshow(
+    figure = _heat(
         100 * accuracy.to_numpy().reshape(accuracy.index.levshape),
+        [f"{decay:g}" for decay in decays],
+        [f"{dropout:g}" for dropout in dropouts],
         facet_col=0,
-        x=[f"{decay:g}" for decay in decays],
-        y=[f"{dropout:g}" for dropout in dropouts],
         labels={"x": "weight decay", "y": "dropout", "color": "accuracy (%)"},
-        text_auto=".2f",
-        aspect="auto",
-        color_continuous_scale="Viridis",
     )
     figure.for_each_annotation(
         lambda note: note.update(text=f"learning rate {rates[int(note.text.split('=')[1])]:g}")
     )
-    figure.update_xaxes(type="category").update_yaxes(type="category")
-    return _style(figure, "Grid search: mean validation accuracy of each setting at its best epoch")
-
-
-def plot_best(summary: pd.DataFrame, x: str, y: str, title: str) -> go.Figure:
-    """Return a heat map of the highest mean validation accuracy for each pair of values."""
-    best = 100 * summary.pivot_table(index=y, columns=x, values="val_accuracy", aggfunc="max")
-    figure = px.imshow(
-        best.to_numpy(),
-        x=[f"{value:g}" for value in best.columns],
-        y=[f"{value:g}" for value in best.index],
-        labels={"x": x.replace("_", " "), "y": y.replace("_", " "), "color": "accuracy (%)"},
-        text_auto=".2f",
-        aspect="auto",
-        color_continuous_scale="Viridis",
-        zmin=np.nanquantile(best, 0.25),  # else the worst leave one colour for all others
-        origin="lower",
-    )
-    figure.update_xaxes(type="category").update_yaxes(type="category")
     return _style(figure, title)
 
 
-def plot_parallel(summary: pd.DataFrame, title: str) -> go.Figure:
+def best(summary: pd.DataFrame, x: str, y: str, title: str) -> go.Figure:
+    """Return a heat map of the highest mean validation accuracy for each pair of values."""
+    table = 100 * summary.pivot_table(index=y, columns=x, values="val_accuracy", aggfunc="max")
+    figure = _heat(
+        table.to_numpy(),
+        [f"{value:g}" for value in table.columns],
+        [f"{value:g}" for value in table.index],
+        labels={"x": x.replace("_", " "), "y": y.replace("_", " "), "color": "accuracy (%)"},
+        zmin=np.nanquantile(table, 0.25),  # else the worst leave one colour for all others
+        origin="lower",
+    )
+    return _style(figure, title)
+
+
+def parallel(summary: pd.DataFrame, title: str) -> go.Figure:
     """Return parallel coordinates: a line for each setting, coloured by its accuracy."""
     dimensions = []
     for name in scenes.HYPERPARAMETERS:  # at equal distances, whatever the values
@@ -225,7 +238,10 @@ def plot_parallel(summary: pd.DataFrame, title: str) -> go.Figure:
     return _style(figure, title, height=600).update_layout(margin={"t": 110})
 
 
-def plot_history(history: pd.DataFrame, title: str) -> go.Figure:
+# --- Trainings and their models -------------------------------------------------------
+
+
+def history(history: pd.DataFrame, title: str) -> go.Figure:
     """
     Return the curves of loss and accuracy, training and validation.
 
@@ -235,7 +251,6 @@ def plot_history(history: pd.DataFrame, title: str) -> go.Figure:
         What `train_head` or `fine_tune` returns; or those of several runs, concatenated:
         the lines are then their means, and bands show one standard deviation.
     title : str
-        What the picture shows.
     """
     grouped = history.groupby("epoch")
     mean, spread = grouped.mean(numeric_only=True), grouped.std(numeric_only=True)
@@ -262,42 +277,36 @@ def plot_history(history: pd.DataFrame, title: str) -> go.Figure:
     return _style(figure.update_xaxes(title="epoch"), title)
 
 
-def plot_confusion_matrix(
-    labels: Sequence[str], predictions: Sequence[str], title: str
-) -> go.Figure:
+def confusion(labels: pd.Series, predictions: Sequence[str], title: str) -> go.Figure:
     """Return a heat map of true by predicted class, with counts and row percentages."""
-    counts = confusion_matrix(labels, predictions, labels=scenes.CLASSES)
+    classes = list(labels.cat.categories)
+    counts = confusion_matrix(labels.astype(str), predictions, labels=classes)
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    text = [
-        [f"{n}<br>{s:.1f}%" for n, s in zip(*row, strict=True)]
-        for row in zip(counts, shares, strict=True)
-    ]
-    figure = px.imshow(
+    figure = _heat(
         shares,
-        x=scenes.CLASSES,
-        y=scenes.CLASSES,
+        _plain(classes),
+        _plain(classes),
         labels={"x": "predicted class", "y": "true class", "color": "% of the<br>true class"},
         color_continuous_scale="Blues",
+        text_auto=False,
+        aspect="equal",
         zmin=0,
         zmax=100,
     )
-    figure.update_traces(text=text, texttemplate="%{text}")
+    if len(classes) <= NUMBERED_CLASSES:
+        cells = np.vectorize(lambda n, share: f"{n}<br>{share:.1f}%")(counts, shares)
+        figure.update_traces(text=cells, texttemplate="%{text}")
+    figure.update_xaxes(automargin=True).update_yaxes(automargin=True)
     return _style(figure, title, height=700)
 
 
-def plot_calibration(tables: dict[str, pd.DataFrame], title: str) -> go.Figure:
+def calibration(tables: dict[str, pd.DataFrame], title: str) -> go.Figure:
     """Return the reliability diagram of tables of `calibration`, named in the legend."""
     figure = go.Figure()
-    figure.add_scatter(
-        x=[0, 1],
-        y=[0, 1],
-        mode="lines",
-        line={"color": "#999999", "dash": "dot"},
-        name="as often right as sure",
-    )
-    symbols = ("circle", "square", "diamond", "cross", "x", "triangle-up")
-    styles = zip(COLORS.values(), symbols, strict=True)
-    for (name, table), (color, symbol) in zip(tables.items(), itertools.cycle(styles)):
+    line = {"color": "#999999", "dash": "dot"}
+    figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line=line, name="as often right as sure")
+    styles = itertools.cycle(zip(PALETTE, SYMBOLS, strict=False))
+    for (name, table), (color, symbol) in zip(tables.items(), styles, strict=False):
         figure.add_scatter(
             x=table["confidence"],
             y=table["accuracy"],
@@ -315,13 +324,27 @@ def plot_calibration(tables: dict[str, pd.DataFrame], title: str) -> go.Figure:
     return _style(figure, title, height=600).update_layout(legend=corner)
 
 
-def save_figure(figure: go.Figure, name: str, folder: str | Path = "plotly_plots") -> None:
+def coverage(table: pd.DataFrame, title: str) -> go.Figure:
+    """Return accuracy (`accuracy`) against the share of the photos answered (`share`)."""
+    figure = go.Figure(
+        go.Scatter(x=table["share"], y=table["accuracy"], line={"color": VALIDATION_COLOR})
+    )
+    figure.update_xaxes(title="share of the photos answered, the surest first", tickformat=".0%")
+    figure.update_yaxes(title="accuracy on these", tickformat=".1%")
+    return _style(figure, title)
+
+
+# --- Shown and saved ------------------------------------------------------------------
+
+
+def show(figure: go.Figure, name: str, folder: str | Path) -> None:
     """
-    Write a figure as `name.html` and `name.png`, and show it.
+    Show a figure, and write it as `name.html` and `name.png` into a folder.
 
     The HTML files of a folder share one `plotly.min.js` and need no network. The PNG needs
-    Chrome or Chromium and is left out with a word where there is none. What is shown holds
-    both forms: pages that run no scripts show the PNG.
+    Chrome or Chromium and is left out with a word where there is none that works. What is
+    shown holds the figure and, for pages that run no notebook, the PNG; where there is
+    none, an HTML form, which takes the script from the folder.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -330,33 +353,13 @@ def save_figure(figure: go.Figure, name: str, folder: str | Path = "plotly_plots
         with files.replacing(script) as beside:
             beside.write_text(get_plotlyjs(), encoding="utf-8")
     with files.replacing(folder / f"{name}.html") as beside:
-        page = figure.to_html(include_plotlyjs="directory", div_id=name)
-        beside.write_text(page, encoding="utf-8")
+        beside.write_text(figure.to_html(include_plotlyjs="directory", div_id=name), "utf-8")
     shown = {"application/vnd.plotly.v1+json": json.loads(figure.to_json())}
-    png = _png(figure)
-    if png:
+    if png := chrome.draw(figure):
         with files.replacing(folder / f"{name}.png") as beside:
             beside.write_bytes(png)
         shown["image/png"] = png
+    else:
+        source = Path(os.path.relpath(script)).as_posix()
+        shown["text/html"] = figure.to_html(full_html=False, include_plotlyjs=source, div_id=name)
     display(shown, raw=True)
-
-
-@functools.cache
-def start_chrome() -> bool:
-    """Start the headless Chrome that draws PNGs, once, or say how to get one."""
-    page = {"mathjax": False}  # else the page asks the network for a script
-    try:
-        kaleido.calc_fig_sync({"data": []}, kopts=page)  # the server does not report failures
-    except ChromeNotFoundError:
-        print("No PNGs: there is no Chrome. Install Chrome or Chromium, or run plotly_get_chrome.")
-        return False
-    kaleido.start_sync_server(silence_warnings=True, **page)
-    return True
-
-
-def _png(figure: go.Figure) -> bytes | None:
-    if not start_chrome():
-        return None
-    # Not larger than the figure: JupyterLab shows it pixel by pixel until the mouse is over it.
-    size = {"width": figure.layout.width, "height": figure.layout.height}
-    return kaleido.calc_fig_sync(figure.to_dict(), opts={"format": "png", **size})
