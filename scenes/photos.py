@@ -34,7 +34,7 @@ KAGGLE_INPUT = Path("/kaggle/input")  # where Kaggle's own machines keep data se
 # Names of the tables' columns, which stand beside a column for each class, and what a CSV's
 # reader takes for a missing value.
 REFUSED_CLASSES = ("path", "label", "split", "digest", "problem", "unsure")
-REFUSED_CLASSES += ("NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None")
+REFUSED_CLASSES += ("NA", "#NA", "<NA>", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "None")
 
 _HIDDEN = (".", "__MACOSX")  # the latter is what macOS adds to a zip
 
@@ -203,6 +203,9 @@ def list_images(folder: str | Path) -> pd.DataFrame:
     images["label"] = pd.Categorical(images["label"], categories=classes)
     images["split"] = pd.Categorical(images["split"], categories=scenes.SPLITS)
     _say_what_is_missing(images, splits, left)
+    others = [p for p in _subfolders(folder) if splits and p.name.lower() not in SPLIT_FOLDERS]
+    if names := [printable(p.name) for p in others if any(map(is_photo, walk(p)))]:
+        print(f"Passed over, since they are no splits: the folders {', '.join(names)}.")
     return images
 
 
@@ -220,7 +223,7 @@ def _check_classes(images: pd.DataFrame, classes: list[str], folder: Path) -> No
         twin = alike.setdefault(unicodedata.normalize("NFKC", name).casefold(), name)
         if twin != name:
             raise ValueError(
-                f"the classes {twin!r} and {name!r} in {printable(folder)} or beside it are one "
+                f"the classes {twin!a} and {name!a} in {printable(folder)} or beside it are one "
                 "name but for the case or the coding of letters; rename or merge their folders"
             )
     untrained = set(classes) - set(images.loc[images["split"] == "train", "label"])
@@ -236,14 +239,13 @@ def _check_classes(images: pd.DataFrame, classes: list[str], folder: Path) -> No
 
 
 def _say_what_is_missing(images: pd.DataFrame, splits: dict[str, Path], left: list[Path]) -> None:
-    splits_there = set(images["split"])
-    if "test" not in splits_there:
+    if "test" not in set(images["split"]):
         print("There is no test split: one is to be made of training photos.")
-    for split in sorted(splits_there & {"test", "validation"}):
+    for split in sorted({"test", "validation"} & set(images["split"])):
         classes = set(images.loc[images["split"] == split, "label"])
         if lacking := [name for name in images["label"].cat.categories if name not in classes]:
             print(f"The {split} split has no photo of: {', '.join(lacking)}.")
-    if splits and "prediction" not in splits_there:
+    if splits and "prediction" not in set(images["split"]):
         print("There are no photos without a label to predict.")
     photos = sorted(printable(path.name) for path in left if looks_like_photo(path))
     if photos:
@@ -253,7 +255,7 @@ def _say_what_is_missing(images: pd.DataFrame, splits: dict[str, Path], left: li
             "(Pillow cannot open them, or they are in no class folder)."
         )
     if len(left) > len(photos):
-        print(f"Passed over: {len(left) - len(photos)} other files.")
+        print(f"Passed over: {len(left) - len(photos)} other file(s).")
 
 
 # --- The decoder ----------------------------------------------------------------------
@@ -281,9 +283,10 @@ def read_photo(path: str | Path) -> np.ndarray:
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
-            pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
-            if limit is not None and pixels > limit:  # up to twice as many, Pillow only warns
-                raise Image.DecompressionBombError(f"{pixels} pixels are too many")
+            width, height = image.size
+            # Pillow only warns of up to twice as many. None stands for no limit.
+            if width * height > (Image.MAX_IMAGE_PIXELS or np.inf):
+                raise Image.DecompressionBombError(f"{width} x {height} pixels are too many")
             image.draft(None, (DRAFT_SIZE, DRAFT_SIZE))  # does nothing if it is no JPEG
             image.load()
             return np.array(_flatten(_turn(image)))
