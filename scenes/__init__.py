@@ -1,6 +1,7 @@
-"""The rooms of the project; here, TensorFlow made quiet and the facts that all rooms share."""
+"""The rooms; here, TensorFlow and Keras set up as they need it, and the facts that all share."""
 
 import os
+import sys
 
 # TensorFlow reads these when it is imported. Its logs are noise in a notebook; a GPU's
 # memory is taken as it is needed; and large CPU tensors are kept instead of being handed
@@ -8,17 +9,37 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
-
+if "keras" not in sys.modules:
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the user has for other projects
 
 # TensorFlow says that it finds no GPU driver before it reads how much it is to say.
 _stderr, _nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
 os.dup2(_nowhere, 2)
 try:
+    import keras
     import tensorflow as tf
+except (AssertionError, ValueError) as error:  # both read the user's file, and say little
+    _file = os.path.join(os.environ.get("KERAS_HOME", "~/.keras"), "keras.json")
+    raise ImportError(
+        f"{_file} holds a value that Keras does not take: correct it, or delete the file ({error})"
+    ) from error
 finally:
     os.dup2(_stderr, 2)
     os.close(_stderr)
     os.close(_nowhere)
+
+if keras.backend.backend() != "tensorflow":
+    raise ImportError(
+        f"Keras runs on {keras.backend.backend()} here, and this project needs TensorFlow: "
+        "restart, and import scenes before Keras"
+    )
+# The numbers of the project are of these; ~/.keras/keras.json may hold others.
+keras.config.set_floatx("float32")
+keras.config.set_dtype_policy("float32")
+keras.config.set_epsilon(1e-7)
+keras.config.set_image_data_format("channels_last")
+keras.config.set_max_epochs(None)
+keras.config.set_max_steps_per_epoch(None)
 
 # Each training traces a graph of its own, as it should; TensorFlow warns that this is slow.
 tf.get_logger().setLevel("ERROR")

@@ -159,7 +159,7 @@ def check_settings(namespace: dict) -> dict:
     """
     names = [name.upper() for name in RULES]
     for name in _from_papermill(namespace):
-        near = difflib.get_close_matches(name.upper(), names, n=1, cutoff=0.86)
+        near = difflib.get_close_matches(name.upper(), names, n=1, cutoff=0.75)
         if name not in names and near:
             raise ValueError(f"there is no setting {name}; do you mean {near[0]}?")
         if name not in names and not name.startswith("PAPERMILL_"):

@@ -11,11 +11,39 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import joblib
+from IPython import get_ipython
+from IPython.display import display
 from tqdm import tqdm
 
 
+class _Display:
+    """A place in a cell's output, where each text takes the place of the last."""
+
+    encoding = "utf-8"  # tqdm asks whether it may draw its blocks
+
+    def __init__(self):
+        self._handle = None
+
+    def write(self, text: str) -> None:
+        if "\r" not in text:
+            return  # how a terminal gets to its line
+        data = {"text/plain": text.strip()} if text.strip() else {}
+        if self._handle is not None:
+            self._handle.update(data, raw=True)
+        elif data:
+            self._handle = display(data, raw=True, display_id=True)
+
+    def flush(self) -> None:
+        pass
+
+
 def progress(total: int, description: str, unit: str) -> tqdm:
-    """Return a progress bar that shows the time left and leaves nothing behind."""
+    """
+    Return a progress bar that shows the time left and leaves nothing behind.
+
+    In a notebook it is not printed: what is printed there stays, each state of it.
+    """
+    shell = get_ipython()
     return tqdm(
         total=total,
         desc=description,
@@ -23,7 +51,7 @@ def progress(total: int, description: str, unit: str) -> tqdm:
         leave=False,
         ncols=80,
         mininterval=0.5,
-        file=sys.stdout,
+        file=_Display() if getattr(shell, "kernel", None) else sys.stdout,
     )
 
 

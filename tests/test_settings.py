@@ -223,6 +223,7 @@ def injected(**values: object) -> dict:
         ("SHRINKFACTOR", "SHRINK_FACTOR"),
         ("epoch", "EPOCHS"),
         ("EPOCH", "EPOCHS"),
+        ("EPOCHZ", "EPOCHS"),
         ("epochs", "EPOCHS"),
         ("Learning_Rate", "LEARNING_RATES"),
         ("dropout", "DROPOUTS"),

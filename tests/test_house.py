@@ -1,0 +1,121 @@
+"""The house stays as it was designed: small rooms on floors, each knowing only those below."""
+
+import ast
+import io
+import tokenize
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = [
+    {"__init__", "files", "tasks"},
+    {"settings", "photos", "plots"},
+    {"features", "heads", "classifier"},
+    {"grid_search", "fine_tuning"},
+    {"__main__"},
+]
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+ROOMS = sorted(path.stem for path in (ROOT / "scenes").glob("*.py"))
+TOKENS_OF_NO_CODE = {
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENDMARKER,
+}
+FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def read(room: str) -> str:
+    path = ROOT / "utils.py" if room == "utils" else ROOT / "scenes" / f"{room}.py"
+    return path.read_text(encoding="utf-8")
+
+
+def lines_of_code(text: str) -> set[int]:
+    """Return the numbers of the lines that hold code: no docstring, comment or blank line."""
+    numbers = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in TOKENS_OF_NO_CODE:
+            numbers |= set(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(text)):
+        documented = isinstance(node, ast.Module | ast.ClassDef | FUNCTIONS)
+        if documented and ast.get_docstring(node) is not None:
+            numbers -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return numbers
+
+
+def imported(room: str) -> set[str]:
+    """Return the rooms, and `utils`, that a room imports, wherever in its code."""
+    found = set()
+    for node in ast.walk(ast.parse(read(room))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = "scenes" if node.level else ""
+            module = ".".join(filter(None, [start, node.module]))
+            names = [module, *(f"{module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in names:
+            package, _, rest = name.partition(".")
+            if package == "utils":
+                found.add("utils")
+            elif package == "scenes" and rest.partition(".")[0] in ROOMS:
+                found.add(rest.partition(".")[0])
+    return found
+
+
+def bound(room: str) -> set[str]:
+    """Return the names that a room binds, wherever: variables, arguments, functions, classes."""
+    names = set()
+    for node in ast.walk(ast.parse(read(room))):
+        if isinstance(node, FUNCTIONS | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.arg):
+            names.add(node.arg)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.ExceptHandler) and node.name:
+            names.add(node.name)
+        elif isinstance(node, ast.alias) and node.asname:
+            names.add(node.asname)
+    return names
+
+
+def test_lines_of_code_are_counted_without_what_is_said_about_them():
+    text = '"""One."""\n\n# two\nx = """a\nb"""\n\n\n'
+    text += 'def f():\n    """Three."""\n    return (\n        1  # four\n    )\n'
+    assert lines_of_code(text) == {4, 5, 8, 10, 11, 12}
+
+
+@pytest.mark.parametrize("room", [*ROOMS, "utils"])
+def test_rooms_and_functions_are_small(room):
+    longest, most = (200, 20) if room == "utils" else (270, 40)
+    text = read(room)
+    code = lines_of_code(text)
+    lengths = {
+        node.name: len(code & set(range(node.lineno, node.end_lineno + 1)))
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, FUNCTIONS)
+    }
+    assert {name: n for name, n in lengths.items() if n > most} == {}
+    assert len(code) <= longest
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_knows_only_rooms_of_lower_floors(room):
+    """So there is no circle, and the folder can be sent to a cluster whole."""
+    allowed = {other for other, floor in FLOOR.items() if floor < FLOOR[room]}
+    if room == "plots":
+        allowed = FLOORS[0]
+    assert imported(room) - allowed == set()
+
+
+@pytest.mark.parametrize("room", [*ROOMS, "utils"])
+def test_a_room_imports_rooms_and_hides_none(room):
+    """A reader sees where a helper lives, and one stand-in serves all."""
+    modules = [n.module for n in ast.walk(ast.parse(read(room))) if isinstance(n, ast.ImportFrom)]
+    assert not [module for module in modules if (module or "").startswith("scenes.")]
+    assert bound(room) & imported(room) == set()
