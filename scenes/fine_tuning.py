@@ -6,10 +6,9 @@ An interrupted training goes on from its last finished epoch. Knows nothing of g
 
 import errno
 import functools
-import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
@@ -28,17 +27,17 @@ def fine_tune(
     trunk: keras.Model,
     head: keras.Model,
     *,
-    first_layer: str = "block_10_expand",
-    learning_rate: float = 3e-4,
+    first_layer: str,
+    learning_rate: float,
     weight_decay: float = 0.01,
-    label_smoothing: float = 0.1,
-    epochs: int = 5,
+    label_smoothing: float,
+    epochs: int,
     batch_size: int = 32,
     seed: int = 0,
-    cache: str | Path = ".cache",
+    cache: str | Path,
 ) -> tuple[keras.Model, keras.Model, pd.DataFrame]:
     """
-    Train the upper layers of the trunk together with its trained head.
+    Return trunk and head after the trunk's upper layers have trained together with the head.
 
     The layers below `first_layer` stay as they are, so that what they make of a photo is
     data, as the features are for the head: their output is computed once for each photo and
@@ -48,7 +47,8 @@ def fine_tune(
     ----------
     images : DataFrame
         The table of the photos, with digests. Those of the split 'train' train; those of
-        'validation', if there are any, are evaluated after each epoch.
+        'validation', if there are any, are evaluated after each epoch. The head has an
+        output for each category of its labels.
     folder : path
         The folder that the table's paths are relative to.
     trunk, head : keras.Model
@@ -96,73 +96,91 @@ def fine_tune(
 
     Under a `tf.distribute` strategy, each batch is shared among the devices.
     """
-    settings.check(
-        first_layer=first_layer,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        label_smoothing=label_smoothing,
-        epochs=epochs,
-        batch_size=batch_size,
-        seed=seed,
-    )
+    options = {"learning_rate": learning_rate, "weight_decay": weight_decay, "epochs": epochs}
+    options |= {"label_smoothing": label_smoothing, "batch_size": batch_size, "seed": seed}
+    settings.check(first_layer=first_layer, **options)
     images = images[images["split"].isin(["train", "validation"])]
-    labels = np.eye(len(scenes.CLASSES), dtype="float32")[images["label"].cat.codes]
+    labels, training, validation = _targets(images, head)
+    name = _fingerprint(images, trunk, head, [first_layer, options])
+    metrics = scenes.METRICS if len(validation) else scenes.METRICS[:2]
+    checkpoint = _Checkpoint(Path(cache, f"fine-tuning-{name}.npz"), metrics)
+    keras.utils.set_random_seed(int(seed))  # Keras refuses whole numbers of NumPy
+    trunk, head = (_copy_model(model) for model in (trunk, head))
+    lower, model = _cut(trunk, head, first_layer)
+    steps = -(-len(training) // batch_size)
+    optimizer = _adamw(learning_rate, weight_decay, warm_up=-(-steps // 5), steps=epochs * steps)
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing)
+    model.compile(optimizer, loss=loss, metrics=["accuracy"], jit_compile=False)
+    with files.locked(checkpoint.path):
+        if checkpoint.restore(model) < epochs:
+            activations = _activations(images, folder, lower, Path(cache))
+            batches = functools.partial(_batches, activations, labels, training, batch_size, seed)
+            held_out = (activations[validation, 0], labels[validation]) if len(validation) else None
+            _fit(model, batches, held_out, checkpoint, epochs, steps)
+    return trunk, head, checkpoint.table()
+
+
+def _targets(images: pd.DataFrame, head: keras.Model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the labels, a column for each class, and the rows for training and validation."""
     training, validation = (
         np.flatnonzero(images["split"] == split) for split in ("train", "validation")
     )
     if not len(training) or images["label"].isna().any():
         raise ValueError("images must hold photos of the split 'train', all with a label")
     photos.refuse_unreadable(images)
-    told = [learning_rate, weight_decay, label_smoothing, epochs, batch_size, seed, scenes.FORMAT]
-    told += [head.layers[0].rate, head.layers[-1].kernel_regularizer.l2]
-    told = [*map(float, told), first_layer, tf.__version__, keras.__version__]
-    told += [*images["digest"], features.weights_digest(trunk), features.weights_digest(head)]
-    codes = (images[name].cat.codes.to_numpy() for name in ("label", "split"))
-    name = files.digest(json.dumps(told).encode(), *codes, size=8)
+    n_classes, outputs = len(images["label"].cat.categories), head.output_shape[-1]
+    if n_classes != outputs:
+        raise ValueError(
+            f"images have {n_classes} classes, and the head has {outputs} outputs; train a head "
+            "on the labels of these images"
+        )
+    return np.eye(n_classes, dtype="float32")[images["label"].cat.codes], training, validation
 
-    keras.utils.set_random_seed(int(seed))  # Keras refuses whole numbers of NumPy
-    trunk, head = (_copy_model(model) for model in (trunk, head))
+
+def _fingerprint(images: pd.DataFrame, trunk: keras.Model, head: keras.Model, options: list) -> str:
+    """Return what tells one training from another: all that its result depends on."""
+    dropout, penalty = head.layers[0].rate, head.layers[-1].kernel_regularizer.l2
+    versions = [scenes.FORMAT, tf.__version__, keras.__version__]
+    table = [images["digest"], images["split"] == "train", images["label"].cat.codes]
+    weights = [*trunk.get_weights(), *head.get_weights()]
+    return files.fingerprint(versions, options, float(dropout), float(penalty), table, weights)
+
+
+def _cut(
+    trunk: keras.Model, head: keras.Model, first_layer: str
+) -> tuple[keras.Model, keras.Model]:
+    """Return the layers below `first_layer`, and a model of those from it on and the head."""
     entrance = trunk.get_layer(first_layer).input
     lower, upper = keras.Model(trunk.input, entrance), keras.Model(entrance, trunk.output)
     for layer in upper.layers:
         layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
-    model = keras.Sequential([keras.Input(entrance.shape[1:]), upper, head])
-    steps = -(-len(training) // batch_size)
-    model.compile(
-        _adamw(learning_rate, weight_decay, warm_up=-(-steps // 5), steps=epochs * steps),
-        loss=keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing),
-        metrics=["accuracy"],
-        jit_compile=False,
-    )
-    metrics = scenes.METRICS if len(validation) else scenes.METRICS[:2]
-    checkpoint = _Checkpoint(Path(cache, f"fine-tuning-{name}.npz"), metrics)
-    with files.locked(checkpoint.path):
-        done = checkpoint.restore(model)
-        if done < epochs:
-            activations = _activations(images, folder, lower, Path(cache))
-            left = range(done * steps, epochs * steps)
-            with tasks.progress(epochs * steps, "Fine-tuning", "batch") as bar:
-                bar.update(left.start)
-                model.fit(
-                    _batches(activations, labels, training, batch_size, seed, left),
-                    epochs=epochs,
-                    initial_epoch=done,
-                    steps_per_epoch=steps,
-                    shuffle=False,
-                    validation_data=(activations[validation, 0], labels[validation])
-                    if len(validation)
-                    else None,
-                    verbose=0,
-                    callbacks=[
-                        keras.callbacks.LambdaCallback(
-                            on_train_batch_end=lambda batch, logs: bar.update()
-                        ),
-                        checkpoint,
-                    ],
-                )
-    history = pd.DataFrame(checkpoint.history, columns=metrics)
-    history.insert(0, "epoch", np.arange(1, epochs + 1))
-    return trunk, head, history
+    return lower, keras.Sequential([keras.Input(entrance.shape[1:]), upper, head])
+
+
+def _fit(
+    model: keras.Model,
+    batches: Callable[[range], tf.data.Dataset],
+    held_out: tuple[np.ndarray, np.ndarray] | None,
+    checkpoint: "_Checkpoint",
+    epochs: int,
+    steps: int,
+) -> None:
+    """Train the epochs, of so many steps each, that the checkpoint does not hold."""
+    done = len(checkpoint.history)
+    left = range(done * steps, epochs * steps)
+    with tasks.progress(epochs * steps, "Fine-tuning", "batch") as bar:
+        bar.update(left.start)
+        moving = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: bar.update())
+        model.fit(
+            batches(left),
+            epochs=epochs,
+            initial_epoch=done,
+            steps_per_epoch=steps,
+            shuffle=False,
+            validation_data=held_out,
+            verbose=0,
+            callbacks=[moving, checkpoint],
+        )
 
 
 def _adamw(
@@ -198,8 +216,8 @@ def _activations(
     photo = keras.Input(lower.input_shape[1:])
     views = ops.stack([lower(photo), lower(ops.flip(photo, axis=2))], axis=1)
     both = keras.Model(photo, ops.cast(views, "float16"))
-    told = f"{scenes.FORMAT} {tf.__version__} {keras.__version__} {features.weights_digest(lower)}"
-    name = files.digest("\n".join([told, *images["digest"]]).encode(), size=8)
+    versions = [scenes.FORMAT, tf.__version__, keras.__version__]
+    name = files.fingerprint(versions, images["digest"], lower.get_weights())
     shape = (len(images), *both.output_shape[1:])
     with files.locked(cache / "activations"):
         for path in cache.glob(f"activations-{name}-*"):
@@ -301,6 +319,12 @@ class _Checkpoint(keras.callbacks.Callback):
             variable.assign(arrays[name])
         self.history = arrays["history"].tolist()
         return len(self.history)
+
+    def table(self) -> pd.DataFrame:
+        """Return the history: a row for each epoch, counted from 1."""
+        history = pd.DataFrame(self.history, columns=self.metrics)
+        history.insert(0, "epoch", np.arange(1, len(history) + 1))
+        return history
 
     def on_epoch_end(self, epoch, logs=None):
         self.history.append([float(logs[name]) for name in self.metrics])

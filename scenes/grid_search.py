@@ -5,45 +5,54 @@ The same settings and data give the same bytes, interrupted or not, here or on a
 Knows nothing of photos and fine-tuning.
 """
 
-import json
+import itertools
+import os
 import shutil
 import threading
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
+import joblib
 import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
+from joblib.parallel import get_active_backend
 
 import scenes
 from scenes import files, heads, photos, settings, tasks
 
-BLOCK_SETTINGS = 128  # train side by side: more at once take no less time each
+BLOCK_COLUMNS = 768  # train side by side, heads x classes: more at once take no less time each
+THREADS = min(4, os.cpu_count() or 1)  # folds that train at once where nothing else is asked for
 
 
 def grid_search(
     features: np.ndarray,
     labels: np.ndarray,
     *,
-    learning_rates: Sequence[float] = (0.0005, 0.001, 0.005),
-    dropouts: Sequence[float] = (0.1, 0.3, 0.5),
-    weight_decays: Sequence[float] = (1e-5, 1e-4, 1e-3, 1e-2),
-    epochs: int = 25,
-    folds: int = 5,
+    learning_rates: Sequence[float],
+    dropouts: Sequence[float],
+    weight_decays: Sequence[float],
+    epochs: int,
+    folds: int,
     groups: Sequence | None = None,
-    batch_size: int = 64,
+    batch_size: int = 128,
     seed: int = 0,
     csv: str | Path,
 ) -> pd.DataFrame:
     """
-    Cross-validate a head for each combination of the settings, all of a fold side by side.
+    Return the histories of a head for each combination of the settings, cross-validated.
+
+    All heads of a fold train side by side, as `heads.SideBySideHeads`.
 
     Parameters
     ----------
     features : ndarray, shape (n, 1280)
     labels : ndarray of int, shape (n,)
-        The number of each photo's class in `CLASSES`.
+        The number of each photo's class, `images["label"].cat.codes`; each class from 0 to
+        the highest has a photo.
     learning_rates, dropouts, weight_decays : sequences of float
         The grid is their product.
     epochs, folds, batch_size : int
@@ -68,75 +77,30 @@ def grid_search(
     -----
     The same machine, versions and seed give the same bytes, in any process, interrupted or
     not. (TensorFlow's op determinism is turned on for that, and stays on.) Another processor
-    or number of threads adds up in another order: the last digits differ, and an accuracy by
-    a photo that stands between two classes.
+    or number of threads of TensorFlow adds up in another order: the last digits differ, and
+    an accuracy by a photo that stands between two classes.
 
-    A task is one fold, of at most 128 settings where the dropout rates can be divided so.
-    joblib runs them one after the other, or spreads them over what
-    `joblib.parallel_config` names.
+    A task is one fold, of at most 128 settings of six classes (fewer of more classes) where
+    the dropout rates can be divided so. As one training leaves a second core idle half of
+    the time, some tasks run at once, in threads; or wherever `joblib.parallel_config` says.
 
-    Memory grows by at most three copies of the features (15 KB a photo), about 0.4 MB a
-    setting of a block, and, while the table is made, some 250 bytes for each of its rows.
+    Memory grows by at most two copies of the features (10 KB a photo), by about 0.4 MB a
+    setting of each block that trains, and, while the table is made, by some 250 bytes for
+    each of its rows.
     """
-    settings.check(
-        learning_rates=learning_rates,
-        dropouts=dropouts,
-        weight_decays=weight_decays,
-        epochs=epochs,
-        folds=folds,
-        batch_size=batch_size,
-        seed=seed,
-    )
-    features, labels = heads.check_data(features, labels)
-    grid = {
-        "learning_rates": sorted(map(float, learning_rates)),
-        "dropouts": sorted(map(float, dropouts)),
-        "weight_decays": sorted(map(float, weight_decays)),
-    }
-    # Blocks of whole dropout rates, which share their draws. They depend on the settings
-    # alone, and not on who trains them, so that the numbers do not either.
-    columns = len(learning_rates) * len(weight_decays)
-    size = max(1, BLOCK_SETTINGS // columns)
-    blocks = [
-        grid | {"dropouts": grid["dropouts"][i : i + size]} for i in range(0, len(dropouts), size)
-    ]
+    grid = {"learning_rates": learning_rates, "dropouts": dropouts, "weight_decays": weight_decays}
+    options = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
+    settings.check(**grid, **options, folds=folds)
+    features, labels, n_classes = heads.check_data(features, labels)
     splits = photos.make_folds(labels, groups, folds=folds, seed=seed)
-    told = {
-        **grid,
-        "block": size,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "seed": seed,
-        "format": scenes.FORMAT,
-    }
-    told |= {"tensorflow": tf.__version__, "keras": keras.__version__}
-    rows = [row.tobytes() for split in splits for row in split]
-    told = json.dumps(told, default=int).encode()  # whole numbers of NumPy as Python's
-    name = files.digest(told, features.ravel(), labels.tobytes(), *rows, size=8)
+    blocks = _divide(n_classes, **{name: sorted(map(float, v)) for name, v in grid.items()})
+    versions = [scenes.FORMAT, tf.__version__, keras.__version__]
+    name = files.fingerprint(versions, blocks, options, features, labels, splits)
     csv = Path(csv)
     parts = csv.with_name(f".{csv.stem}-{name}")
-    with (
-        files.locked(csv),
-        tasks.progress(folds * len(blocks) * epochs, "Grid search", "epoch") as bar,
-    ):
-        tables, calls, left = [], [], []
-        for fold, rows in enumerate(splits, start=1):
-            fold_seed = int(np.random.SeedSequence([seed, fold]).generate_state(1)[0])
-            for number, block in enumerate(blocks, start=1):
-                part = parts / f"fold-{fold}-block-{number}.npz"
-                history = _read_fold(part, block, epochs)
-                if history is None:
-                    left.append((part, block, fold))
-                    # Of large objects, Dask keeps one copy on each machine that has used it.
-                    calls.append((features, (labels, *rows), block, epochs, batch_size, fold_seed))
-                else:
-                    bar.update(epochs)
-                    tables.append(_fold_table(history, block, fold))
-        for number, history in tasks.run_tasks(_train_block, calls, bar, [epochs] * len(calls)):
-            part, block, fold = left[number]
-            parts.mkdir(exist_ok=True)
-            files.write_arrays(part, history)
-            tables.append(_fold_table(history, block, fold))
+    with files.locked(csv):
+        histories = _train(parts, blocks, splits, features, labels, n_classes, **options)
+        tables = [_fold_table(history, block, fold) for history, block, fold in histories]
         results = pd.concat(tables).sort_values(
             [*scenes.HYPERPARAMETERS, "fold", "epoch"], ignore_index=True
         )
@@ -145,51 +109,163 @@ def grid_search(
     return pd.read_csv(csv)
 
 
-_one_training = threading.Lock()
+def _divide(
+    n_classes: int,
+    *,
+    learning_rates: list[float],
+    dropouts: list[float],
+    weight_decays: list[float],
+) -> list[dict[str, list[float]]]:
+    """
+    Return the grids of the blocks, each of whole dropout rates where one fits.
+
+    They depend on the settings and classes alone, not on who trains them, so that the
+    numbers do not either.
+    """
+    most = max(1, BLOCK_COLUMNS // n_classes)
+    rates = min(len(learning_rates), max(1, most // len(weight_decays)))
+    drops = max(1, most // (rates * len(weight_decays)))
+    return [
+        {
+            "learning_rates": learning_rates[i : i + rates],
+            "dropouts": dropouts[j : j + drops],
+            "weight_decays": weight_decays,
+        }
+        for j in range(0, len(dropouts), drops)
+        for i in range(0, len(learning_rates), rates)
+    ]
 
 
-def _train_block(
+def _train(
+    parts: Path,
+    blocks: list[dict[str, list[float]]],
+    splits: list[tuple[np.ndarray, np.ndarray]],
     features: np.ndarray,
-    labels_and_rows: tuple[np.ndarray, np.ndarray, np.ndarray],
-    block: dict[str, list[float]],
+    labels: np.ndarray,
+    n_classes: int,
+    *,
     epochs: int,
     batch_size: int,
     seed: int,
-) -> dict[str, np.ndarray]:
-    """Train the heads of one block on one fold: a task that any process can do."""
-    labels, *rows = labels_and_rows
-    # The seeds are the process's, which may have other threads.
-    with _one_training:
-        train, validation = ((features[part], labels[part]) for part in rows)
-        tf.config.experimental.enable_op_determinism()
-        return _train_fold(train, validation, block, epochs, batch_size, seed)
+) -> Iterator[tuple[dict[str, np.ndarray], dict[str, list[float]], int]]:
+    """Yield (history, grid, fold) of each block and fold, as they are read or trained."""
+    left, calls, search = [], [], next(_searches)
+    total = len(splits) * len(blocks) * epochs
+    with tasks.progress(total, "Grid search", "epoch") as bar, _in_threads(search):
+        for (fold, rows), (number, block) in itertools.product(
+            enumerate(splits, start=1), enumerate(blocks, start=1)
+        ):
+            part = parts / f"fold-{fold}-block-{number}.npz"
+            history = _read_fold(part, block, epochs)
+            if history is not None:
+                bar.update(epochs)
+                yield history, block, fold
+                continue
+            fold_seed = int(np.random.SeedSequence([seed, fold]).generate_state(1)[0])
+            options = {"epochs": epochs, "batch_size": batch_size, "seed": fold_seed}
+            options |= {"n_classes": n_classes, "grid": block, "search": search}
+            # Of large objects, Dask keeps one copy on each machine that has used it.
+            calls.append((features, (labels, *rows), options))
+            left.append((part, block, fold))
+        for number, history in tasks.run_tasks(_train_fold, calls, bar, [epochs] * len(calls)):
+            part, block, fold = left[number]
+            parts.mkdir(exist_ok=True)
+            files.write_arrays(part, history)
+            yield history, block, fold
+
+
+@contextmanager
+def _in_threads(search: int) -> Iterator[None]:
+    """Let tasks run in some threads of this process, unless joblib is told otherwise."""
+    backend, jobs = get_active_backend()
+    chosen = jobs is not None or backend.default_n_jobs != 1
+    try:
+        with nullcontext() if chosen else joblib.parallel_config("threading", n_jobs=THREADS):
+            yield
+    finally:
+        _over.add(search)
+
+
+class HeadsOfRows(heads.SideBySideHeads):
+    """Heads whose batches are row numbers of features that no fold has to copy."""
+
+    def __init__(self, features: tf.Tensor, **options):
+        super().__init__(**options)
+        self.features = features
+
+    def call(self, x, training=False):
+        return super().call(tf.gather(self.features, x), training=training)
+
+
+# What the threads of a process share: its seeds, TensorFlow's copy of the features, and
+# which searches are over, since a thread cannot be interrupted from outside.
+_one_thread = threading.Lock()
+_tensors: weakref.WeakValueDictionary[int, tf.Tensor] = weakref.WeakValueDictionary()
+_searches, _over = itertools.count(), set()
 
 
 def _train_fold(
-    train: tuple[np.ndarray, np.ndarray],
-    validation: tuple[np.ndarray, np.ndarray],
+    features: np.ndarray,
+    labels_and_rows: tuple[np.ndarray, np.ndarray, np.ndarray],
+    options: dict,
+) -> dict[str, np.ndarray]:
+    """Train the heads of one block on one fold: a task that any process can do."""
+    with _one_thread:
+        tensor = _tensors.get(id(features))
+        if tensor is None:
+            tensor = _tensors[id(features)] = tf.constant(features)
+    return _fit(tensor, *labels_and_rows, **options)
+
+
+def _fit(
+    features: tf.Tensor,
+    labels: np.ndarray,
+    training: np.ndarray,
+    validation: np.ndarray,
+    *,
     grid: dict[str, list[float]],
+    n_classes: int,
     epochs: int,
     batch_size: int,
     seed: int,
+    search: int,
 ) -> dict[str, np.ndarray]:
     """Return each metric's history, shape (epochs, D, H), for all heads of one fold."""
-    keras.utils.set_random_seed(seed)
-    model = heads.SideBySideHeads(**grid, seed=seed)
-    model.steps_per_execution = heads.steps(len(train[0]), batch_size)
-    history = model.fit(
-        *train,
-        batch_size=batch_size,
-        epochs=epochs,
-        validation_data=validation,
-        validation_batch_size=256,
-        verbose=0,
-    ).history
+    with ExitStack() as turn:
+        turn.enter_context(_one_thread)
+        _stop_if_over(search)
+        tf.config.experimental.enable_op_determinism()
+        keras.utils.set_random_seed(seed)
+        model = HeadsOfRows(features, **grid, n_classes=n_classes, seed=seed)
+        model.steps_per_execution = heads.steps(len(training), batch_size)
+        history = model.fit(
+            training,
+            labels[training],
+            batch_size=batch_size,
+            epochs=epochs,
+            validation_data=(validation, labels[validation]),
+            validation_batch_size=256,
+            verbose=0,
+            callbacks=[_thread_callback(turn, search)],
+        ).history
     keys = ("head_loss", "head_accuracy", "val_head_loss", "val_head_accuracy")
     return {
         name: np.reshape(history[key], (epochs, *model.heads))
         for name, key in zip(scenes.METRICS, keys, strict=True)
     }
+
+
+def _stop_if_over(search: int) -> None:
+    if search in _over:
+        raise InterruptedError("the search was interrupted")
+
+
+def _thread_callback(turn: ExitStack, search: int) -> keras.callbacks.Callback:
+    """Let the next thread begin when the order of the photos is drawn; end with the search."""
+    return keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: turn.close(),
+        on_train_batch_end=lambda batch, logs: _stop_if_over(search),
+    )
 
 
 def _read_fold(
@@ -198,15 +274,12 @@ def _read_fold(
     """Return a fold that an interrupted search has finished, or None."""
     if not part.exists():
         return None
-    shape = (
-        epochs,
-        len(grid["dropouts"]),
-        len(grid["learning_rates"]) * len(grid["weight_decays"]),
-    )
+    columns = len(grid["learning_rates"]) * len(grid["weight_decays"])
+    shape = (epochs, len(grid["dropouts"]), columns)
     try:
-        history = files.read_arrays(part, dict.fromkeys(scenes.METRICS, (np.float32, shape)))
-        if not all(np.isfinite(h).all() for h in history.values()):
-            raise ValueError(f"{part} does not hold a fold of this search")
+        history = files.read_arrays(part, dict.fromkeys(scenes.METRICS, ("float32", shape)))
+        if not all(np.isfinite(metric).all() for metric in history.values()):
+            raise ValueError(f"{part} holds NaN or infinity")
     except ValueError as error:
         print(f"A fold is trained again: {error}")
         return None

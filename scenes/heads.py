@@ -11,13 +11,19 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 from keras import ops
-from tqdm import tqdm
 
 import scenes
 from scenes import settings, tasks
 
 
-def check_data(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def check_data(
+    features: np.ndarray, labels: np.ndarray, n_classes: int | None = None
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """
+    Return the features as float32, the labels as int32, and the number of classes.
+
+    Without `n_classes`, the classes are those that the labels count: from 0, none left out.
+    """
     features, labels = np.asarray(features, "float32"), np.asarray(labels)
     if features.ndim != 2 or features.shape[1] != scenes.N_FEATURES or not len(features):
         raise ValueError(
@@ -31,20 +37,40 @@ def check_data(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np
         raise ValueError(
             f"labels have the shape {labels.shape}; it must be ({len(features)},), one a photo"
         )
-    wrong = [
-        label for label in np.unique(labels).tolist() if label not in range(len(scenes.CLASSES))
-    ]
-    if wrong:
-        raise ValueError(f"labels hold {wrong[0]!r}; they must be 0 to {len(scenes.CLASSES) - 1}")
-    return features, labels.astype("int32")
+    n_classes = _count_classes(np.unique(labels), n_classes)
+    return features, labels.astype("int32"), n_classes
 
 
-def build_head(dropout: float, weight_decay: float) -> keras.Sequential:
+def _count_classes(found: np.ndarray, n_classes: int | None) -> int:
+    """Return the number of classes; `found` are the different labels in order."""
+    allowed = f"0 to {n_classes - 1}" if n_classes else "whole numbers from 0, one for each class"
+    most = n_classes or np.inf
+    numbers = found.dtype.kind in "iuf"
+    wrong = (
+        found[~((found >= 0) & (found < most) & (found == np.floor(found)))] if numbers else found
+    )
+    if len(wrong):
+        raise ValueError(f"labels hold {wrong[0].item()!r}; they must be {allowed}")
+    if n_classes:
+        return n_classes
+    left_out = np.flatnonzero(found != np.arange(len(found)))
+    if len(left_out):
+        raise ValueError(
+            f"labels go up to {int(found[-1])} but never hold {left_out[0]}; give each class a "
+            "photo, or leave it out with images['label'].cat.remove_unused_categories()"
+        )
+    if len(found) < 2:
+        raise ValueError("labels hold one class only; there must be two or more to tell apart")
+    return len(found)
+
+
+def build_head(n_classes: int, *, dropout: float, weight_decay: float) -> keras.Sequential:
     """
-    Build the new last layer: dropout, then a dense softmax with an L2 penalty.
+    Return the new last layer: dropout, then a dense softmax with an L2 penalty.
 
     Parameters
     ----------
+    n_classes : int
     dropout : float
         The share of the features that is set to 0 in training, from 0 to below 1.
     weight_decay : float
@@ -53,7 +79,8 @@ def build_head(dropout: float, weight_decay: float) -> keras.Sequential:
     Returns
     -------
     keras.Sequential
-        Maps features (n, 1280) to probabilities (n, 6) in the order of `CLASSES`.
+        Maps features (n, 1280) to probabilities (n, n_classes), in the order of the
+        categories of `images["label"]`.
     """
     settings.check(dropout=dropout, weight_decay=weight_decay)
     return keras.Sequential(
@@ -61,7 +88,7 @@ def build_head(dropout: float, weight_decay: float) -> keras.Sequential:
             keras.Input((scenes.N_FEATURES,)),
             keras.layers.Dropout(dropout),
             keras.layers.Dense(
-                len(scenes.CLASSES),
+                n_classes,
                 activation="softmax",
                 kernel_regularizer=keras.regularizers.L2(weight_decay),
             ),
@@ -78,18 +105,19 @@ def train_head(
     dropout: float,
     weight_decay: float,
     validation: tuple[np.ndarray, np.ndarray] | None = None,
-    epochs: int = 40,
-    batch_size: int = 64,
+    epochs: int,
+    batch_size: int = 128,
     seed: int = 0,
 ) -> tuple[keras.Sequential, pd.DataFrame]:
     """
-    Train one head with Adam: an ordinary Keras `fit`.
+    Return one head that Adam has trained, and its history: an ordinary Keras `fit`.
 
     Parameters
     ----------
     features : ndarray, shape (n, 1280)
     labels : ndarray of int, shape (n,)
-        The number of each photo's class in `CLASSES`.
+        The number of each photo's class, `images["label"].cat.codes`; each class from 0 to
+        the highest has a photo.
     learning_rate, dropout, weight_decay : float
     validation : (features, labels), optional
         Evaluated after each epoch.
@@ -106,11 +134,11 @@ def train_head(
         the epoch's batches), `accuracy`, and with validation `val_loss`, `val_accuracy`.
     """
     settings.check(learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, seed=seed)
-    features, labels = check_data(features, labels)
+    features, labels, n_classes = check_data(features, labels)
     if validation is not None:
-        validation = check_data(*validation)
+        validation = check_data(*validation, n_classes)[:2]
     keras.utils.set_random_seed(int(seed))  # Keras refuses whole numbers of NumPy
-    head = build_head(dropout, weight_decay)
+    head = build_head(n_classes, dropout=dropout, weight_decay=weight_decay)
     head.compile(
         optimizer=keras.optimizers.Adam(learning_rate),
         loss="sparse_categorical_crossentropy",
@@ -126,22 +154,17 @@ def train_head(
             epochs=epochs,
             validation_data=validation,
             verbose=0,
-            callbacks=[show_epochs(bar)],
+            callbacks=[
+                keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: bar.update())
+            ],
         )
-    table = pd.DataFrame(
-        {name: history.history[name] for name in scenes.METRICS if name in history.history}
-    )
-    table.insert(0, "epoch", np.arange(1, epochs + 1))
-    return head, table
+    metrics = {name: history.history[name] for name in scenes.METRICS if name in history.history}
+    return head, pd.DataFrame({"epoch": range(1, epochs + 1), **metrics})
 
 
 def steps(n: int, batch_size: int) -> int:
     """Return the batches to run per call of the graph: many, since each is so small."""
     return min(64, -(-n // batch_size))
-
-
-def show_epochs(bar: tqdm) -> keras.callbacks.Callback:
-    return keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: bar.update())
 
 
 class MeanPerHead(keras.metrics.Metric):
@@ -164,10 +187,10 @@ class SideBySideHeads(keras.Model):
     """
     All heads of a grid search as one model, trained by one ordinary `fit`.
 
-    A head is a matrix of 1280 x 6 weights, and a photo's six scores are its 1280 features
-    times that matrix. The matrices of many heads, laid side by side, make one wide matrix;
-    one product then gives the scores of all heads, and a processor computes one large
-    product far faster than many small ones.
+    A head is a matrix of 1280 x C weights, and a photo's scores for C classes are its 1280
+    features times that matrix. The matrices of many heads, laid side by side, make one wide
+    matrix; one product then gives the scores of all heads, and a processor computes one
+    large product far faster than many small ones.
 
     Nothing passes from one head to another, so that each trains as it would alone:
 
@@ -185,31 +208,41 @@ class SideBySideHeads(keras.Model):
       call this common random numbers: a difference between two settings is then due to
       the settings, not to luck.
 
-    Axes: D dropout rates, B photos of a batch, H = learning rates x weight decays, 6 classes.
+    Axes: D dropout rates, B photos of a batch, H = learning rates x weight decays, C classes.
+    The history's `head_loss` and `head_accuracy` have the shape (D, H) in each epoch.
+
+    Parameters
+    ----------
+    learning_rates, dropouts, weight_decays : sequences of float
+        A head for each combination.
+    n_classes : int
+    seed : int
+        Of the initial weights and the dropout masks.
     """
 
     def __init__(
         self,
+        *,
         learning_rates: Sequence[float],
         dropouts: Sequence[float],
         weight_decays: Sequence[float],
-        *,
+        n_classes: int,
         seed: int,
     ):
         super().__init__()
-        classes, heads = len(scenes.CLASSES), len(learning_rates) * len(weight_decays)
-        self.heads = (len(dropouts), heads)
+        heads = len(learning_rates) * len(weight_decays)
+        self.heads, self.n_classes = (len(dropouts), heads), n_classes
         self.rates = np.reshape(dropouts, (-1, 1, 1)).astype("float32")
         self.penalties = np.tile(weight_decays, len(learning_rates)).astype("float32")
-        columns = np.repeat(learning_rates, len(weight_decays) * classes).astype("float32")
-        initial = keras.initializers.GlorotUniform(seed)((scenes.N_FEATURES, classes))
+        columns = np.repeat(learning_rates, len(weight_decays) * n_classes).astype("float32")
+        initial = keras.initializers.GlorotUniform(seed)((scenes.N_FEATURES, n_classes))
         self.kernel = self.add_weight(
-            shape=(len(dropouts), scenes.N_FEATURES, heads * classes),
+            shape=(len(dropouts), scenes.N_FEATURES, heads * n_classes),
             initializer=lambda shape, dtype=None: ops.tile(initial, (shape[0], 1, heads)),
             name="kernel",
         )
         self.bias = self.add_weight(
-            shape=(len(dropouts), 1, heads * classes), initializer="zeros", name="bias"
+            shape=(len(dropouts), 1, heads * n_classes), initializer="zeros", name="bias"
         )
         self.draws = keras.random.SeedGenerator(seed)
         self.head_loss = MeanPerHead(self.heads, "head_loss")
@@ -220,7 +253,7 @@ class SideBySideHeads(keras.Model):
         )
 
     def call(self, x, training=False):
-        """Return scores (D, B, H, 6) for features (B, 1280)."""
+        """Return scores (D, B, H, C) for features (B, 1280)."""
         x = ops.expand_dims(x, 0)
         if training:
             keep = keras.random.uniform(ops.shape(x), seed=self.draws) >= self.rates
@@ -228,7 +261,7 @@ class SideBySideHeads(keras.Model):
         else:
             x = ops.repeat(x, self.heads[0], axis=0)
         scores = ops.matmul(x, self.kernel) + self.bias
-        return ops.reshape(scores, (self.heads[0], -1, self.heads[1], len(scenes.CLASSES)))
+        return ops.reshape(scores, (self.heads[0], -1, self.heads[1], self.n_classes))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Return the sum of the heads' losses, each a mean over the batch plus L2."""

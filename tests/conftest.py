@@ -131,6 +131,39 @@ def small_head(classes: int) -> keras.Sequential:
     return keras.Sequential([keras.Input((scenes.N_FEATURES,)), keras.layers.Dropout(0.1), dense])
 
 
+def small_network(seed: int) -> keras.Model:
+    """
+    Return the last layers of MobileNetV2, by kind and by name, on what a photo is in 7 x 7.
+
+    Frozen; BatchNormalization has statistics that matter; features spread over 0 to 6.
+    """
+    rng = np.random.default_rng(seed)
+    photos = keras.Input((scenes.IMAGE_SIZE, scenes.IMAGE_SIZE, 3))
+    x = keras.layers.AveragePooling2D(32)(photos)
+    convolutions = {
+        "block_15_project": keras.layers.Conv2D(160, 1, use_bias=False),
+        "block_16_expand": keras.layers.Conv2D(24, 1, use_bias=False),
+        "block_16_depthwise": keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False),
+        "block_16_project": keras.layers.Conv2D(32, 1, use_bias=False),
+        "Conv_1": keras.layers.Conv2D(scenes.N_FEATURES, 1, use_bias=False),
+    }
+    for name, layer in convolutions.items():
+        layer.name = name
+        norm = keras.layers.BatchNormalization(name=f"{name}_BN")
+        x = norm(layer(x))
+        shape = layer.kernel.shape
+        inputs = np.prod(shape[:2]) * (1 if name.endswith("depthwise") else shape[2])
+        layer.set_weights([rng.normal(0, np.sqrt(2 / inputs), shape)])
+        gamma, variance = rng.uniform(0.8, 1.2, (2, *norm.gamma.shape))
+        beta, mean = rng.normal(0, 0.1, (2, *norm.gamma.shape))
+        norm.set_weights([gamma, beta, mean, variance])
+        if not name.endswith("project"):
+            x = keras.layers.ReLU(6.0, name=f"{name}_relu")(x)
+    model = keras.Model(photos, keras.layers.GlobalAveragePooling2D()(x))
+    model.trainable = False
+    return model
+
+
 @pytest.fixture(scope="session")
 def trunk():
     """Return a small trunk whose photos are counted in `CountPhotos.seen`."""

@@ -1,7 +1,6 @@
 """Features like those of photos, and grid searches in processes that tests start and kill."""
 
 import contextlib
-import functools
 import os
 import signal
 import sys
@@ -15,21 +14,19 @@ import tensorflow as tf
 
 import scenes
 import scenes.grid_search
-import scenes.heads
 
 
-def make_photos(n: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return features from 0 to 6, most of them small, of six classes that overlap; labels."""
-    classes = len(scenes.CLASSES)
-    centres = np.random.default_rng(1).gamma(0.5, 0.2, (classes, scenes.N_FEATURES))
+def make_photos(n: int, *, n_classes: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return features from 0 to 6, most of them small, of classes that overlap; labels."""
+    centres = np.random.default_rng(1).gamma(0.5, 0.2, (n_classes, scenes.N_FEATURES))
     rng = np.random.default_rng(seed)
-    labels = rng.permutation(np.arange(n) % classes)
+    labels = rng.permutation(np.arange(n) % n_classes)
     features = centres[labels] + rng.gamma(0.5, 1.0, (n, scenes.N_FEATURES))
     return np.clip(features, 0, 6).astype("float32"), labels
 
 
-def fake_training(train, validation, grid, epochs, batch_size, seed):
-    """Stand in for `_train_fold`: at once, random numbers that depend on the seed alone."""
+def fake_training(features, labels, training, validation, *, grid, epochs, seed, **options):
+    """Stand in for `_fit`: at once, random numbers that depend on the seed alone."""
     heads = len(grid["learning_rates"]) * len(grid["weight_decays"])
     rng = np.random.default_rng(seed)
     return {
@@ -38,7 +35,7 @@ def fake_training(train, validation, grid, epochs, batch_size, seed):
     }
 
 
-def run(n: int, *, threads: int = 0, **settings) -> None:
+def run(n: int, word: Connection, *, threads: int = 0, **settings) -> None:
     """Run a grid search as the notebook does; 0 threads are as many as TensorFlow likes."""
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
@@ -50,18 +47,20 @@ def run(n: int, *, threads: int = 0, **settings) -> None:
 def run_step_by_step(n: int, word: Connection, **settings) -> None:
     """Run a grid search without compiling it, which would take most of its time; tell steps."""
     tf.config.run_functions_eagerly(True)
-    tell = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, logs: word.send("a step is done")
-    )
-    scenes.heads.SideBySideHeads.fit = functools.partialmethod(
-        scenes.heads.SideBySideHeads.fit, callbacks=[tell]
-    )
-    run(n, **settings)
+    make = scenes.grid_search._thread_callback
+
+    def tell(*arguments) -> keras.callbacks.Callback:
+        callback = make(*arguments)
+        callback.on_train_batch_end = lambda batch, logs: word.send("a step is done")
+        return callback
+
+    scenes.grid_search._thread_callback = tell
+    run(n, word, **settings)
 
 
 def run_and_die(n: int, word: Connection, *, operation: int, csv: Path, **settings) -> None:
     """Search without training, and die of `kill -9` just before a file operation."""
-    scenes.grid_search._train_fold = fake_training
+    scenes.grid_search._fit = fake_training
     told = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
     operations = 0
 
@@ -83,11 +82,11 @@ def run_and_die(n: int, word: Connection, *, operation: int, csv: Path, **settin
 def hold(n: int, word: Connection, **settings) -> None:
     """Begin a search, send a word, and train for ever."""
 
-    def train(*arguments):
+    def train(*arguments, **options):
         word.send("the training has begun")
         time.sleep(3600)
 
-    scenes.grid_search._train_fold = train
+    scenes.grid_search._fit = train
     scenes.grid_search.grid_search(*make_photos(n), **settings)
 
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import damage, read_table, zip_edges
+from conftest import damage, read_table, small_network, zip_edges
 
 import scenes
 import scenes.features
@@ -19,8 +19,13 @@ import scenes.heads
 import scenes.photos
 import utils
 
-# The last block is the cheapest to train.
-SMALL = {"first_layer": "block_16_expand", "epochs": 2, "batch_size": 10, "learning_rate": 1e-3}
+SMALL = {
+    "first_layer": "block_16_expand",
+    "epochs": 2,
+    "batch_size": 10,
+    "learning_rate": 1e-3,
+    "label_smoothing": 0.1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +36,15 @@ def images(drawn_once):
 
 
 @pytest.fixture(scope="module")
+def network():
+    """Return a trunk that is fast, and has the kinds and names of MobileNetV2's last layers."""
+    return small_network(0)
+
+
+@pytest.fixture(scope="module")
 def head():
     keras.utils.set_random_seed(1)
-    return scenes.heads.build_head(0.5, 1e-3)
+    return scenes.heads.build_head(6, dropout=0.5, weight_decay=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +54,10 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture
-def tune(images, drawn_once, random_trunk, head, cache):
+def tune(images, drawn_once, network, head, cache):
     """Return a function that trains with small settings, from the first epoch on."""
 
-    def train(images=images, trunk=random_trunk, head=head, cache=cache, anew=True, **settings):
+    def train(images=images, trunk=network, head=head, cache=cache, anew=True, **settings):
         for path in cache.glob("fine-tuning-*") if anew else ():
             path.unlink()
         return scenes.fine_tuning.fine_tune(
@@ -57,11 +68,9 @@ def tune(images, drawn_once, random_trunk, head, cache):
 
 
 @pytest.fixture(scope="module")
-def tuned(images, drawn_once, random_trunk, head, cache):
+def tuned(images, drawn_once, network, head, cache):
     """Return trunk, head and history of one training."""
-    return scenes.fine_tuning.fine_tune(
-        images, drawn_once, random_trunk, head, cache=cache, **SMALL
-    )
+    return scenes.fine_tuning.fine_tune(images, drawn_once, network, head, cache=cache, **SMALL)
 
 
 @pytest.fixture
@@ -98,11 +107,11 @@ def read_photos(images, photos):
 # --- What is trained, and how ---------------------------------------------------------
 
 
-def test_upper_layers_train_and_all_else_stays(tuned, random_trunk, head):
+def test_upper_layers_train_and_all_else_stays(tuned, network, head):
     trunk, tuned_head, _ = tuned
-    names = [layer.name for layer in random_trunk.layers]
+    names = [layer.name for layer in network.layers]
     first = names.index(SMALL["first_layer"])
-    for number, (before, after) in enumerate(zip(random_trunk.layers, trunk.layers, strict=True)):
+    for number, (before, after) in enumerate(zip(network.layers, trunk.layers, strict=True)):
         same = all(map(np.array_equal, before.get_weights(), after.get_weights()))
         is_norm = isinstance(before, keras.layers.BatchNormalization)
         trains = number >= first and not is_norm and before.get_weights()
@@ -110,12 +119,30 @@ def test_upper_layers_train_and_all_else_stays(tuned, random_trunk, head):
     assert not np.array_equal(head.get_weights()[0], tuned_head.get_weights()[0])
 
 
-def test_trunk_and_head_given_stay_as_they_are(tune, random_trunk, head):
-    before = [w.copy() for model in (random_trunk, head) for w in model.get_weights()]
+def test_mobilenet_is_cut_before_the_first_layer_and_normalization_stays_frozen(random_trunk):
+    head = scenes.heads.build_head(6, dropout=0.0, weight_decay=0.0)
+    trunk = scenes.fine_tuning._copy_model(random_trunk)
+    lower, model = scenes.fine_tuning._cut(trunk, head, "block_10_expand")
+    photos = np.random.default_rng(0).uniform(-1, 1, (2, 224, 224, 3)).astype("float32")
+    whole = head(random_trunk(photos)).numpy()
+    np.testing.assert_allclose(model(lower(photos)).numpy(), whole, atol=1e-4)
+    names = [layer.name for layer in trunk.layers]
+    kernels = [
+        weight.path
+        for layer in trunk.layers[names.index("block_10_expand") :]
+        if not isinstance(layer, keras.layers.BatchNormalization)
+        for weight in layer.weights
+    ]
+    assert [w.path for w in model.trainable_weights[:-2]] == kernels
+    assert len(kernels) == 3 * 7 + 1, "three of each of seven blocks, and Conv_1"
+
+
+def test_trunk_and_head_given_stay_as_they_are(tune, network, head):
+    before = [w.copy() for model in (network, head) for w in model.get_weights()]
     tune(epochs=1)
-    after = [w for model in (random_trunk, head) for w in model.get_weights()]
+    after = [w for model in (network, head) for w in model.get_weights()]
     assert all(map(np.array_equal, before, after))
-    assert not random_trunk.trainable_weights, "it is still frozen"
+    assert not network.trainable_weights, "it is still frozen"
 
 
 def test_history_is_that_of_the_models_returned(tuned, images, drawn_once):
@@ -140,10 +167,10 @@ def test_without_validation_photos_all_train(tune, images):
     assert list(history.columns) == ["epoch", "loss", "accuracy"]
 
 
-def test_it_trains_as_the_whole_network_would(images, drawn_once, random_trunk, tune):
+def test_it_trains_as_the_whole_network_would(images, drawn_once, network, tune):
     """One epoch, step by step through all layers, with the order and mirroring it uses."""
     keras.utils.set_random_seed(1)
-    start = scenes.heads.build_head(0.0, 1e-3)
+    start = scenes.heads.build_head(6, dropout=0.0, weight_decay=1e-3)
     start.layers[-1].bias.assign(np.linspace(-1, 1, 6))
     rate, decay = 1e-3, 20.0
     trunk, head, history = tune(head=start, epochs=1, weight_decay=decay, seed=3)
@@ -155,8 +182,8 @@ def test_it_trains_as_the_whole_network_would(images, drawn_once, random_trunk, 
     rng = np.random.default_rng([3, 0])
     order, mirrored = rng.permutation(rows), rng.integers(2, size=len(rows))
 
-    plain, plain_head = (keras.models.clone_model(model) for model in (random_trunk, start))
-    plain.set_weights(random_trunk.get_weights())
+    plain, plain_head = (keras.models.clone_model(model) for model in (network, start))
+    plain.set_weights(network.get_weights())
     plain_head.set_weights(start.get_weights())
     names = [layer.name for layer in plain.layers]
     kernels = [
@@ -200,7 +227,7 @@ def test_it_trains_as_the_whole_network_would(images, drawn_once, random_trunk, 
 
     assert history["loss"].item() == pytest.approx(sum(losses) / len(rows), rel=0.01)
     for mine, theirs, first in (
-        (trunk, plain, random_trunk),
+        (trunk, plain, network),
         (head, plain_head, start),
     ):
         moved = [b - a for a, b in zip(first.get_weights(), theirs.get_weights(), strict=True)]
@@ -267,7 +294,7 @@ def test_a_kill_while_an_epoch_is_kept_repeats_that_epoch(tune, tuned, monkeypat
 
 
 def test_a_training_without_dropout_goes_on_too(tune, head, monkeypatch):
-    plain = scenes.heads.build_head(0.0, 1e-3)
+    plain = scenes.heads.build_head(6, dropout=0.0, weight_decay=1e-3)
     plain.set_weights(head.get_weights())
     whole = tune(head=plain)
     assert_same(tune(head=plain, anew=False), whole)
@@ -282,7 +309,7 @@ def test_another_training_has_another_checkpoint(tune, images, head, monkeypatch
         raise KeyboardInterrupt
 
     def other_head(dropout, penalty, bias):
-        other = scenes.heads.build_head(dropout, penalty)
+        other = scenes.heads.build_head(6, dropout=dropout, weight_decay=penalty)
         other.set_weights(head.get_weights())
         other.layers[-1].bias.assign(np.full(6, bias))
         return other
@@ -329,9 +356,9 @@ def test_a_damaged_checkpoint_is_told_and_not_used(tune, tuned, cache, capsys):
 
 
 def test_activations_are_those_of_the_photo_and_its_mirror_image(
-    images, drawn_once, random_trunk, tmp_path
+    images, drawn_once, network, tmp_path
 ):
-    lower = keras.Model(random_trunk.input, random_trunk.get_layer("block_16_expand").input)
+    lower = keras.Model(network.input, network.get_layer("block_16_expand").input)
     some = images.iloc[:5]
     activations = scenes.fine_tuning._activations(some, drawn_once, lower, tmp_path)
     pixels = read_photos(some, drawn_once)
@@ -381,19 +408,35 @@ def test_unfinished_activations_are_not_used(tune, tuned, sent, monkeypatch, tmp
     assert len(list(tmp_path.glob("activations-*"))) == 1
 
 
-def test_photos_at_fault_are_named_before_anything_trains(drawn, random_trunk, head, tmp_path):
+def test_photos_at_fault_are_named_before_anything_trains(drawn, network, head, tmp_path):
     images = read_table(drawn)
     images = images[images["label"].notna()]
     changed = drawn / images["path"].iloc[3]
     changed.write_bytes((drawn / images["path"].iloc[4]).read_bytes())
     with pytest.raises(ValueError, match=r"3\.jpg has changed"):
-        scenes.fine_tuning.fine_tune(images, drawn, random_trunk, head, cache=tmp_path, **SMALL)
+        scenes.fine_tuning.fine_tune(images, drawn, network, head, cache=tmp_path, **SMALL)
     changed.write_bytes(b"no photo")
     images = images.assign(**scenes.photos.digest_photos(images, drawn))
     with pytest.raises(ValueError, match=r"(?s)1 photo\(s\) cannot be read.*3\.jpg"):
-        scenes.fine_tuning.fine_tune(images, drawn, random_trunk, head, cache=tmp_path, **SMALL)
+        scenes.fine_tuning.fine_tune(images, drawn, network, head, cache=tmp_path, **SMALL)
     kept = [path.name.count("-") for path in tmp_path.glob("activations-*")]
     assert kept == [1], "unfinished, and never used"
+
+
+def test_a_head_of_other_classes_is_refused_before_any_work(tune, sent):
+    other = scenes.heads.build_head(5, dropout=0.5, weight_decay=1e-3)
+    with pytest.raises(ValueError, match="images have 6 classes, and the head has 5 outputs"):
+        tune(head=other)
+    assert sent == []
+
+
+def test_two_classes_are_fine_tuned_as_six(tune, images, tmp_path):
+    two = images[images["label"].isin(["forest", "sea"])].reset_index(drop=True)
+    two["label"] = two["label"].cat.remove_unused_categories()
+    head = scenes.heads.build_head(2, dropout=0.5, weight_decay=1e-3)
+    _, tuned_head, history = tune(images=two, head=head, cache=tmp_path, epochs=1)
+    assert tuned_head.output_shape == (None, 2)
+    assert np.isfinite(history.to_numpy()).all()
 
 
 def test_without_labelled_training_photos_the_error_says_so(tune, images):
@@ -429,31 +472,23 @@ import tensorflow as tf
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from conftest import read_table  # makes variables, and then the devices stand
+from conftest import read_table, small_network  # makes variables, and then the devices stand
 
 photos, folder = Path(sys.argv[1]), Path(sys.argv[2])
 images = read_table(photos)
 images = utils.create_validation(images[images["label"].notna()], 0.2)
-weights, results = None, []
 for name, strategy in {
     "one": tf.distribute.get_strategy(),
     "two": tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]),
 }.items():
     with strategy.scope():
-        trunk = scenes.features.build_trunk(None)
-        if weights is None:  # He's, with which the features spread
-            weights = trunk.get_weights()
-            for i, w in enumerate(weights):
-                if w.ndim == 4:
-                    inputs = np.prod(w.shape[:2] if w.shape[-1] == 1 else w.shape[:3])
-                    weights[i] = np.random.default_rng(i).normal(0, np.sqrt(2 / inputs), w.shape)
-        trunk.set_weights(weights)
-        head = scenes.heads.build_head(0.0, 1e-3)
+        trunk = small_network(0)
+        head = scenes.heads.build_head(6, dropout=0.0, weight_decay=1e-3)
         head.layers[-1].kernel.assign(np.random.default_rng(0).normal(0, 0.1, (1280, 6)))
         cache = folder / f"{name}.npz"
         features = scenes.features.extract_features(images, photos, trunk, cache=cache)
         tuned, tuned_head, history = scenes.fine_tuning.fine_tune(
-            images, photos, trunk, head, cache=folder / name,
+            images, photos, trunk, head, cache=folder / name, label_smoothing=0.1,
             first_layer="block_16_expand", epochs=2, batch_size=10, learning_rate=1e-3,
         )
     shared = "Mirrored" in type(tuned_head.weights[0].value).__name__

@@ -1,0 +1,120 @@
+"""What is said of the results of a search: its ranking, its best setting, what is kept of it."""
+
+from fractions import Fraction
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import scenes
+import utils
+
+COLUMNS = [*scenes.HYPERPARAMETERS, "fold", "epoch", *scenes.METRICS]
+
+
+def results_of(figures: dict[tuple, list[list[tuple]]]) -> pd.DataFrame:
+    """Return a table of (accuracy, loss) for each setting, fold and epoch."""
+    rows = [
+        (*setting, fold, epoch, 0.0, 0.0, loss, accuracy)
+        for setting, folds in figures.items()
+        for fold, epochs in enumerate(folds, start=1)
+        for epoch, (accuracy, loss) in enumerate(epochs, start=1)
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+A, B, C = (0.001, 0.1, 1e-4), (0.001, 0.1, 1e-2), (0.005, 0.3, 1e-4)
+
+
+def test_the_best_setting_has_the_highest_mean_at_its_best_epoch():
+    """
+    By hand: A's means are 0.80 and 0.86, B's 0.90 and 0.70, C's 0.84 and 0.88.
+
+    B stands before C by 0.06, 0.04 and -0.04 in the folds: by 0.02, with a standard error
+    of sqrt((0.04**2 + 0.02**2 + 0.06**2) / 2) / sqrt(3).
+    """
+    results = results_of(
+        {
+            A: [[(0.80, 0.5), (0.86, 0.4)], [(0.82, 0.5), (0.87, 0.4)], [(0.78, 0.5), (0.85, 0.4)]],
+            B: [[(0.94, 0.3), (0.70, 0.9)], [(0.91, 0.4), (0.70, 0.9)], [(0.85, 0.8), (0.70, 0.9)]],
+            C: [[(0.84, 0.3), (0.88, 0.3)], [(0.84, 0.3), (0.87, 0.3)], [(0.84, 0.3), (0.89, 0.3)]],
+        }
+    )
+    best = utils.best_hyperparameters(results)
+    assert tuple(best[name] for name in scenes.HYPERPARAMETERS) == B
+    assert best["epoch"] == 1
+    assert best["val_accuracy"] == pytest.approx(0.9)
+    assert best["val_loss"] == pytest.approx(0.5)
+    assert best["behind"] == pytest.approx(0.02)
+    assert best["noise"] == pytest.approx(((0.04**2 + 0.02**2 + 0.06**2) / 2 / 3) ** 0.5)
+    ranked = utils.summarize(results)
+    assert [tuple(row) for row in ranked[scenes.HYPERPARAMETERS].to_numpy()] == [B, C, A]
+    assert list(ranked["epoch"]) == [1, 2, 2]
+    np.testing.assert_allclose(ranked["val_accuracy"], [0.90, 0.88, 0.86])
+    np.testing.assert_allclose(ranked["std"], [0.0021**0.5, 0.01, 0.01])
+
+
+def test_each_setting_is_compared_with_the_best_fold_by_fold():
+    """By hand: B is best with 0.90 in its first epoch; A's second is 0.04 behind it."""
+    results = results_of(
+        {
+            A: [[(0.80, 0.5), (0.86, 0.4)], [(0.82, 0.5), (0.87, 0.4)], [(0.78, 0.5), (0.85, 0.4)]],
+            B: [[(0.94, 0.3), (0.70, 0.9)], [(0.91, 0.4), (0.70, 0.9)], [(0.85, 0.8), (0.70, 0.9)]],
+        }
+    )
+    best, other = utils.summarize(results).to_dict("records")
+    assert (best["behind"], best["noise"]) == (0, 0)
+    assert other["behind"] == pytest.approx(0.04)
+    assert other["noise"] == pytest.approx(np.std([0.08, 0.04, 0.0], ddof=1) / 3**0.5)
+    kept = utils.condense(results, [2, 7])
+    assert list(kept.columns[:5]) == [*scenes.HYPERPARAMETERS, "kept", "epoch"]
+    found = [tuple(row) for row in kept[[*scenes.HYPERPARAMETERS, "kept", "epoch"]].to_numpy()]
+    assert found == [(*A, "2", 2), (*A, "best", 2), (*B, "best", 1), (*B, "2", 2)]
+    np.testing.assert_allclose(kept["val_accuracy"], [0.86, 0.86, 0.90, 0.70])
+    np.testing.assert_allclose(kept["behind"], [0.04, 0.04, 0, 0.20], atol=1e-12)
+    np.testing.assert_allclose(kept["std"], [0.01, 0.01, 0.0021**0.5, 0], atol=1e-12)
+
+
+def test_equal_accuracy_is_decided_by_lower_loss():
+    """The means are equal though 0.1 + 0.2 and 0.3 + 0.0 differ in the last digit."""
+    results = results_of({A: [[(0.1, 0.5)], [(0.2, 0.5)]], B: [[(0.3, 0.4)], [(0.0, 0.5)]]})
+    best = utils.best_hyperparameters(results)
+    assert tuple(best[name] for name in scenes.HYPERPARAMETERS) == B
+    assert best["behind"] == pytest.approx(0, abs=1e-12)
+
+
+def test_one_setting_has_no_runner_up():
+    best = utils.best_hyperparameters(results_of({A: [[(0.5, 1.0)], [(0.7, 0.9)]]}))
+    assert best["val_accuracy"] == pytest.approx(0.6)
+    assert np.isnan(best["behind"])
+    assert np.isnan(best["noise"])
+
+
+@given(st.data(), st.integers(1, 4), st.integers(2, 4), st.integers(1, 3))
+def test_the_choice_is_the_one_of_exact_numbers_in_any_order_of_rows(data, settings, folds, epochs):
+    hundredths = st.tuples(st.integers(88, 92), st.integers(1, 4))
+    table = st.lists(
+        st.lists(hundredths, min_size=epochs, max_size=epochs), min_size=folds, max_size=folds
+    )
+    figures = {(0.001, 0.1, 0.1 * number): data.draw(table) for number in range(settings)}
+
+    def exact(setting, epoch):
+        accuracies, losses = zip(*(fold[epoch - 1] for fold in figures[setting]), strict=True)
+        return -Fraction(sum(accuracies), folds), Fraction(sum(losses), folds), setting, epoch
+
+    ranking = sorted(exact(s, e) for s, e in product(figures, range(1, epochs + 1)))
+    accuracy, loss, setting, epoch = ranking[0]
+    results = results_of(
+        {s: [[(a / 100, n / 100) for a, n in fold] for fold in t] for s, t in figures.items()}
+    )
+    order = data.draw(st.permutations(range(len(results))))
+    best = utils.best_hyperparameters(results.iloc[order])
+    assert (tuple(best[name] for name in scenes.HYPERPARAMETERS), best["epoch"]) == (setting, epoch)
+    assert best["val_accuracy"] == pytest.approx(float(-accuracy) / 100)
+    assert best["val_loss"] == pytest.approx(float(loss) / 100)
+    if settings > 1:
+        runner_up = next(row for row in ranking if row[2] != setting)
+        assert best["behind"] == pytest.approx(float(runner_up[0] - accuracy) / 100, abs=1e-12)
