@@ -194,6 +194,22 @@ def test_the_200_most_suspect_photos_and_200_test_photos_were_read():
     assert (readings["split"][readings["chosen"] == "random"] == "test").all()
 
 
+def test_the_mistakes_that_all_fine_tuned_runs_share_were_read():
+    mistakes = table("label_mistakes.csv")
+    predictions = pd.read_csv(RESULTS.with_name("fine_tuning_predictions.csv"))
+    predictions["guess"] = predictions[CLASSES].idxmax(axis=1)
+    guesses = predictions.groupby("path")[["guess", "label"]].agg(["nunique", "first"])
+    shared = guesses[guesses["guess", "nunique"] == 1]
+    shared = shared[shared["guess", "first"] != shared["label", "first"]]
+
+    rows = mistakes[mistakes["chosen"] == "mistake"].set_index("path")
+    assert rows["suggested"].to_dict() == shared["guess", "first"].to_dict()
+    assert rows["label"].to_dict() == shared["label", "first"].to_dict()
+    assert set(mistakes["reading"]) <= {*CLASSES, "unclear"}
+    counts = utils.compare_readings(mistakes.drop(columns="suggested"), mistakes)
+    assert counts.sum(axis=1).to_dict() == {"mistake": 134, "right": 52}
+
+
 def test_each_near_copy_was_judged_and_is_one(bundled):
     images, features = bundled
     pairs = table("near_copies.csv")
