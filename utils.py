@@ -370,3 +370,86 @@ def fit_threshold(
     if not len(possible):
         return float("inf")
     return float((confidence[possible[-1]] + following[possible[-1]]) / 2)
+
+
+def find_suspects(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """
+    Return for each photo the class that its label should perhaps be, -1 where none is.
+
+    A class's threshold is the mean of its own photos' probabilities of it. A photo is suspect
+    where its label's probability is below that threshold and another class's is not; of several
+    such classes the most probable is suggested (confident learning, Northcutt et al., 2021). So a
+    class of which the classifier is seldom sure is not suspected more for that.
+
+    Parameters
+    ----------
+    probabilities : ndarray, shape (n, classes)
+        From classifiers that did not train on these photos.
+    labels : ndarray of int, shape (n,)
+    """
+    own = np.eye(probabilities.shape[1], dtype=bool)[labels]
+    sums = np.where(own, probabilities, 0).sum(axis=0, dtype="float64")
+    thresholds = sums / np.maximum(own.sum(axis=0), 1)
+    passes = (probabilities >= thresholds) & own.any(axis=0)
+    others = np.where(passes & ~own, probabilities, 0)
+    suspect = ~passes[own] & (others.max(axis=1) > 0)
+    return np.where(suspect, others.argmax(axis=1), -1)
+
+
+def near_copies(
+    features: np.ndarray, digests: Sequence[str], *, threshold: float = 0.95
+) -> pd.DataFrame:
+    """
+    Return the pairs of photos that are nearly, but not in each pixel, the same.
+
+    Parameters
+    ----------
+    features : ndarray, shape (n, 1280)
+    digests : sequence of str
+        Of each photo's pixels; pairs with the same one are no near copies.
+    threshold : float
+        From which cosine of the features on two photos are a pair.
+
+    Returns
+    -------
+    DataFrame
+        The rows `first` < `second` of each pair and their `cosine`, the nearest pair first.
+    """
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
+    digests, pairs = np.asarray(digests), []
+    for start in range(0, len(unit), 1024):  # all cosines at once would take gigabytes
+        cosines = unit[start : start + 1024] @ unit[start:].T
+        first, second = np.nonzero(np.triu(cosines >= threshold, 1))
+        pairs.append((start + first, start + second, cosines[first, second]))
+    first, second, cosine = map(np.concatenate, zip(*pairs, strict=True))
+    table = pd.DataFrame({"first": first, "second": second, "cosine": cosine})
+    table = table[digests[first] != digests[second]]
+    return table.sort_values(["cosine", "first"], ascending=[False, True], ignore_index=True)
+
+
+def compare_readings(readings: pd.DataFrame, suspects: pd.DataFrame) -> pd.DataFrame:
+    """
+    Return how many photos were read as the suggestion, as their label, as another class, unclear.
+
+    What is counted was judged before the label and the suggestion were looked up.
+
+    Parameters
+    ----------
+    readings : DataFrame
+        `path`, `label`, `chosen` ('suspect' or 'random') and `reading`, a class or 'unclear'.
+    suspects : DataFrame
+        `path` and `suggested`, the class of `find_suspects` by name.
+
+    Returns
+    -------
+    DataFrame
+        One row for each kind of choice, with the columns `suggestion`, `label`, `other` and
+        `unclear`.
+    """
+    table = readings.merge(suspects[["path", "suggested"]], on="path", how="left")
+    cases = {name: table["reading"] == table[name] for name in ("label", "suggested")}
+    cases = {"unclear": table["reading"] == "unclear", **cases}
+    read_as = np.select([*cases.values()], [*cases], "other")
+    counts = pd.crosstab(table["chosen"], read_as).rename(columns={"suggested": "suggestion"})
+    names = ["suggestion", "label", "other", "unclear"]
+    return counts.reindex(columns=names, fill_value=0).rename_axis(columns="read as")
