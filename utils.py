@@ -396,6 +396,34 @@ def find_suspects(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.where(suspect, others.argmax(axis=1), -1)
 
 
+def list_suspects(images: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:
+    """
+    Return the photos of `find_suspects`, the most suspect first.
+
+    Parameters
+    ----------
+    images : DataFrame
+        The photos: `path`, `split` and `label`.
+    probabilities : ndarray, shape (n, classes)
+        From classifiers that did not train on these photos.
+
+    Returns
+    -------
+    DataFrame
+        `path`, `split`, `label`, `suggested` and the probabilities of both classes.
+    """
+    classes, codes = images["label"].cat.categories, images["label"].cat.codes.to_numpy()
+    suggested = find_suspects(probabilities, codes)
+    rows = np.flatnonzero(suggested >= 0)
+    of_label, of_other = probabilities[rows, codes[rows]], probabilities[rows, suggested[rows]]
+    table = images.iloc[rows][["path", "split", "label"]].assign(
+        suggested=classes[suggested[rows]],
+        label_probability=of_label.round(4),
+        suggested_probability=of_other.round(4),
+    )
+    return table.iloc[np.lexsort([table["path"], of_label - of_other])].reset_index(drop=True)
+
+
 def near_copies(
     features: np.ndarray, digests: Sequence[str], *, threshold: float = 0.95
 ) -> pd.DataFrame:
@@ -427,7 +455,7 @@ def near_copies(
     return table.sort_values(["cosine", "first"], ascending=[False, True], ignore_index=True)
 
 
-def compare_readings(readings: pd.DataFrame, suspects: pd.DataFrame) -> pd.DataFrame:
+def compare_readings(readings: pd.DataFrame) -> pd.DataFrame:
     """
     Return how many photos were read as the suggestion, as their label, as another class, unclear.
 
@@ -436,9 +464,8 @@ def compare_readings(readings: pd.DataFrame, suspects: pd.DataFrame) -> pd.DataF
     Parameters
     ----------
     readings : DataFrame
-        `path`, `label`, `chosen` ('suspect' or 'random') and `reading`, a class or 'unclear'.
-    suspects : DataFrame
-        `path` and `suggested`, the class of `find_suspects` by name.
+        `label`, `suggested` (a class, missing where none is), `chosen`, why the photo was read,
+        and `reading`, a class or 'unclear'.
 
     Returns
     -------
@@ -446,10 +473,12 @@ def compare_readings(readings: pd.DataFrame, suspects: pd.DataFrame) -> pd.DataF
         One row for each kind of choice, with the columns `suggestion`, `label`, `other` and
         `unclear`.
     """
-    table = readings.merge(suspects[["path", "suggested"]], on="path", how="left")
-    cases = {name: table["reading"] == table[name] for name in ("label", "suggested")}
-    cases = {"unclear": table["reading"] == "unclear", **cases}
+    cases = {
+        "unclear": readings["reading"] == "unclear",
+        "label": readings["reading"] == readings["label"],
+        "suggestion": readings["reading"] == readings["suggested"],
+    }
     read_as = np.select([*cases.values()], [*cases], "other")
-    counts = pd.crosstab(table["chosen"], read_as).rename(columns={"suggested": "suggestion"})
     names = ["suggestion", "label", "other", "unclear"]
+    counts = pd.crosstab(readings["chosen"], read_as)
     return counts.reindex(columns=names, fill_value=0).rename_axis(columns="read as")

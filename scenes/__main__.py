@@ -34,13 +34,13 @@ def classify(options: argparse.Namespace) -> int:
 
 def write_maps(model, table, folder: Path) -> None:
     """Write a picture for each photo that shows where its label's score comes from."""
-    from scenes import plots  # only here: it takes a second
+    from scenes import drawings  # only here: it takes a second
 
     folder.mkdir(parents=True, exist_ok=True)
     numbers = table["label"].cat.codes
     for row, number in zip(table.itertuples(), numbers, strict=True):
         scores = classifier.activation_maps(model, [row.path])[0].mean(axis=0)[..., number]
-        figure = plots.maps([photos.read_photo(row.path)], [scores], [row.label])
+        figure = drawings.maps([photos.read_photo(row.path)], [scores], [row.label])
         with files.replacing(folder / f"{row.Index + 1:04}_{Path(row.path).stem}.png") as beside:
             figure.savefig(beside)
 

@@ -198,10 +198,11 @@ class Output:
     Attributes
     ----------
     folder : Path
+    classes : list of str
     """
 
-    def __init__(self, folder: Path, namespace: dict):
-        self.folder = folder
+    def __init__(self, folder: Path, classes: list[str], namespace: dict):
+        self.folder, self.classes = folder, classes
         self._namespace, self._settings = namespace, _made_with(_pick(namespace))
 
     def file(self, name: str) -> Path:
@@ -229,13 +230,35 @@ class Output:
         """The folder of the plots, to be written to, as `file` says."""
         return self.file("plotly_plots")
 
-    def table(self, name: str) -> pd.DataFrame:
-        """Return a table of this run's results or, with a word, the committed one."""
-        path = self.folder / "results" / name
-        if not path.exists():
-            path = COMMITTED / "results" / name
-            print(f"This run has not made {name}: shown is the committed one.")
-        return files.read_csv(path)
+    def write(self, table: pd.DataFrame, name: str) -> None:
+        """Write a table to `results/`; the file is replaced as a whole."""
+        files.write_csv(table, self.file(f"results/{name}"))
+
+    def write_runs(self, table: pd.DataFrame, name: str) -> None:
+        """Write a table of numbered runs to `results/`, beside the other runs there."""
+        files.write_runs(table, self.file(f"results/{name}"), keep=True)
+
+    def table(self, name: str) -> pd.DataFrame | None:
+        """
+        Return a table of this run's results or, with a word, the committed one.
+
+        None, with a word, where the committed results are of other classes.
+        """
+        path = self._of_run_or_committed(Path("results", name))
+        return path and files.read_csv(path)
+
+    def model(self) -> Path | None:
+        """Return the path of this run's fine-tuned model or, with a word, the committed one."""
+        return self._of_run_or_committed(Path("intel_classifier.keras"))
+
+    def _of_run_or_committed(self, name: Path) -> Path | None:
+        if (self.folder / name).exists():
+            return self.folder / name
+        if _read(COMMITTED / "settings.json")["classes"] != self.classes:
+            print(f"This run has not made {name.name}, and the committed one is of other photos.")
+            return None
+        print(f"This run has not made {name.name}: shown is the committed one.")
+        return COMMITTED / name
 
 
 def output_folder(namespace: dict, images: pd.DataFrame) -> Output:
@@ -261,7 +284,8 @@ def output_folder(namespace: dict, images: pd.DataFrame) -> Output:
         The folder cannot be made.
     """
     chosen = _pick(namespace)
-    made = {"settings": _made_with(chosen), "photos": _photos(images)}
+    classes = list(images["label"].cat.categories)
+    made = {"settings": _made_with(chosen), "classes": classes, "photos": _photos(images)}
     folder = Path(chosen["OUTPUT"] or Path("runs", _name(made)))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -279,8 +303,9 @@ def output_folder(namespace: dict, images: pd.DataFrame) -> Output:
             )
         else:
             with files.replacing(path) as beside:
-                beside.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    return Output(folder, namespace)
+                text = json.dumps(made, indent=1, ensure_ascii=False)
+                beside.write_text(text + "\n", encoding="utf-8")
+    return Output(folder, classes, namespace)
 
 
 def _made_with(settings: dict) -> dict:
@@ -300,8 +325,7 @@ def _photos(images: pd.DataFrame) -> str:
 
 def _name(made: dict) -> str:
     """Return the name of a folder: the numbers that differ from the committed ones, if few."""
-    path = COMMITTED / "settings.json"
-    committed = _read(path) if path.exists() else made
+    committed = _read(COMMITTED / "settings.json")
     words = [
         f"{name.lower()}-{value}"
         for name, value in made["settings"].items()
@@ -316,7 +340,8 @@ def _read(path: Path) -> dict:
     """Return what a settings.json says."""
     try:
         made = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(made["settings"], dict) or not isinstance(made["photos"], str):
+        kinds = {"settings": dict, "classes": list, "photos": str}
+        if not all(isinstance(made[name], kind) for name, kind in kinds.items()):
             raise ValueError("it holds something else")
         return made
     except (ValueError, KeyError, TypeError) as error:
