@@ -49,7 +49,7 @@ SPLITS = ("train", "validation", "test", "prediction")
 IMAGE_SIZE = 224  # pixels a side: the size at which the ImageNet weights were trained
 N_FEATURES = 1280  # channels of MobileNetV2's last layer before the classifier
 FIRST_LAYERS = (*(f"block_{i}_expand" for i in range(1, 17)), "Conv_1")  # may be the first to train
-FORMAT = 1  # of features.npz and of the cache
+FORMAT = 2  # of features.npz and of the cache
 # Columns of the grid search's results.
 HYPERPARAMETERS = ["learning_rate", "dropout", "weight_decay"]
 METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")

@@ -4,7 +4,6 @@ The classifier (sections 7 and 11): trunk and head as one saved model, and its p
 The file alone says what its classes are, and loading it runs no code. Trains nothing.
 """
 
-import itertools
 import json
 import os
 import warnings
@@ -175,24 +174,13 @@ def predict(
     settings.check(batch_size=batch_size)
     paths, names, problems = _list_photos(source), classes_of(model), []
     kept, answers = [], {name: [] for name in ("probabilities", "label", "unsure")}
-
-    def read(path: Path) -> np.ndarray | str:
-        try:
-            return photos.resize_photo(photos.read_photo(path))
-        except ValueError as error:
-            return str(error)
-
     with tasks.progress(len(paths), "Predicting", "photo") as bar:
-        ahead = iter(zip(paths, tasks.run_ahead(read, paths, ahead=2 * batch_size), strict=True))
-        while batch := list(itertools.islice(ahead, batch_size)):
+        for batch in filter(None, tasks.run_ahead(_read_small, paths, batch_size, problems)):
+            answer = model.predict_on_batch(photos.resize_photos([photo for _, photo in batch]))
+            kept += [photos.printable(path.as_posix()) for path, _ in batch]
+            for name, values in answers.items():
+                values.append(answer[name])
             bar.update(len(batch))
-            problems += [result for _, result in batch if isinstance(result, str)]
-            batch = [(path, result) for path, result in batch if not isinstance(result, str)]
-            if batch:
-                answer = model.predict_on_batch(np.stack([photo for _, photo in batch]))
-                kept += [path.as_posix() for path, _ in batch]
-                for name, values in answers.items():
-                    values.append(answer[name])
     if failed is None:
         photos.refuse(problems)
     else:
@@ -205,14 +193,18 @@ def predict(
     return table.join(pd.DataFrame(answer["probabilities"], columns=names))
 
 
+def _read_small(path: str | Path) -> np.ndarray:
+    return photos.shrink_photo(photos.read_photo(path))
+
+
 def _list_photos(source: str | Path | Sequence[str | Path]) -> list[Path]:
     """Return the photos that are named, and those of the folders that are named."""
     named = [source] if isinstance(source, (str, os.PathLike)) else source
     paths = []
     for path in (Path(name).expanduser() for name in named):
-        inside = sorted(filter(photos.is_photo, path.rglob("*"))) if path.is_dir() else [path]
+        inside = list(filter(photos.is_photo, photos.walk(path))) if path.is_dir() else [path]
         if not inside:
-            raise FileNotFoundError(f"there is no photo in {path}")
+            raise FileNotFoundError(f"there is no photo in {photos.printable(path)}")
         paths += inside
     if not paths:
         raise FileNotFoundError("there is no photo in an empty list")
@@ -247,8 +239,8 @@ def activation_maps(model: keras.Model, paths: Sequence[str | Path]) -> np.ndarr
     mirrored = any(layer.name == "average" for layer in model.layers)
     maps = []
     for path in paths:
-        photo = photos.resize_photo(photos.read_photo(path))
-        views = np.stack([photo, photo[:, ::-1]][: 1 + mirrored])
+        photo = photos.resize_photos([photos.read_photo(path)])
+        views = ops.concatenate([photo, photo[:, :, ::-1]][: 1 + mirrored])
         scores = ops.matmul(places(model.get_layer("scaling")(views)), head.layers[-1].kernel)
         maps.append(np.array(scores))
         maps[-1][1:] = maps[-1][1:, :, ::-1]
@@ -285,18 +277,18 @@ def export(model: keras.Model, path: str | Path, *, int8: bool = False) -> None:
         beside.write_text("\n".join(classes_of(model)) + "\n", encoding="utf-8")
 
 
-def run_exported(path: str | Path, paths: Sequence[str | Path]) -> np.ndarray:
+def run_exported(file: str | Path, paths: Sequence[str | Path]) -> np.ndarray:
     """Return the probabilities (n, classes) that an exported model gives, as an app gets them."""
     with warnings.catch_warnings(action="ignore"):  # the successor is a package of its own
-        interpreter = tf.lite.Interpreter(str(path), num_threads=os.cpu_count())
+        interpreter = tf.lite.Interpreter(str(file), num_threads=os.cpu_count())
     interpreter.allocate_tensors()
     photo, probabilities = (
         details[0]["index"]
         for details in (interpreter.get_input_details(), interpreter.get_output_details())
     )
     answers = []
-    for resized in map(photos.resize_photo, map(photos.read_photo, paths)):
-        interpreter.set_tensor(photo, resized[np.newaxis])
+    for path in paths:
+        interpreter.set_tensor(photo, photos.resize_photos([photos.read_photo(path)]))
         interpreter.invoke()
         answers.append(interpreter.get_tensor(probabilities)[0])
     return np.stack(answers)

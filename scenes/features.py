@@ -6,6 +6,7 @@ classifier. A photo that is known by its pixels is not computed again. Trains no
 """
 
 import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +19,12 @@ import scenes
 from scenes import files, photos, settings, tasks
 
 BLOCK_BATCHES = 32  # of photos go through the trunk in one task
+KERAS_HOME = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
+IMAGENET_WEIGHTS = (
+    KERAS_HOME
+    / "models"
+    / (f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{scenes.IMAGE_SIZE}_no_top.h5")
+)  # where Keras keeps them
 BUNDLED_FEATURES = Path(__file__).parents[1] / "features.npz"
 
 
@@ -37,27 +44,21 @@ def build_trunk(weights: str | Path | None = "imagenet") -> keras.Model:
         Not trainable, so that BatchNormalization runs in inference mode in training too.
     """
     settings.check(weights=weights)
-    trunk = keras.applications.MobileNetV2(
-        input_shape=(scenes.IMAGE_SIZE, scenes.IMAGE_SIZE, 3),
-        include_top=False,
-        pooling="avg",
-        weights=None if weights is None else str(weights),
-    )
+    try:
+        trunk = keras.applications.MobileNetV2(
+            input_shape=(scenes.IMAGE_SIZE, scenes.IMAGE_SIZE, 3),
+            include_top=False,
+            pooling="avg",
+            weights=None if weights is None else str(weights),
+        )
+    except OSError as error:  # h5py names no file
+        file = IMAGENET_WEIGHTS if weights == "imagenet" else weights
+        raise ValueError(
+            f"the weights in {file} cannot be read, as after a download that was cut off "
+            f"({error}); delete it, and run again"
+        ) from error
     trunk.trainable = False
     return trunk
-
-
-def prepare_photo(photo: tf.Tensor) -> tf.Tensor:
-    """Resize and scale a photo as the saved classifier does."""
-    size = (scenes.IMAGE_SIZE, scenes.IMAGE_SIZE)
-    # Antialiasing changes nothing where a photo grows, as those of this data set do, but
-    # takes 1.5 ms; where it shrinks, it keeps fine patterns from turning into noise.
-    resized = tf.cond(
-        tf.reduce_max(tf.shape(photo)) <= scenes.IMAGE_SIZE,
-        lambda: tf.image.resize(photo, size),
-        lambda: tf.image.resize(photo, size, antialias=True),
-    )
-    return keras.applications.mobilenet_v2.preprocess_input(resized)
 
 
 def round_features(features: np.ndarray) -> np.ndarray:
@@ -102,7 +103,7 @@ def extract_features(
         An .npz file that keeps the features from run to run, in the format of
         `features.npz`. Photos are known by their pixels: only those that are not in it,
         or not computed by this trunk, are computed; if there are any, it then holds the
-        rows of `images`. What is done is kept when the work is interrupted.
+        rows of `images`. Of interrupted work, all finished tasks are kept.
     batch_size : int
         Photos that go through the trunk together.
 
@@ -129,120 +130,96 @@ def extract_features(
     with files.locked(cache):
         known, rounded = _read_cache(cache, trunk_digest)
         missing = images[~images["digest"].isin(known)].drop_duplicates("digest")
-        size = BLOCK_BATCHES * batch_size
-        blocks = [missing.iloc[start : start + size] for start in range(0, len(missing), size)]
-        folder = str(Path(folder).resolve())
-        # Lists, since Dask keeps the only copy of a larger object on one machine, which may die.
-        calls = [
-            (trunk, list(block["path"]), list(block["digest"]), folder, batch_size)
-            for block in blocks
-        ]
         digests, parts, failed = [known], [rounded], []
         try:
-            with tasks.progress(len(missing), "Photos through the trunk", "photo") as bar:
-                for number, result in tasks.run_tasks(
-                    _extract_block, calls, bar, [*map(len, blocks)]
-                ):
-                    rows, block, problems, stopped = result
-                    parts.append(block)
-                    digests.append(blocks[number]["digest"].to_numpy()[rows])
-                    failed += problems
-                    if stopped:
-                        raise stopped
+            for rows, block, problems in _extract(missing, folder, trunk, batch_size):
+                digests.append(missing["digest"].to_numpy(dtype=str)[rows])
+                parts.append(block)
+                failed += problems
         finally:
             place = {digest: row for row, digest in enumerate(np.concatenate(digests))}
             rounded = np.concatenate(parts)
             finished = images[images["digest"].isin(place)]
-            rows = finished["digest"].map(place).to_numpy(dtype=int)
+            rounded = rounded[finished["digest"].map(place).to_numpy(dtype=int)]
             if len(missing):
-                _write_features(cache, finished, rounded[rows], trunk_digest)
+                _write_features(cache, finished, rounded, trunk_digest)
         photos.refuse(failed)
-        return restore_features(rounded[rows])
+        return restore_features(rounded)
+
+
+def _extract(
+    images: pd.DataFrame, folder: str | Path, trunk: keras.Model, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
+    """Yield (rows, their rounded features, problems) block by block, as the blocks end."""
+    size = BLOCK_BATCHES * batch_size
+    starts = range(0, len(images), size)
+    folder = str(Path(folder).resolve())
+    # Lists, since Dask keeps the only copy of a larger object on one machine, which may die.
+    columns = [list(images[name]) for name in ("path", "digest")]
+    calls = [
+        (trunk, *(column[start : start + size] for column in columns), folder, batch_size)
+        for start in starts
+    ]
+    amounts = [len(paths) for _, paths, *_ in calls]
+    with tasks.progress(len(images), "Photos through the trunk", "photo") as bar:
+        for number, (rows, block, problems) in tasks.run_tasks(_extract_block, calls, bar, amounts):
+            yield starts[number] + rows, block, problems
 
 
 def _extract_block(
-    trunk: keras.Model,
-    paths: list[str],
-    digests: list[str],
-    folder: str,
-    batch_size: int,
-) -> tuple[np.ndarray, np.ndarray, list[str], BaseException | None]:
-    """
-    Return (rows, their rounded features, problems, what stopped it before its end).
-
-    That, an interrupt perhaps, is for the caller to raise, who first keeps what is done.
-    """
-    batches, failed, stopped = (
-        [(np.zeros(0, int), np.zeros((0, scenes.N_FEATURES), "uint8"))],
-        [],
-        None,
-    )
-    try:
-        for rows, features in send_through(trunk, paths, digests, folder, batch_size, failed):
-            batches.append((rows, round_features(features)))
-    except (Exception, KeyboardInterrupt) as error:
-        stopped = error
-    rows, rounded = map(np.concatenate, zip(*batches, strict=True))
-    return rows, rounded, failed, stopped
+    trunk: keras.Model, paths: list[str], digests: list[str], folder: str, batch_size: int
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Return (rows, their rounded features, problems) of one block: a task for any process."""
+    rows, failed = [np.zeros(0, int)], []
+    rounded = [np.zeros((0, scenes.N_FEATURES), "uint8")]
+    for numbers, features in send_through(trunk, paths, digests, folder, batch_size, failed):
+        rows.append(numbers)
+        rounded.append(round_features(features))
+    return np.concatenate(rows), np.concatenate(rounded), failed
 
 
 def send_through(
-    trunk: keras.Model,
+    model: keras.Model,
     paths: Sequence[str],
     digests: Sequence[str],
     folder: str | Path,
     batch_size: int,
     failed: list[str],
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (rows, what the trunk gives for them) batch by batch."""
+    """Yield (rows, what a model gives for these photos) batch by batch, read ahead of it."""
 
-    def read(row: np.int64) -> np.ndarray:
-        try:
-            photo = photos.read_photo(Path(folder, paths[row]))
-            if photos.photo_digest(photo) == digests[row]:
-                return photo
-            failed.append(f"{paths[row]} has changed while the notebook ran; run it again")
-        except ValueError as error:
-            failed.append(str(error))
-        return np.zeros((1, 1, 0), "uint8")  # no channels: filtered out below
+    def read(row: int) -> np.ndarray:
+        photo = photos.read_photo(Path(folder, paths[row]))
+        if photos.photo_digest(photo) != digests[row]:
+            raise ValueError(f"{paths[row]} has changed while the notebook ran; run it again")
+        return photos.shrink_photo(photo)
 
-    def load(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        photo = tf.numpy_function(read, [row], tf.uint8, stateful=False)
-        photo.set_shape((None, None, None))
-        return row, photo
-
-    def prepare(row: tf.Tensor, photo: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return row, prepare_photo(tf.ensure_shape(photo, (None, None, 3)))
-
-    batches = (
-        tf.data.Dataset.range(len(paths))
-        .map(load, num_parallel_calls=tf.data.AUTOTUNE)
-        .filter(lambda row, photo: tf.shape(photo)[-1] == 3)
-        .map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
-        .batch(batch_size)
-        .prefetch(2)
-    )
     # On some processors, ReLU6 makes a number of NaN.
-    whole = all(np.isfinite(weight).all() for weight in trunk.get_weights())
+    whole = all(np.isfinite(weight).all() for weight in model.get_weights())
     strategy = tf.distribute.get_strategy()  # with one device, all below is a plain loop
-    run = _compile(trunk, strategy)
-    for rows, batch in strategy.experimental_distribute_dataset(batches):
-        rows, block = (
-            np.concatenate([part.numpy() for part in strategy.experimental_local_results(value)])
-            for value in (rows, run(batch))
+    run = _compile(model, strategy)
+    for batch in filter(None, tasks.run_ahead(read, range(len(paths)), batch_size, failed)):
+        resized = photos.resize_photos([photo for _, photo in batch])
+        parts = np.array_split(resized, strategy.num_replicas_in_sync)
+        shares = strategy.experimental_distribute_values_from_function(
+            lambda device, parts=parts: parts[device.replica_id_in_sync_group]
         )
+        results = strategy.experimental_local_results(run(shares))
+        block = np.concatenate([result.numpy() for result in results])
         if not (whole and np.isfinite(block).all()):
             raise ValueError("the trunk gives NaN or infinity; its weights are damaged")
-        yield rows, block
+        yield np.array([row for row, _ in batch]), block
 
 
 @functools.lru_cache(1)
-def _compile(trunk: keras.Model, strategy: tf.distribute.Strategy) -> Callable:
-    """Return the trunk's graph, which takes seconds to build, once for all blocks."""
-    return tf.function(
-        lambda batch: strategy.run(trunk, args=(batch,), kwargs={"training": False}),
-        reduce_retracing=True,
-    )
+def _compile(model: keras.Model, strategy: tf.distribute.Strategy) -> Callable:
+    """Return the model's graph, which takes seconds to build, once for all blocks."""
+
+    def run(batch: tf.Tensor) -> tf.Tensor:
+        scaled = keras.applications.mobilenet_v2.preprocess_input(batch)
+        return model(scaled, training=False)
+
+    return tf.function(lambda batch: strategy.run(run, args=(batch,)), reduce_retracing=True)
 
 
 def _read_cache(cache: Path, trunk_digest: str) -> tuple[np.ndarray, np.ndarray]:
@@ -268,8 +245,9 @@ def _write_features(
     columns = {
         "format": np.array(scenes.FORMAT),
         "trunk": np.array(trunk_digest),
+        "classes": np.array(list(images["label"].cat.categories), dtype=str),
         "path": images["path"].to_numpy(dtype=str),
-        "label": images["label"].cat.codes.to_numpy(dtype="int8"),
+        "label": images["label"].cat.codes.to_numpy(dtype="int16"),
         "split": images["split"].cat.codes.to_numpy(dtype="int8"),
         "digest": images["digest"].to_numpy(dtype=str),
         "features": rounded,
@@ -279,23 +257,21 @@ def _write_features(
 
 def _read_features(path: Path) -> tuple[pd.DataFrame, np.ndarray, str]:
     """Read and check a file of features: the table, the rounded features, the trunk."""
-    column = ("n",)
     schema = {
         "format": ("i", ()),
         "trunk": ("U", ()),
-        "path": ("U", column),
-        "label": ("i", column),
-        "split": ("i", column),
-        "digest": ("U", column),
+        "classes": ("U", ("k",)),
+        "path": ("U", ("n",)),
+        "label": (np.int16, ("n",)),
+        "split": (np.int8, ("n",)),
+        "digest": ("U", ("n",)),
         "features": (np.uint8, ("n", scenes.N_FEATURES)),
     }
     data = files.read_arrays(path, schema)
-    n = len(data["path"])
-    good = (
-        data["format"] == scenes.FORMAT
-        and (n == 0 or (data["label"].min() >= -1 and data["label"].max() < len(scenes.CLASSES)))
-        and (n == 0 or (data["split"].min() >= 0 and data["split"].max() < len(scenes.SPLITS)))
-    )
+    codes = {"label": (-1, len(data["classes"])), "split": (0, len(scenes.SPLITS))}
+    good = data["format"] == scenes.FORMAT and len(set(data["classes"])) == len(data["classes"])
+    for name, (low, high) in codes.items():
+        good &= bool(((data[name] >= low) & (data[name] < high)).all())
     if not good:
         raise ValueError(
             f"{path} is not a file of features in format {scenes.FORMAT}; make it again"
@@ -303,7 +279,7 @@ def _read_features(path: Path) -> tuple[pd.DataFrame, np.ndarray, str]:
     images = pd.DataFrame(
         {
             "path": data["path"],
-            "label": pd.Categorical.from_codes(data["label"], categories=scenes.CLASSES),
+            "label": pd.Categorical.from_codes(data["label"], categories=data["classes"]),
             "split": pd.Categorical.from_codes(data["split"], categories=scenes.SPLITS),
             "digest": data["digest"],
             "problem": "",

@@ -7,8 +7,8 @@ A task that a failing machine takes along is tried again. Knows nothing of what 
 import collections
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import joblib
 from IPython import get_ipython
@@ -118,17 +118,31 @@ def _outcomes(calls: list) -> Iterator[tuple[int, object]]:
         print(f"A machine failed, and its tasks are run again: {error}")
 
 
-def run_ahead(function: Callable, items: Iterable, *, ahead: int) -> Iterator:
+def run_ahead(
+    function: Callable, items: Sequence, batch_size: int, failed: list[str]
+) -> Iterator[list[tuple]]:
     """
-    Yield what a function returns for each item, in their order, computed in threads.
+    Yield lists of (item, what a function returns for it), computed ahead in threads.
 
-    At most `ahead` results wait for the caller, so that memory does not grow with the items.
+    The items keep their order. At most two batches wait for the caller, so that memory does
+    not grow with their number. What a ValueError says goes to `failed`, without its item.
     """
+
+    def run(item: object) -> tuple:
+        try:
+            return item, function(item), None
+        except ValueError as error:
+            return item, None, str(error)
+
+    def finish(batch: list[Future]) -> list[tuple]:
+        ended = [future.result() for future in batch]
+        failed.extend(problem for *_, problem in ended if problem is not None)
+        return [(item, result) for item, result, problem in ended if problem is None]
+
+    ahead = collections.deque()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        waiting = collections.deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) == ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        for start in range(0, len(items), batch_size):
+            ahead.append([pool.submit(run, item) for item in items[start : start + batch_size]])
+            if len(ahead) == 3:
+                yield finish(ahead.popleft())
+        yield from map(finish, ahead)

@@ -1,5 +1,6 @@
 """The classifier predicts what trunk and head do, and is only loaded from good files."""
 
+import hashlib
 import io
 import json
 import pickle
@@ -12,7 +13,9 @@ from pathlib import Path
 import h5py
 import keras
 import numpy as np
+import pandas as pd
 import pytest
+import sklearn
 from conftest import (
     CLASSES,
     Payload,
@@ -31,6 +34,7 @@ import scenes.classifier
 import scenes.features
 import scenes.heads
 import scenes.photos
+import utils
 
 
 @pytest.fixture(scope="module")
@@ -285,6 +289,152 @@ def test_a_missing_classifier_is_an_error_of_its_own(tmp_path):
         scenes.classifier.load_classifier(tmp_path / "none.keras")
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_an_older_keras_is_told_to_be_replaced(saved, tmp_path):
+    path = tmp_path / "newer.keras"
+    newer = b'{"keras_version": "99.1.0", "date_saved": "2099-01-01@00:00:00"}'
+    config = b'{"class_name": "Later", "module": "keras", "config": {}, "registered_name": null}'
+    change_parts(saved, path, metadata__json=newer, config__json=config)
+    told = f"{path} needs Keras 99.1.0, .* this is Keras {keras.__version__}.*pip install"
+    with pytest.raises(ValueError, match=told):
+        scenes.classifier.load_classifier(path)
+    change_parts(saved, path, metadata__json=newer)  # what can be read is not refused
+    assert scenes.classifier.classes_of(scenes.classifier.load_classifier(path)) == CLASSES
+
+
+# --- What it looks at -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real_classifier(random_trunk):
+    return scenes.classifier.build_classifier(
+        random_trunk, small_head(6), CLASSES, mirrored=True, temperature=2
+    )
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def test_the_maps_split_the_scores_of_each_pass_exactly(real_classifier, album):
+    """Maps of another photo, or with two classes exchanged, do not."""
+    paths = sorted(album.iterdir())[:3]
+    maps = scenes.classifier.activation_maps(real_classifier, paths)
+    assert maps.shape == (3, 2, 7, 7, 6)
+    one_pass, scaling = (real_classifier.get_layer(name) for name in ("one_pass", "scaling"))
+    bias = np.array(one_pass.layers[-1].layers[-1].bias)
+    photos = [scenes.photos.resize_photos([scenes.photos.read_photo(path)]) for path in paths]
+    right = np.stack(
+        [[one_pass(scaling(view))[0] for view in (photo, photo[:, :, ::-1])] for photo in photos]
+    )
+    means = maps.mean(axis=(2, 3)) + bias
+    np.testing.assert_allclose(softmax(means), right, atol=1e-4)
+    for wrong in (means[::-1], means[..., [0, 1, 2, 4, 3, 5]], means[:, ::-1]):
+        assert np.abs(softmax(wrong) - right).max() > 1e-3
+    given = real_classifier.predict(np.concatenate(photos), verbose=0)["probabilities"]
+    cooled = np.sqrt(softmax(means).mean(axis=1))  # a temperature of 2
+    np.testing.assert_allclose(given, cooled / cooled.sum(axis=1, keepdims=True), atol=1e-4)
+
+
+def test_the_map_of_the_mirror_image_is_flipped_back(real_classifier, album, tmp_path):
+    photo = scenes.photos.read_photo(album / "5.png")
+    Image.fromarray(photo[:, ::-1]).save(tmp_path / "mirrored.png")
+    given = scenes.classifier.activation_maps(
+        real_classifier, [album / "5.png", tmp_path / "mirrored.png"]
+    )
+    np.testing.assert_allclose(given[0, 0], given[1, 1, :, ::-1], atol=1e-4)
+    assert np.abs(given[0, 0] - given[1, 1]).max() > 0.01
+
+
+# --- On a phone -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_an_exported_model_gives_the_same_probabilities(classifier, album, tmp_path, int8, recwarn):
+    model = scenes.classifier.build_classifier(
+        small_trunk(0), small_head(6), CLASSES, mirrored=True, temperature=2, threshold=0.5
+    )
+    larger = Image.fromarray(draw(99, width=500, height=300))
+    larger.save(album / "larger.png")
+    scenes.classifier.export(model, tmp_path / "model.tflite", int8=int8)
+    assert (tmp_path / "model.txt").read_text().split() == CLASSES
+    paths = sorted(album.iterdir())
+    given = scenes.classifier.run_exported(tmp_path / "model.tflite", paths)
+    right = scenes.classifier.predict(model, paths)[CLASSES]
+    np.testing.assert_allclose(given, right, atol=0.05 if int8 else 1e-4)
+    assert not [w for w in recwarn if "deprecated" in str(w.message) and "lite" in str(w.message)]
+
+
+# --- The committed model --------------------------------------------------------------
+
+ROOT = Path(__file__).parents[1]
+MODEL = ROOT / "intel_classifier.keras"
+RESULTS = ROOT / "results"
+SHA256 = "32dbbc639fc6d24ed12c0afb1cfbdf3c14737bbc0f1c7b3384a50d009bd5ed89"
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return scenes.classifier.load_classifier(MODEL)
+
+
+def test_the_committed_model_is_the_tested_one():
+    assert MODEL.stat().st_size < 10e6
+    assert hashlib.sha256(MODEL.read_bytes()).hexdigest() == SHA256
+
+
+def test_the_committed_model_has_the_constants_that_the_validation_photos_give(committed):
+    assert scenes.classifier.classes_of(committed) == CLASSES
+    table = pd.read_csv(RESULTS / "fine_tuning_validation.csv")
+    labels = pd.Categorical(table["label"], CLASSES).codes
+    temperature = utils.fit_temperature(table[CLASSES].to_numpy(), labels)
+    threshold = utils.fit_threshold(utils.temper(table[CLASSES], temperature), labels)
+    assert committed.get_layer("temperature").scale == pytest.approx(1 / temperature, rel=1e-4)
+    assert committed.get_layer("margin").offset == pytest.approx(-threshold, abs=1e-5)
+
+
+def test_the_committed_model_gives_the_committed_probabilities_of_two_pictures(committed):
+    pictures = Path(sklearn.__file__).parent / "datasets" / "images"
+    right = pd.read_csv(RESULTS / "sample_predictions.csv")
+    given = scenes.classifier.predict(committed, [pictures / name for name in right["path"]])
+    np.testing.assert_allclose(given[CLASSES], right[CLASSES], atol=1e-4)
+    assert given[["label", "unsure"]].astype(str).equals(right[["label", "unsure"]].astype(str))
+
+
+@pytest.mark.photos
+def test_the_committed_model_gives_the_committed_predictions(committed, real_photos):
+    """The committed ones are from before the temperature."""
+    table = pd.read_csv(RESULTS / "fine_tuning_predictions.csv").query("run == 1")
+    table = table.sample(300, random_state=0)
+    right = utils.temper(table[CLASSES], 1 / committed.get_layer("temperature").scale)
+    given = scenes.classifier.predict(committed, [real_photos / path for path in table["path"]])
+    np.testing.assert_allclose(given[CLASSES], right, atol=1e-3)
+    assert (given["label"].astype(str).to_numpy() == table["label"].to_numpy()).mean() > 0.9
+
+
+@pytest.mark.photos
+def test_of_two_photos_side_by_side_each_class_is_seen_on_its_half(
+    committed, real_photos, tmp_path
+):
+    """In at least 95 of 100 pairs of test photos, for both classes; measured were 98."""
+    images, _ = scenes.features.load_bundled_features()
+    images = images[images["split"] == "test"].assign(label=images["label"].astype(str))
+    rng, paths, pairs = np.random.default_rng(0), [], []
+    for number in range(100):
+        pairs.append(rng.choice(6, 2, replace=False))
+        names = [rng.choice(images["path"][images["label"] == CLASSES[n]]) for n in pairs[-1]]
+        halves = [scenes.photos.read_photo(real_photos / name) for name in names]
+        halves = [Image.fromarray(half).resize((150, 150)) for half in halves]
+        paths.append(tmp_path / f"{number}.png")
+        Image.fromarray(np.concatenate(halves, axis=1)).save(paths[-1])
+    maps = scenes.classifier.activation_maps(committed, paths).mean(axis=1)
+    weight = np.maximum(maps, 0).sum(axis=1)  # (pairs, 7 columns, classes)
+    further_left = weight[:, :3].sum(axis=1) > weight[:, 4:].sum(axis=1)
+    rows, (left, right) = np.arange(100), np.transpose(pairs)
+    assert (further_left[rows, left] & ~further_left[rows, right]).sum() >= 95
+
+
 # --- Damaged and hostile files --------------------------------------------------------
 
 
@@ -426,6 +576,18 @@ def test_a_lambda_in_a_file_is_not_run(intact, tmp_path, monkeypatch):
     assert not proof.exists()
     keras.saving.load_model(path, safe_mode=False)(np.zeros((1, 4, 4, 3)))
     assert proof.exists()
+
+
+def test_a_vocabulary_is_not_read_from_another_file(intact, saved, tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("\n".join(f"secret {i}" for i in range(6)))
+    with zipfile.ZipFile(saved) as archive:
+        config = json.loads(archive.read("config.json"))
+    lookup = next(x for x in config["config"]["layers"] if x["name"] == "label")
+    lookup["config"]["vocabulary"] = str(secret)
+    path = tmp_path / "hostile.keras"
+    change_parts(saved, path, config__json=json.dumps(config).encode())
+    assert load_or_refuse(path, intact)
 
 
 def with_activation(config: object, function: dict) -> object:

@@ -2,18 +2,22 @@
 
 import os
 import pickle
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 import zipfile
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from conftest import Payload, damage, draw, read_table, small_trunk, zip_edges
+from conftest import CLASSES, Payload, damage, draw, read_table, small_trunk, zip_edges
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -26,6 +30,7 @@ import scenes.heads
 import scenes.photos
 import scenes.tasks
 
+ROOT = Path(__file__).parents[1]
 FLOATS = st.floats(0, 6, width=32)
 
 
@@ -81,6 +86,22 @@ def test_the_trunk_takes_its_weights_from_a_file(random_trunk, tmp_path):
 def test_a_missing_file_of_weights_is_refused(tmp_path):
     with pytest.raises(ValueError, match="weights"):
         scenes.features.build_trunk(tmp_path / "none.weights.h5")
+
+
+@pytest.mark.parametrize("which", ["own", "imagenet"])
+def test_weights_that_were_cut_off_are_named_with_what_to_do(tmp_path, monkeypatch, which):
+    """As a download leaves them that breaks off."""
+    path = tmp_path / ("models" if which == "imagenet" else "")
+    path = path / (scenes.features.IMAGENET_WEIGHTS.name if which == "imagenet" else "own.h5")
+    path.parent.mkdir(exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file["kernel"] = np.zeros(1000)
+    path.write_bytes(path.read_bytes()[:-500])
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr(scenes.features, "IMAGENET_WEIGHTS", path)
+    monkeypatch.setattr(keras.src.utils.file_utils.config, "keras_home", lambda: str(tmp_path))
+    with pytest.raises(ValueError, match=rf"in {re.escape(str(path))} cannot .*; delete it"):
+        scenes.features.build_trunk("imagenet" if which == "imagenet" else path)
 
 
 # --- The rounding ---------------------------------------------------------------------
@@ -178,7 +199,7 @@ def test_an_odd_photo_gives_the_features_of_its_pixels(kind, trunk, tmp_path):
     write, right, tolerance = ODD_PHOTOS[kind]
     write(tmp_path / f"{kind}.jpg")
     images = pd.DataFrame({"path": [f"{kind}.jpg"]})
-    for name, categories in {"label": scenes.CLASSES, "split": scenes.SPLITS}.items():
+    for name, categories in {"label": CLASSES, "split": scenes.SPLITS}.items():
         images[name] = pd.Categorical([categories[0]], categories)
     images = images.join(scenes.photos.digest_photos(images, tmp_path))
     features = scenes.features.extract_features(
@@ -253,15 +274,50 @@ def test_the_batch_size_changes_no_feature(extract, batch_size, tmp_path):
     np.testing.assert_array_equal(other, extract())
 
 
-def test_photos_read_ahead_of_the_trunk_are_bounded(drawn, trunk, monkeypatch, tmp_path):
-    """
-    On a table ten times as long, as many photos wait for the trunk: no more than a few batches.
+@pytest.mark.parametrize("reader", ["extract_features", "predict"])
+def test_memory_grows_neither_with_the_photos_nor_with_their_pixels(reader, trunk, tmp_path):
+    """The peak of a process that takes 24 photos of 12 megapixels: 36 MB each when decoded."""
+    pixels = draw(0, width=4000, height=3000)
+    Image.fromarray(pixels).save(tmp_path / "0.png", compress_level=1)
+    for number in range(1, 24):
+        os.link(tmp_path / "0.png", tmp_path / f"{number}.png")
+    command = [sys.executable, "-c", MEMORY, reader, str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    one, all_of_them = map(int, done.stdout.splitlines()[-1].split())
+    assert all_of_them - one < 200  # MB
 
-    So memory grows by the output alone. Photos are counted where they are decoded and where
-    their features are rounded; that is slowed down, so that they could pile up.
-    """
+
+MEMORY = """
+import os, resource, sys
+from pathlib import Path
+import pandas as pd
+from conftest import CLASSES, small_head, small_trunk
+from scenes import classifier, features, photos
+
+reader, folder = sys.argv[1], Path(sys.argv[2])
+paths, trunk = sorted(folder.glob("*.png")), small_trunk(0)
+digest = photos.photo_digest(photos.read_photo(paths[0]))
+model = classifier.build_classifier(trunk, small_head(6), CLASSES)
+peaks = []
+for n in (2, 24):
+    if reader == "predict":
+        assert len(classifier.predict(model, paths[:n])) == n
+    else:
+        list(features.send_through(trunk, paths[:n], [digest] * n, folder, 32, []))
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+print()
+print(*peaks)
+"""
+
+
+def test_photos_read_ahead_of_the_trunk_are_bounded(drawn, trunk, monkeypatch):
+    """So memory grows by the output alone, though the trunk be slower than the reading."""
     lock, read, done, ahead = threading.Lock(), [0], [0], []
-    read_photo, round_features = scenes.photos.read_photo, scenes.features.round_features
+    read_photo = scenes.photos.read_photo
 
     def counted_read(path):
         with lock:
@@ -269,34 +325,16 @@ def test_photos_read_ahead_of_the_trunk_are_bounded(drawn, trunk, monkeypatch, t
             ahead.append(read[0] - done[0])
         return read_photo(path)
 
-    def slow_rounding(features):
-        time.sleep(0.02)
-        done[0] += len(features)
-        return round_features(features)
-
     monkeypatch.setattr(scenes.photos, "read_photo", counted_read)
-    monkeypatch.setattr(scenes.features, "round_features", slow_rounding)
-    most = {}
-    for n in (60, 600):
-        folder = tmp_path / f"{n}"
-        folder.mkdir()
-        for i in range(n):
-            Image.fromarray(draw(i, width=4, height=3)).save(folder / f"{i}.png")
-        images = pd.DataFrame({"path": [f"{i}.png" for i in range(n)]})
-        images["label"] = pd.Categorical(["sea"] * n, scenes.CLASSES)
-        images["split"] = pd.Categorical(["train"] * n, scenes.SPLITS)
-        digests = [scenes.photos.photo_digest(read_photo(folder / path)) for path in images["path"]]
-        read[0], done[0] = 0, 0
-        ahead.clear()
-        images = images.assign(digest=digests, problem="")
-        scenes.features.extract_features(
-            images, folder, trunk, cache=folder / "c.npz", batch_size=8
-        )
-        assert read[0] == n
-        most[n] = max(ahead)
-        assert done[0] == n
-    few_batches = 8 * 8 + 4 * os.cpu_count()  # and what each core decodes
-    assert most[600] <= few_batches < 600
+    images = pd.concat([read_table(drawn)] * 4)
+    paths, digests = list(images["path"]), list(images["digest"])
+    read[0] = 0
+    ahead.clear()
+    for rows, _ in scenes.features.send_through(trunk, paths, digests, drawn, 8, []):
+        time.sleep(0.02)
+        done[0] += len(rows)
+    assert read[0] == done[0] == len(images) > 200
+    assert max(ahead) <= 3 * 8
 
 
 # --- The cache ------------------------------------------------------------------------
@@ -479,6 +517,19 @@ def test_the_bundled_features_are_compact_and_need_no_pickle():
         assert {archive[name].dtype.kind for name in archive.files} == {"i", "U", "u"}
 
 
+@pytest.mark.parametrize("classes", [["no", "yes"], [f"Größe {i}, <b>" for i in range(200)]])
+def test_a_file_of_features_keeps_any_classes(classes, tmp_path):
+    images = pd.DataFrame({"path": [f"{c}/a.jpg" for c in classes], "label": classes})
+    images["label"] = pd.Categorical(images["label"], classes)
+    images["split"] = pd.Categorical(["train"] * len(classes), scenes.SPLITS)
+    images = images.assign(digest=[f"{i:032x}" for i in range(len(classes))], problem="")
+    rounded = np.zeros((len(classes), 1280), "uint8")
+    scenes.features._write_features(tmp_path / "features.npz", images, rounded, "trunk")
+    read, _ = scenes.features.load_bundled_features(tmp_path / "features.npz")
+    pd.testing.assert_frame_equal(read, images, check_dtype=False, check_categorical=False)
+    assert list(read["label"].cat.categories) == classes
+
+
 def test_missing_bundled_features_are_an_error_of_their_own(tmp_path):
     with pytest.raises(FileNotFoundError):
         scenes.features.load_bundled_features(tmp_path / "none.npz")
@@ -496,7 +547,7 @@ def small_file(tmp_path_factory):
     images = pd.DataFrame(
         {
             "path": [f"{i}.jpg" for i in range(ROWS)],
-            "label": pd.Categorical(["sea", "street", None], scenes.CLASSES),
+            "label": pd.Categorical(["sea", "street", None], CLASSES),
             "split": pd.Categorical(["train", "test", "prediction"], scenes.SPLITS),
             "digest": [f"{i:032x}" for i in range(ROWS)],
         }
@@ -557,7 +608,7 @@ def test_a_damaged_cache_never_changes_the_features(
     assert capsys.readouterr().out.count("computed again") == computed
 
 
-ARRAYS = ("format", "trunk", "path", "label", "split", "digest", "features")
+ARRAYS = ("format", "trunk", "classes", "path", "label", "split", "digest", "features")
 CONVERSIONS = ("float64", "complex64", "bool", "S8", "object", "datetime64[s]", "uint16")
 
 

@@ -1,0 +1,124 @@
+"""The command line says what photos show, names what fails, and writes what it is asked to."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+from conftest import CLASSES, draw
+from PIL import Image
+
+import scenes.__main__
+import scenes.classifier
+import scenes.plots
+
+ROOT = Path(__file__).parents[1]
+PICTURES = Path(sklearn.__file__).parent / "datasets" / "images"
+
+
+@pytest.fixture
+def model(classifier, tmp_path):
+    """Return the arguments that name a small model."""
+    scenes.classifier.save_classifier(classifier, tmp_path / "model.keras")
+    return ["--model", str(tmp_path / "model.keras")]
+
+
+@pytest.fixture
+def album(tmp_path):
+    """Return a folder of three photos, one of them in a folder below it."""
+    folder = tmp_path / "album"
+    (folder / "deep er").mkdir(parents=True)
+    for seed, name in enumerate(("a.jpg", "b.png", "deep er/c.jpg")):
+        Image.fromarray(draw(seed)).save(folder / name)
+    return folder
+
+
+def test_the_committed_model_classifies_in_a_new_process(tmp_path):
+    """The whole way as a reader takes it, from another folder than the checkout's."""
+    command = [sys.executable, "-m", "scenes", "classify", *sorted(PICTURES.glob("*.jpg"))]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(ROOT / "results" / "sample_predictions.csv")
+    for line, row in zip(done.stdout.splitlines(), table.itertuples(), strict=True):
+        shown = f"{row.path:10}  {row.label}  {table[CLASSES].loc[row.Index].max():.1%}"
+        assert line == f"{PICTURES}/{shown}" + "  unsure" * row.unsure
+    assert "Predicting" in done.stderr
+
+
+def test_a_folder_is_walked_and_the_csv_holds_all_probabilities(model, album, tmp_path, capsys):
+    csv = tmp_path / "out.csv"
+    assert scenes.__main__.main(["classify", str(album), "--csv", str(csv), *model]) == 0
+    table = pd.read_csv(csv)
+    assert [Path(p).relative_to(album).as_posix() for p in table["path"]] == [
+        "a.jpg",
+        "b.png",
+        "deep er/c.jpg",
+    ]
+    assert list(table.columns) == ["path", "label", "unsure", *CLASSES]
+    np.testing.assert_allclose(table[CLASSES].sum(axis=1), 1, atol=1e-4)
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_unreadable_files_are_named_at_the_end_and_the_rest_is_done(model, album, capsys):
+    (album / "broken.jpg").write_bytes(b"no photo")
+    missing = str(album / "missing.jpg")
+    assert scenes.__main__.main(["classify", missing, str(album), *model]) == 1
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 3
+    end = err[err.index("2 file(s) failed:") :]
+    assert f"{missing} cannot be read as a photo: No such file" in end
+    assert "broken.jpg cannot be read as a photo: no known format" in end
+
+
+def test_nothing_but_unreadable_files(model, album, capsys):
+    (album / "broken.jpg").write_bytes(b"no photo")
+    assert scenes.__main__.main(["classify", str(album / "broken.jpg"), *model]) == 1
+    assert capsys.readouterr().out == ""
+
+
+def test_an_overlay_is_written_for_each_photo(model, album, tmp_path, monkeypatch):
+    drawn = []
+
+    def maps(photos, scores, titles):
+        drawn.append((photos[0].shape, scores[0].shape, titles))
+        return plt.figure()
+
+    monkeypatch.setattr(scenes.plots, "maps", maps, raising=False)
+    monkeypatch.setattr(
+        scenes.classifier, "activation_maps", lambda model, paths: np.ones((1, 2, 7, 7, 6))
+    )
+    folder = tmp_path / "new" / "maps"
+    assert scenes.__main__.main(["classify", str(album), "--maps", str(folder), *model]) == 0
+    assert sorted(p.name for p in folder.iterdir()) == ["0001_a.png", "0002_b.png", "0003_c.png"]
+    assert [shapes for *shapes, _ in drawn] == [[(30, 40, 3), (7, 7)]] * 3
+
+
+@pytest.mark.parametrize(
+    "fault", ["an empty folder", "no model", "another model", "an unwritable CSV"]
+)
+def test_bad_input_is_one_clear_error(fault, model, album, tmp_path, capsys):
+    arguments, told = [str(album), *model], ""
+    if fault == "an empty folder":
+        (tmp_path / "empty").mkdir()
+        arguments, told = [str(tmp_path / "empty"), *model], "there is no photo in"
+    elif fault == "no model":
+        arguments, told = [str(album), "--model", "none.keras"], "none.keras"
+    elif fault == "another model":
+        (tmp_path / "other.keras").write_text("a letter")
+        arguments = [str(album), "--model", str(tmp_path / "other.keras")]
+        told = "other.keras is no saved classifier"
+    else:
+        arguments += ["--csv", str(tmp_path / "no folder" / "out.csv")]
+        told = "out.csv"
+    assert scenes.__main__.main(["classify", *arguments]) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert told in errors[0]
