@@ -5,6 +5,7 @@ The same settings and data give the same bytes, interrupted or not, here or on a
 Knows nothing of photos and fine-tuning.
 """
 
+import gc
 import itertools
 import os
 import shutil
@@ -200,8 +201,15 @@ class HeadsOfRows(heads.SideBySideHeads):
 # What the threads of a process share: its seeds, TensorFlow's copy of the features, and
 # which searches are over, since a thread cannot be interrupted from outside.
 _one_thread = threading.Lock()
-_tensors: weakref.WeakValueDictionary[int, tf.Tensor] = weakref.WeakValueDictionary()
+_tables: weakref.WeakValueDictionary[int, "_Table"] = weakref.WeakValueDictionary()
 _searches, _over = itertools.count(), set()
+
+
+class _Table:
+    """Features with TensorFlow's copy of them."""
+
+    def __init__(self, features: np.ndarray):
+        self.features, self.tensor = features, tf.constant(features)
 
 
 def _train_fold(
@@ -211,10 +219,11 @@ def _train_fold(
 ) -> dict[str, np.ndarray]:
     """Train the heads of one block on one fold: a task that any process can do."""
     with _one_thread:
-        tensor = _tensors.get(id(features))
-        if tensor is None:
-            tensor = _tensors[id(features)] = tf.constant(features)
-    return _fit(tensor, *labels_and_rows, **options)
+        table = _tables.get(id(features)) or _Table(features)
+        _tables[id(features)] = table
+    history = _fit(table.tensor, *labels_and_rows, **options)
+    gc.collect()  # a Keras model refers to itself, and would stay
+    return history
 
 
 def _fit(

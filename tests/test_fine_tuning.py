@@ -28,6 +28,22 @@ SMALL = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def step_by_step():
+    """Let TensorFlow run without compiling, which would take most of a training's time."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def compiled(step_by_step):
+    """Let TensorFlow compile, as in a notebook."""
+    tf.config.run_functions_eagerly(False)
+    yield
+    tf.config.run_functions_eagerly(True)
+
+
 @pytest.fixture(scope="module")
 def images(drawn_once):
     """Return the table of the drawn photos: 24 for training, 6 for validation, 24 for tests."""
@@ -167,7 +183,7 @@ def test_without_validation_photos_all_train(tune, images):
     assert list(history.columns) == ["epoch", "loss", "accuracy"]
 
 
-def test_it_trains_as_the_whole_network_would(images, drawn_once, network, tune):
+def test_it_trains_as_the_whole_network_would(images, drawn_once, network, tune, compiled):
     """One epoch, step by step through all layers, with the order and mirroring it uses."""
     keras.utils.set_random_seed(1)
     start = scenes.heads.build_head(6, dropout=0.0, weight_decay=1e-3)
@@ -268,6 +284,22 @@ def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(
     )
     assert_same(tune(anew=False), tuned)
     assert len(trained) == (3 if batch == 4 else 6)
+
+
+def test_a_compiled_training_that_is_interrupted_ends_with_the_same_weights(
+    tune, compiled, monkeypatch
+):
+    whole, keep = tune(), scenes.fine_tuning._Checkpoint.on_epoch_end
+
+    def keep_and_stop(self, epoch, logs=None):
+        keep(self, epoch, logs)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scenes.fine_tuning._Checkpoint, "on_epoch_end", keep_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            tune()
+    assert_same(tune(anew=False), whole)
 
 
 def test_a_kill_while_an_epoch_is_kept_repeats_that_epoch(tune, tuned, monkeypatch):

@@ -46,13 +46,14 @@ GRID = {
     "weight_decays": [1e-4, 1e-2],
 }
 EPOCHS = 4
-BATCH = 64  # the 230 training photos below are three batches and a partial one of 38
+BATCH = 64  # the 295 training photos below are four batches and a partial one of 39
 
 
-def make_halves(n_classes=6):
+def make_halves(n_classes=6, n=360):
     """Return training and validation photos."""
-    features, labels = make_photos(360, n_classes=n_classes)
-    return (features[:230], labels[:230]), (features[230:], labels[230:])
+    features, labels = make_photos(n, n_classes=n_classes)
+    train = round(0.82 * n)
+    return (features[:train], labels[:train]), (features[train:], labels[train:])
 
 
 @pytest.fixture(scope="module")
@@ -150,12 +151,14 @@ def test_a_head_trains_side_by_side_as_alone(step_by_step, n_classes, seed):
         np.testing.assert_allclose(together, alone, rtol=0, atol=1e-4, err_msg=str(setting))
 
 
-def test_with_other_masks_and_weights_a_head_alone_does_as_well(step_by_step, halves):
+def test_with_other_masks_and_weights_a_head_alone_does_as_well(step_by_step):
     """
     The mean over five seeds of what a plain `train_head` reaches is that of side by side.
 
-    To 0.02 in accuracy and 0.04 in loss; measured: MEASURED.
+    To 0.02 in accuracy and 0.04 in loss; measured: 0.008 and 0.016, where the differences of
+    single seeds spread by 0.018 and 0.047 (one standard deviation).
     """
+    halves = make_halves(n=720)
     setting = 0.005, 0.5, 1e-2
     one = {f"{n}s": [value] for n, value in zip(scenes.HYPERPARAMETERS, setting, strict=True)}
     differences = []
@@ -302,8 +305,8 @@ def test_blocks_of_six_classes_hold_up_to_128_settings_of_whole_dropout_rates():
     assert sizes(6, 5, 5, 8) == [(5, 3, 8), (5, 2, 8)]
 
 
-@given(st.integers(2, 200), *[st.integers(1, 9)] * 3)
-def test_the_more_classes_the_smaller_the_blocks(n_classes, *counts):
+@given(st.integers(2, 200), st.tuples(*[st.integers(1, 9)] * 3))
+def test_the_more_classes_the_smaller_the_blocks(n_classes, counts):
     """A block has at most 768 columns, so that its memory stays, or one rate of each kind."""
     lists = dict(zip(GRID, (list(np.linspace(0, 0.5, n)) for n in counts), strict=True))
     blocks = scenes.grid_search._divide(n_classes, **lists)
@@ -378,12 +381,14 @@ def test_threads_of_one_process_give_the_same_bytes(
     monkeypatch.setattr(scenes.tasks, "progress", note)
     monkeypatch.setattr(scenes.grid_search, "_fit", count)
     csv = tmp_path / "grid_search.csv"
-    with joblib.parallel_config(backend, n_jobs=3 if backend else None):
+    with joblib.parallel_config(
+        **{"backend": backend, "n_jobs": 3} if backend else {"n_jobs": None}
+    ):
         scenes.grid_search.grid_search(*photos, **SMALL, csv=csv)
     assert csv.read_bytes() == searched[0].read_bytes()
     assert max(most) == 3
     assert bars[0].n == SMALL["folds"] * SMALL["epochs"]
-    assert not scenes.grid_search._tensors, "the features leave with the last fold"
+    assert not scenes.grid_search._tables, "the features leave with the last fold"
 
 
 class Failing:
@@ -599,7 +604,7 @@ def test_numbers_that_the_file_could_not_tell_apart_are_refused(photos, tmp_path
     rates = [0.001, 0.00100000001]
     with pytest.raises(ValueError, match=r"learning_rates is \[0.001, 0.00100000001\]; it must"):
         scenes.grid_search.grid_search(
-            *photos, learning_rates=rates, csv=tmp_path / "grid_search.csv"
+            *photos, **SMALL | {"learning_rates": rates}, csv=tmp_path / "grid_search.csv"
         )
 
 
@@ -687,7 +692,7 @@ MANY_FOLDS = {
     "dropouts": [0.3],
     "weight_decays": [1e-4, 1e-2],
     "epochs": 1,
-    "folds": 12,
+    "folds": 8,
     "batch_size": 50,
 }
 
@@ -702,7 +707,7 @@ def check_files(csv: Path, tables: tuple[bytes, ...]) -> None:
 
 def test_a_search_killed_at_random_points_ends_with_the_same_bytes(start, tmp_path):
     """
-    20 times `kill -9`, each up to two folds' time after the first training step.
+    10 times `kill -9`, each up to two folds' time after the first training step.
 
     A search that ends before it is killed was one of several: the next one begins anew.
     """
@@ -718,9 +723,9 @@ def test_a_search_killed_at_random_points_ends_with_the_same_bytes(start, tmp_pa
     csv.write_bytes(b"the old table")
     rng = np.random.default_rng(0)
     kills = 0
-    while kills < 20 or csv.read_bytes() != expected:
+    while kills < 10 or csv.read_bytes() != expected:
         process, word = start(search.run_step_by_step, N, **MANY_FOLDS, csv=csv)
-        if kills < 20:
+        if kills < 10:
             word.poll(300)
             process.join(rng.uniform(0, 2 * fold))
             process.kill()
@@ -734,7 +739,7 @@ def test_a_search_killed_at_random_points_ends_with_the_same_bytes(start, tmp_pa
                 *(uninterrupted.name, csv.name),
                 *(f".{uninterrupted.name}.lock", f".{csv.name}.lock"),
             }
-            if kills < 20:
+            if kills < 10:
                 csv.write_bytes(b"the old table")
 
 
@@ -846,7 +851,7 @@ def test_another_search_does_not_take_the_folds_of_this_one(photos, tmp_path, tr
     assert len(trainings.seeds) == 2 + options["folds"] + 1  # its own are still there
 
 
-@pytest.mark.parametrize("part", ["scenes.FORMAT", "tf.__version__", "keras.__version__"])
+@pytest.mark.parametrize("part", ["scenes.FORMAT", "tensorflow.__version__", "keras.__version__"])
 def test_another_version_does_not_take_the_folds(photos, tmp_path, trainings, part, monkeypatch):
     csv = tmp_path / "grid_search.csv"
     trainings.interrupt(2, *photos, **SMALL, csv=csv)
@@ -962,7 +967,7 @@ def test_a_search_on_real_photos_learns_and_is_what_plain_fits_give(bundled, tmp
         "dropouts": [0.1, 0.5],
         "weight_decays": [1e-4, 1e-2],
     }
-    options = {"epochs": 6, "folds": 2, "seed": 1, "groups": groups}
+    options = {"epochs": 6, "folds": 2, "seed": 1, "batch_size": 128, "groups": groups}
     results = scenes.grid_search.grid_search(
         *photos, **lists, **options, csv=tmp_path / "grid_search.csv"
     )
