@@ -7,26 +7,20 @@ Knows nothing of photos and fine-tuning.
 
 import gc
 import itertools
-import os
 import shutil
 import threading
-import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
-import joblib
 import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from joblib.parallel import get_active_backend
 
 import scenes
 from scenes import files, heads, photos, settings, tasks
 
 BLOCK_COLUMNS = 768  # train side by side, heads x classes: more at once take no less time each
-THREADS = min(4, os.cpu_count() or 1)  # folds that train at once where nothing else is asked for
 
 
 def grid_search(
@@ -82,8 +76,8 @@ def grid_search(
     an accuracy by a photo that stands between two classes.
 
     A task is one fold, of at most 128 settings of six classes (fewer of more classes) where
-    the dropout rates can be divided so. As one training leaves a second core idle half of
-    the time, some tasks run at once, in threads; or wherever `joblib.parallel_config` says.
+    the dropout rates can be divided so. joblib runs them one after the other, or spreads them
+    over what `joblib.parallel_config` names.
 
     Memory grows by at most two copies of the features (10 KB a photo), by about 0.4 MB a
     setting of each block that trains, and, while the table is made, by some 250 bytes for
@@ -150,9 +144,9 @@ def _train(
     seed: int,
 ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, list[float]], int]]:
     """Yield (history, grid, fold) of each block and fold, as they are read or trained."""
-    left, calls, search = [], [], next(_searches)
+    left, calls = [], []
     total = len(splits) * len(blocks) * epochs
-    with tasks.progress(total, "Grid search", "epoch") as bar, _in_threads(search):
+    with tasks.progress(total, "Grid search", "epoch") as bar:
         for (fold, rows), (number, block) in itertools.product(
             enumerate(splits, start=1), enumerate(blocks, start=1)
         ):
@@ -164,7 +158,7 @@ def _train(
                 continue
             fold_seed = int(np.random.SeedSequence([seed, fold]).generate_state(1)[0])
             options = {"epochs": epochs, "batch_size": batch_size, "seed": fold_seed}
-            options |= {"n_classes": n_classes, "grid": block, "search": search}
+            options |= {"n_classes": n_classes, "grid": block}
             # Of large objects, Dask keeps one copy on each machine that has used it.
             calls.append((features, (labels, *rows), options))
             left.append((part, block, fold))
@@ -173,18 +167,6 @@ def _train(
             parts.mkdir(exist_ok=True)
             files.write_arrays(part, history)
             yield history, block, fold
-
-
-@contextmanager
-def _in_threads(search: int) -> Iterator[None]:
-    """Let tasks run in some threads of this process, unless joblib is told otherwise."""
-    backend, jobs = get_active_backend()
-    chosen = jobs is not None or backend.default_n_jobs != 1
-    try:
-        with nullcontext() if chosen else joblib.parallel_config("threading", n_jobs=THREADS):
-            yield
-    finally:
-        _over.add(search)
 
 
 class HeadsOfRows(heads.SideBySideHeads):
@@ -198,18 +180,7 @@ class HeadsOfRows(heads.SideBySideHeads):
         return super().call(tf.gather(self.features, x), training=training)
 
 
-# What the threads of a process share: its seeds, TensorFlow's copy of the features, and
-# which searches are over, since a thread cannot be interrupted from outside.
-_one_thread = threading.Lock()
-_tables: weakref.WeakValueDictionary[int, "_Table"] = weakref.WeakValueDictionary()
-_searches, _over = itertools.count(), set()
-
-
-class _Table:
-    """Features with TensorFlow's copy of them."""
-
-    def __init__(self, features: np.ndarray):
-        self.features, self.tensor = features, tf.constant(features)
+_one_training = threading.Lock()  # the seeds are the process's, which may have other threads
 
 
 def _train_fold(
@@ -218,10 +189,9 @@ def _train_fold(
     options: dict,
 ) -> dict[str, np.ndarray]:
     """Train the heads of one block on one fold: a task that any process can do."""
-    with _one_thread:
-        table = _tables.get(id(features)) or _Table(features)
-        _tables[id(features)] = table
-    history = _fit(table.tensor, *labels_and_rows, **options)
+    with _one_training:
+        tf.config.experimental.enable_op_determinism()
+        history = _fit(tf.constant(features), *labels_and_rows, **options)
     gc.collect()  # a Keras model refers to itself, and would stay
     return history
 
@@ -237,44 +207,25 @@ def _fit(
     epochs: int,
     batch_size: int,
     seed: int,
-    search: int,
 ) -> dict[str, np.ndarray]:
     """Return each metric's history, shape (epochs, D, H), for all heads of one fold."""
-    with ExitStack() as turn:
-        turn.enter_context(_one_thread)
-        _stop_if_over(search)
-        tf.config.experimental.enable_op_determinism()
-        keras.utils.set_random_seed(seed)
-        model = HeadsOfRows(features, **grid, n_classes=n_classes, seed=seed)
-        model.steps_per_execution = heads.steps(len(training), batch_size)
-        history = model.fit(
-            training,
-            labels[training],
-            batch_size=batch_size,
-            epochs=epochs,
-            validation_data=(validation, labels[validation]),
-            validation_batch_size=256,
-            verbose=0,
-            callbacks=[_thread_callback(turn, search)],
-        ).history
+    keras.utils.set_random_seed(seed)
+    model = HeadsOfRows(features, **grid, n_classes=n_classes, seed=seed)
+    model.steps_per_execution = heads.steps(len(training), batch_size)
+    history = model.fit(
+        training,
+        labels[training],
+        batch_size=batch_size,
+        epochs=epochs,
+        validation_data=(validation, labels[validation]),
+        validation_batch_size=256,
+        verbose=0,
+    ).history
     keys = ("head_loss", "head_accuracy", "val_head_loss", "val_head_accuracy")
     return {
         name: np.reshape(history[key], (epochs, *model.heads))
         for name, key in zip(scenes.METRICS, keys, strict=True)
     }
-
-
-def _stop_if_over(search: int) -> None:
-    if search in _over:
-        raise InterruptedError("the search was interrupted")
-
-
-def _thread_callback(turn: ExitStack, search: int) -> keras.callbacks.Callback:
-    """Let the next thread begin when the order of the photos is drawn; end with the search."""
-    return keras.callbacks.LambdaCallback(
-        on_train_begin=lambda logs: turn.close(),
-        on_train_batch_end=lambda batch, logs: _stop_if_over(search),
-    )
 
 
 def _read_fold(

@@ -1,6 +1,7 @@
 """Features like those of photos, and grid searches in processes that tests start and kill."""
 
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -47,14 +48,11 @@ def run(n: int, word: Connection, *, threads: int = 0, **settings) -> None:
 def run_step_by_step(n: int, word: Connection, **settings) -> None:
     """Run a grid search without compiling it, which would take most of its time; tell steps."""
     tf.config.run_functions_eagerly(True)
-    make = scenes.grid_search._thread_callback
-
-    def tell(*arguments) -> keras.callbacks.Callback:
-        callback = make(*arguments)
-        callback.on_train_batch_end = lambda batch, logs: word.send("a step is done")
-        return callback
-
-    scenes.grid_search._thread_callback = tell
+    tell = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: word.send("a step is done")
+    )
+    heads = scenes.grid_search.HeadsOfRows
+    heads.fit = functools.partialmethod(heads.fit, callbacks=[tell])
     run(n, word, **settings)
 
 

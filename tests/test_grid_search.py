@@ -77,9 +77,7 @@ def train_side_by_side(halves, grid, seed, n_classes=6):
     features, labels = map(np.concatenate, zip(*halves, strict=True))
     rows = np.split(np.arange(len(labels)), [len(halves[0][1])])
     options = {"n_classes": n_classes, "epochs": EPOCHS, "batch_size": BATCH, "seed": seed}
-    return scenes.grid_search._fit(
-        tf.constant(features), labels, *rows, grid=grid, search=-1, **options
-    )
+    return scenes.grid_search._fit(tf.constant(features), labels, *rows, grid=grid, **options)
 
 
 @pytest.fixture(scope="module")
@@ -358,18 +356,12 @@ class AllAtTheEnd(ThreadingBackend):
 joblib.register_parallel_backend("all at the end", AllAtTheEnd)
 
 
-@pytest.mark.parametrize("backend", [None, "all at the end"], ids=["by default", "Ray's kind"])
+@pytest.mark.parametrize("backend", ["threading", "all at the end"])
 def test_threads_of_one_process_give_the_same_bytes(
     photos, searched, tmp_path, monkeypatch, backend
 ):
-    """Though seeds belong to the whole process; and two train at once, though one alone draws."""
-    monkeypatch.setattr(scenes.grid_search, "THREADS", 3)
-    at_work, most, fit, bars = [], [], scenes.grid_search._fit, []
-    progress = scenes.tasks.progress
-
-    def note(*arguments):
-        bars.append(progress(*arguments))
-        return bars[-1]
+    """Though seeds belong to the whole process: one training waits for the other."""
+    at_work, most, fit = [], [], scenes.grid_search._fit
 
     def count(*arguments, **options):
         at_work.append(options["seed"])
@@ -378,17 +370,12 @@ def test_threads_of_one_process_give_the_same_bytes(
         at_work.remove(options["seed"])
         return history
 
-    monkeypatch.setattr(scenes.tasks, "progress", note)
     monkeypatch.setattr(scenes.grid_search, "_fit", count)
     csv = tmp_path / "grid_search.csv"
-    with joblib.parallel_config(
-        **{"backend": backend, "n_jobs": 3} if backend else {"n_jobs": None}
-    ):
+    with joblib.parallel_config(backend, n_jobs=3):
         scenes.grid_search.grid_search(*photos, **SMALL, csv=csv)
     assert csv.read_bytes() == searched[0].read_bytes()
-    assert max(most) == 3
-    assert bars[0].n == SMALL["folds"] * SMALL["epochs"]
-    assert not scenes.grid_search._tables, "the features leave with the last fold"
+    assert max(most) == 1
 
 
 class Failing:
@@ -767,49 +754,23 @@ def test_a_search_killed_before_any_file_operation_ends_with_the_same_bytes(
     assert folds_trained == {0, 1, 2, 3}
 
 
-@pytest.mark.parametrize("jobs", [1, None], ids=["one after the other", "threads"])
-def test_the_interrupt_button_keeps_the_finished_folds(
-    searched, photos, tmp_path, monkeypatch, jobs
-):
-    """And the folds in other threads end, too: they cannot be interrupted from outside."""
+def test_the_interrupt_button_keeps_the_finished_folds(searched, photos, tmp_path, monkeypatch):
     csv = tmp_path / "grid_search.csv"
-    fit, make = scenes.grid_search._fit, scenes.grid_search._thread_callback
-    began, ended = [], []
+    fit, began = scenes.grid_search._fit, []
 
     def count(*arguments, **options):
         began.append(options["seed"])
-        try:
-            history = fit(*arguments, **options)
-            ended.append("finished")
-            return history
-        except BaseException as error:
-            ended.append(type(error))
-            raise
+        if len(began) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return fit(*arguments, **options)
 
-    def press(*arguments):
-        callback = make(*arguments)
-        callback.on_epoch_end = lambda epoch, logs: (
-            signal.raise_signal(signal.SIGINT) if len(began) == 3 else None
-        )
-        return callback
-
-    monkeypatch.setattr(scenes.grid_search, "THREADS", 2)
     monkeypatch.setattr(scenes.grid_search, "_fit", count)
-    with joblib.parallel_config(n_jobs=jobs):
-        with monkeypatch.context() as patch:
-            patch.setattr(scenes.grid_search, "_thread_callback", press)
-            with pytest.raises(KeyboardInterrupt):
-                scenes.grid_search.grid_search(*photos, **SMALL, csv=csv)
-        assert not csv.exists()
-        kept = len(list(tmp_path.glob(".grid_search-*/fold-*.npz")))
-        assert kept >= 1
-        for _ in range(100):
-            if len(ended) == 3:
-                break
-            time.sleep(0.1)
-        assert len(ended) == 3
+    with pytest.raises(KeyboardInterrupt):
         scenes.grid_search.grid_search(*photos, **SMALL, csv=csv)
-    assert len(began) == 3 + 3 - kept
+    assert not csv.exists()
+    assert len(list(tmp_path.glob(".grid_search-*/fold-*.npz"))) == 2
+    scenes.grid_search.grid_search(*photos, **SMALL, csv=csv)
+    assert len(began) == 3 + 1
     assert csv.read_bytes() == searched[0].read_bytes()
 
 
