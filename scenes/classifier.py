@@ -177,7 +177,7 @@ def predict(
     with tasks.progress(len(paths), "Predicting", "photo") as bar:
         for batch in filter(None, tasks.run_ahead(_read_small, paths, batch_size, problems)):
             answer = model.predict_on_batch(photos.resize_photos([photo for _, photo in batch]))
-            kept += [photos.printable(path.as_posix()) for path, _ in batch]
+            kept += [path.as_posix() for path, _ in batch]
             for name, values in answers.items():
                 values.append(answer[name])
             bar.update(len(batch))

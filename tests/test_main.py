@@ -15,7 +15,7 @@ from PIL import Image
 
 import scenes.__main__
 import scenes.classifier
-import scenes.plots
+import scenes.drawings
 
 ROOT = Path(__file__).parents[1]
 PICTURES = Path(sklearn.__file__).parent / "datasets" / "images"
@@ -78,6 +78,24 @@ def test_unreadable_files_are_named_at_the_end_and_the_rest_is_done(model, album
     assert "broken.jpg cannot be read as a photo: no known format" in end
 
 
+def test_names_of_any_bytes_are_shown_and_written(model, album, tmp_path, monkeypatch, capsys):
+    name = os.fsdecode(b"\xff.jpg")
+    try:
+        (album / "a.jpg").rename(album / name)
+    except OSError:
+        pytest.skip("this file system takes text alone")
+    monkeypatch.setattr(scenes.drawings, "maps", lambda *arguments: plt.figure())
+    monkeypatch.setattr(
+        scenes.classifier, "activation_maps", lambda model, paths: np.ones((1, 2, 7, 7, 6))
+    )
+    outputs = ["--csv", str(tmp_path / "out.csv"), "--maps", str(tmp_path / "maps")]
+    assert scenes.__main__.main(["classify", str(album / name), *outputs, *model]) == 0
+    assert r"\udcff.jpg" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "out.csv", encoding_errors="surrogateescape")
+    assert table.loc[0, "path"] == (album / name).as_posix()
+    assert len(list((tmp_path / "maps").iterdir())) == 1
+
+
 def test_nothing_but_unreadable_files(model, album, capsys):
     (album / "broken.jpg").write_bytes(b"no photo")
     assert scenes.__main__.main(["classify", str(album / "broken.jpg"), *model]) == 1
@@ -91,7 +109,7 @@ def test_an_overlay_is_written_for_each_photo(model, album, tmp_path, monkeypatc
         drawn.append((photos[0].shape, scores[0].shape, titles))
         return plt.figure()
 
-    monkeypatch.setattr(scenes.plots, "maps", maps, raising=False)
+    monkeypatch.setattr(scenes.drawings, "maps", maps)
     monkeypatch.setattr(
         scenes.classifier, "activation_maps", lambda model, paths: np.ones((1, 2, 7, 7, 6))
     )
