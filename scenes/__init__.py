@@ -44,7 +44,6 @@ keras.config.set_max_steps_per_epoch(None)
 # Each training traces a graph of its own, as it should; TensorFlow warns that this is slow.
 tf.get_logger().setLevel("ERROR")
 
-CLASSES = ("buildings", "forest", "glacier", "mountain", "sea", "street")
 SPLITS = ("train", "validation", "test", "prediction")
 IMAGE_SIZE = 224  # pixels a side: the size at which the ImageNet weights were trained
 N_FEATURES = 1280  # channels of MobileNetV2's last layer before the classifier

@@ -46,9 +46,8 @@ PHOTO_SUFFIXES = {s for s, f in Image.registered_extensions().items() if f in {*
 # Photos to people, though no plugin of Pillow's own opens them.
 OTHER_SUFFIXES = {".arw", ".cr2", ".cr3", ".dng", ".emf", ".eps", ".heic", ".heif", ".hif", ".jxl"}
 OTHER_SUFFIXES |= {".nef", ".orf", ".pjp", ".pjpeg", ".raf", ".raw", ".rw2", ".svg", ".wmf"}
-_TURNS = dict(  # the orientation in EXIF, and what undoes it
-    zip(range(2, 9), map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), strict=True)
-)
+# The orientation in EXIF, from 2, and what undoes it.
+_TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), start=2))
 _SRGB, _LAB = (ImageCms.ImageCmsProfile(ImageCms.createProfile(n)) for n in ("sRGB", "LAB"))
 DRAFT_SIZE = 3 * scenes.IMAGE_SIZE  # the network sees next to nothing of what is smaller
 
@@ -225,16 +224,14 @@ def _check_classes(images: pd.DataFrame, classes: list[str], folder: Path) -> No
                 f"the classes {twin!a} and {name!a} in {printable(folder)} or beside it are one "
                 "name but for the case or the coding of letters; rename or merge their folders"
             )
-    untrained = set(classes) - set(images.loc[images["split"] == "train", "label"])
-    if untrained:
+    if untrained := set(classes) - set(images.loc[images["split"] == "train", "label"]):
         raise FileNotFoundError(
             f"there is no photo in {printable(folder / min(untrained))}, though other splits have "
             "that class; add some for training, or take the class out of the other splits"
         )
     if len(classes) == 1:
-        raise ValueError(
-            f"{printable(folder)} holds only the class {classes[0]}; two are needed; {LAYOUTS}"
-        )
+        only = f"{printable(folder)} holds only the class {classes[0]}"
+        raise ValueError(f"{only}; two are needed; {LAYOUTS}")
 
 
 def _say_what_is_missing(images: pd.DataFrame, splits: dict[str, Path], left: list[Path]) -> None:
@@ -246,8 +243,7 @@ def _say_what_is_missing(images: pd.DataFrame, splits: dict[str, Path], left: li
             print(f"The {split} split has no photo of: {', '.join(lacking)}.")
     if splits and "prediction" not in set(images["split"]):
         print("There are no photos without a label to predict.")
-    photos = sorted(printable(path.name) for path in left if looks_like_photo(path))
-    if photos:
+    if photos := sorted(printable(path.name) for path in left if looks_like_photo(path)):
         more = f" and {len(photos) - 10} more" if len(photos) > 10 else ""
         print(
             f"Passed over, though by name photos: {', '.join(photos[:10])}{more} "
@@ -456,8 +452,7 @@ def make_folds(
         raise ValueError(
             f"groups have the shape {groups.shape}; it must be {labels.shape}, one a photo"
         )
-    members = pd.DataFrame({"label": labels, "group": groups}).drop_duplicates()["label"]
-    sizes = members.value_counts()
+    sizes = pd.DataFrame({"label": labels, "of": groups}).drop_duplicates()["label"].value_counts()
     if folds > sizes.min():
         raise ValueError(
             f"folds is {folds}, but a class has only {sizes.min()} different photo(s): "

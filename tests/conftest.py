@@ -67,7 +67,7 @@ def drawn_once(tmp_path_factory):
     root = tmp_path_factory.mktemp("drawn")
     seed = 0
     for split, count in {"seg_train": 5, "seg_test": 4}.items():
-        for label in scenes.CLASSES:
+        for label in CLASSES:
             folder = root / split / split / label
             folder.mkdir(parents=True)
             for number in range(count):

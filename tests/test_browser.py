@@ -163,8 +163,8 @@ def photograph(page, folder):
 
 def test_exported_plot_draws_and_hovers_without_network(page, screenshots, tmp_path, capsys):
     rng = np.random.default_rng(0)
-    labels = rng.choice(scenes.CLASSES, 300)
-    predictions = np.where(rng.random(300) < 0.9, labels, rng.choice(scenes.CLASSES, 300))
+    labels = rng.choice(CLASSES, 300)
+    predictions = np.where(rng.random(300) < 0.9, labels, rng.choice(CLASSES, 300))
     figure = scenes.plots.plot_confusion_matrix(labels, predictions, "Test photos")
     scenes.plots.save_figure(figure, "confusion_matrix", tmp_path)
     capsys.readouterr()  # outside a notebook, the figure is shown as text

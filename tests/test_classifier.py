@@ -34,7 +34,6 @@ import scenes.classifier
 import scenes.features
 import scenes.heads
 import scenes.photos
-import utils
 
 
 @pytest.fixture(scope="module")
@@ -388,8 +387,10 @@ def test_the_committed_model_has_the_constants_that_the_validation_photos_give(c
     assert scenes.classifier.classes_of(committed) == CLASSES
     table = pd.read_csv(RESULTS / "fine_tuning_validation.csv")
     labels = pd.Categorical(table["label"], CLASSES).codes
-    temperature = utils.fit_temperature(table[CLASSES].to_numpy(), labels)
-    threshold = utils.fit_threshold(utils.temper(table[CLASSES], temperature), labels)
+    temperature = scenes.classifier.fit_temperature(table[CLASSES].to_numpy(), labels)
+    threshold = scenes.classifier.fit_threshold(
+        scenes.classifier.temper(table[CLASSES], temperature), labels
+    )
     assert committed.get_layer("temperature").scale == pytest.approx(1 / temperature, rel=1e-4)
     assert committed.get_layer("margin").offset == pytest.approx(-threshold, abs=1e-5)
 
@@ -407,7 +408,7 @@ def test_the_committed_model_gives_the_committed_predictions(committed, real_pho
     """The committed ones are from before the temperature."""
     table = pd.read_csv(RESULTS / "fine_tuning_predictions.csv").query("run == 1")
     table = table.sample(300, random_state=0)
-    right = utils.temper(table[CLASSES], 1 / committed.get_layer("temperature").scale)
+    right = scenes.classifier.temper(table[CLASSES], 1 / committed.get_layer("temperature").scale)
     given = scenes.classifier.predict(committed, [real_photos / path for path in table["path"]])
     np.testing.assert_allclose(given[CLASSES], right, atol=1e-3)
     assert (given["label"].astype(str).to_numpy() == table["label"].to_numpy()).mean() > 0.9

@@ -355,7 +355,7 @@ def test_another_training_has_another_checkpoint(tune, images, head, monkeypatch
         {"head": other_head(0.5, 1e-2, 0.0)},
         {"head": other_head(0.5, 1e-3, 1.0)},
         {"seed": 1},
-        {"images": images.assign(label=swapped.cat.reorder_categories(scenes.CLASSES))},
+        {"images": images.assign(label=swapped.cat.reorder_categories(CLASSES))},
         {"images": images.iloc[1:]},
         {"images": images.assign(split=images["split"].replace("validation", "train"))},
         {"label_smoothing": 0.2},

@@ -55,8 +55,8 @@ def history():
 def labels():
     """Return true and predicted classes of 200 photos."""
     rng = np.random.default_rng(0)
-    true = rng.choice(scenes.CLASSES, 200)
-    return true, np.where(rng.random(200) < 0.7, true, rng.choice(scenes.CLASSES, 200))
+    true = rng.choice(CLASSES, 200)
+    return true, np.where(rng.random(200) < 0.7, true, rng.choice(CLASSES, 200))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def chances():
 def clouds():
     """Return the features of 20 photos of each class that lie apart, and their classes."""
     rng = np.random.default_rng(0)
-    names = np.repeat(scenes.CLASSES, 20)
+    names = np.repeat(CLASSES, 20)
     centres = np.repeat(rng.uniform(0, 6, (6, 1280)), 20, axis=0)
     order = rng.permutation(len(names))
     features = centres + rng.normal(0, 0.3, centres.shape)
@@ -179,12 +179,12 @@ def test_classes_have_the_same_order_and_colours_everywhere(figures):
         figures[f"plot_{name}"] for name in ("counts", "features", "confusion_matrix")
     )
     for bars in counts.data:
-        assert tuple(bars.x) == scenes.CLASSES
-    assert tuple(trace.name for trace in features.data) == scenes.CLASSES
+        assert tuple(bars.x) == CLASSES
+    assert tuple(trace.name for trace in features.data) == CLASSES
     assert [trace.marker.color for trace in features.data] == list(scenes.plots.COLORS.values())
-    assert tuple(confusion.data[0].x) == tuple(confusion.data[0].y) == scenes.CLASSES
+    assert tuple(confusion.data[0].x) == tuple(confusion.data[0].y) == CLASSES
     assert confusion.layout.yaxis.autorange == "reversed"
-    assert len(set(scenes.plots.COLORS.values())) == len(scenes.CLASSES)
+    assert len(set(scenes.plots.COLORS.values())) == len(CLASSES)
 
 
 # --- The numbers ----------------------------------------------------------------------
@@ -342,8 +342,8 @@ def test_plot_confusion_matrix_shows_counts_and_row_percentages(figures, labels)
     heat = figures["plot_confusion_matrix"].data[0]
     np.testing.assert_allclose(np.sum(heat.z, axis=1), 100)
     true, predicted = labels
-    for i, row in enumerate(scenes.CLASSES):
-        for j, column in enumerate(scenes.CLASSES):
+    for i, row in enumerate(CLASSES):
+        for j, column in enumerate(CLASSES):
             n = int(np.sum((true == row) & (predicted == column)))
             share = 100 * n / np.sum(true == row)
             assert heat.text[i][j] == f"{n}<br>{share:.1f}%"

@@ -263,11 +263,11 @@ HYPERPARAMETERS = {"learning_rate": 0.001, "dropout": 0.1, "weight_decay": 0.001
 @pytest.fixture(scope="module")
 def table():
     """Return a table of four training photos a class, all different."""
-    labels = np.repeat(scenes.CLASSES, 4)
+    labels = np.repeat(CLASSES, 4)
     return pd.DataFrame(
         {
             "path": [f"{number}.jpg" for number in range(len(labels))],
-            "label": pd.Categorical(labels, scenes.CLASSES),
+            "label": pd.Categorical(labels, CLASSES),
             "split": pd.Categorical(["train"] * len(labels), scenes.SPLITS),
             "digest": [f"{number:032}" for number in range(len(labels))],
             "problem": "",

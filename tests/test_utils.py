@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import scenes
+import scenes.classifier
 import scenes.photos
 import utils
 
@@ -316,23 +317,23 @@ def drawn_probabilities(temperature: float) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     honest = rng.dirichlet(np.full(4, 0.5), 20_000)
     labels = (honest.cumsum(axis=1) < rng.random((len(honest), 1))).sum(axis=1).clip(0, 3)
-    return utils.temper(np.maximum(honest, 1e-9), 1 / temperature), labels
+    return scenes.classifier.temper(np.maximum(honest, 1e-9), 1 / temperature), labels
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_a_temperature_that_is_known_is_found(temperature):
     probabilities, labels = drawn_probabilities(temperature)
-    found = utils.fit_temperature(probabilities, labels)
+    found = scenes.classifier.fit_temperature(probabilities, labels)
     assert found == pytest.approx(temperature, rel=0.05)
-    table = utils.calibration(utils.temper(probabilities, found), labels)
+    table = utils.calibration(scenes.classifier.temper(probabilities, found), labels)
     assert utils.calibration_error(table) < 0.01
 
 
 def test_a_temperature_of_1_changes_nothing_and_no_label_ever_changes():
     probabilities, _ = drawn_probabilities(2.0)
-    np.testing.assert_allclose(utils.temper(probabilities, 1), probabilities)
+    np.testing.assert_allclose(scenes.classifier.temper(probabilities, 1), probabilities)
     for temperature in (0.3, 5):
-        cooled = utils.temper(probabilities, temperature)
+        cooled = scenes.classifier.temper(probabilities, temperature)
         np.testing.assert_allclose(cooled.sum(axis=1), 1)
         np.testing.assert_array_equal(cooled.argmax(axis=1), probabilities.argmax(axis=1))
 
@@ -340,7 +341,7 @@ def test_a_temperature_of_1_changes_nothing_and_no_label_ever_changes():
 @pytest.mark.parametrize("accuracy", [0.8, 0.9, 0.98])
 def test_the_threshold_answers_as_many_as_it_may(accuracy):
     probabilities, labels = drawn_probabilities(1.0)
-    threshold = utils.fit_threshold(probabilities, labels, accuracy=accuracy)
+    threshold = scenes.classifier.fit_threshold(probabilities, labels, accuracy=accuracy)
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     assert right[confidence >= threshold].mean() >= accuracy
     for lower in np.unique(confidence[confidence < threshold]):
@@ -349,7 +350,7 @@ def test_the_threshold_answers_as_many_as_it_may(accuracy):
 
 def test_thresholds_at_the_ends_and_at_ties():
     sure = np.array([[0.9, 0.1], [0.8, 0.2], [0.8, 0.2], [0.6, 0.4]])
-    fit = utils.fit_threshold
+    fit = scenes.classifier.fit_threshold
     assert fit(sure, np.array([1, 1, 1, 1])) == np.inf  # none is right: all are unsure
     assert (sure.max(axis=1) >= fit(sure, np.array([0, 0, 0, 0]))).all()
     assert fit(sure, np.array([0, 0, 1, 0])) == pytest.approx(0.85)  # both ties or none
