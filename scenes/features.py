@@ -200,7 +200,9 @@ def send_through(
     run = _compile(model, strategy)
     for batch in filter(None, tasks.run_ahead(read, range(len(paths)), batch_size, failed)):
         resized = photos.resize_photos([photo for _, photo in batch])
-        parts = np.array_split(resized, strategy.num_replicas_in_sync)
+        # Not in the model's graph, where it would be fused with a layer, and round otherwise.
+        scaled = keras.applications.mobilenet_v2.preprocess_input(resized)
+        parts = np.array_split(scaled, strategy.num_replicas_in_sync)
         shares = strategy.experimental_distribute_values_from_function(
             lambda device, parts=parts: parts[device.replica_id_in_sync_group]
         )
@@ -215,11 +217,10 @@ def send_through(
 def _compile(model: keras.Model, strategy: tf.distribute.Strategy) -> Callable:
     """Return the model's graph, which takes seconds to build, once for all blocks."""
 
-    def run(batch: tf.Tensor) -> tf.Tensor:
-        scaled = keras.applications.mobilenet_v2.preprocess_input(batch)
-        return model(scaled, training=False)
-
-    return tf.function(lambda batch: strategy.run(run, args=(batch,)), reduce_retracing=True)
+    return tf.function(
+        lambda batch: strategy.run(model, args=(batch,), kwargs={"training": False}),
+        reduce_retracing=True,
+    )
 
 
 def _read_cache(cache: Path, trunk_digest: str) -> tuple[np.ndarray, np.ndarray]:

@@ -10,49 +10,32 @@ import nbformat
 TIMES = ("papermill", "execution", "ExecuteTime")  # metadata that differ in each run
 
 
-def as_on_a_terminal(text: str) -> str:
-    """Return what a terminal shows: after a carriage return, the line is written over."""
-    lines = []
-    for line in text.split("\n"):
-        shown = ""
-        for part in line.split("\r"):
-            shown = part + shown[len(part) :]
-        lines.append(shown.rstrip() if "\r" in line else line)
-    return "\n".join(lines)
-
-
-def clean_outputs(outputs: list) -> list:
-    """Return the outputs without what progress bars have left in the streams."""
-    cleaned = []
-    for output in outputs:
-        before = cleaned[-1] if cleaned else {}
-        if output["output_type"] == "stream" and output["name"] == before.get("name"):
-            before["text"] += output["text"]  # a bar's updates may come in pieces
-        else:
-            cleaned.append(output)
-    for output in cleaned:
-        if output["output_type"] == "stream":
-            output["text"] = as_on_a_terminal(output["text"])
-    return [o for o in cleaned if o["output_type"] != "stream" or o["text"].strip()]
-
-
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """
-    Return a copy without photos, remains of progress bars and times of execution.
+    Return a copy without photos, remains of progress bars and traces of how it was run.
 
     Cells tagged `photos` lose their outputs, so that no photo is committed, and keep their
-    execution count.
+    execution count. The cell in which papermill sets OUTPUT goes, and the others count on.
     """
     notebook = copy.deepcopy(notebook)
+    notebook.cells = [
+        cell
+        for cell in notebook.cells
+        if "injected-parameters" not in cell.metadata.get("tags", ())
+    ]
     for owner in (notebook, *notebook.cells):
         for name in TIMES:
             owner.metadata.pop(name, None)
+    number = 0
     for cell in notebook.cells:
         if not cell.metadata.get("tags", True):
             del cell.metadata["tags"]  # papermill gives each cell an empty list
         if cell.cell_type == "code":
             photos = "photos" in cell.metadata.get("tags", ())
-            cell.outputs = [] if photos else clean_outputs(cell.outputs)
+            # A progress bar that has ended leaves an output without a form.
+            cell.outputs = [o for o in cell.outputs if o.get("data") != {} and not photos]
+            number += cell.execution_count is not None
+            cell.execution_count = cell.execution_count and number
     return notebook
 
 
