@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import damage, read_table, small_network, zip_edges
+from conftest import CLASSES, damage, read_table, small_network, zip_edges
 
 import scenes
 import scenes.features
