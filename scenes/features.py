@@ -216,6 +216,7 @@ def _compile(model: keras.Model, strategy: tf.distribute.Strategy) -> Callable:
     """Return the model's graph, which takes seconds to build, once for all blocks."""
 
     def run(batch: tf.Tensor) -> tf.Tensor:
+        batch = tf.convert_to_tensor(batch)  # uncompiled it is NumPy's, and would be written to
         scaled = keras.applications.mobilenet_v2.preprocess_input(batch)
         return model(scaled, training=False)
 

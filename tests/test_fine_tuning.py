@@ -112,12 +112,9 @@ def assert_same(first, second):
 
 
 def read_photos(images, photos):
-    return np.stack(
-        [
-            scenes.features.prepare_photo(scenes.photos.read_photo(photos / path))
-            for path in images["path"]
-        ]
-    )
+    """Return what goes into the trunk."""
+    arrays = [scenes.photos.read_photo(photos / path) for path in images["path"]]
+    return scenes.photos.resize_photos(arrays).numpy() / 127.5 - 1
 
 
 # --- What is trained, and how ---------------------------------------------------------
