@@ -79,7 +79,7 @@ def grid_search(
     the dropout rates can be divided so. joblib runs them one after the other, or spreads them
     over what `joblib.parallel_config` names.
 
-    Memory grows by at most two copies of the features (10 KB a photo), by about 0.4 MB a
+    Memory grows by at most three copies of the features (15 KB a photo), by about 0.4 MB a
     setting of each block that trains, and, while the table is made, by some 250 bytes for
     each of its rows.
     """

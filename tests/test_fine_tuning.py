@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import damage, read_table, small_network, zip_edges
+from conftest import CLASSES, damage, read_table, small_network, zip_edges
 
 import scenes
 import scenes.features
@@ -112,12 +112,9 @@ def assert_same(first, second):
 
 
 def read_photos(images, photos):
-    return np.stack(
-        [
-            scenes.features.prepare_photo(scenes.photos.read_photo(photos / path))
-            for path in images["path"]
-        ]
-    )
+    """Return what goes into the trunk."""
+    arrays = [scenes.photos.read_photo(photos / path) for path in images["path"]]
+    return scenes.photos.resize_photos(arrays).numpy() / 127.5 - 1
 
 
 # --- What is trained, and how ---------------------------------------------------------

@@ -902,7 +902,7 @@ def test_a_damaged_fold_is_trained_again_with_a_word(photos, tmp_path, trainings
 # --- Memory ---------------------------------------------------------------------------
 
 
-def test_memory_grows_by_at_most_two_copies_of_the_features(start, tmp_path):
+def test_memory_grows_by_at_most_three_copies_of_the_features(start, tmp_path):
     """On 12,000 photos after 600; 40 MB are left for what TensorFlow keeps in store."""
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("this system does not tell the peak of the memory")
@@ -910,7 +910,7 @@ def test_memory_grows_by_at_most_two_copies_of_the_features(start, tmp_path):
     process, word = start(search.measure_memory, 12_000, **options)
     grown = word.recv()
     assert wait(process) == 0
-    assert grown < 2 * 12_000 * scenes.N_FEATURES * 4 + 40 * 2**20
+    assert grown < 3 * 12_000 * scenes.N_FEATURES * 4 + 40 * 2**20
 
 
 # --- The real features ----------------------------------------------------------------

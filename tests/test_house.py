@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    {"__init__", "files", "tasks"},
-    {"settings", "photos", "plots"},
+    {"__init__", "files", "tasks", "chrome"},
+    {"settings", "photos", "drawings", "plots"},
     {"features", "heads", "classifier"},
     {"grid_search", "fine_tuning"},
     {"__main__"},

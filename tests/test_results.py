@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import scenes
@@ -93,13 +93,16 @@ def test_one_setting_has_no_runner_up():
     assert np.isnan(best["noise"])
 
 
+@settings(max_examples=40)
 @given(st.data(), st.integers(1, 4), st.integers(2, 4), st.integers(1, 3))
-def test_the_choice_is_the_one_of_exact_numbers_in_any_order_of_rows(data, settings, folds, epochs):
+def test_the_choice_is_the_one_of_exact_numbers_in_any_order_of_rows(
+    data, n_settings, folds, epochs
+):
     hundredths = st.tuples(st.integers(88, 92), st.integers(1, 4))
     table = st.lists(
         st.lists(hundredths, min_size=epochs, max_size=epochs), min_size=folds, max_size=folds
     )
-    figures = {(0.001, 0.1, 0.1 * number): data.draw(table) for number in range(settings)}
+    figures = {(0.001, 0.1, 0.1 * number): data.draw(table) for number in range(n_settings)}
 
     def exact(setting, epoch):
         accuracies, losses = zip(*(fold[epoch - 1] for fold in figures[setting]), strict=True)
@@ -115,6 +118,73 @@ def test_the_choice_is_the_one_of_exact_numbers_in_any_order_of_rows(data, setti
     assert (tuple(best[name] for name in scenes.HYPERPARAMETERS), best["epoch"]) == (setting, epoch)
     assert best["val_accuracy"] == pytest.approx(float(-accuracy) / 100)
     assert best["val_loss"] == pytest.approx(float(loss) / 100)
-    if settings > 1:
+    if n_settings > 1:
         runner_up = next(row for row in ranking if row[2] != setting)
         assert best["behind"] == pytest.approx(float(runner_up[0] - accuracy) / 100, abs=1e-12)
+
+
+# --- What is said of a classifier's answers -------------------------------------------
+
+LABELS = pd.Series(pd.Categorical(list("aaaabbbc"), list("abcd")))
+GUESSES = list("aaabbbac")
+
+
+def test_accuracy_has_the_interval_of_wilson():
+    """By hand: (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n) with z = 1.959964."""
+    found = utils.accuracy([True] * 8 + [False] * 2)
+    assert found[["accuracy", "photos"]].to_list() == [0.8, 10]
+    z = 1.959963985
+    middle, half = 0.8 + z**2 / 20, z * (0.8 * 0.2 / 10 + z**2 / 400) ** 0.5
+    assert found["from"] == pytest.approx((middle - half) / (1 + z**2 / 10))
+    assert found["to"] == pytest.approx((middle + half) / (1 + z**2 / 10))
+    assert utils.accuracy([True] * 5)[["accuracy", "to"]].to_list() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "p"),
+    [(0, 0, 1), (1, 1, 1), (3, 0, 1 / 4), (0, 3, 1 / 4), (5, 1, 7 / 32), (10, 0, 2**-9)],
+)
+def test_mcnemar_counts_the_photos_on_which_one_is_right(gained, lost, p):
+    """By hand: (5, 1) is as far from even as 0, 1, 5 or 6 of six: (1 + 6 + 6 + 1) / 64."""
+    right = [True] * gained + [False] * lost + [True, False] * 20
+    other = [False] * gained + [True] * lost + [True, False] * 20
+    assert utils.mcnemar(right, other) == pytest.approx(p)
+
+
+def test_scores_of_each_class_and_their_mean():
+    """By hand: a is guessed 4 times, 3 of them right, and is 4 photos; d has no photo."""
+    table = utils.scores_by_class(LABELS, GUESSES)
+    assert list(table.index) == [*"abcd", "mean of the classes"]
+    assert list(table["photos"]) == [4, 3, 1, 0, 8]
+    np.testing.assert_allclose(table["precision"], [3 / 4, 2 / 3, 1, 0, 29 / 48])
+    np.testing.assert_allclose(table["recall"], [3 / 4, 2 / 3, 1, 0, 29 / 48])
+    np.testing.assert_allclose(table["F1"], [3 / 4, 2 / 3, 1, 0, 29 / 48])
+    interval = utils.accuracy([True, True, False])
+    assert table.loc["b", ["recall from", "recall to"]].to_list() == list(interval[["from", "to"]])
+    assert table.loc[["d", "mean of the classes"], "recall from"].isna().all()
+
+
+def test_precision_and_recall_are_not_mixed_up():
+    labels = pd.Series(pd.Categorical(list("aabb")))
+    table = utils.scores_by_class(labels, list("abbb"))
+    np.testing.assert_allclose(table["precision"], [1, 2 / 3, 5 / 6])
+    np.testing.assert_allclose(table["recall"], [1 / 2, 1, 3 / 4])
+    np.testing.assert_allclose(table["F1"], [2 / 3, 4 / 5, 11 / 15])
+
+
+def test_the_most_confident_mistakes_come_first():
+    images = pd.DataFrame({"path": [f"{n}.jpg" for n in range(4)], "label": LABELS[[0, 1, 4, 7]]})
+    images.index = [7, 5, 3, 1]
+    probabilities = np.array(
+        [[0.1, 0.6, 0.2, 0.1], [0.9, 0.1, 0, 0], [0.1, 0.1, 0, 0.8], [0.4, 0.3, 0.2, 0.1]]
+    )
+    table = utils.worst_mistakes(images, probabilities, n=2)
+    assert list(table.index) == [3, 7]
+    assert table.to_numpy().tolist() == [["2.jpg", "b", "d", 0.8], ["0.jpg", "a", "b", 0.6]]
+    assert len(utils.worst_mistakes(images, probabilities)) == 3
+
+
+def test_pairs_are_counted_in_both_directions():
+    labels = pd.Series(pd.Categorical(list("abcab")), index=[4, 3, 2, 1, 0])
+    assert utils.confused_pairs(labels, list("bacac")).to_dict() == {"a and b": 2, "b and c": 1}
+    assert utils.confused_pairs(LABELS, list(LABELS)).empty

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import papermill.parameterize
 import pytest
+from conftest import CLASSES
 
 import scenes
 import scenes.classifier
@@ -258,6 +259,7 @@ def test_papermill_marks_its_cell_as_the_settings_expect():
 LABELS = np.repeat(np.arange(6), 4)
 FEATURES = np.ones((len(LABELS), scenes.N_FEATURES), "float32")
 HYPERPARAMETERS = {"learning_rate": 0.001, "dropout": 0.1, "weight_decay": 0.001}
+GRID = {f"{name}s": [value] for name, value in HYPERPARAMETERS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -287,13 +289,13 @@ def doors(table, tmp_path):
             table, tmp_path, None, cache=tmp_path / "cache.npz", **kw
         ),
         "build_head": lambda **kw: scenes.heads.build_head(
-            **{"dropout": 0, "weight_decay": 0, **kw}
+            6, **{"dropout": 0, "weight_decay": 0, **kw}
         ),
         "train_head": lambda **kw: scenes.heads.train_head(
-            FEATURES, LABELS, **{**HYPERPARAMETERS, **kw}
+            FEATURES, LABELS, **{**HYPERPARAMETERS, "epochs": 1, **kw}
         ),
         "grid_search": lambda **kw: scenes.grid_search.grid_search(
-            FEATURES, LABELS, **{"csv": csv, "folds": 2, **kw}
+            FEATURES, LABELS, **{**GRID, "epochs": 1, "folds": 2, "csv": csv, **kw}
         ),
         "predict": lambda **kw: scenes.classifier.predict(None, tmp_path, **kw),
     }
@@ -392,7 +394,8 @@ def test_a_folder_says_what_its_results_are_made_with(committed):
 
 def test_where_the_photos_lie_and_how_much_is_run_makes_no_difference(committed):
     """Nor do photos without a label, which train nothing, nor how a list is written."""
-    unlabelled = committed.iloc[:1].assign(label=None, split="prediction")
+    unlabelled = committed.iloc[:1].assign(split="prediction")
+    unlabelled["label"] = pd.Categorical([None], CLASSES)
     moved = pd.concat([committed.assign(path="elsewhere/" + committed["path"]), unlabelled])
     same = {"LEARNING_RATES": tuple(SETTINGS["LEARNING_RATES"]), "CACHE": "/tmp/c"}
     same |= {"PHOTOS": "elsewhere", "DOWNLOAD": True, "DROPOUTS": np.array([0.1, 0.3, 0.5])}
@@ -500,6 +503,62 @@ def test_a_table_is_of_this_run_or_the_committed_one_with_a_word(committed, tmp_
     output.file("results/a.csv").write_text("n\n2\n")
     assert output.table("a.csv")["n"].tolist() == [2]
     assert capsys.readouterr().out == ""
+
+
+def test_tables_are_written_whole_and_runs_beside_the_other_runs(committed):
+    output = scenes.settings.output_folder(dict(SETTINGS), committed)
+    output.write(pd.DataFrame({"n": [0.123456789]}), "a.csv")
+    assert (output.folder / "results" / "a.csv").read_text() == "n\n0.1234568\n"
+    for runs, value in (([1, 2], 0.5), ([2, 3], 0.7)):
+        output.write_runs(pd.DataFrame({"run": runs, "accuracy": value}), "runs.csv")
+    assert output.table("runs.csv").to_numpy().tolist() == [[1, 0.5], [2, 0.7], [3, 0.7]]
+
+
+def test_no_table_is_written_after_a_setting_has_changed(committed):
+    namespace = dict(SETTINGS)
+    output = scenes.settings.output_folder(namespace, committed)
+    namespace["SEED"] = 3
+    for write in (output.write, output.write_runs):
+        with pytest.raises(ValueError, match="SEED was 0 when .* now 3: run all cells again"):
+            write(pd.DataFrame({"run": [1]}), "a.csv")
+    assert names_in(output.folder) == {"settings.json"}
+
+
+def test_a_model_is_of_this_run_or_the_committed_one_with_a_word(committed, tmp_path, capsys):
+    output = scenes.settings.output_folder(dict(SETTINGS), committed)
+    assert output.model() == tmp_path / "intel_classifier.keras"
+    assert "has not made intel_classifier.keras: shown is the comm" in capsys.readouterr().out
+    output.file("intel_classifier.keras").touch()
+    assert output.model() == output.folder / "intel_classifier.keras"
+    assert capsys.readouterr().out == ""
+
+
+def test_committed_results_of_other_classes_are_not_taken(committed, tmp_path, capsys):
+    """Their columns and figures would be taken for those of the photos at hand."""
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "a.csv").write_text("n\n1\n")
+    (tmp_path / "intel_classifier.keras").touch()
+    label = committed["label"].cat.rename_categories({"sea": "lake"})
+    output = scenes.settings.output_folder(dict(SETTINGS), committed.assign(label=label))
+    assert output.classes == ["buildings", "forest", "glacier", "mountain", "lake", "street"]
+    assert output.table("a.csv") is None
+    assert output.model() is None
+    assert capsys.readouterr().out.count("the committed one is of other photos") == 2
+    output.write(pd.DataFrame({"n": [2]}), "a.csv")
+    assert output.table("a.csv")["n"].tolist() == [2]
+
+
+def test_the_committed_results_say_what_they_are_made_with(bundled):
+    """The grid of `grid_search.csv`, the classes of the photos, and each setting that counts."""
+    made = json.loads(NOTEBOOK.with_name("settings.json").read_text())
+    settings = made["settings"]
+    assert list(settings) == [n for n in SETTINGS if n not in scenes.settings.OF_NO_RESULT]
+    assert made["classes"] == list(bundled[0]["label"].cat.categories)
+    results = pd.read_csv(NOTEBOOK.with_name("grid_search.csv"))
+    for name in scenes.HYPERPARAMETERS:
+        assert sorted(results[name].unique()) == sorted(settings[f"{name.upper()}S"])
+    assert results["epoch"].max() == settings["EPOCHS"]
+    assert results["fold"].max() == settings["FOLDS"]
 
 
 def test_an_output_folder_that_cannot_be_made_is_an_error_that_names_it(committed, small_disk):

@@ -127,9 +127,8 @@ def spread(client, monkeypatch):
 
 
 def test_a_search_on_a_cluster_gives_the_same_bytes(spread, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        scenes.grid_search, "BLOCK_SETTINGS", 4
-    )  # three blocks in each of three folds
+    # Three blocks of four settings in each of three folds.
+    monkeypatch.setattr(scenes.grid_search, "BLOCK_COLUMNS", 4 * 6)
     photos = make_photos(1500)
     options = {
         "learning_rates": [0.001, 0.005],
