@@ -9,6 +9,9 @@ import asyncio
 import atexit
 import contextlib
 import logging
+import os
+import signal
+import subprocess
 import threading
 
 import kaleido
@@ -38,6 +41,7 @@ class _Chrome:
             return None
         if not self._loop:
             self._loop = asyncio.new_event_loop()
+            self._loop.set_exception_handler(lambda loop, context: None)  # of tasks left behind
             threading.Thread(target=self._loop.run_forever, daemon=True).start()
             atexit.register(self._close)
         drawing = asyncio.run_coroutine_threadsafe(self._draw(figure), self._loop)
@@ -50,7 +54,7 @@ class _Chrome:
             reason += "another one in BROWSER_PATH"
         self.works = False
         with contextlib.suppress(Exception):  # it may never have started
-            self._kaleido.subprocess.kill()
+            _end(self._kaleido.subprocess)
         print(f"No PNGs from here on: {reason}.")
         return None
 
@@ -67,6 +71,14 @@ class _Chrome:
         if self._kaleido and self.works:
             with contextlib.suppress(Exception):  # the process ends, and Chrome with it
                 asyncio.run_coroutine_threadsafe(self._kaleido.close(), self._loop).result(5)
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End a Chrome and all that it has started: they are a process group of their own."""
+    if hasattr(os, "killpg"):
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
 
 
 def _why(error: Exception) -> str:
