@@ -8,7 +8,6 @@ figures need no network. Computes no result, and knows nothing of photos and net
 import html
 import itertools
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,13 +25,17 @@ import scenes
 from scenes import chrome, files
 
 # Okabe & Ito's colours, which colour-blind readers can tell apart (https://jfly.uni-koeln.de/color/).
+# The first six are those of the six classes of the committed results.
 PALETTE = ("#E69F00", "#009E73", "#56B4E9", "#D55E00", "#0072B2", "#CC79A7", "#000000", "#F0E442")
 SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star")
+# The same for lines with bands: yellow shows no lines, and the first differ in lightness.
+CURVES = ("#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 DASHES = ("solid", "dash", "dot", "dashdot")
 SPLIT_COLORS = {"train": "#0072B2", "validation": "#56B4E9", "test": "#BFBFBF"}
 TRAINING_COLOR, VALIDATION_COLOR = "#0072B2", "#D55E00"
 LEGEND_CLASSES = 20  # more have no room in a legend: the mouse names them
 NUMBERED_CLASSES = 12  # more have no room for numbers in the confusion matrix
+LETTERS = 24  # of a class's name that are shown; the mouse shows all
 
 
 # --- What all have in common ----------------------------------------------------------
@@ -50,9 +53,26 @@ def _style(figure: go.Figure, title: str, *, height: int = 500) -> go.Figure:
     )
 
 
-def _plain(names: Sequence[str]) -> list[str]:
-    """Return names that plotly shows as they are, and not as HTML."""
-    return [html.escape(str(name), quote=False) for name in names]
+def _plain(name: str) -> str:
+    """Return a name as plotly shows it letter by letter: not as HTML, a formula or a template."""
+    return html.escape(name, quote=False).replace("$", "&#36;").replace("%", "&#37;")
+
+
+def _classes(labels: pd.Series) -> list[str]:
+    """Return the names of the classes in their order, as plotly shows them as they are."""
+    return [_plain(str(name)) for name in labels.cat.categories]
+
+
+def _short(name: str) -> str:
+    """Return a name of `_classes` that takes no more room than a plot has, its end left out."""
+    name = html.unescape(name)
+    return _plain(name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…")
+
+
+def _class_axis(classes: Sequence[str]) -> dict:
+    """Return an axis of classes, whose long names are shown short and stay apart."""
+    aliases = {name: _short(name) for name in classes if name != _short(name)}
+    return {"type": "category", "labelalias": aliases, "automargin": True}
 
 
 def _line_and_band(
@@ -95,20 +115,20 @@ def _heat(values: np.ndarray, x: Sequence, y: Sequence, **options: object) -> go
 
 def counts(images: pd.DataFrame, title: str) -> go.Figure:
     """Return bars of the number of labelled photos of each class, stacked by split."""
-    classes = list(images["label"].cat.categories)
+    classes = _classes(images["label"])
     table = images.groupby(["split", "label"], observed=True).size().reset_index(name="photos")
-    table["label"] = table["label"].cat.rename_categories(_plain)
+    table["label"] = table["label"].cat.rename_categories(classes)
     figure = px.bar(
         table.astype({"split": str, "label": str}),  # plotly knows no categories
         x="label",
         y="photos",
         color="split",
         text="photos" if len(classes) <= LEGEND_CLASSES else None,
-        category_orders={"label": _plain(classes), "split": list(SPLIT_COLORS)},
+        category_orders={"label": classes, "split": list(SPLIT_COLORS)},
         color_discrete_map=SPLIT_COLORS,
         labels={"label": "class", "photos": "number of photos"},
     )
-    figure.update_traces(textangle=0).update_xaxes(type="category", automargin=True)
+    figure.update_traces(textangle=0).update_xaxes(**_class_axis(classes))
     return _style(figure, title)
 
 
@@ -127,7 +147,7 @@ def feature_map(
     # scikit-learn then crashes.
     init = "pca" if np.ptp(features[rows], axis=0).any() else "random"
     places = TSNE(init=init, perplexity=perplexity, random_state=seed).fit_transform(features[rows])
-    codes, classes = labels.cat.codes.to_numpy()[rows], _plain(labels.cat.categories)
+    codes, classes = labels.cat.codes.to_numpy()[rows], _classes(labels)
     figure = go.Figure()
     for code, name in enumerate(classes):
         figure.add_scatter(
@@ -140,7 +160,7 @@ def feature_map(
                 "size": 6,
                 "opacity": 0.8,
             },
-            name=name,
+            name=_short(name),
             hovertemplate=f"{name}<extra></extra>",
         )
     figure.update_xaxes(title="t-SNE 1 (no unit)").update_yaxes(title="t-SNE 2 (no unit)")
@@ -177,7 +197,7 @@ def grid_search(results: pd.DataFrame, title: str) -> go.Figure:
             curve.index,
             curve["mean"],
             curve["std"],
-            color=("#0072B2", "#009E73", *PALETTE)[k % (len(PALETTE) + 2)],
+            color=CURVES[k % len(CURVES)],
             dash=DASHES[k % len(DASHES)],
             name=f"{decay:g}",
             legendgroup=f"{decay:g}",
@@ -279,13 +299,13 @@ def history(history: pd.DataFrame, title: str) -> go.Figure:
 
 def confusion(labels: pd.Series, predictions: Sequence[str], title: str) -> go.Figure:
     """Return a heat map of true by predicted class, with counts and row percentages."""
-    classes = list(labels.cat.categories)
-    counts = confusion_matrix(labels.astype(str), predictions, labels=classes)
+    classes = _classes(labels)
+    counts = confusion_matrix(labels.astype(str), predictions, labels=list(labels.cat.categories))
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure = _heat(
         shares,
-        _plain(classes),
-        _plain(classes),
+        classes,
+        classes,
         labels={"x": "predicted class", "y": "true class", "color": "% of the<br>true class"},
         color_continuous_scale="Blues",
         text_auto=False,
@@ -296,7 +316,7 @@ def confusion(labels: pd.Series, predictions: Sequence[str], title: str) -> go.F
     if len(classes) <= NUMBERED_CLASSES:
         cells = np.vectorize(lambda n, share: f"{n}<br>{share:.1f}%")(counts, shares)
         figure.update_traces(text=cells, texttemplate="%{text}")
-    figure.update_xaxes(automargin=True).update_yaxes(automargin=True)
+    figure.update_xaxes(**_class_axis(classes)).update_yaxes(**_class_axis(classes))
     return _style(figure, title, height=700)
 
 
@@ -324,17 +344,42 @@ def calibration(tables: dict[str, pd.DataFrame], title: str) -> go.Figure:
     return _style(figure, title, height=600).update_layout(legend=corner)
 
 
-def coverage(table: pd.DataFrame, title: str) -> go.Figure:
-    """Return accuracy (`accuracy`) against the share of the photos answered (`share`)."""
-    figure = go.Figure(
-        go.Scatter(x=table["share"], y=table["accuracy"], line={"color": VALIDATION_COLOR})
-    )
-    figure.update_xaxes(title="share of the photos answered, the surest first", tickformat=".0%")
-    figure.update_yaxes(title="accuracy on these", tickformat=".1%")
-    return _style(figure, title)
+def coverage(table: pd.DataFrame, title: str, *, answered: float | None = None) -> go.Figure:
+    """
+    Return the accuracy of the photos that are answered against their share.
+
+    Parameters
+    ----------
+    table : DataFrame
+        `share` of the photos that are answered, the surest first, and their `accuracy`.
+    title : str
+    answered : float, optional
+        The share that the chosen threshold answers, which is marked.
+    """
+    table = table.sort_values("share")
+    hover = "%{x:.1%} answered, %{y:.2%} of them right<extra></extra>"
+    line = {"mode": "lines", "line": {"color": "#0072B2"}, "hovertemplate": hover}
+    figure = go.Figure(go.Scatter(x=table["share"], y=table["accuracy"], **line))
+    if answered is not None:
+        accuracy = np.interp(answered, table["share"], table["accuracy"])
+        figure.add_scatter(
+            x=[answered],
+            y=[accuracy],
+            mode="markers+text",
+            marker={"color": "#D55E00", "size": 11, "symbol": "diamond"},
+            text=f"{answered:.1%} answered,<br>{accuracy:.2%} of them right",
+            textposition="bottom left" if answered > 0.5 else "bottom right",
+            hoverinfo="skip",
+        )
+    figure.update_xaxes(title="share of the photos that are answered", tickformat=".0%")
+    figure.update_yaxes(title="accuracy of these photos", tickformat=".1%")
+    return _style(figure.update_layout(showlegend=False), title)
 
 
 # --- Shown and saved ------------------------------------------------------------------
+
+
+_carrier: list[str] = []  # the name of the shown HTML form that holds plotly's script
 
 
 def show(figure: go.Figure, name: str, folder: str | Path) -> None:
@@ -343,8 +388,8 @@ def show(figure: go.Figure, name: str, folder: str | Path) -> None:
 
     The HTML files of a folder share one `plotly.min.js` and need no network. The PNG needs
     Chrome or Chromium and is left out with a word where there is none that works. What is
-    shown holds the figure and, for pages that run no notebook, the PNG; where there is
-    none, an HTML form, which takes the script from the folder.
+    shown holds the figure and, for pages made of the notebook, the PNG or, where there is
+    none, an HTML form.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -360,6 +405,17 @@ def show(figure: go.Figure, name: str, folder: str | Path) -> None:
             beside.write_bytes(png)
         shown["image/png"] = png
     else:
-        source = Path(os.path.relpath(script)).as_posix()
-        shown["text/html"] = figure.to_html(full_html=False, include_plotlyjs=source, div_id=name)
+        shown["text/html"] = _form(figure, name)
     display(shown, raw=True)
+
+
+def _form(figure: go.Figure, name: str) -> str:
+    """
+    Return a figure as a part of a page, which can then be moved and opened without network.
+
+    The first one holds plotly's script, 5 MB, for the whole page, also when its cell runs
+    again. The others name the script's address, too, for Colab, where each output is a page.
+    """
+    _carrier[:] = _carrier or [name]
+    script = True if _carrier == [name] else "cdn"
+    return figure.to_html(full_html=False, include_plotlyjs=script, div_id=name)
