@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
+from IPython import get_ipython
 from IPython.display import display
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
@@ -76,27 +77,23 @@ def _class_axis(classes: Sequence[str]) -> dict:
 
 
 def _line_and_band(
-    x: Sequence, mean: pd.Series, spread: pd.Series, *, color: str, **line: object
+    curve: pd.DataFrame, name: str, *, color: str, dash: str, legend: bool
 ) -> list[go.Scatter]:
-    """Return a line and the band of one standard deviation around it."""
-    spread = spread.fillna(0)
+    """Return a line of the `mean` and a band of one standard deviation (`std`) around it."""
+    x, mean, spread = list(curve.index), curve["mean"], curve["std"].fillna(0)
     red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     band = go.Scatter(
-        x=[*x, *reversed(list(x))],
+        x=[*x, *reversed(x)],
         y=[*(mean + spread), *reversed(list(mean - spread))],
         mode="lines",  # else fewer than 20 points are drawn as points, too
         fill="toself",
         fillcolor=f"rgba({red},{green},{blue},0.18)",
         line={"width": 0},
         hoverinfo="skip",
-        showlegend=False,
-        legendgroup=line.get("legendgroup"),
     )
-    dash = line.pop("dash", "solid")
-    return [
-        band,
-        go.Scatter(x=x, y=mean, mode="lines", line={"color": color, "dash": dash}, **line),
-    ]
+    line = go.Scatter(x=x, y=mean, mode="lines", line={"color": color, "dash": dash}, name=name)
+    band.update(legendgroup=name, showlegend=False)
+    return [band, line.update(legendgroup=name, showlegend=legend)]
 
 
 def _heat(values: np.ndarray, x: Sequence, y: Sequence, **options: object) -> go.Figure:
@@ -150,16 +147,13 @@ def feature_map(
     codes, classes = labels.cat.codes.to_numpy()[rows], _classes(labels)
     figure = go.Figure()
     for code, name in enumerate(classes):
+        x, y = places[codes == code].round(2).T
+        look = {"symbol": SYMBOLS[(code + code // len(PALETTE)) % len(SYMBOLS)], "opacity": 0.8}
         figure.add_scatter(
-            x=places[codes == code, 0].round(2),
-            y=places[codes == code, 1].round(2),
+            x=x,
+            y=y,
             mode="markers",  # as SVG: WebGL does not draw everywhere
-            marker={
-                "color": PALETTE[code % len(PALETTE)],
-                "symbol": SYMBOLS[(code + code // len(PALETTE)) % len(SYMBOLS)],
-                "size": 6,
-                "opacity": 0.8,
-            },
+            marker={"color": PALETTE[code % len(PALETTE)], "size": 6, **look},
             name=_short(name),
             hovertemplate=f"{name}<extra></extra>",
         )
@@ -186,23 +180,14 @@ def grid_search(results: pd.DataFrame, title: str) -> go.Figure:
         x_title="epoch",
         y_title="validation accuracy",
     )
-    curves = results.groupby([*scenes.HYPERPARAMETERS, "epoch"])["val_accuracy"].agg(
-        ["mean", "std"]
-    )
+    accuracy = results.groupby([*scenes.HYPERPARAMETERS, "epoch"])["val_accuracy"]
+    curves = accuracy.agg(["mean", "std"])
     for (i, rate), (j, dropout), (k, decay) in itertools.product(
         *map(enumerate, (rates, dropouts, decays))
     ):
+        look = {"color": CURVES[k % len(CURVES)], "dash": DASHES[k % len(DASHES)]}
         curve = curves.loc[(rate, dropout, decay)]
-        traces = _line_and_band(
-            curve.index,
-            curve["mean"],
-            curve["std"],
-            color=CURVES[k % len(CURVES)],
-            dash=DASHES[k % len(DASHES)],
-            name=f"{decay:g}",
-            legendgroup=f"{decay:g}",
-            showlegend=i == j == 0,
-        )
+        traces = _line_and_band(curve, f"{decay:g}", legend=i == j == 0, **look)
         figure.add_traces(traces, rows=j + 1, cols=i + 1)
     figure.update_layout(legend={"title": "weight decay", "x": 1.06})
     return _style(figure, title, height=200 + 200 * len(dropouts))
@@ -272,8 +257,7 @@ def history(history: pd.DataFrame, title: str) -> go.Figure:
         the lines are then their means, and bands show one standard deviation.
     title : str
     """
-    grouped = history.groupby("epoch")
-    mean, spread = grouped.mean(numeric_only=True), grouped.std(numeric_only=True)
+    by_epoch = history.groupby("epoch")
     figure = make_subplots(1, 2, horizontal_spacing=0.1)
     kinds = {
         "training": ("", TRAINING_COLOR, "dash"),
@@ -281,17 +265,10 @@ def history(history: pd.DataFrame, title: str) -> go.Figure:
     }
     for column, metric in enumerate(("loss", "accuracy"), start=1):
         for name, (prefix, color, dash) in kinds.items():
-            if prefix + metric in mean:
-                traces = _line_and_band(
-                    mean.index,
-                    mean[prefix + metric],
-                    spread[prefix + metric],
-                    color=color,
-                    dash=dash,
-                    name=name,
-                    legendgroup=name,
-                    showlegend=column == 1,
-                )
+            if prefix + metric in history:
+                curve = by_epoch[prefix + metric].agg(["mean", "std"])
+                look = {"color": color, "dash": dash, "legend": column == 1}
+                traces = _line_and_band(curve, name, **look)
                 figure.add_traces(traces, rows=1, cols=column)
         figure.update_yaxes(title=metric, col=column)
     return _style(figure.update_xaxes(title="epoch"), title)
@@ -357,23 +334,16 @@ def coverage(table: pd.DataFrame, title: str, *, answered: float | None = None) 
         The share that the chosen threshold answers, which is marked.
     """
     table = table.sort_values("share")
-    hover = "%{x:.1%} answered, %{y:.2%} of them right<extra></extra>"
-    line = {"mode": "lines", "line": {"color": "#0072B2"}, "hovertemplate": hover}
+    line = {"mode": "lines", "line": {"color": TRAINING_COLOR}}
+    line["hovertemplate"] = "%{x:.1%} answered, %{y:.2%} of them right<extra></extra>"
     figure = go.Figure(go.Scatter(x=table["share"], y=table["accuracy"], **line))
     if answered is not None:
         accuracy = np.interp(answered, table["share"], table["accuracy"])
-        figure.add_scatter(
-            x=[answered],
-            y=[accuracy],
-            mode="markers+text",
-            marker={"color": "#D55E00", "size": 11, "symbol": "diamond"},
-            text=f"{answered:.1%} answered,<br>{accuracy:.2%} of them right",
-            textposition="bottom left" if answered > 0.5 else "bottom right",
-            hoverinfo="skip",
-        )
+        text = f"{answered:.1%} answered,<br>{accuracy:.2%} of them right"
+        figure.add_annotation(x=answered, y=accuracy, text=text, ax=-70, ay=60, arrowhead=6)
     figure.update_xaxes(title="share of the photos that are answered", tickformat=".0%")
     figure.update_yaxes(title="accuracy of these photos", tickformat=".1%")
-    return _style(figure.update_layout(showlegend=False), title)
+    return _style(figure, title)
 
 
 # --- Shown and saved ------------------------------------------------------------------
@@ -406,7 +376,8 @@ def show(figure: go.Figure, name: str, folder: str | Path) -> None:
         shown["image/png"] = png
     else:
         shown["text/html"] = _form(figure, name)
-    display(shown, raw=True)
+    if get_ipython():  # else it would be printed, letter by letter
+        display(shown, raw=True)
 
 
 def _form(figure: go.Figure, name: str) -> str:
