@@ -17,6 +17,7 @@ import keras
 import tensorflow as tf
 
 import scenes
+import scenes.chrome
 import scenes.classifier
 import scenes.features
 import scenes.heads
@@ -282,8 +283,9 @@ def zip_edges(good: bytes) -> list[int]:
 
 @pytest.fixture
 def shown(monkeypatch):
-    """Return the list of what `save_figure` shows; no browser is started for it."""
+    """Return the list of what `plots.show` shows; no browser is started for it."""
     outputs = []
+    monkeypatch.setattr(scenes.plots, "get_ipython", lambda: True)
     monkeypatch.setattr(scenes.plots, "display", lambda data, raw: outputs.append(data))
-    monkeypatch.setattr(scenes.plots, "start_chrome", lambda: False)
+    monkeypatch.setattr(scenes.chrome, "draw", lambda figure: None)
     return outputs

@@ -39,7 +39,7 @@ def write(request, drawn, trunk, classifier, shown):
     def save_html(folder: Path) -> None:
         if not (folder / "plotly.min.js").exists():
             (folder / "plotly.min.js").touch()
-        scenes.plots.save_figure(figure, "plot", folder)
+        scenes.plots.show(figure, "plot", folder)
 
     return {
         "features": (
@@ -51,7 +51,7 @@ def write(request, drawn, trunk, classifier, shown):
             lambda at: scenes.classifier.save_classifier(classifier, at / "c.keras"),
         ),
         "html": ("plot.html", save_html),
-        "script": ("plotly.min.js", lambda at: scenes.plots.save_figure(figure, "plot", at)),
+        "script": ("plotly.min.js", lambda at: scenes.plots.show(figure, "plot", at)),
     }[request.param]
 
 

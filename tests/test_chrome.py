@@ -1,0 +1,133 @@
+"""A Chrome that is missing, broken, slow or killed costs the pictures, one line, and no run."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import plotly.graph_objects as go
+import pytest
+from PIL import Image
+
+import scenes.chrome
+
+FIGURE = go.Figure(go.Bar(y=[1, 2], marker_color="#0000ff")).update_layout(width=400, height=300)
+BROKEN = {
+    "ends": 'echo "This program needs its snap package." >&2\nexit 1',
+    "lacks a library": "exit 127",
+    "hangs": 'echo $$ > "$0.pid"\nexec sleep 1000',
+}
+
+
+@pytest.fixture
+def chrome(monkeypatch):
+    """Return a Chrome that has not started yet, and has little time."""
+    monkeypatch.setattr(scenes.chrome, "PATIENCE", 3)
+    return scenes.chrome._Chrome()
+
+
+def write_program(path: Path, script: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a process runs; one that has ended may wait for its parent to notice."""
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_chrome_that_does_not_work_is_said_once_and_left_alone(
+    chrome, monkeypatch, tmp_path, capsys, kind
+):
+    program = write_program(tmp_path / "chromium", BROKEN[kind])
+    monkeypatch.setenv("BROWSER_PATH", str(program))
+    assert chrome.draw(FIGURE) is None
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith("No PNGs from here on: Chrome does not work (")
+    assert "BROWSER_PATH" in line
+    start = time.monotonic()
+    assert chrome.draw(FIGURE) is None
+    assert time.monotonic() - start < 0.5
+    assert capsys.readouterr().out == ""
+    if kind == "hangs":
+        assert "no answer in 3 s" in line
+        time.sleep(0.2)
+        assert not is_running(int(Path(f"{program}.pid").read_text()))
+
+
+WITHOUT_CHROME = """
+import plotly.graph_objects as go
+import scenes.chrome, scenes.plots
+scenes.chrome.PATIENCE = 3
+for name in ("first", "second"):
+    scenes.plots.show(go.Figure(go.Bar(y=[1, 2])), name, "plots")
+"""
+
+
+@pytest.mark.parametrize("kind", ["is missing", "hangs"])
+def test_a_run_without_a_chrome_ends_well_with_pages_and_one_line_of_advice(tmp_path, kind):
+    (tmp_path / "nothing").mkdir()
+    program = tmp_path / "nothing" / "chrome"
+    if kind == "hangs":
+        write_program(program, BROKEN["hangs"])
+    environment = os.environ | {
+        "PATH": f"{tmp_path}/nothing" + ("" if kind == "is missing" else f":{os.environ['PATH']}"),
+        "BROWSER_PATH": str(program),
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_CHROME],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    [advice] = done.stdout.splitlines()
+    assert advice.startswith("No PNGs from here on")
+    assert ("plotly_get_chrome" if kind == "is missing" else "BROWSER_PATH") in advice
+    names = sorted(path.name for path in (tmp_path / "plots").iterdir())
+    assert names == ["first.html", "plotly.min.js", "second.html"]
+
+
+@pytest.mark.browser
+def test_a_picture_is_as_large_as_its_figure_and_the_same_again(chrome, monkeypatch):
+    monkeypatch.setattr(scenes.chrome, "PATIENCE", 60)
+    first, again = chrome.draw(FIGURE), chrome.draw(FIGURE)
+    assert first == again
+    with Image.open(io.BytesIO(first)) as picture:
+        assert picture.format == "PNG"
+        assert picture.size == (400, 300)
+        colours = picture.convert("RGB").getcolors(400 * 300)
+    assert sum(n for n, colour in colours if colour == (0, 0, 255)) > 5000  # the bars
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="there are no process groups")
+@pytest.mark.parametrize("signal_sent", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_chrome_that_dies_or_stalls_between_two_plots_stops_no_run(
+    chrome, monkeypatch, capsys, caplog, signal_sent
+):
+    monkeypatch.setattr(scenes.chrome, "PATIENCE", 60)
+    assert chrome.draw(FIGURE)
+    pid = chrome._kaleido.subprocess.pid
+    os.killpg(pid, signal_sent)
+    monkeypatch.setattr(scenes.chrome, "PATIENCE", 3)
+    assert chrome.draw(FIGURE) is None
+    printed = capsys.readouterr()
+    assert printed.out.count("\n") == 1
+    assert printed.out.startswith("No PNGs from here on: Chrome does not work (")
+    assert printed.err == "" == caplog.text
+    assert chrome.draw(FIGURE) is None
+    assert capsys.readouterr().out == ""
+    time.sleep(0.2)
+    assert not is_running(pid)

@@ -1,0 +1,90 @@
+"""What matplotlib draws: maps over photos, and the scheme of the idea."""
+
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from conftest import draw
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+import scenes.drawings
+
+
+@pytest.fixture(scope="module")
+def figure():
+    """Return five photos, one of them upright, whose maps point at their lower right."""
+    photos = [draw(i) for i in range(4)] + [draw(4, width=30, height=40)]
+    values = np.add.outer(np.arange(7.0), np.arange(7.0)) - 5
+    return scenes.drawings.maps(photos, [values] * 5, ["$a$ <b>", "b", "c", "d", "e"])
+
+
+def test_maps_lie_over_the_whole_of_their_photos_under_their_titles(figure):
+    drawn = [axis for axis in figure.axes if axis.images]
+    assert [axis.get_title() for axis in drawn] == ["$a$ <b>", "b", "c", "d", "e"]
+    assert not any(axis.axison for axis in figure.axes)
+    for axis, (height, width) in zip(drawn, [(30, 40)] * 4 + [(40, 30)], strict=True):
+        photo, over = axis.images
+        assert photo.get_array().shape == (height, width)  # grey
+        left, right, bottom, top = over.get_extent()
+        assert (left, right, bottom, top) == (0, width, height, 0)
+        shown = over.get_array()
+        assert shown.shape == (7, 7)
+        assert (shown[0, 0], shown[6, 6]) == (0, 1)
+
+
+def test_a_map_is_brightest_where_its_values_are_highest(figure):
+    """In the pixels: the whole way from the map to what one sees."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3].astype(float)
+    box = figure.axes[0].get_window_extent()
+    rows = len(pixels) - np.array([box.y1, box.y0]).round().astype(int)
+    inside = pixels[rows[0] : rows[1], round(box.x0) : round(box.x1)]
+    height, width = (n // 3 for n in inside.shape[:2])
+    assert inside[-height:, -width:, 0].mean() > inside[:height, :width, 0].mean() + 20
+
+
+def test_a_map_without_a_highest_place_is_drawn_without_a_word(recwarn):
+    figure = scenes.drawings.maps([draw(0)], [np.zeros((7, 7))], ["flat"])
+    assert np.ptp(figure.axes[0].images[1].get_array()) == 0
+    assert not recwarn.list
+
+
+def words_of(figure):
+    return [text for axis in figure.axes for text in axis.texts if text.get_text()]
+
+
+def test_the_scheme_says_what_is_frozen_what_is_data_and_what_trains():
+    words = " ".join(text.get_text().replace("\n", " ") for text in words_of(figure_of_scheme()))
+    for said in ("MobileNetV2", "frozen", "1280 numbers computed once", "1280 x n", "Fine-tuning"):
+        assert said in words
+
+
+def figure_of_scheme():
+    figure = scenes.drawings.scheme()
+    FigureCanvasAgg(figure).draw()
+    return figure
+
+
+def test_the_words_of_the_scheme_fit_their_boxes_and_the_picture():
+    figure = figure_of_scheme()
+    [axis] = figure.axes
+    boxes = [patch.get_window_extent() for patch in axis.patches]
+    for text in words_of(figure):
+        extent = text.get_window_extent()
+        assert 0 <= extent.x0 < extent.x1 <= figure.bbox.width
+        for box in boxes:
+            if box.contains(*(extent.min + extent.max) / 2):
+                assert box.x0 <= extent.x0 < extent.x1 <= box.x1
+                assert box.y0 <= extent.y0 < extent.y1 <= box.y1
+
+
+def test_drawings_are_the_same_again_and_not_shown_twice():
+    pictures = set()
+    for _ in range(2):
+        file = io.BytesIO()
+        scenes.drawings.scheme().savefig(file, format="png", dpi=100)
+        pictures.add(file.getvalue())
+    assert len(pictures) == 1
+    assert not plt.get_fignums()
