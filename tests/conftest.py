@@ -42,6 +42,9 @@ def find_browser() -> str | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    given = os.environ.get("INTEL_PHOTOS")
+    if given and not Path(given).is_dir():
+        raise pytest.UsageError(f"INTEL_PHOTOS names {given}, which is no folder: mend or unset it")
     # Keras turns TensorFlow's arrays into numpy's in a way that numpy 2 finds old.
     config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
 
