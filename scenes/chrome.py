@@ -85,6 +85,8 @@ def _why(error: Exception) -> str:
     """Return the first line of what an error says; choreographer's say several lines."""
     if isinstance(error, TimeoutError):
         return f"no answer in {PATIENCE} s"
+    if isinstance(error, OSError):
+        return str(error)
     words = error.args[0] if error.args else ""
     words = str(words[0] if isinstance(words, tuple) and words else words)
     return (words.splitlines() or [type(error).__name__])[0].rstrip(".")

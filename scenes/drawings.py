@@ -31,8 +31,10 @@ def maps(photos: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles: Seque
     """
     columns = min(4, max(1, len(photos)))
     rows = max(1, -(-len(photos) // columns))
-    size = 8.5 / max(2, min(columns, 3))
-    figure, axes = plt.subplots(rows, columns, figsize=(size * columns, size * rows), squeeze=False)
+    width = 8.5 / max(2, min(columns, 3))
+    tallest = max((photo.shape[0] / photo.shape[1] for photo in photos), default=1)
+    size = width * columns, (width * min(tallest, 1.5) + 0.3) * rows
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, photo, values, title in zip(axes.flat, photos, maps, titles, strict=False):

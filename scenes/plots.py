@@ -36,6 +36,7 @@ SPLIT_COLORS = {"train": "#0072B2", "validation": "#56B4E9", "test": "#BFBFBF"}
 TRAINING_COLOR, VALIDATION_COLOR = "#0072B2", "#D55E00"
 LEGEND_CLASSES = 20  # more have no room in a legend: the mouse names them
 NUMBERED_CLASSES = 12  # more have no room for numbers in the confusion matrix
+NAMED_TICKS = 25  # of more classes, an axis names some
 LETTERS = 24  # of a class's name that are shown; the mouse shows all
 
 
@@ -71,9 +72,10 @@ def _short(name: str) -> str:
 
 
 def _class_axis(classes: Sequence[str]) -> dict:
-    """Return an axis of classes, whose long names are shown short and stay apart."""
-    aliases = {name: _short(name) for name in classes if name != _short(name)}
-    return {"type": "category", "labelalias": aliases, "automargin": True}
+    """Return an axis of classes, whose long names are short beside it and whole at the mouse."""
+    few = classes[:: -(-len(classes) // NAMED_TICKS)]
+    ticks = {"tickvals": few, "ticktext": [*map(_short, few)]}
+    return {"type": "category", "automargin": True, **ticks}
 
 
 def _line_and_band(
@@ -91,9 +93,15 @@ def _line_and_band(
         line={"width": 0},
         hoverinfo="skip",
     )
-    line = go.Scatter(x=x, y=mean, mode="lines", line={"color": color, "dash": dash}, name=name)
+    line = go.Scatter(x=x, y=mean, line={"color": color, "dash": dash}, name=name)
+    line.mode = "lines" if len(x) > 1 else "markers"  # one point makes no line
     band.update(legendgroup=name, showlegend=False)
     return [band, line.update(legendgroup=name, showlegend=legend)]
+
+
+def _epoch_axis(epochs: pd.Series) -> dict:
+    """Return an axis whose ticks are whole numbers, however few they are."""
+    return {"dtick": 1} if np.ptp(epochs) < 6 else {}
 
 
 def _heat(values: np.ndarray, x: Sequence, y: Sequence, **options: object) -> go.Figure:
@@ -125,8 +133,9 @@ def counts(images: pd.DataFrame, title: str) -> go.Figure:
         color_discrete_map=SPLIT_COLORS,
         labels={"label": "class", "photos": "number of photos"},
     )
-    figure.update_traces(textangle=0).update_xaxes(**_class_axis(classes))
-    return _style(figure, title)
+    # A number above a bar would look like the sum of all below it.
+    figure.update_traces(textangle=0, textposition="inside").update_xaxes(**_class_axis(classes))
+    return _style(figure, title).update_layout(uniformtext={"minsize": 9, "mode": "hide"})
 
 
 def feature_map(
@@ -148,14 +157,11 @@ def feature_map(
     figure = go.Figure()
     for code, name in enumerate(classes):
         x, y = places[codes == code].round(2).T
-        look = {"symbol": SYMBOLS[(code + code // len(PALETTE)) % len(SYMBOLS)], "opacity": 0.8}
-        figure.add_scatter(
-            x=x,
-            y=y,
-            mode="markers",  # as SVG: WebGL does not draw everywhere
-            marker={"color": PALETTE[code % len(PALETTE)], "size": 6, **look},
-            name=_short(name),
-            hovertemplate=f"{name}<extra></extra>",
+        symbol = SYMBOLS[(code + code // len(PALETTE)) % len(SYMBOLS)]
+        look = {"color": PALETTE[code % len(PALETTE)], "symbol": symbol, "size": 6, "opacity": 0.8}
+        whole = f"{name}<extra></extra>"
+        figure.add_scatter(  # as SVG: WebGL does not draw everywhere
+            x=x, y=y, mode="markers", marker=look, name=_short(name), hovertemplate=whole
         )
     figure.update_xaxes(title="t-SNE 1 (no unit)").update_yaxes(title="t-SNE 2 (no unit)")
     figure.update_layout(showlegend=len(classes) <= LEGEND_CLASSES, legend_title="class")
@@ -163,6 +169,11 @@ def feature_map(
 
 
 # --- The grid search ------------------------------------------------------------------
+
+
+def _rate_titles(rates: Sequence[float]) -> list[str]:
+    """Return the titles of panels beside each other, which have no room for one line if many."""
+    return [f"learning rate{'<br>' if len(rates) > 3 else ' '}{rate:g}" for rate in rates]
 
 
 def grid_search(results: pd.DataFrame, title: str) -> go.Figure:
@@ -175,7 +186,7 @@ def grid_search(results: pd.DataFrame, title: str) -> go.Figure:
         shared_yaxes="all",
         horizontal_spacing=0.02,
         vertical_spacing=0.03,
-        column_titles=[f"learning rate {rate:g}" for rate in rates],
+        column_titles=_rate_titles(rates),
         row_titles=[f"dropout {dropout:g}" for dropout in dropouts],
         x_title="epoch",
         y_title="validation accuracy",
@@ -190,6 +201,7 @@ def grid_search(results: pd.DataFrame, title: str) -> go.Figure:
         traces = _line_and_band(curve, f"{decay:g}", legend=i == j == 0, **look)
         figure.add_traces(traces, rows=j + 1, cols=i + 1)
     figure.update_layout(legend={"title": "weight decay", "x": 1.06})
+    figure.update_xaxes(**_epoch_axis(results["epoch"]))
     return _style(figure, title, height=200 + 200 * len(dropouts))
 
 
@@ -203,10 +215,10 @@ def heatmap(summary: pd.DataFrame, title: str) -> go.Figure:
         [f"{dropout:g}" for dropout in dropouts],
         facet_col=0,
         labels={"x": "weight decay", "y": "dropout", "color": "accuracy (%)"},
+        text_auto=".2f" if len(rates) * len(decays) <= 20 else False,  # as far as one can read it
     )
-    figure.for_each_annotation(
-        lambda note: note.update(text=f"learning rate {rates[int(note.text.split('=')[1])]:g}")
-    )
+    for note, text in zip(figure.layout.annotations, _rate_titles(rates), strict=True):
+        note.text = text
     return _style(figure, title)
 
 
@@ -232,7 +244,9 @@ def parallel(summary: pd.DataFrame, title: str) -> go.Figure:
         ticks = [f"{value:g}" for value in values]
         dimensions.append({"values": places, "tickvals": [*range(len(ticks))], "ticktext": ticks})
     accuracy = 100 * summary["val_accuracy"]
-    dimensions += [{"values": summary["epoch"]}, {"values": accuracy, "tickformat": ".2f"}]
+    ticks = np.linspace(summary["epoch"].min(), summary["epoch"].max(), 8).round()
+    dimensions.append({"values": summary["epoch"], "tickvals": np.unique(ticks)})
+    dimensions.append({"values": accuracy, "tickformat": ".2f"})
     labels = [*scenes.HYPERPARAMETERS, "best epoch", "accuracy (%)"]
     for dimension, label in zip(dimensions, labels, strict=True):
         dimension["label"] = label.replace("_", " ")
@@ -259,19 +273,16 @@ def history(history: pd.DataFrame, title: str) -> go.Figure:
     """
     by_epoch = history.groupby("epoch")
     figure = make_subplots(1, 2, horizontal_spacing=0.1)
-    kinds = {
-        "training": ("", TRAINING_COLOR, "dash"),
-        "validation": ("val_", VALIDATION_COLOR, "solid"),
-    }
+    kinds = {"training": ("", TRAINING_COLOR, "dash")}
+    kinds["validation"] = ("val_", VALIDATION_COLOR, "solid")
     for column, metric in enumerate(("loss", "accuracy"), start=1):
         for name, (prefix, color, dash) in kinds.items():
             if prefix + metric in history:
                 curve = by_epoch[prefix + metric].agg(["mean", "std"])
                 look = {"color": color, "dash": dash, "legend": column == 1}
-                traces = _line_and_band(curve, name, **look)
-                figure.add_traces(traces, rows=1, cols=column)
+                figure.add_traces(_line_and_band(curve, name, **look), rows=1, cols=column)
         figure.update_yaxes(title=metric, col=column)
-    return _style(figure.update_xaxes(title="epoch"), title)
+    return _style(figure.update_xaxes(title="epoch", **_epoch_axis(history["epoch"])), title)
 
 
 def confusion(labels: pd.Series, predictions: Sequence[str], title: str) -> go.Figure:
@@ -290,9 +301,10 @@ def confusion(labels: pd.Series, predictions: Sequence[str], title: str) -> go.F
         zmin=0,
         zmax=100,
     )
-    if len(classes) <= NUMBERED_CLASSES:
-        cells = np.vectorize(lambda n, share: f"{n}<br>{share:.1f}%")(counts, shares)
-        figure.update_traces(text=cells, texttemplate="%{text}")
+    cells = np.vectorize(lambda n, share: f"{n}<br>{share:.1f}%")(counts, shares)
+    pointed = "predicted class: %{x}<br>true class: %{y}<br>%{text}<extra></extra>"
+    numbers = "%{text}" if len(classes) <= NUMBERED_CLASSES else None
+    figure.update_traces(text=cells, texttemplate=numbers, hovertemplate=pointed)
     figure.update_xaxes(**_class_axis(classes)).update_yaxes(**_class_axis(classes))
     return _style(figure, title, height=700)
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -59,6 +60,18 @@ def test_a_chrome_that_does_not_work_is_said_once_and_left_alone(
         assert "no answer in 3 s" in line
         time.sleep(0.2)
         assert not is_running(int(Path(f"{program}.pid").read_text()))
+
+
+@pytest.mark.browser
+def test_a_machine_without_room_for_temporary_files_gets_no_pictures(
+    chrome, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    assert chrome.draw(FIGURE) is None
+    assert chrome.draw(FIGURE) is None
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith("No PNGs from here on: Chrome does not work (")
+    assert f"No such file or directory: '{tmp_path}" in line
 
 
 WITHOUT_CHROME = """

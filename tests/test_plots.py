@@ -233,8 +233,11 @@ def test_each_class_has_a_look_of_its_own_and_its_name_in_the_legend(figures, nu
 def test_a_hundred_classes_are_named_by_the_mouse_alone(figures):
     assert not figures["feature_map 100"].layout.showlegend
     assert figures["counts 100"].data[0].text is None
-    assert figures["confusion 100"].data[0].text is None
-    assert figures["confusion 20"].data[0].text is None
+    for number in (20, 100):
+        assert figures[f"confusion {number}"].data[0].texttemplate is None
+    for axis in ("counts 100", "confusion 100"):
+        ticks = figures[axis].layout.xaxis.tickvals
+        assert [read(name) for name in ticks] == names(100)[::4]
 
 
 @pytest.mark.parametrize("number", [2, 20, 100])
@@ -248,7 +251,10 @@ def test_no_name_is_read_as_html_a_formula_or_a_template(figures, number):
 @pytest.mark.parametrize("kind", ["counts", "confusion"])
 def test_a_long_name_is_shown_short_and_stays_a_class_of_its_own(figures, kind):
     figure = figures[f"{kind} 20"]
-    assert figure.layout.xaxis.labelalias == {LONG: f"{LONG[:23]}…"}
+    axis = figure.layout.xaxis
+    assert [read(name) for name in axis.tickvals] == names(20)
+    shown = [name if name != LONG else f"{LONG[:23]}…" for name in names(20)]
+    assert [read(name) for name in axis.ticktext] == shown
     assert LONG in figure.data[0].x
 
 
@@ -263,6 +269,7 @@ def test_counts_shows_the_number_of_photos_of_each_class_and_split(figures, phot
     for (split, label), rows in images.groupby(["split", "label"], observed=True):
         assert shown[split][label] == len(rows)
     assert sum(sum(row.values()) for row in shown.values()) == len(images) == 120
+    assert {bars.textposition for bars in figure.data} == {"inside"}  # above, it looks like a sum
     assert figure.layout.barmode in ("stack", "relative")
 
 
@@ -343,6 +350,19 @@ def test_grid_search_takes_any_number_of_settings(results, decays):
     assert len({t.line.color for t in lines}) == min(decays, 7)
 
 
+def test_many_panels_have_titles_in_two_lines_and_many_cells_no_numbers(results):
+    one = results.query("learning_rate == 0.001")
+    many = pd.concat([one.assign(learning_rate=10.0**-i) for i in range(1, 6)])
+    titles = {f"learning rate<br>{10.0**-i:g}" for i in range(1, 6)}
+    assert titles <= texts(scenes.plots.grid_search(many, "Five rates"))
+    heats = scenes.plots.heatmap(utils.summarize(many), "Five rates")
+    assert titles <= texts(heats)
+    assert heats.data[0].texttemplate
+    more = pd.concat([many.assign(weight_decay=0.1 * i) for i in range(5)])
+    more = more.drop_duplicates([*scenes.HYPERPARAMETERS, "fold", "epoch"])
+    assert not scenes.plots.heatmap(utils.summarize(more), "25 columns").data[0].texttemplate
+
+
 def test_heatmap_shows_the_best_mean_accuracy_of_each_setting(figures, results):
     figure = figures["heatmap"]
     assert [note.text for note in figure.layout.annotations][: len(RATES)] == [
@@ -382,6 +402,9 @@ def test_parallel_gives_each_setting_its_line(figures, results):
         assert list(ticks) == sorted(summary[name].unique())
         np.testing.assert_array_equal(ticks[np.array(dimensions[name]["values"])], summary[name])
     np.testing.assert_array_equal(dimensions["epoch"]["values"], summary["epoch"])
+    ticks = dimensions["epoch"]["tickvals"]
+    assert set(ticks) <= set(range(1, EPOCHS + 1))
+    assert (min(ticks), max(ticks)) == (summary["epoch"].min(), summary["epoch"].max())
     for shown in (dimensions["accuracy"]["values"], lines.line.color):
         np.testing.assert_allclose(shown, 100 * summary["val_accuracy"])
 
@@ -407,6 +430,17 @@ def test_history_of_one_run_has_bands_without_width(history):
     np.testing.assert_array_equal(band.y, [*one["loss"], *one["loss"][::-1]])
 
 
+def test_history_of_one_epoch_is_a_point_that_one_can_see(history):
+    figure = scenes.plots.history(history[history["epoch"] == 1], "One epoch")
+    assert {line.mode for line in lines_of(figure)} == {"markers"}
+    assert lines_of(figure)[1].line.color == scenes.plots.VALIDATION_COLOR  # and of the point
+
+
+@pytest.mark.parametrize("name", ["grid_search", "history"])
+def test_epochs_are_whole_numbers(figures, name):
+    assert {axis.dtick for axis in figures[name].select_xaxes()} == {1}
+
+
 def test_history_without_validation_shows_training_alone(history):
     figure = scenes.plots.history(history[["epoch", "loss", "accuracy"]], "No validation")
     assert {line.name for line in lines_of(figure)} == {"training"}
@@ -420,9 +454,10 @@ def test_confusion_shows_counts_and_row_percentages(figures, photos, number):
     counts = counts.reindex(index=names(number), columns=names(number), fill_value=0).to_numpy()
     shares = 100 * counts / counts.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(heat.z, shares)
-    if number <= 6:
-        for shown, n, share in zip(heat.text.flat, counts.flat, shares.flat, strict=True):
-            assert shown == f"{n}<br>{share:.1f}%"
+    for shown, n, share in zip(heat.text.flat, counts.flat, shares.flat, strict=True):
+        assert shown == f"{n}<br>{share:.1f}%"
+    assert "%{text}" in heat.hovertemplate
+    assert heat.texttemplate == ("%{text}" if number <= 12 else None)
 
 
 def test_confusion_bears_a_class_without_photos():
