@@ -144,7 +144,7 @@ def test_rounding_moves_the_test_accuracy_by_at_most_a_fifth_of_a_point(bundled)
     labels = images["label"].cat.codes.to_numpy()
     accuracies = []
     for features in (rounded, unrounded):
-        settings = {"learning_rate": 0.001, "dropout": 0.1, "weight_decay": 1e-4, "epochs": 5}
+        settings = {"learning_rate": 0.001, "dropout": 0.1, "weight_decay": 1e-4, "epochs": 3}
         head, _ = scenes.heads.train_head(features[train], labels[train], **settings)
         predicted = head.predict(features[~train], verbose=0, batch_size=3000).argmax(axis=1)
         accuracies.append(np.mean(predicted == labels[~train]))
@@ -276,10 +276,10 @@ def test_the_batch_size_changes_no_feature(extract, batch_size, tmp_path):
 
 @pytest.mark.parametrize("reader", ["extract_features", "predict"])
 def test_memory_grows_neither_with_the_photos_nor_with_their_pixels(reader, trunk, tmp_path):
-    """The peak of a process that takes 24 photos of 12 megapixels: 36 MB each when decoded."""
+    """The peak of a process that takes 12 photos of 12 megapixels: 36 MB each when decoded."""
     pixels = draw(0, width=4000, height=3000)
     Image.fromarray(pixels).save(tmp_path / "0.png", compress_level=1)
-    for number in range(1, 24):
+    for number in range(1, 12):
         os.link(tmp_path / "0.png", tmp_path / f"{number}.png")
     command = [sys.executable, "-c", MEMORY, reader, str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
@@ -303,7 +303,7 @@ paths, trunk = sorted(folder.glob("*.png")), small_trunk(0)
 digest = photos.photo_digest(photos.read_photo(paths[0]))
 model = classifier.build_classifier(trunk, small_head(6), CLASSES)
 peaks = []
-for n in (2, 24):
+for n in (2, 12):
     if reader == "predict":
         assert len(classifier.predict(model, paths[:n])) == n
     else:

@@ -518,7 +518,7 @@ for name, strategy in {
         features = scenes.features.extract_features(images, photos, trunk, cache=cache)
         tuned, tuned_head, history = scenes.fine_tuning.fine_tune(
             images, photos, trunk, head, cache=folder / name, label_smoothing=0.1,
-            first_layer="block_16_expand", epochs=2, batch_size=10, learning_rate=1e-3,
+            first_layer="block_16_expand", epochs=1, batch_size=10, learning_rate=1e-3,
         )
     shared = "Mirrored" in type(tuned_head.weights[0].value).__name__
     assert shared == (name == "two"), type(tuned_head.weights[0].value)

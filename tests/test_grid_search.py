@@ -134,7 +134,7 @@ def rows_of(results, setting, fold):
     return rows[list(scenes.METRICS)]
 
 
-@pytest.mark.parametrize(("n_classes", "seed"), [(6, 0), (6, 1), (2, 2), (37, 3)])
+@pytest.mark.parametrize(("n_classes", "seed"), [(6, 0), (2, 2), (37, 3)])
 def test_a_head_trains_side_by_side_as_alone(step_by_step, n_classes, seed):
     """
     With the same initial weights, batches and masks, all four figures of each epoch agree.
@@ -149,6 +149,7 @@ def test_a_head_trains_side_by_side_as_alone(step_by_step, n_classes, seed):
         np.testing.assert_allclose(together, alone, rtol=0, atol=1e-4, err_msg=str(setting))
 
 
+@pytest.mark.slow
 def test_with_other_masks_and_weights_a_head_alone_does_as_well(step_by_step):
     """
     The mean over five seeds of what a plain `train_head` reaches is that of side by side.
@@ -279,8 +280,9 @@ def in_blocks(monkeypatch):
 
 @pytest.mark.parametrize("columns", [4 * 6, 2 * 6], ids=["by dropout", "by learning rate, too"])
 def test_settings_in_blocks_train_as_all_at_once(
-    searched, photos, tmp_path, trainings, monkeypatch, columns
+    searched, photos, tmp_path, trainings, monkeypatch, columns, step_by_step
 ):
+    """To 1e-5, though those are not compiled."""
     monkeypatch.setattr(scenes.grid_search, "BLOCK_COLUMNS", columns)
     trainings.real = True
     results = scenes.grid_search.grid_search(*photos, **SMALL, csv=tmp_path / "grid_search.csv")

@@ -5,12 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import sklearn
 from conftest import CLASSES, draw
+from matplotlib.figure import Figure
 from PIL import Image
 
 import scenes.__main__
@@ -84,7 +84,7 @@ def test_names_of_any_bytes_are_shown_and_written(model, album, tmp_path, monkey
         (album / "a.jpg").rename(album / name)
     except OSError:
         pytest.skip("this file system takes text alone")
-    monkeypatch.setattr(scenes.drawings, "maps", lambda *arguments: plt.figure())
+    monkeypatch.setattr(scenes.drawings, "maps", lambda *arguments: Figure())
     monkeypatch.setattr(
         scenes.classifier, "activation_maps", lambda model, paths: np.ones((1, 2, 7, 7, 6))
     )
@@ -107,7 +107,7 @@ def test_an_overlay_is_written_for_each_photo(model, album, tmp_path, monkeypatc
 
     def maps(photos, scores, titles):
         drawn.append((photos[0].shape, scores[0].shape, titles))
-        return plt.figure()
+        return Figure()
 
     monkeypatch.setattr(scenes.drawings, "maps", maps)
     monkeypatch.setattr(

@@ -126,6 +126,7 @@ def spread(client, monkeypatch):
     return spread
 
 
+@pytest.mark.slow
 def test_a_search_on_a_cluster_gives_the_same_bytes(spread, tmp_path, monkeypatch):
     # Three blocks of four settings in each of three folds.
     monkeypatch.setattr(scenes.grid_search, "BLOCK_COLUMNS", 4 * 6)
@@ -143,6 +144,7 @@ def test_a_search_on_a_cluster_gives_the_same_bytes(spread, tmp_path, monkeypatc
     assert cluster.read_bytes() == alone.read_bytes()
 
 
+@pytest.mark.slow
 def test_features_from_a_cluster_are_the_same_bytes(
     spread, drawn_once, random_trunk, tmp_path, monkeypatch
 ):
@@ -156,6 +158,7 @@ def test_features_from_a_cluster_are_the_same_bytes(
     assert cluster.read_bytes() == alone.read_bytes()
 
 
+@pytest.mark.slow
 def test_machines_with_nothing_but_the_packages_get_the_code(distributed, tmp_path):
     """Of a scheduler and a worker that start in an empty folder and have no path to it."""
     empty = tmp_path / "empty"
