@@ -370,7 +370,7 @@ def test_an_exported_model_gives_the_same_probabilities(classifier, album, tmp_p
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "intel_classifier.keras"
 RESULTS = ROOT / "results"
-SHA256 = "32dbbc639fc6d24ed12c0afb1cfbdf3c14737bbc0f1c7b3384a50d009bd5ed89"
+SHA256 = "3a4beb3cd8df645d1e4623fb91c333f490adc8075aea7b9e075250ab28427b87"
 
 
 @pytest.fixture(scope="module")

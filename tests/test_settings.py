@@ -519,7 +519,7 @@ def test_no_table_is_written_after_a_setting_has_changed(committed):
     output = scenes.settings.output_folder(namespace, committed)
     namespace["SEED"] = 3
     for write in (output.write, output.write_runs):
-        with pytest.raises(ValueError, match="SEED was 0 when .* now 3: run all cells again"):
+        with pytest.raises(ValueError, match=r"SEED was 0 when .* now 3: run all cells again"):
             write(pd.DataFrame({"run": [1]}), "a.csv")
     assert names_in(output.folder) == {"settings.json"}
 
