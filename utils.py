@@ -221,6 +221,8 @@ def best_hyperparameters(results: pd.DataFrame) -> dict[str, float]:
 def accuracy(right: Sequence[bool]) -> pd.Series:
     """Return the share of True, its 95% interval (Wilson, 1927) and the number of photos."""
     hits, n = int(np.sum(right)), len(right)
+    if not n:  # nothing is known
+        return pd.Series({"accuracy": np.nan, "from": 0.0, "to": 1.0, "photos": 0})
     low, high = binomtest(hits, n).proportion_ci(method="wilson")
     return pd.Series({"accuracy": hits / n, "from": low, "to": high, "photos": n})
 

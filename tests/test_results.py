@@ -188,3 +188,9 @@ def test_pairs_are_counted_in_both_directions():
     labels = pd.Series(pd.Categorical(list("abcab")), index=[4, 3, 2, 1, 0])
     assert utils.confused_pairs(labels, list("bacac")).to_dict() == {"a and b": 2, "b and c": 1}
     assert utils.confused_pairs(LABELS, list(LABELS)).empty
+
+
+def test_of_no_photos_nothing_is_known():
+    found = utils.accuracy([])
+    assert np.isnan(found["accuracy"])
+    assert list(found[["from", "to", "photos"]]) == [0, 1, 0]
