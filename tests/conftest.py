@@ -13,10 +13,11 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import scenes  # isort: skip  (first: it keeps TensorFlow's logs out of the output)
+
 import keras
 import tensorflow as tf
 
-import scenes
 import scenes.chrome
 import scenes.classifier
 import scenes.features

@@ -429,7 +429,7 @@ def run_on_features(tmp_path_factory):
     return run_notebook(tmp_path_factory.mktemp("features"), SMALL, double=True)
 
 
-NAMES = {"a b, c": 24, "<i>déjà</i>": 22, "3rd": 20}  # three classes with odd names
+NAMES = {"a b, c": 24, "<i>déjà": 22, "3rd": 20}  # three classes with odd names
 
 
 @pytest.fixture(scope="session")
@@ -448,7 +448,7 @@ def draw_photos(folder):
     seeds = itertools.count()
     for number, (name, count) in enumerate(NAMES.items()):
         for split, photos in {"train": count, "val": 4}.items():
-            place = folder / split / name.replace("/", "\u2215")
+            place = folder / split / name
             place.mkdir(parents=True)
             for i in range(photos):
                 pixels = draw(next(seeds)) // 2 + np.uint8(40 * number)
@@ -500,7 +500,7 @@ def test_each_cell_gives_the_same_when_it_is_run_twice(run_on_features):
 
 def test_cells_of_photos_show_them_or_say_what_they_would_show(run):
     for cell in tagged(run.notebook, "photos"):
-        [output] = cell.outputs
+        [output] = [o for o in cell.outputs if o.get("data") != {}]  # bars leave empty ones
         if "data" in output:
             assert "image/png" in output.data
         else:
