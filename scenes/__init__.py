@@ -1,7 +1,9 @@
 """The rooms; here, TensorFlow and Keras set up as they need it, and the facts that all share."""
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 
 # TensorFlow reads these when it is imported. Its logs are noise in a notebook; a GPU's
 # memory is taken as it is needed; and large CPU tensors are kept instead of being handed
@@ -12,21 +14,29 @@ os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
 if "keras" not in sys.modules:
     os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the user has for other projects
 
-# TensorFlow says that it finds no GPU driver before it reads how much it is to say.
-_stderr, _nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-os.dup2(_nowhere, 2)
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Keep what compiled code writes to the process's standard error from the reader."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 try:
-    import keras
-    import tensorflow as tf
+    with silent():  # TensorFlow says that it finds no GPU before it reads how much it is to say
+        import keras
+        import tensorflow as tf
 except (AssertionError, ValueError) as error:  # both read the user's file, and say little
     _file = os.path.join(os.environ.get("KERAS_HOME", "~/.keras"), "keras.json")
     raise ImportError(
         f"{_file} holds a value that Keras does not take: correct it, or delete the file ({error})"
     ) from error
-finally:
-    os.dup2(_stderr, 2)
-    os.close(_stderr)
-    os.close(_nowhere)
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(

@@ -4,12 +4,11 @@ The classifier (sections 7 and 11): trunk and head as one saved model, and its p
 The file alone says what its classes are, and loading it runs no code. Trains nothing.
 """
 
-import contextlib
 import json
 import os
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -19,6 +18,7 @@ import tensorflow as tf
 from keras import ops
 from scipy.optimize import minimize_scalar
 
+import scenes
 from scenes import files, photos, settings, tasks
 
 
@@ -321,20 +321,7 @@ def export(model: keras.Model, path: str | Path, *, int8: bool = False) -> None:
         beside.write_text("\n".join(classes_of(model)) + "\n", encoding="utf-8")
 
 
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Keep what compiled code writes to the process's standard error from the reader."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-@_silent()  # LiteRT says which delegate it has made
+@scenes.silent()  # LiteRT says which delegate it has made
 def run_exported(file: str | Path, paths: Sequence[str | Path]) -> np.ndarray:
     """Return the probabilities (n, classes) that an exported model gives, as an app gets them."""
     with warnings.catch_warnings(action="ignore"):  # the successor is a package of its own
