@@ -10,9 +10,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 from sklearn.metrics import classification_report
+from sklearn.preprocessing import normalize
 
 import scenes
-from scenes import photos, settings
+from scenes import features, photos, settings
 
 
 def download_photos() -> Path:
@@ -384,14 +385,15 @@ def list_suspects(images: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFra
 
 
 def near_copies(
-    features: np.ndarray, digests: Sequence[str], *, threshold: float = 0.95
+    rounded: np.ndarray, digests: Sequence[str], *, threshold: float = 0.95
 ) -> pd.DataFrame:
     """
     Return the pairs of photos that are nearly, but not in each pixel, the same.
 
     Parameters
     ----------
-    features : ndarray, shape (n, 1280)
+    rounded : ndarray of uint8, shape (n, 1280)
+        Features as `extract_features` gives them.
     digests : sequence of str
         Of each photo's pixels; pairs with the same one are no near copies.
     threshold : float
@@ -402,10 +404,10 @@ def near_copies(
     DataFrame
         The rows `first` < `second` of each pair and their `cosine`, the nearest pair first.
     """
-    unit = features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
+    unit = normalize(features.restore_features(rounded), copy=False)
     digests, pairs = np.asarray(digests), []
-    for start in range(0, len(unit), 1024):  # all cosines at once would take gigabytes
-        cosines = unit[start : start + 1024] @ unit[start:].T
+    for start in range(0, len(unit), 256):  # all cosines at once would take gigabytes
+        cosines = unit[start : start + 256] @ unit[start:].T
         first, second = np.nonzero(np.triu(cosines >= threshold, 1))
         pairs.append((start + first, start + second, cosines[first, second]))
     first, second, cosine = map(np.concatenate, zip(*pairs, strict=True))

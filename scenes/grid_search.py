@@ -45,6 +45,7 @@ def grid_search(
     Parameters
     ----------
     features : ndarray, shape (n, 1280)
+        Of uint8, they are rounded ones, which are restored batch by batch.
     labels : ndarray of int, shape (n,)
         The number of each photo's class, `images["label"].cat.codes`; each class from 0 to
         the highest has a photo.
@@ -79,9 +80,9 @@ def grid_search(
     the dropout rates can be divided so. joblib runs them one after the other, or spreads them
     over what `joblib.parallel_config` names.
 
-    Memory grows by at most three copies of the features (15 KB a photo), by about 0.4 MB a
-    setting of each block that trains, and, while the table is made, by some 250 bytes for
-    each of its rows.
+    Memory grows by at most three copies of the features (4 KB a photo, 15 KB of float32), by
+    about 0.4 MB a setting of each block that trains, and, while the table is made, by some
+    250 bytes for each of its rows.
     """
     grid = {"learning_rates": learning_rates, "dropouts": dropouts, "weight_decays": weight_decays}
     options = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
@@ -169,17 +170,6 @@ def _train(
             yield history, block, fold
 
 
-class HeadsOfRows(heads.SideBySideHeads):
-    """Heads whose batches are row numbers of features that no fold has to copy."""
-
-    def __init__(self, features: tf.Tensor, **options):
-        super().__init__(**options)
-        self.features = features
-
-    def call(self, x, training=False):
-        return super().call(tf.gather(self.features, x), training=training)
-
-
 _one_training = threading.Lock()  # the seeds are the process's, which may have other threads
 
 
@@ -191,13 +181,13 @@ def _train_fold(
     """Train the heads of one block on one fold: a task that any process can do."""
     with _one_training:
         tf.config.experimental.enable_op_determinism()
-        history = _fit(tf.constant(features), *labels_and_rows, **options)
+        history = _fit(features, *labels_and_rows, **options)
     gc.collect()  # a Keras model refers to itself, and would stay
     return history
 
 
 def _fit(
-    features: tf.Tensor,
+    features: np.ndarray,
     labels: np.ndarray,
     training: np.ndarray,
     validation: np.ndarray,
@@ -210,14 +200,14 @@ def _fit(
 ) -> dict[str, np.ndarray]:
     """Return each metric's history, shape (epochs, D, H), for all heads of one fold."""
     keras.utils.set_random_seed(seed)
-    model = HeadsOfRows(features, **grid, n_classes=n_classes, seed=seed)
+    model = heads.SideBySideHeads(**grid, n_classes=n_classes, seed=seed)
     model.steps_per_execution = heads.steps(len(training), batch_size)
     history = model.fit(
-        training,
+        features[training],
         labels[training],
         batch_size=batch_size,
         epochs=epochs,
-        validation_data=(validation, labels[validation]),
+        validation_data=(features[validation], labels[validation]),
         validation_batch_size=256,
         verbose=0,
     ).history

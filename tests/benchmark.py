@@ -113,9 +113,9 @@ def quiet() -> Iterator[None]:
 
 def quarter() -> tuple[pd.DataFrame, np.ndarray]:
     """Return every 4th training photo, a fifth of them for validation, and all features."""
-    images, features = scenes.features.load_bundled_features()
+    images, rounded = scenes.features.load_bundled_features()
     images = utils.create_validation(utils.shrink(utils.drop_leaks(images), 4))
-    return images[images["split"] != "test"], features
+    return images[images["split"] != "test"], scenes.features.restore_features(rounded)
 
 
 def whole_grid(train: Photos, validation: Photos) -> float:
@@ -123,7 +123,7 @@ def whole_grid(train: Photos, validation: Photos) -> float:
     features, labels = map(np.concatenate, zip(train, validation, strict=True))
     rows = np.split(np.arange(len(labels)), [len(train[1])])
     options = {"n_classes": N_CLASSES, "epochs": EPOCHS, "batch_size": BATCH_SIZE, "seed": 0}
-    history = scenes.grid_search._fit(tf.constant(features), labels, *rows, grid=GRID, **options)
+    history = scenes.grid_search._fit(features, labels, *rows, grid=GRID, **options)
     return history["val_accuracy"].max()
 
 

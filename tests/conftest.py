@@ -224,8 +224,9 @@ def classifier():
 
 @pytest.fixture(scope="session")
 def bundled():
-    """Return the committed table and features of the labelled photos."""
-    return scenes.features.load_bundled_features()
+    """Return the committed table and features of the labelled photos, as float32."""
+    images, rounded = scenes.features.load_bundled_features()
+    return images, scenes.features.restore_features(rounded)
 
 
 # --- Files ----------------------------------------------------------------------------

@@ -41,6 +41,7 @@ def clean() -> None:
     """Train on labels cleaned in some ways, and compare on the same validation photos."""
     tf.config.experimental.enable_op_determinism()
     images, X = features.load_bundled_features()
+    X = features.restore_features(X)
     images = utils.create_validation(utils.drop_leaks(images))
     X, y = X[images.index], images["label"].cat.codes.to_numpy()
     train, held_out = ((images["split"] == name).to_numpy() for name in ("train", "validation"))

@@ -51,7 +51,7 @@ def run_step_by_step(n: int, word: Connection, **settings) -> None:
     tell = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: word.send("a step is done")
     )
-    heads = scenes.grid_search.HeadsOfRows
+    heads = scenes.heads.SideBySideHeads
     heads.fit = functools.partialmethod(heads.fit, callbacks=[tell])
     run(n, word, **settings)
 

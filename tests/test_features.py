@@ -55,7 +55,8 @@ def extract(drawn, trunk, tmp_path):
     def run(images: pd.DataFrame | None = None, trunk: keras.Model = trunk, **options: object):
         images = read_table(drawn) if images is None else images
         options = {"cache": tmp_path / "cache.npz", "batch_size": 8, **options}
-        return scenes.features.extract_features(images, drawn, trunk, **options)
+        rounded = scenes.features.extract_features(images, drawn, trunk, **options)
+        return scenes.features.restore_features(rounded)
 
     return run
 
@@ -187,7 +188,7 @@ def test_bundled_features_are_those_of_the_real_photos(
     cache = tmp_path / "cache.npz"
     rows = images.index[images["path"].isin(again["path"])]
     computed = scenes.features.extract_features(again, real_photos, imagenet_trunk, cache=cache)
-    steps = [scenes.features.round_features(f).astype(int) for f in (computed, features[rows])]
+    steps = [f.astype(int) for f in (computed, scenes.features.round_features(features[rows]))]
     assert np.abs(steps[0] - steps[1]).max() <= 1
     for path, row in list(zip(again["path"], features[rows], strict=True))[:6]:
         right = by_hand(scenes.photos.read_photo(real_photos / path), imagenet_trunk)
@@ -202,9 +203,10 @@ def test_an_odd_photo_gives_the_features_of_its_pixels(kind, trunk, tmp_path):
     for name, categories in {"label": CLASSES, "split": scenes.SPLITS}.items():
         images[name] = pd.Categorical([categories[0]], categories)
     images = images.join(scenes.photos.digest_photos(images, tmp_path))
-    features = scenes.features.extract_features(
+    rounded = scenes.features.extract_features(
         images, tmp_path, trunk, cache=tmp_path / "cache.npz"
     )
+    features = scenes.features.restore_features(rounded)
     expected = by_hand(right.astype("float32"), trunk)
     assert expected.max() > 0
     np.testing.assert_allclose(features[0], expected, atol=0.05 + 0.1 * tolerance)
@@ -391,8 +393,8 @@ def test_rows_follow_the_table_whatever_its_order(drawn, extract, count):
 def test_the_cache_holds_the_table_in_the_format_of_the_bundled_features(drawn, extract, tmp_path):
     images = read_table(drawn)
     features = extract(images)
-    kept, restored = scenes.features.load_bundled_features(tmp_path / "cache.npz")
-    np.testing.assert_array_equal(restored, features)
+    kept, rounded = scenes.features.load_bundled_features(tmp_path / "cache.npz")
+    np.testing.assert_array_equal(scenes.features.restore_features(rounded), features)
     pd.testing.assert_frame_equal(kept, images, check_dtype=False)
 
 
@@ -421,10 +423,10 @@ def test_what_was_done_before_an_interrupt_is_kept(
     monkeypatch.setattr(scenes.tasks, "progress", interrupting)
     with pytest.raises(KeyboardInterrupt):
         extract()
-    kept, features = scenes.features.load_bundled_features(tmp_path / "cache.npz")
+    kept, rounded = scenes.features.load_bundled_features(tmp_path / "cache.npz")
     assert len(kept) >= 8 * batches
     rows = read_table(drawn)["path"].isin(kept["path"]).to_numpy()
-    np.testing.assert_array_equal(features, right[rows])
+    np.testing.assert_array_equal(scenes.features.restore_features(rounded), right[rows])
     count()
     np.testing.assert_array_equal(extract(), right)
     assert count() == total - len(kept)
@@ -593,7 +595,7 @@ def test_a_damaged_cache_never_changes_the_features(
     def compute(trunk, paths, digests, photos, batch_size, failed):
         asked.append(len(digests))
         rows = [list(images["digest"]).index(digest) for digest in digests]
-        yield np.arange(len(digests)), features[rows]
+        yield np.arange(len(digests)), scenes.features.restore_features(features[rows])
 
     monkeypatch.setattr(scenes.features, "send_through", compute)
     monkeypatch.setattr(scenes.features, "weights_digest", lambda trunk: "trunk")

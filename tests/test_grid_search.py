@@ -21,6 +21,7 @@ from joblib.parallel import ThreadingBackend
 from search import fake_training, make_photos
 
 import scenes
+import scenes.features
 import scenes.files
 import scenes.grid_search
 import scenes.heads
@@ -77,7 +78,7 @@ def train_side_by_side(halves, grid, seed, n_classes=6):
     features, labels = map(np.concatenate, zip(*halves, strict=True))
     rows = np.split(np.arange(len(labels)), [len(halves[0][1])])
     options = {"n_classes": n_classes, "epochs": EPOCHS, "batch_size": BATCH, "seed": seed}
-    return scenes.grid_search._fit(tf.constant(features), labels, *rows, grid=grid, **options)
+    return scenes.grid_search._fit(features, labels, *rows, grid=grid, **options)
 
 
 @pytest.fixture(scope="module")
@@ -568,9 +569,8 @@ def test_copies_of_a_photo_never_stand_on_both_sides_of_a_fold(tmp_path, monkeyp
     groups = [f"photo {row % 60}" for row in range(120)]
 
     def look(features, labels, training, validation, **options):
-        photos = features.numpy()
-        both = {photos[row].tobytes() for row in training}
-        assert not both & {photos[row].tobytes() for row in validation}
+        both = {features[row].tobytes() for row in training}
+        assert not both & {features[row].tobytes() for row in validation}
         return fake_training(features, labels, training, validation, **options)
 
     monkeypatch.setattr(scenes.grid_search, "_fit", look)
@@ -938,3 +938,26 @@ def test_a_search_on_real_photos_learns_and_is_what_plain_fits_give(bundled, tmp
     for fold, setting in ((1, (0.001, 0.1, 1e-4)), (2, (0.005, 0.5, 1e-2))):
         alone = train_fold_alone(photos, setting, fold, **options)
         np.testing.assert_allclose(rows_of(results, setting, fold), alone, rtol=0, atol=1e-4)
+
+
+def test_rounded_features_give_what_the_numbers_that_they_stand_for_give(tmp_path):
+    """To the byte, in the search and in a head alone, for each of the 256 steps."""
+    rounded = np.random.default_rng(0).integers(0, 256, (90, 1280)).astype("uint8")
+    rounded[0, :256] = np.arange(256)
+    labels = np.arange(90) % 3
+    lists = {"learning_rates": [0.001, 0.01], "dropouts": [0.0, 0.5], "weight_decays": [0.01]}
+    setting = {"learning_rate": 0.001, "dropout": 0.5, "weight_decay": 0.01}
+    files, weights = [], []
+    for name, features in {"a": rounded, "b": scenes.features.restore_features(rounded)}.items():
+        files.append(tmp_path / f"{name}.csv")
+        scenes.grid_search.grid_search(
+            features, labels, **lists, epochs=2, folds=2, batch_size=16, csv=files[-1]
+        )
+        held_out = features[:9], labels[:9]
+        head, history = scenes.heads.train_head(
+            features, labels, **setting, epochs=2, batch_size=16, validation=held_out
+        )
+        weights.append([*head.get_weights(), history.to_numpy()])
+    assert files[0].read_bytes() == files[1].read_bytes()
+    for left, right in zip(*weights, strict=True):
+        np.testing.assert_array_equal(left, right)

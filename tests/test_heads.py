@@ -3,9 +3,11 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from search import make_photos
 
 import scenes
+import scenes.features
 import scenes.grid_search
 import scenes.heads
 
@@ -260,3 +262,17 @@ def test_a_head_learns_as_many_classes_as_the_labels_count(n_classes):
     )
     assert head.output_shape == (None, n_classes)
     assert history["accuracy"].iloc[-1] > 0.9
+
+
+def test_rounded_features_and_others_are_not_mixed():
+    features, labels = make_photos(20)
+    rounded = scenes.features.round_features(features)
+    setting = {"learning_rate": 0.001, "dropout": 0.5, "weight_decay": 0.01, "epochs": 1}
+    with pytest.raises(ValueError, match=r"training are uint8, those for validation float32"):
+        scenes.heads.train_head(rounded, labels, **setting, validation=(features, labels))
+
+
+def test_a_batch_of_rounded_features_is_restored_to_the_same_numbers_as_the_table():
+    steps = np.arange(256, dtype="uint8")[None]
+    restored = tf.function(scenes.heads.restored)(steps)
+    np.testing.assert_array_equal(restored, scenes.features.restore_features(steps))

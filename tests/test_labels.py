@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from conftest import CLASSES
 
+import scenes.features
 import utils
 
 RESULTS = Path(utils.__file__).with_name("results")
@@ -136,20 +137,22 @@ def test_labels_that_were_made_wrong_are_found(quarter, share, precision, neighb
 
 
 def test_near_copies_are_pairs_above_the_threshold_with_other_pixels():
-    features = np.random.default_rng(0).normal(size=(1500, 64)).astype("float32")
+    rng = np.random.default_rng(0)
+    features = rng.uniform(0, 3, (1500, 1280)) * (rng.random((1500, 1280)) < 0.1)
     digests = [str(row) for row in range(1500)]
-    features[1400] = 3 * features[5]  # in another block, and longer: the angle counts
-    features[1300] = features[1200] + 0.2 * features[8]  # both in the second block
+    features[1400] = 2 * features[5]  # in another block, and longer: the angle counts
+    features[1150] = features[1100] + 0.2 * features[8]  # both in one block
     features[9] = features[7] + 0.3 * features[8]  # a cosine of about 0.96
     features[20] = features[19]
     digests[20] = digests[19]  # the same pixels: `audit_images` finds these
     features[30] = 0
 
-    pairs = utils.near_copies(features, digests)
+    rounded = scenes.features.round_features(features)
+    pairs = utils.near_copies(rounded, digests)
 
-    assert pairs[["first", "second"]].to_numpy().tolist() == [[5, 1400], [1200, 1300], [7, 9]]
+    assert pairs[["first", "second"]].to_numpy().tolist() == [[5, 1400], [1100, 1150], [7, 9]]
     assert pairs["cosine"].tolist() == pytest.approx([1, 0.98, 0.96], abs=0.01)
-    assert len(utils.near_copies(features, digests, threshold=0.99)) == 1
+    assert len(utils.near_copies(rounded, digests, threshold=0.99)) == 1
 
 
 # --- compare_readings -----------------------------------------------------------------
