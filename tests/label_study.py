@@ -40,10 +40,10 @@ def suspects_of(X: np.ndarray, y: np.ndarray, groups: pd.Series, setting: dict) 
 def clean() -> None:
     """Train on labels cleaned in some ways, and compare on the same validation photos."""
     tf.config.experimental.enable_op_determinism()
-    images, X = features.load_bundled_features()
-    X = features.restore_features(X)
+    images, rounded = features.load_bundled_features()
     images = utils.create_validation(utils.drop_leaks(images))
-    X, y = X[images.index], images["label"].cat.codes.to_numpy()
+    X = features.restore_features(rounded[images.index])
+    y = images["label"].cat.codes.to_numpy()
     train, held_out = ((images["split"] == name).to_numpy() for name in ("train", "validation"))
     best = utils.best_hyperparameters(files.read_csv(ROOT / "grid_search.csv"))
     setting = {name: best[name] for name in scenes.HYPERPARAMETERS}
