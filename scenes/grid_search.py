@@ -8,7 +8,6 @@ Knows nothing of photos and fine-tuning.
 import gc
 import itertools
 import shutil
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -170,16 +169,13 @@ def _train(
             yield history, block, fold
 
 
-_one_training = threading.Lock()  # the seeds are the process's, which may have other threads
-
-
 def _train_fold(
     features: np.ndarray,
     labels_and_rows: tuple[np.ndarray, np.ndarray, np.ndarray],
     options: dict,
 ) -> dict[str, np.ndarray]:
     """Train the heads of one block on one fold: a task that any process can do."""
-    with _one_training:
+    with heads.one_training:
         tf.config.experimental.enable_op_determinism()
         history = _fit(features, *labels_and_rows, **options)
     gc.collect()  # a Keras model refers to itself, and would stay

@@ -4,6 +4,8 @@ Heads (sections 4 and 5): one head alone, and many side by side.
 Side by side, each trains as it would alone. Knows nothing of photos or files.
 """
 
+import functools
+import threading
 from collections.abc import Sequence
 
 import keras
@@ -14,6 +16,8 @@ from keras import ops
 
 import scenes
 from scenes import settings, tasks
+
+one_training = threading.Lock()  # the seeds are the process's, which may have other threads
 
 
 def check_data(
@@ -99,7 +103,7 @@ def build_head(n_classes: int, *, dropout: float, weight_decay: float) -> keras.
         categories of `images["label"]`.
     """
     settings.check(dropout=dropout, weight_decay=weight_decay)
-    return keras.Sequential(
+    head = keras.Sequential(
         [
             keras.Input((scenes.N_FEATURES,)),
             keras.layers.Dropout(dropout),
@@ -111,6 +115,8 @@ def build_head(n_classes: int, *, dropout: float, weight_decay: float) -> keras.
         ],
         name="head",
     )
+    head.jit_compile = False  # compiling so small a graph would take longer than it saves
+    return head
 
 
 def train_head(
@@ -153,18 +159,14 @@ def train_head(
     settings.check(learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, seed=seed)
     features, labels, n_classes = check_data(features, labels)
     validation = validation and _check_validation(*validation, features.dtype, n_classes)
-    keras.utils.set_random_seed(int(seed))  # Keras refuses whole numbers of NumPy
-    head = build_head(n_classes, dropout=dropout, weight_decay=weight_decay)
-    entrance = keras.Input((scenes.N_FEATURES,), dtype=features.dtype.name)
-    model = keras.Sequential([entrance, keras.layers.Lambda(restored), head])
-    model.compile(
-        optimizer=keras.optimizers.Adam(learning_rate),
-        loss="sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-        steps_per_execution=steps(len(features), batch_size),
-        jit_compile=False,
-    )
-    with tasks.progress(epochs, "Training the head", "epoch") as bar:
+    setting = {"dropout": dropout, "weight_decay": weight_decay}
+    per_call = steps(len(features), batch_size)
+    with one_training, tasks.progress(epochs, "Training the head", "epoch") as bar:
+        model, start = _compiled(features.dtype.name, n_classes, learning_rate, per_call, **setting)
+        keras.utils.set_random_seed(int(seed))  # Keras refuses whole numbers of NumPy
+        head = build_head(n_classes, **setting)
+        _assign(model.layers[-1].variables, head.variables)
+        _assign(model.optimizer.variables, start)
         moving = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: bar.update())
         history = model.fit(
             features,
@@ -175,9 +177,38 @@ def train_head(
             verbose=0,
             callbacks=[moving],
         )
-    head.jit_compile = False  # as it was trained: compiling it would take longer than it saves
+        _assign(head.variables, model.layers[-1].variables)
     metrics = {name: history.history[name] for name in scenes.METRICS if name in history.history}
     return head, pd.DataFrame({"epoch": range(1, epochs + 1), **metrics})
+
+
+@functools.lru_cache(maxsize=1)
+def _compiled(
+    kind: str, n_classes: int, learning_rate: float, per_call: int, **setting: float
+) -> tuple[keras.Sequential, list[np.ndarray]]:
+    """
+    Return a model that trains heads of one setting, and what its optimizer starts from.
+
+    It is kept for the next training of the same setting. TensorFlow needs as long to trace its
+    graph as for several epochs, and never forgets a graph.
+    """
+    entrance = keras.Input((scenes.N_FEATURES,), dtype=kind)
+    head = build_head(n_classes, **setting)
+    model = keras.Sequential([entrance, keras.layers.Lambda(restored), head])
+    model.compile(
+        optimizer=keras.optimizers.Adam(learning_rate),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        steps_per_execution=per_call,
+        jit_compile=False,
+    )
+    model.optimizer.build(model.trainable_variables)
+    return model, [variable.numpy() for variable in model.optimizer.variables]
+
+
+def _assign(variables: Sequence[keras.Variable], values: Sequence) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
 
 
 def restored(features: tf.Tensor) -> tf.Tensor:

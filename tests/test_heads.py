@@ -128,6 +128,40 @@ def test_a_batch_larger_than_the_data_is_one_batch_of_all(photos):
     assert history["accuracy"].item() == pytest.approx(accuracy, abs=1e-6)
 
 
+@pytest.mark.parametrize("after", ["a batch", "validation"])
+def test_a_training_that_was_stopped_leaves_nothing_to_the_next(after, photos, monkeypatch):
+    features, labels = photos
+    arguments = {**SETTING, "epochs": 2, "batch_size": 64, "seed": 3}
+    whole = scenes.heads.train_head(*photos, **arguments, validation=photos)
+
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    hook = {"a batch": "on_train_batch_end", "validation": "on_test_batch_end"}[after]
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.callbacks.CallbackList, hook, stop)
+        with pytest.raises(KeyboardInterrupt):
+            scenes.heads.train_head(*photos, **arguments, validation=(features[:9], labels[:9]))
+    again = scenes.heads.train_head(*photos, **arguments, validation=photos)
+    assert again[1].equals(whole[1])
+    for weights, same in zip(again[0].variables, whole[0].variables, strict=True):
+        np.testing.assert_array_equal(weights, same)
+
+
+def test_heads_of_the_same_setting_are_trained_by_one_model_and_stay_apart(photos):
+    arguments = {**SETTING, "epochs": 1, "batch_size": 64}
+    scenes.heads._compiled.cache_clear()
+    first, _ = scenes.heads.train_head(*photos, **arguments, seed=1)
+    before = first.get_weights()
+    second, _ = scenes.heads.train_head(*photos, **arguments, seed=2)
+    assert scenes.heads._compiled.cache_info().misses == 1
+    for weights, same, others in zip(
+        first.get_weights(), before, second.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(weights, same)
+        assert np.abs(weights - others).max() > 0
+
+
 # --- Data that cannot be trained on ---------------------------------------------------
 
 
