@@ -238,13 +238,15 @@ def activation_maps(model: keras.Model, paths: Sequence[str | Path]) -> np.ndarr
     """
     _, trunk, head = model.get_layer("one_pass").layers
     places = keras.Model(trunk.input, trunk.layers[-1].input)  # up to the pooling
+    scaling = model.get_layer("scaling")
     mirrored = any(layer.name == "average" for layer in model.layers)
     maps = []
     for path in paths:
         photo = photos.resize_photos([photos.read_photo(path)])
-        views = ops.concatenate([photo, photo[:, :, ::-1]][: 1 + mirrored])
-        scores = ops.matmul(places(model.get_layer("scaling")(views)), head.layers[-1].kernel)
-        maps.append(np.array(scores))
+        views = [photo, photo[:, :, ::-1]][: 1 + mirrored]
+        # One view at a time: a model that is called keeps what all its layers give to the end.
+        found = [ops.matmul(places(scaling(view)), head.layers[-1].kernel)[0] for view in views]
+        maps.append(np.stack(found))
         maps[-1][1:] = maps[-1][1:, :, ::-1]
     return np.stack(maps)
 

@@ -5,6 +5,7 @@ The same settings and data give the same bytes, interrupted or not, here or on a
 Knows nothing of photos and fine-tuning.
 """
 
+import functools
 import gc
 import itertools
 import shutil
@@ -196,8 +197,9 @@ def _fit(
 ) -> dict[str, np.ndarray]:
     """Return each metric's history, shape (epochs, D, H), for all heads of one fold."""
     keras.utils.set_random_seed(seed)
-    model = heads.SideBySideHeads(**grid, n_classes=n_classes, seed=seed)
-    model.steps_per_execution = heads.steps(len(training), batch_size)
+    grid = {name: tuple(values) for name, values in grid.items()}
+    model = _heads(heads.steps(len(training), batch_size), n_classes, **grid)
+    model.start(seed)
     history = model.fit(
         features[training],
         labels[training],
@@ -212,6 +214,14 @@ def _fit(
         name: np.reshape(history[key], (epochs, *model.heads))
         for name, key in zip(scenes.METRICS, keys, strict=True)
     }
+
+
+@functools.lru_cache(maxsize=1)
+def _heads(per_call: int, n_classes: int, **grid: tuple[float, ...]) -> heads.SideBySideHeads:
+    """Return the heads of a block, kept for its next fold: their graph takes a second to trace."""
+    model = heads.SideBySideHeads(**grid, n_classes=n_classes)
+    model.steps_per_execution = per_call
+    return model
 
 
 def _read_fold(

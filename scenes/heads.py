@@ -165,8 +165,8 @@ def train_head(
         model, start = _compiled(features.dtype.name, n_classes, learning_rate, per_call, **setting)
         keras.utils.set_random_seed(int(seed))  # Keras refuses whole numbers of NumPy
         head = build_head(n_classes, **setting)
-        _assign(model.layers[-1].variables, head.variables)
-        _assign(model.optimizer.variables, start)
+        assign(model.layers[-1].variables, head.variables)
+        assign(model.optimizer.variables, start)
         moving = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: bar.update())
         history = model.fit(
             features,
@@ -177,20 +177,20 @@ def train_head(
             verbose=0,
             callbacks=[moving],
         )
-        _assign(head.variables, model.layers[-1].variables)
+        assign(head.variables, model.layers[-1].variables)
     metrics = {name: history.history[name] for name in scenes.METRICS if name in history.history}
     return head, pd.DataFrame({"epoch": range(1, epochs + 1), **metrics})
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=8)
 def _compiled(
     kind: str, n_classes: int, learning_rate: float, per_call: int, **setting: float
 ) -> tuple[keras.Sequential, list[np.ndarray]]:
     """
     Return a model that trains heads of one setting, and what its optimizer starts from.
 
-    It is kept for the next training of the same setting. TensorFlow needs as long to trace its
-    graph as for several epochs, and never forgets a graph.
+    It is kept for the next training of the same setting: TensorFlow needs as long to trace its
+    graph as for several epochs, and never forgets a graph anyway.
     """
     entrance = keras.Input((scenes.N_FEATURES,), dtype=kind)
     head = build_head(n_classes, **setting)
@@ -206,7 +206,7 @@ def _compiled(
     return model, [variable.numpy() for variable in model.optimizer.variables]
 
 
-def _assign(variables: Sequence[keras.Variable], values: Sequence) -> None:
+def assign(variables: Sequence[keras.Variable], values: Sequence) -> None:
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
@@ -274,8 +274,6 @@ class SideBySideHeads(keras.Model):
     learning_rates, dropouts, weight_decays : sequences of float
         A head for each combination.
     n_classes : int
-    seed : int
-        Of the initial weights and the dropout masks.
     """
 
     def __init__(
@@ -285,7 +283,6 @@ class SideBySideHeads(keras.Model):
         dropouts: Sequence[float],
         weight_decays: Sequence[float],
         n_classes: int,
-        seed: int,
     ):
         super().__init__()
         heads = len(learning_rates) * len(weight_decays)
@@ -293,22 +290,29 @@ class SideBySideHeads(keras.Model):
         self.rates = np.reshape(dropouts, (-1, 1, 1)).astype("float32")
         self.penalties = np.tile(weight_decays, len(learning_rates)).astype("float32")
         columns = np.repeat(learning_rates, len(weight_decays) * n_classes).astype("float32")
-        initial = keras.initializers.GlorotUniform(seed)((scenes.N_FEATURES, n_classes))
         self.kernel = self.add_weight(
-            shape=(len(dropouts), scenes.N_FEATURES, heads * n_classes),
-            initializer=lambda shape, dtype=None: ops.tile(initial, (shape[0], 1, heads)),
-            name="kernel",
+            shape=(len(dropouts), scenes.N_FEATURES, heads * n_classes), name="kernel"
         )
         self.bias = self.add_weight(
             shape=(len(dropouts), 1, heads * n_classes), initializer="zeros", name="bias"
         )
-        self.draws = keras.random.SeedGenerator(seed)
+        self.draws = keras.random.SeedGenerator(0)
         self.head_loss = MeanPerHead(self.heads, "head_loss")
         self.head_accuracy = MeanPerHead(self.heads, "head_accuracy")
         self.built = True
         self.compile(
             optimizer=keras.optimizers.Adam(lambda: tf.constant(columns)), jit_compile=False
         )
+        self.optimizer.build(self.trainable_variables)
+        self.unused = [variable.numpy() for variable in self.optimizer.variables]
+
+    def start(self, seed: int) -> None:
+        """Begin a new training: draw the initial weights, of which all heads get the same."""
+        initial = keras.initializers.GlorotUniform(seed)((scenes.N_FEATURES, self.n_classes))
+        self.kernel.assign(ops.tile(initial, (self.heads[0], 1, self.heads[1])))
+        self.bias.assign(ops.zeros_like(self.bias))
+        self.draws.state.assign(keras.random.SeedGenerator(seed).state)
+        assign(self.optimizer.variables, self.unused)
 
     def call(self, x, training=False):
         """Return scores (D, B, H, C) for features (B, 1280), which may be rounded."""
