@@ -9,6 +9,7 @@ compared take turns, and the best round of each counts, so that a busy moment of
 does not fall on one side alone.
 """
 
+import collections
 import contextlib
 import functools
 import importlib.util
@@ -32,6 +33,7 @@ import tensorflow as tf
 from plotly.subplots import make_subplots
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, PredefinedSplit
+from tensorflow.tsl.profiler.protobuf import xplane_pb2
 from tqdm import tqdm
 
 import scenes
@@ -511,13 +513,57 @@ def measure_notebook(photos: Path | None, bar: tqdm) -> Iterator[str]:
     yield f"The whole notebook, in a fresh clone:\n\n{markdown(table)}"
 
 
+def profile_steps(bar: tqdm) -> Iterator[str]:
+    """Yield where a step of 128 photos spends its time, by TensorFlow's profiler."""
+    _, rounded = scenes.features.load_bundled_features()
+    rounded, labels = rounded[: 128 * 20], np.arange(128 * 20) % N_CLASSES
+    alone = compiled_head(SETTINGS[0], 20)
+    alone.jit_compile = False
+    many = scenes.heads.SideBySideHeads(**GRID, n_classes=N_CLASSES)
+    many.start(0)
+    many.steps_per_execution = 20
+    sides = {
+        "one head": (alone, scenes.features.restore_features(rounded)),
+        "36 heads": (many, rounded),
+    }
+    columns = {}
+    for name, (model, features) in sides.items():
+        fit = functools.partial(model.fit, features, labels, batch_size=128, verbose=0)
+        fit(epochs=2)
+        with tempfile.TemporaryDirectory() as folder:
+            with tf.profiler.experimental.Profile(folder):
+                fit(epochs=5)
+            [file] = Path(folder).rglob("*.xplane.pb")
+            columns[name] = time_by_operation(file) / 100  # steps
+        bar.update()
+    table = pd.DataFrame(columns).fillna(0).sort_values("36 heads", ascending=False)
+    rest = table[12:].sum().rename("all others")
+    table = pd.concat([table[:12], rest.to_frame().T]).round(2)
+    yield f"Milliseconds of a step of 128 photos, both cores added up:\n\n{markdown(table)}"
+
+
+def time_by_operation(file: Path) -> pd.Series:
+    """Return the milliseconds that TensorFlow's threads spent in each kind of operation."""
+    space = xplane_pb2.XSpace.FromString(file.read_bytes())
+    total = collections.Counter()
+    for plane in space.planes:
+        names = {key: event.name for key, event in plane.event_metadata.items()}
+        for line in plane.lines:
+            if line.name.startswith("tf_Compute"):
+                for event in line.events:
+                    total[names[event.metadata_id].split(":")[-1]] += event.duration_ps / 1e9
+    for whole in ("Process", "ParallelFor", "Start"):  # they hold others, or none
+        total.pop(whole, None)
+    return pd.Series(total)
+
+
 def main() -> None:
     """Print the tables."""
     keras.utils.set_random_seed(0)
     tf.config.experimental.enable_op_determinism()
     photos = scenes.photos.find_photos()
     images, features = quarter()
-    work = 6 + len(SHAPES) + len(FOLDS) + (5 if photos else 0)
+    work = 8 + len(SHAPES) + len(FOLDS) + (5 if photos else 0)
     lines = [f"{os.cpu_count()} cores, TensorFlow {tf.__version__}, Keras {keras.__version__}."]
     with tqdm(total=work, leave=False, bar_format="{l_bar}{bar}| {elapsed}<{remaining}") as bar:
         lines += compare_searches(images, features, photos, bar)
@@ -528,6 +574,7 @@ def main() -> None:
         else:
             lines.append("Without the photos, extraction and prediction are not measured.")
         lines += measure_fine_tuning(bar)
+        lines += profile_steps(bar)
         lines += measure_notebook(photos, bar)
     print("\n\n".join(lines))
 
