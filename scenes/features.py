@@ -198,7 +198,8 @@ def send_through(
         resized = photos.resize_photos([photo for _, photo in batch])
         # Not in the model's graph, where it would be fused with a layer, and round otherwise.
         scaled = keras.applications.mobilenet_v2.preprocess_input(resized)
-        parts = np.array_split(scaled, strategy.num_replicas_in_sync)
+        places = np.array_split(np.arange(len(batch)), strategy.num_replicas_in_sync)
+        parts = tf.split(scaled, [len(place) for place in places])  # NumPy's would copy it
         shares = strategy.experimental_distribute_values_from_function(
             lambda device, parts=parts: parts[device.replica_id_in_sync_group]
         )
