@@ -148,8 +148,8 @@ def _train(
     left, calls = [], []
     total = len(splits) * len(blocks) * epochs
     with tasks.progress(total, "Grid search", "epoch") as bar:
-        for (fold, rows), (number, block) in itertools.product(
-            enumerate(splits, start=1), enumerate(blocks, start=1)
+        for (number, block), (fold, rows) in itertools.product(
+            enumerate(blocks, start=1), enumerate(splits, start=1)
         ):
             part = parts / f"fold-{fold}-block-{number}.npz"
             history = _read_fold(part, block, epochs)
@@ -179,7 +179,7 @@ def _train_fold(
     with heads.one_training:
         tf.config.experimental.enable_op_determinism()
         history = _fit(features, *labels_and_rows, **options)
-    gc.collect()  # a Keras model refers to itself, and would stay
+    gc.collect()  # a Keras model refers to itself, and would stay when its block is done
     return history
 
 
@@ -196,9 +196,9 @@ def _fit(
     seed: int,
 ) -> dict[str, np.ndarray]:
     """Return each metric's history, shape (epochs, D, H), for all heads of one fold."""
-    keras.utils.set_random_seed(seed)
     grid = {name: tuple(values) for name, values in grid.items()}
     model = _heads(heads.steps(len(training), batch_size), n_classes, **grid)
+    keras.utils.set_random_seed(seed)
     model.start(seed)
     history = model.fit(
         features[training],

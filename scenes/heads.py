@@ -165,8 +165,8 @@ def train_head(
         model, start = _compiled(features.dtype.name, n_classes, learning_rate, per_call, **setting)
         keras.utils.set_random_seed(int(seed))  # Keras refuses whole numbers of NumPy
         head = build_head(n_classes, **setting)
-        assign(model.layers[-1].variables, head.variables)
-        assign(model.optimizer.variables, start)
+        _assign(model.layers[-1].variables, head.variables)
+        _assign(model.optimizer.variables, start)
         moving = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: bar.update())
         history = model.fit(
             features,
@@ -177,7 +177,7 @@ def train_head(
             verbose=0,
             callbacks=[moving],
         )
-        assign(head.variables, model.layers[-1].variables)
+        _assign(head.variables, model.layers[-1].variables)
     metrics = {name: history.history[name] for name in scenes.METRICS if name in history.history}
     return head, pd.DataFrame({"epoch": range(1, epochs + 1), **metrics})
 
@@ -206,7 +206,7 @@ def _compiled(
     return model, [variable.numpy() for variable in model.optimizer.variables]
 
 
-def assign(variables: Sequence[keras.Variable], values: Sequence) -> None:
+def _assign(variables: Sequence[keras.Variable], values: Sequence) -> None:
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
@@ -243,7 +243,7 @@ class MeanPerHead(keras.metrics.Metric):
 
 class SideBySideHeads(keras.Model):
     """
-    All heads of a grid search as one model, trained by one ordinary `fit`.
+    All heads of a grid search as one model, trained by `start` and one ordinary `fit`.
 
     A head is a matrix of 1280 x C weights, and a photo's scores for C classes are its 1280
     features times that matrix. The matrices of many heads, laid side by side, make one wide
@@ -291,7 +291,9 @@ class SideBySideHeads(keras.Model):
         self.penalties = np.tile(weight_decays, len(learning_rates)).astype("float32")
         columns = np.repeat(learning_rates, len(weight_decays) * n_classes).astype("float32")
         self.kernel = self.add_weight(
-            shape=(len(dropouts), scenes.N_FEATURES, heads * n_classes), name="kernel"
+            shape=(len(dropouts), scenes.N_FEATURES, heads * n_classes),
+            initializer="zeros",
+            name="kernel",
         )
         self.bias = self.add_weight(
             shape=(len(dropouts), 1, heads * n_classes), initializer="zeros", name="bias"
@@ -304,7 +306,7 @@ class SideBySideHeads(keras.Model):
             optimizer=keras.optimizers.Adam(lambda: tf.constant(columns)), jit_compile=False
         )
         self.optimizer.build(self.trainable_variables)
-        self.unused = [variable.numpy() for variable in self.optimizer.variables]
+        self.fresh = [variable.numpy() for variable in self.optimizer.variables]
 
     def start(self, seed: int) -> None:
         """Begin a new training: draw the initial weights, of which all heads get the same."""
@@ -312,7 +314,7 @@ class SideBySideHeads(keras.Model):
         self.kernel.assign(ops.tile(initial, (self.heads[0], 1, self.heads[1])))
         self.bias.assign(ops.zeros_like(self.bias))
         self.draws.state.assign(keras.random.SeedGenerator(seed).state)
-        assign(self.optimizer.variables, self.unused)
+        _assign(self.optimizer.variables, self.fresh)
 
     def call(self, x, training=False):
         """Return scores (D, B, H, C) for features (B, 1280), which may be rounded."""

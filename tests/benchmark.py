@@ -485,20 +485,20 @@ def measure_fine_tuning(bar: tqdm) -> Iterator[str]:
 def measure_notebook(photos: Path | None, bar: tqdm) -> Iterator[str]:
     """Yield how long the notebook takes in a clone, and the peak memory of its process."""
     ways = {"on the bundled features": {}}
-    if photos:  # the second finds the features of the first; more epochs take no more memory
+    if photos:  # the second finds the features of the first
         ways["on photos, without fine-tuning"] = {"FINE_TUNE_RUNS": 0}
         ways["on photos, with fine-tuning of one epoch"] = {"FINE_TUNE_EPOCHS": 1}
     rows = {}
-    cache = tempfile.TemporaryDirectory()
-    for name, settings in ways.items():
-        bar.set_description(name[:30])
-        with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as place:
+        for number, (name, settings) in enumerate(ways.items()):
+            bar.set_description(name[:30])
+            folder = Path(place, str(number))
             subprocess.run(["git", "clone", "-q", ROOT, folder], check=True)
-            measured = nbformat.read(Path(folder, NOTEBOOK), as_version=4)
+            measured = nbformat.read(folder / NOTEBOOK, as_version=4)
             measured.cells.append(nbformat.v4.new_code_cell(PEAK))
-            nbformat.write(measured, Path(folder, NOTEBOOK))
+            nbformat.write(measured, folder / NOTEBOOK)
             command = [sys.executable, "-m", "papermill", NOTEBOOK, "run.ipynb"]
-            for setting, value in {"CACHE": cache.name, **settings}.items():
+            for setting, value in {"CACHE": Path(place, "cache"), **settings}.items():
                 command += ["-p", setting, str(value)]
             variables = {k: v for k, v in os.environ.items() if k != "INTEL_PHOTOS"}
             variables["JUPYTER_PREFER_ENV_PATH"] = "1"  # so that python3 is this interpreter
@@ -506,9 +506,9 @@ def measure_notebook(photos: Path | None, bar: tqdm) -> Iterator[str]:
                 variables["INTEL_PHOTOS"] = str(photos.resolve())
             options = {"cwd": folder, "env": variables, "capture_output": True, "check": True}
             took, _ = seconds(lambda: subprocess.run(command, **options))  # noqa: B023
-            ran = nbformat.read(Path(folder, "run.ipynb"), as_version=4)
-        rows[name] = [f"{took:.0f}", ran.cells[-1].outputs[0]["text"].strip()]
-        bar.update()
+            ran = nbformat.read(folder / "run.ipynb", as_version=4)
+            rows[name] = [f"{took:.0f}", ran.cells[-1].outputs[0]["text"].strip()]
+            bar.update()
     table = pd.DataFrame(rows, index=["seconds", "peak memory of the process, MB"]).T
     yield f"The whole notebook, in a fresh clone:\n\n{markdown(table)}"
 
