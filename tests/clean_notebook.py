@@ -36,6 +36,9 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
             cell.outputs = [o for o in cell.outputs if o.get("data") != {} and not photos]
             number += cell.execution_count is not None
             cell.execution_count = cell.execution_count and number
+            for output in cell.outputs:
+                if output.output_type == "execute_result":  # it bears its cell's number, too
+                    output.execution_count = cell.execution_count
     return notebook
 
 

@@ -127,13 +127,14 @@ def untidy():
     photo = nbformat.v4.new_output("display_data", {"image/png": "cGhvdG8="})
     bar = nbformat.v4.new_output("display_data", {})
     said = stream("stream", name="stdout", text="92.40% of the photos\n")
+    table = nbformat.v4.new_output("execute_result", {"text/plain": "1"}, execution_count=4)
     tags = {"tags": ["photos"], "papermill": {"duration": 1.5}, "execution": {"iopub.status": "t"}}
     new = nbformat.v4.new_code_cell
     cells = [
         new("show()", execution_count=1, outputs=[photo], metadata=tags),
         new("OUTPUT = '.'", execution_count=2, metadata={"tags": ["injected-parameters"]}),
         new("train()", execution_count=3, outputs=[bar], metadata={"tags": []}),
-        new("say()", execution_count=4, outputs=[bar, said]),
+        new("say()", execution_count=4, outputs=[bar, said, table]),
     ]
     return nbformat.v4.new_notebook(cells=cells, metadata={"papermill": {"start_time": "today"}})
 
@@ -145,7 +146,9 @@ def test_cleaning_removes_photos_progress_bars_and_traces_of_the_run(untidy):
     assert (shown.outputs, shown.execution_count) == ([], 1)
     assert shown.metadata == {"tags": ["photos"]}
     assert (trained.outputs, trained.metadata, trained.execution_count) == ([], {}, 2)
-    assert [output.text for output in said.outputs] == ["92.40% of the photos\n"]
+    printed, table = said.outputs
+    assert printed.text == "92.40% of the photos\n"
+    assert table.execution_count == said.execution_count == 3
     assert cleaned.metadata == {}
     assert json.dumps(untidy) == before, "the notebook given is left as it is"
 
@@ -172,6 +175,10 @@ def committed():
 def test_cells_were_run_once_from_top_to_bottom(committed):
     counts = [cell.execution_count for cell in code_cells(committed)]
     assert counts == list(range(1, len(counts) + 1))
+    for cell in code_cells(committed):
+        assert {o.execution_count for o in cell.outputs if "execution_count" in o} <= {
+            cell.execution_count
+        }
 
 
 def test_nothing_failed_and_nothing_warned(committed):
