@@ -378,22 +378,40 @@ def bare_trunk(trunk: keras.Model, photos: int) -> Callable[[], None]:
     return task
 
 
-def openvino_trunk(trunk: keras.Model, photos: int) -> Callable[[], float]:
-    """Return a task that does the same in OpenVINO, and says how far its features are off."""
+def openvino_trunk(trunk: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the trunk as OpenVINO computes it."""
     import openvino
 
     with tempfile.TemporaryDirectory() as folder, quiet():
         trunk.export(folder, verbose=False)
         model = openvino.convert_model(folder)
-    precision = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.compile_model(model, "CPU", precision)
+    compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda batch: compiled(batch)[0]
+
+
+def constant_trunk(trunk: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the trunk with weights that TensorFlow may work into each other beforehand."""
+    weights = [variable.numpy() for variable in trunk.non_trainable_variables]  # it is frozen
+
+    @tf.function
+    def run(batch: tf.Tensor) -> tf.Tensor:
+        constants = [tf.constant(weight) for weight in weights]
+        return trunk.stateless_call([], constants, batch, training=False)[0]
+
+    return lambda batch: run(batch).numpy()
+
+
+def other_trunk(
+    run: Callable[[np.ndarray], np.ndarray], trunk: keras.Model, photos: int
+) -> Callable[[], float]:
+    """Return a task that sends random arrays through `run`, and says how far it is off."""
     batch = np.random.default_rng(0).uniform(-1, 1, (32, scenes.IMAGE_SIZE, scenes.IMAGE_SIZE, 3))
     batch = batch.astype("float32")
     expected = trunk(batch, training=False).numpy()
 
     def task() -> float:
         for _ in range(photos // 32):
-            features = compiled(batch)[0]
+            features = run(batch)
         return np.abs(features - expected).max()
 
     return task
@@ -410,20 +428,21 @@ def measure_extraction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterato
                 images, photos, trunk, cache=Path(folder, "features.npz")
             )
 
-    names = ["`extract_features`", "the bare trunk on random arrays", "the same in OpenVINO"]
-    tasks = {names[0]: extract, names[1]: bare_trunk(trunk, len(images))}
+    ours, bare = "`extract_features`", "the bare trunk on random arrays"
+    others = {"the trunk with constant weights": constant_trunk(trunk)}
     if importlib.util.find_spec("openvino"):
-        tasks[names[2]] = openvino_trunk(trunk, len(images))
+        others["the trunk in OpenVINO"] = openvino_trunk(trunk)
     else:
         yield "OpenVINO is not installed."
+    tasks = {ours: extract, bare: bare_trunk(trunk, len(images))}
+    tasks |= {name: other_trunk(run, trunk, len(images)) for name, run in others.items()}
     table = take_turns(tasks, bar)
     speed = len(images) / table["seconds"].astype(float)
     yield markdown(speed.round(1).to_frame("photos per second"))
-    ratio = speed[names[0]] / speed[names[1]]
-    yield f"Extraction runs at {ratio:.2f} x the bare trunk."
-    if names[2] in tasks:
-        off = table.loc[names[2], "result"]
-        yield f"OpenVINO's features (0 to 6) differ from TensorFlow's by at most {off:.0e}."
+    yield f"Extraction runs at {speed[ours] / speed[bare]:.2f} x the bare trunk."
+    for name in others:
+        off = table.loc[name, "result"]
+        yield f"With {name}, the features (0 to 6) differ by at most {off:.0e}."
 
 
 def measure_prediction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterator[str]:
@@ -540,6 +559,13 @@ def profile_steps(bar: tqdm) -> Iterator[str]:
     rest = table[12:].sum().rename("all others")
     table = pd.concat([table[:12], rest.to_frame().T]).round(2)
     yield f"Milliseconds of a step of 128 photos, both cores added up:\n\n{markdown(table)}"
+    batch = (sides["one head"][1][:128], labels[:128])
+    for what, validation in {"": None, " and validates one": batch}.items():
+        options = {"batch_size": 128, "validation_data": validation, "verbose": 0}
+        fit = functools.partial(alone.fit, *batch, **options)
+        fit(epochs=2)
+        took, _ = seconds(functools.partial(fit, epochs=50))
+        yield f"An epoch that trains one batch{what} takes {1000 * took / 50:.0f} ms."
 
 
 def time_by_operation(file: Path) -> pd.Series:
