@@ -1,4 +1,4 @@
-"""Helpers of `intel_classification.ipynb`, in the order in which the notebook calls them."""
+"""Helpers of `intel_classification.ipynb`."""
 
 import itertools
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
-from sklearn.metrics import classification_report
+from sklearn.metrics import precision_recall_fscore_support
 from sklearn.preprocessing import normalize
 
 import scenes
@@ -128,11 +128,13 @@ def create_validation(images: pd.DataFrame, ratio: float = 0.2, *, seed: int = 0
 
 
 def _set_apart(split: str, images: pd.DataFrame, ratio: float, seed: int) -> pd.DataFrame:
-    images = images.copy()
+    images, folds = images.copy(), round(1 / ratio)
     if not (images["split"] == split).any():
+        if f"{1 / folds:.0%}" != f"{ratio:.0%}":
+            print(f"One of {folds} folds, {1 / folds:.0%} and not {ratio:.0%}, becomes {split}.")
         train = images[images["split"] == "train"]
         labels = train["label"].to_numpy(dtype=str)
-        _, rows = photos.make_folds(labels, train["digest"], folds=round(1 / ratio), seed=seed)[0]
+        _, rows = photos.make_folds(labels, train["digest"], folds=folds, seed=seed)[0]
         images.loc[train.index[rows], "split"] = split
     return images
 
@@ -245,20 +247,19 @@ def scores_by_class(labels: pd.Series, predictions: Sequence[str]) -> pd.DataFra
     Return precision, recall with its 95% interval, and F1 score of each class.
 
     A last row, `mean of the classes`, holds balanced accuracy and macro F1, in which a rare
-    class counts as much as a frequent one.
+    class counts as much as a frequent one. A class without a photo does not count.
     """
     classes = labels.cat.categories
-    report = classification_report(
-        labels.astype(str), predictions, labels=list(classes), output_dict=True, zero_division=0
+    *scores, counts = precision_recall_fscore_support(
+        labels.astype(str), predictions, labels=list(classes), zero_division=0
     )
-    table = pd.DataFrame(report).T.loc[[*classes, "macro avg"]]
-    table = table.rename(index={"macro avg": "mean of the classes"})
-    intervals = {
-        name: accuracy(np.asarray(predictions)[labels == name] == name)
-        for name in classes[classes.isin(labels)]
-    }
-    table = table.rename(columns={"f1-score": "F1", "support": "photos"})
-    table = table.join(pd.DataFrame(intervals).T[["from", "to"]].add_prefix("recall "))
+    table = pd.DataFrame(dict(zip(["precision", "recall", "F1"], scores, strict=True)), classes)
+    present = classes[counts > 0]
+    hits = {name: np.asarray(predictions)[labels == name] == name for name in present}
+    intervals = pd.DataFrame({name: accuracy(of_class) for name, of_class in hits.items()}).T
+    table = table.join(intervals[["from", "to"]].add_prefix("recall ")).assign(photos=counts)
+    table.loc["mean of the classes"] = table.loc[present, ["precision", "recall", "F1"]].mean()
+    table.loc["mean of the classes", "photos"] = counts.sum()
     order = ["precision", "recall", "recall from", "recall to", "F1", "photos"]
     return table[order].astype({"photos": int})
 
@@ -286,9 +287,9 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 10
 
     Parameters
     ----------
-    probabilities : ndarray, shape (n, 6)
+    probabilities : ndarray, shape (n, classes)
     labels : ndarray of int, shape (n,)
-        The number of each photo's class in `CLASSES`.
+        The number of each photo's class, as that of its column of probabilities.
     bins : int
         Photos are grouped by their confidence, the probability of the predicted class,
         into so many bins of equal width.

@@ -1,7 +1,7 @@
 """
 Photos (section 2): the photos of a folder as a table.
 
-A photo is its pixels: one decoder for all rooms, and no photo is moved or changed. The
+A photo is its pixels: one decoder for all modules, and no photo is moved or changed. The
 classes are what the folders are called. Knows nothing of networks.
 """
 
@@ -32,7 +32,7 @@ LAYOUTS = """the folder must look like one of these:
 KAGGLE_INPUT = Path("/kaggle/input")  # where Kaggle's own machines keep data sets
 # Names of the tables' columns, which stand beside a column for each class, and what a CSV's
 # reader takes for a missing value.
-REFUSED_CLASSES = ("path", "label", "split", "digest", "problem", "unsure")
+REFUSED_CLASSES = ("path", "label", "split", "digest", "problem", "run", "unsure")
 REFUSED_CLASSES += ("NA", "#NA", "<NA>", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "None")
 
 _HIDDEN = (".", "__MACOSX")  # the latter is what macOS adds to a zip

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import balanced_accuracy_score
 
 import scenes
 import utils
@@ -156,12 +157,22 @@ def test_scores_of_each_class_and_their_mean():
     table = utils.scores_by_class(LABELS, GUESSES)
     assert list(table.index) == [*"abcd", "mean of the classes"]
     assert list(table["photos"]) == [4, 3, 1, 0, 8]
-    np.testing.assert_allclose(table["precision"], [3 / 4, 2 / 3, 1, 0, 29 / 48])
-    np.testing.assert_allclose(table["recall"], [3 / 4, 2 / 3, 1, 0, 29 / 48])
-    np.testing.assert_allclose(table["F1"], [3 / 4, 2 / 3, 1, 0, 29 / 48])
+    np.testing.assert_allclose(table["precision"], [3 / 4, 2 / 3, 1, 0, 29 / 36])
+    np.testing.assert_allclose(table["recall"], [3 / 4, 2 / 3, 1, 0, 29 / 36])
+    np.testing.assert_allclose(table["F1"], [3 / 4, 2 / 3, 1, 0, 29 / 36])
+    assert table.iloc[-1]["recall"] == pytest.approx(balanced_accuracy_score(LABELS, GUESSES))
     interval = utils.accuracy([True, True, False])
     assert table.loc["b", ["recall from", "recall to"]].to_list() == list(interval[["from", "to"]])
     assert table.loc[["d", "mean of the classes"], "recall from"].isna().all()
+
+
+def test_a_class_may_be_called_as_a_score():
+    names = ["accuracy", "macro avg"]
+    labels = pd.Series(pd.Categorical(["accuracy", "accuracy", "macro avg"], names))
+    table = utils.scores_by_class(labels, ["accuracy", "macro avg", "macro avg"])
+    assert list(table.index) == [*names, "mean of the classes"]
+    assert list(table["photos"]) == [2, 1, 3]
+    np.testing.assert_allclose(table["precision"], [1, 1 / 2, 3 / 4])
 
 
 def test_precision_and_recall_are_not_mixed_up():
