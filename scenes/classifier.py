@@ -1,5 +1,5 @@
 """
-The classifier (sections 7 and 11): trunk and head as one saved model, and its predictions.
+The classifier (sections 7, 10 and 12): trunk and head as one saved model, and its predictions.
 
 The file alone says what its classes are, and loading it runs no code. Trains nothing.
 """
@@ -188,7 +188,8 @@ def predict(
     else:
         failed += problems
     if not kept:
-        return pd.DataFrame(columns=["path", "label", "unsure", *names])
+        none = pd.DataFrame(columns=["path", "label", "unsure", *names])
+        return none.astype({"label": pd.CategoricalDtype(names)})
     answer = {name: np.concatenate(values) for name, values in answers.items()}
     labels = pd.Categorical([label.decode() for label in answer["label"]], names)
     table = pd.DataFrame({"path": kept, "label": labels, "unsure": answer["unsure"]})

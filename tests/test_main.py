@@ -96,10 +96,13 @@ def test_names_of_any_bytes_are_shown_and_written(model, album, tmp_path, monkey
     assert len(list((tmp_path / "maps").iterdir())) == 1
 
 
-def test_nothing_but_unreadable_files(model, album, capsys):
+def test_nothing_but_unreadable_files(model, album, tmp_path, capsys):
     (album / "broken.jpg").write_bytes(b"no photo")
-    assert scenes.__main__.main(["classify", str(album / "broken.jpg"), *model]) == 1
-    assert capsys.readouterr().out == ""
+    maps = ["--maps", str(tmp_path / "maps")]
+    assert scenes.__main__.main(["classify", str(album / "broken.jpg"), *maps, *model]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "1 file(s) failed:" in said.err
 
 
 def test_an_overlay_is_written_for_each_photo(model, album, tmp_path, monkeypatch):
