@@ -1,8 +1,8 @@
 """
 Files: whole or not there.
 
-A file is written beside its final name and put in its place at the end; one process writes
-it at a time; what is read is checked, and no code in it is run. Knows nothing of photos.
+A file is written beside its final name and put in its place at the end; what is read is
+checked, and no code in it is run. Knows nothing of photos.
 """
 
 import contextlib
@@ -58,8 +58,8 @@ def _plain(part: object) -> object:
 def replacing(path: Path) -> Iterator[Path]:
     """Give a path beside `path` to write to, and put it in `path`'s place at the end."""
     path = Path(path)
-    # The suffix stays, since Keras and plotly choose the format by it.
-    beside = path.with_name(f".{path.stem}.unfinished{path.suffix}")
+    # Of this process alone. The suffix stays, since Keras and plotly choose the format by it.
+    beside = path.with_name(f".{path.stem}.unfinished-{os.getpid()}{path.suffix}")
     try:
         yield beside
         os.replace(beside, path)
@@ -152,11 +152,11 @@ def _check_array(
         )
 
 
-def write_runs(table: pd.DataFrame, csv: str | Path, *, keep: bool = False) -> None:
-    """Write a table of numbered runs to a CSV, which may keep the other runs that it holds."""
+def write_runs(table: pd.DataFrame, csv: str | Path) -> None:
+    """Write a table of numbered runs to a CSV, which keeps the other runs that it holds."""
     csv = Path(csv)
     with locked(csv):
-        if keep and csv.exists():
+        if csv.exists():
             kept = read_csv(csv)
             table = pd.concat([kept[~kept["run"].isin(table["run"])], table])
         write_csv(table.sort_values("run", kind="stable"), csv)

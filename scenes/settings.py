@@ -56,7 +56,8 @@ RULES: dict[str, Rule] = {
     "weights": ("'imagenet', the path of a weights file, or None", _is_path),
     "output": _FOLDER,
     "cache": ("the path of a folder", lambda v: v is not None and _is_path(v)),
-    "seed": ("a whole number from 0", lambda v: _is_whole(v, 0) and v < 2**32),
+    # Keras takes 32 bits, and the runs of the notebook count on from it.
+    "seed": ("a whole number from 0 to 4000000000", lambda v: _is_whole(v, 0) and v <= 4 * 10**9),
     "shrink_factor": _POSITIVE,
     "test_ratio": _SHARE,
     "validation_ratio": _SHARE,
@@ -236,7 +237,7 @@ class Output:
 
     def write_runs(self, table: pd.DataFrame, name: str) -> None:
         """Write a table of numbered runs to `results/`, beside the other runs there."""
-        files.write_runs(table, self.file(f"results/{name}"), keep=True)
+        files.write_runs(table, self.file(f"results/{name}"))
 
     def table(self, name: str) -> pd.DataFrame | None:
         """

@@ -55,16 +55,14 @@ def write(request, drawn, trunk, classifier, shown):
     }[request.param]
 
 
-def test_a_csv_of_runs_keeps_the_other_runs_if_asked_to(tmp_path):
+def test_a_csv_of_runs_keeps_the_other_runs(tmp_path):
     csv = tmp_path / "runs.csv"
     table = pd.DataFrame({"run": [2, 2, 1], "epoch": [1, 2, 1], "loss": [0.5, 0.25, 1 / 3]})
     scenes.files.write_runs(table, csv)
     assert csv.read_text() == "run,epoch,loss\n1,1,0.3333333\n2,1,0.5\n2,2,0.25\n"
     other = pd.DataFrame({"run": [2], "epoch": [1], "loss": [0.75], "val": [9]})
-    scenes.files.write_runs(other, csv, keep=True)
-    assert csv.read_text() == "run,epoch,loss,val\n1,1,0.3333333,\n2,1,0.75,9\n"
     scenes.files.write_runs(other, csv)
-    assert csv.read_text() == "run,epoch,loss,val\n2,1,0.75,9\n"
+    assert csv.read_text() == "run,epoch,loss,val\n1,1,0.3333333,\n2,1,0.75,9\n"
     assert not left_behind(tmp_path, "runs.csv", ".runs.csv.lock")
 
 
@@ -179,9 +177,25 @@ def test_a_kill_while_writing_leaves_a_whole_file_and_the_next_run_works(tmp_pat
         found = scenes.files.read_arrays(path, SCHEMA)["features"]
         assert any(np.array_equal(found, version) for version in versions)
     assert killed_in_the_middle > 0
+    assert all(name.startswith(".arrays.unfinished-") for name in left_behind(tmp_path, path.name))
     scenes.files.write_arrays(path, {"features": versions[1]})
-    assert not left_behind(tmp_path, path.name)
     np.testing.assert_array_equal(scenes.files.read_arrays(path, SCHEMA)["features"], versions[1])
+
+
+def test_two_processes_that_write_one_file_do_not_mix(tmp_path, monkeypatch):
+    """The second begins when the first is half done, and ends after it."""
+    path = tmp_path / "results.csv"
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    with scenes.files.replacing(path) as first:
+        first.write_text("first, half")
+        monkeypatch.setattr(os, "getpid", lambda: 2)
+        second = scenes.files.replacing(path)
+        second.__enter__().write_text("second, half")
+        first.write_text("first, whole")
+    assert path.read_text() == "first, whole"
+    second.__exit__(None, None, None)
+    assert path.read_text() == "second, half"
+    assert not left_behind(tmp_path, path.name)
 
 
 # --- What is read ---------------------------------------------------------------------

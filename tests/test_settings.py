@@ -59,7 +59,7 @@ RATE = [0, -0.001, 1.5, NAN, INFINITY, "0.001", None, True]
 SHARE = [-0.1, 1, 1.5, NAN, INFINITY, "0.1", None, True]
 DECAY = [-1e-4, NAN, INFINITY, "1e-4", None, True]
 LISTS = [0.1, [], (), [[0.1]], [0.1, 0.1], (0.1, 0.2, 0.1), {0.1}, "0.1", None]
-SEEDS = [-1, 0.5, NAN, "0", None, True, 2**32]
+SEEDS = [-1, 0.5, NAN, "0", None, True, 4 * 10**9 + 1]
 RATIOS = [0, -0.2, 0.51, 1, 2, NAN, INFINITY, "0.2", None, True]
 FOLDERS = [5, "", True, ["photos"]]
 
@@ -106,7 +106,7 @@ POSSIBLE_SETTINGS = {
     "WEIGHTS": ["imagenet", "weights.h5", None],
     "OUTPUT": [None, "out", Path("out")],
     "CACHE": ["cache", Path("cache")],
-    "SEED": [0, 2**32 - 1, np.int64(3)],
+    "SEED": [0, 4 * 10**9, np.int64(3)],
     "SHRINK_FACTOR": [1, 1000, np.int32(4)],
     "TEST_RATIO": [0.5, 0.001, np.float32(0.25)],
     "VALIDATION_RATIO": [0.5, 0.001, np.float32(0.25)],
