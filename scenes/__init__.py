@@ -1,4 +1,4 @@
-"""The rooms; here, TensorFlow and Keras set up as they need it, and the facts that all share."""
+"""The modules; here, TensorFlow and Keras set up as they need it, and the facts that all share."""
 
 import contextlib
 import os

@@ -250,6 +250,23 @@ def test_an_impossible_share_is_refused_by_name(drawn):
         utils.create_test(read_table(drawn), 0.6)
 
 
+@pytest.mark.parametrize(
+    ("ratio", "said"),
+    [
+        (0.5, ""),
+        (1 / 3, ""),
+        (0.33, ""),
+        (0.45, "One of 2 folds, 50% and not 45%, becomes validation.\n"),
+        (0.3, "One of 3 folds, 33% and not 30%, becomes validation.\n"),
+    ],
+)
+def test_another_share_than_was_asked_for_is_said(ratio, said, drawn, capsys):
+    images = read_table(drawn)
+    capsys.readouterr()
+    utils.create_validation(images, ratio)
+    assert capsys.readouterr().out == said
+
+
 def test_create_validation_chooses_other_photos_with_another_seed(drawn):
     images = read_table(drawn)
     splits = {tuple(utils.create_validation(images, seed=seed)["split"]) for seed in range(5)}
