@@ -1,8 +1,8 @@
 """
-Measure side by side, in one run, what the README says of speed, and print Markdown tables.
+Measure side by side, in one run, the tables of BENCHMARK.md, and print them.
 
-Run it by hand on an idle machine: `python tests/benchmark.py`. It takes 10 to 15 minutes on
-two cores and draws `plotly_plots/search_growth`. Install `keras-tuner`, `tensorboard` (which
+Run it by hand on an idle machine: `python tests/benchmark.py`. It takes half an hour on two
+cores and draws `plotly_plots/search_growth`. Install `keras-tuner`, `tensorboard` (which
 it imports) and `openvino` first; nothing else needs them. Have the photos where
 `scenes.photos.find_photos` finds them. What is missing is said and left out. Sides that are
 compared take turns, and the best round of each counts, so that a busy moment of the machine
@@ -67,6 +67,7 @@ SETTINGS = [
 SOME = SETTINGS[1::12]  # of which a way is measured that would take too long for all
 SHAPES = {1: (1, 1, 1), 12: (3, 1, 4), 36: (3, 3, 4), 144: (6, 4, 6), 512: (8, 8, 8)}
 FOLDS = (2, 5, 10)
+EXTRACTION = "side by side, with the extraction of the features"
 OLD_WAY = "photos through the frozen trunk in each epoch (2020)"
 STEPS = (1, 8, 36)  # of plain Keras, batches for each call of the graph
 
@@ -91,7 +92,8 @@ def take_turns(
     for _ in range(rounds):
         for name, task in tasks.items():
             bar.set_description(name[:30])
-            took, result = seconds(task)
+            with quiet():
+                took, result = seconds(task)
             rows[name] = {"seconds": min(took, rows[name]["seconds"]), "result": result}
             bar.update(1 / rounds / len(tasks))
     return pd.DataFrame(rows).T
@@ -239,7 +241,7 @@ def compare_searches(
 
     times = len(SETTINGS) / len(SOME)
     measured = f"{len(SOME)} settings, x {times:.0f}"
-    ways = {
+    ways = {  # a task, and by what its time is multiplied, in words, too
         f"plain `fit`, one by one (`steps_per_execution={steps}`)": (
             lambda: plain_fit(train, validation, steps, *SOME),
             times,
@@ -256,15 +258,9 @@ def compare_searches(
             "all 36 penalties",
         ),
     }
-    rows = {"side by side (ours)": [ours, "all", accuracy]}
     if photos:
         trunk = scenes.features.build_trunk()
-        with tempfile.TemporaryDirectory() as folder, quiet():
-            cache = Path(folder, "features.npz")
-            extraction, _ = seconds(
-                lambda: scenes.features.extract_features(images, photos, trunk, cache=cache)
-            )
-        rows["the same, with the extraction of the features"] = [ours + extraction, "all", accuracy]
+        ways[EXTRACTION] = extraction(images, photos, trunk), 1, "all"
         ways[OLD_WAY] = (
             through_the_trunk(images, photos, trunk),
             len(SETTINGS) * EPOCHS,
@@ -273,12 +269,12 @@ def compare_searches(
     if not importlib.util.find_spec("keras_tuner"):
         del ways["KerasTuner's `GridSearch`"]
         yield "KerasTuner is not installed."
-    for name, (task, factor, what) in ways.items():
-        bar.set_description(name[:30])
-        with quiet():
-            took, result = seconds(task)
-        rows[name] = [took * factor, what, result]
-        bar.update()
+    others = take_turns({name: task for name, (task, *_) in ways.items()}, bar)
+    rows = {"side by side (ours)": [ours, "all", accuracy]}
+    for name, (_, factor, what) in ways.items():
+        rows[name] = [others.loc[name, "seconds"] * factor, what, others.loc[name, "result"]]
+    if photos:
+        rows[EXTRACTION] = [ours + rows[EXTRACTION][0], "all", accuracy]
     columns = ["seconds", "measured", "best validation accuracy"]
     searches = pd.DataFrame(rows, index=columns).T
     searches["times ours"] = (searches["seconds"] / ours).map("{:,.1f}".format)
@@ -294,7 +290,7 @@ def compare_searches(
         "(goal: 1 x)."
     )
     if photos:
-        ratio = rows[OLD_WAY][0] / (ours + extraction)
+        ratio = rows[OLD_WAY][0] / rows[EXTRACTION][0]
         yield f"The way of 2020 takes {ratio:,.0f} x as long as ours with extraction."
 
 
@@ -366,6 +362,17 @@ def draw_growth(table: pd.DataFrame) -> None:
 # --- Photos through the trunk ---------------------------------------------------------
 
 
+def extraction(images: pd.DataFrame, photos: Path, trunk: keras.Model) -> Callable[[], None]:
+    """Return a task that computes the features of all these photos."""
+
+    def task() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            cache = Path(folder, "features.npz")
+            scenes.features.extract_features(images, photos, trunk, cache=cache)
+
+    return task
+
+
 def bare_trunk(trunk: keras.Model, photos: int) -> Callable[[], None]:
     """Return a task that sends random arrays through the trunk: the ceiling of extraction."""
     batch = tf.random.uniform((32, scenes.IMAGE_SIZE, scenes.IMAGE_SIZE, 3), -1, 1)
@@ -421,20 +428,13 @@ def measure_extraction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterato
     """Yield how many photos a second go through the trunk."""
     images = images.drop_duplicates("digest").iloc[:1408]  # 44 batches
     trunk = scenes.features.build_trunk()
-
-    def extract() -> None:
-        with tempfile.TemporaryDirectory() as folder, quiet():
-            scenes.features.extract_features(
-                images, photos, trunk, cache=Path(folder, "features.npz")
-            )
-
     ours, bare = "`extract_features`", "the bare trunk on random arrays"
     others = {"the trunk with constant weights": constant_trunk(trunk)}
     if importlib.util.find_spec("openvino"):
         others["the trunk in OpenVINO"] = openvino_trunk(trunk)
     else:
         yield "OpenVINO is not installed."
-    tasks = {ours: extract, bare: bare_trunk(trunk, len(images))}
+    tasks = {ours: extraction(images, photos, trunk), bare: bare_trunk(trunk, len(images))}
     tasks |= {name: other_trunk(run, trunk, len(images)) for name, run in others.items()}
     table = take_turns(tasks, bar)
     speed = len(images) / table["seconds"].astype(float)
@@ -452,8 +452,7 @@ def measure_prediction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterato
     batch = np.random.default_rng(0).uniform(0, 255, (32, 224, 224, 3)).astype("float32")
 
     def classify() -> None:
-        with quiet():
-            scenes.classifier.predict(model, paths)
+        scenes.classifier.predict(model, paths)
 
     def bare() -> None:
         for _ in range(len(paths) // len(batch)):
@@ -589,7 +588,7 @@ def main() -> None:
     tf.config.experimental.enable_op_determinism()
     photos = scenes.photos.find_photos()
     images, features = quarter()
-    work = 8 + len(SHAPES) + len(FOLDS) + (5 if photos else 0)
+    work = 5 + len(SHAPES) + len(FOLDS) + (4 if photos else 0)
     lines = [f"{os.cpu_count()} cores, TensorFlow {tf.__version__}, Keras {keras.__version__}."]
     with tqdm(total=work, leave=False, bar_format="{l_bar}{bar}| {elapsed}<{remaining}") as bar:
         lines += compare_searches(images, features, photos, bar)
