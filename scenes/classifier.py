@@ -305,7 +305,7 @@ def export(model: keras.Model, path: str | Path, *, int8: bool = False) -> None:
     path : path
         Its name ends in `.tflite`.
     int8 : bool
-        Keep the weights in 8 bits (2.6 MB in place of 8.9).
+        Keep the weights in 8 bits, by dynamic-range quantization (2.6 MB in place of 8.9).
 
     Notes
     -----

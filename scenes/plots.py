@@ -310,11 +310,16 @@ def confusion(labels: pd.Series, predictions: Sequence[str], title: str) -> go.F
 
 
 def calibration(tables: dict[str, pd.DataFrame], title: str) -> go.Figure:
-    """Return the reliability diagram of tables of `calibration`, named in the legend."""
+    """
+    Return the reliability diagram of tables of `calibration`, named in the legend.
+
+    The area of a point grows with its photos: a small one says little.
+    """
     figure = go.Figure()
     line = {"color": "#999999", "dash": "dot"}
     figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line=line, name="as often right as sure")
     styles = itertools.cycle(zip(PALETTE, SYMBOLS, strict=False))
+    most = max(table["photos"].max() for table in tables.values())
     for (name, table), (color, symbol) in zip(tables.items(), styles, strict=False):
         figure.add_scatter(
             x=table["confidence"],
@@ -322,7 +327,7 @@ def calibration(tables: dict[str, pd.DataFrame], title: str) -> go.Figure:
             customdata=table["photos"],
             mode="lines+markers",
             line={"color": color},
-            marker={"symbol": symbol, "size": 9},
+            marker={"symbol": symbol, "size": 5 + 15 * np.sqrt(table["photos"] / most)},
             name=name,
             hovertemplate="confidence %{x:.3f}, accuracy %{y:.3f}, %{customdata} photos",
         )
@@ -333,7 +338,7 @@ def calibration(tables: dict[str, pd.DataFrame], title: str) -> go.Figure:
     return _style(figure, title, height=600).update_layout(legend=corner)
 
 
-def coverage(table: pd.DataFrame, title: str, *, answered: float | None = None) -> go.Figure:
+def coverage(table: pd.DataFrame, title: str, *, answered: float) -> go.Figure:
     """
     Return the accuracy of the photos that are answered against their share.
 
@@ -342,17 +347,16 @@ def coverage(table: pd.DataFrame, title: str, *, answered: float | None = None) 
     table : DataFrame
         `share` of the photos that are answered, the surest first, and their `accuracy`.
     title : str
-    answered : float, optional
+    answered : float
         The share that the chosen threshold answers, which is marked.
     """
     table = table.sort_values("share")
     line = {"mode": "lines", "line": {"color": TRAINING_COLOR}}
     line["hovertemplate"] = "%{x:.1%} answered, %{y:.2%} of them right<extra></extra>"
     figure = go.Figure(go.Scatter(x=table["share"], y=table["accuracy"], **line))
-    if answered is not None:
-        accuracy = np.interp(answered, table["share"], table["accuracy"])
-        text = f"{answered:.1%} answered,<br>{accuracy:.2%} of them right"
-        figure.add_annotation(x=answered, y=accuracy, text=text, ax=-70, ay=60, arrowhead=6)
+    accuracy = np.interp(answered, table["share"], table["accuracy"])
+    text = f"{answered:.1%} answered,<br>{accuracy:.2%} of them right"
+    figure.add_annotation(x=answered, y=accuracy, text=text, ax=-70, ay=60, arrowhead=6)
     figure.update_xaxes(title="share of the photos that are answered", tickformat=".0%")
     figure.update_yaxes(title="accuracy of these photos", tickformat=".1%")
     return _style(figure, title)

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from clean_notebook import clean, main
-from conftest import draw
+from conftest import CLASSES, draw
 from PIL import Image
 
 import scenes.classifier
@@ -345,18 +345,28 @@ def test_readme_gives_the_figures_of_the_notebook_in_few_words(committed):
     readme = (ROOT / "README.md").read_text("utf-8")
     assert len(readme.split()) <= 900
     rows = [line for line in readme.splitlines() if line.startswith("|") and "2020" not in line]
+    shown = [
+        table_after(committed, "final-accuracy")["accuracy"].iloc[0],
+        table_after(committed, "deeper-first").loc["deeper, the saved model", "accuracy"],
+        *table_after(committed, "unsure")["share"],
+        table_after(committed, "noise")["accuracy"].iloc[0],
+    ]
     given = re.findall(r"\d+\.\d ?%", " ".join(rows))
-    assert len(given) >= 4
-    shown = {
-        f"{100 * value:.1f}%"
-        for cell in code_cells(committed)
-        for output in cell.outputs
-        for table in re.findall(
-            r"<table.*?</table>", output.get("data", {}).get("text/html", ""), re.S
-        )
-        for value in map(float, re.findall(r"<td>(0\.\d+)</td>", table))
-    }
-    assert [figure for figure in given if figure.replace(" ", "") not in shown] == []
+    assert given == [f"{share:.1%}" for share in shown]
+    assert f"({table_after(committed, 'noise')['photos'].iloc[0]:.0f} clear photos)" in readme
+
+
+def test_the_words_on_fine_tuning_are_those_of_its_tables(committed):
+    """How far apart the accuracies are, in photos."""
+    said = " ".join(cell.source for cell in committed.cells if cell.cell_type == "markdown")
+    n = len(pd.read_csv(ROOT / "results" / "fine_tuning_validation.csv"))
+    for cell_id, words in {
+        "mirror": "the accuracies are",
+        "tried": "the best and the worst are",
+    }.items():
+        accuracies = table_after(committed, cell_id)["val_accuracy"]
+        photos = (accuracies.max() - accuracies.min()) * n
+        assert f"{words} {photos:.0f} of {n:,} photos apart" in said
 
 
 # --- Runs with small settings ---------------------------------------------------------
@@ -450,10 +460,10 @@ def run_on_drawn_photos(tmp_path_factory):
     return run_notebook(folder, SMALL | settings, "results", BROWSER_PATH=str(folder / "none"))
 
 
-def draw_photos(folder):
+def draw_photos(folder, classes=NAMES):
     """Draw photos in `train/` and `val/`, large enough for all that the notebook does."""
     seeds = itertools.count()
-    for number, (name, count) in enumerate(NAMES.items()):
+    for number, (name, count) in enumerate(classes.items()):
         for split, photos in {"train": count, "val": 4}.items():
             place = folder / split / name
             place.mkdir(parents=True)
@@ -523,7 +533,7 @@ def test_a_run_on_photos_of_other_classes_speaks_of_these(run_on_drawn_photos):
     np.testing.assert_allclose(predictions[classes].sum(axis=1), 1, atol=0.001)
     said = text(run_on_drawn_photos.notebook)
     assert "glacier" not in said
-    assert "Of the committed run" not in said
+    assert "shown is the committed one" not in said
     model = scenes.classifier.load_classifier(
         run_on_drawn_photos.results / "intel_classifier.keras"
     )
@@ -590,6 +600,7 @@ def test_a_changed_setting_stops_what_would_write_over_the_results(tmp_path):
         ({"SHRINK_FACTR": 4}, "there is no setting SHRINK_FACTR; do you mean SHRINK_FACTOR?"),
         ({"LEARNING_RATES": ["1e-4"]}, "LEARNING_RATES is ['1e-4']"),
         ({"PHOTOS": "nowhere"}, "nowhere"),
+        ({"WEIGHTS": None}, "WEIGHTS is None, but the bundled features are of 'imagenet'"),
     ],
 )
 def test_wrong_setting_stops_the_first_cells_by_name(setting, named, tmp_path):
@@ -599,6 +610,17 @@ def test_wrong_setting_stops_the_first_cells_by_name(setting, named, tmp_path):
     cells = code_cells(nbformat.read(tmp_path / "run.ipynb", as_version=4))
     assert sum(cell.execution_count is not None for cell in cells) <= 6
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_the_head_stands_in_where_no_deeper_model_has_met_the_photos(tmp_path):
+    """They are of the committed classes, but other photos, and nothing is fine-tuned."""
+    draw_photos(tmp_path / "drawn", dict.fromkeys(CLASSES, 20))
+    settings = {"PHOTOS": "drawn", "WEIGHTS": None, "SHRINK_FACTOR": 1, "FINE_TUNE_RUNS": 0}
+    run = run_notebook(tmp_path, SMALL | settings)
+    assert "the head stands in for it" in text(run.notebook)
+    shown = table_after(run.notebook, "deeper-first")["accuracy"]
+    assert shown["deeper, the saved model"] == shown["head alone"]
 
 
 # --- Real photos ----------------------------------------------------------------------
