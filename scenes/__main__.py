@@ -23,7 +23,7 @@ def classify(options: argparse.Namespace) -> int:
     width = max(map(len, table["path"]), default=0)
     for row, probability in zip(table.itertuples(), best, strict=True):
         print(f"{row.path:{width}}  {row.label}  {probability:.1%}" + "  unsure" * row.unsure)
-    if options.csv:
+    if options.csv and len(table):
         files.write_csv(table, options.csv)
     if options.maps:
         write_maps(model, table, options.maps)
@@ -45,13 +45,30 @@ def write_maps(model, table, folder: Path) -> None:
             figure.savefig(beside)
 
 
+def new_csv(name: str) -> Path:
+    """Return the path of a table to be written, or say before the work why there can be none."""
+    path = Path(name)
+    if path.suffix.lower() != ".csv" or path.is_dir():
+        raise argparse.ArgumentTypeError(f"{name} must end in .csv, so that no photo is replaced")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
+    return path
+
+
+def new_folder(name: str) -> Path:
+    path = Path(name)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise argparse.ArgumentTypeError(f"{name} is no new or empty folder")
+    return path
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m scenes", description="Classify photos of scenes.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     command = commands.add_parser("classify", help="say what photos show")
     command.add_argument("photos", nargs="+", metavar="PHOTO_OR_FOLDER", help="folders are walked")
-    command.add_argument("--csv", type=Path, metavar="FILE", help="write all probabilities")
-    command.add_argument("--maps", type=Path, metavar="FOLDER", help="write what it looks at")
+    command.add_argument("--csv", type=new_csv, metavar="FILE", help="write all probabilities")
+    command.add_argument("--maps", type=new_folder, metavar="FOLDER", help="write what it looks at")
     command.add_argument("--model", type=Path, default=MODEL, metavar="FILE", help="another model")
     sys.stdout.reconfigure(errors="backslashreplace")  # a name may be any bytes
     try:
@@ -59,6 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130  # as shells have it
 
 
 if __name__ == "__main__":

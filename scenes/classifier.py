@@ -204,7 +204,11 @@ def _list_photos(source: str | Path | Sequence[str | Path]) -> list[Path]:
     """Return the photos that are named, and those of the folders that are named."""
     named = [source] if isinstance(source, (str, os.PathLike)) else source
     paths = []
+    if any(str(name) == "" for name in named):
+        raise FileNotFoundError("there is no photo of an empty name")
     for path in (Path(name).expanduser() for name in named):
+        if path.is_fifo():  # reading it might never end
+            raise ValueError(f"{photos.printable(path)} is a pipe, and no file")
         inside = list(filter(photos.is_photo, photos.walk(path))) if path.is_dir() else [path]
         if not inside:
             raise FileNotFoundError(f"there is no photo in {photos.printable(path)}")
@@ -264,14 +268,15 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
     One number that makes a classifier as sure as it is right (Guo et al., 2017). It is above
     1 where the classifier was too sure, below 1 where it was not sure enough, as label
-    smoothing makes it.
+    smoothing makes it. At least 1/4 and at most 4: beyond, it tells more of too few photos.
     """
 
     def loss(logarithm: float) -> float:
         chances = temper(probabilities, np.exp(logarithm))[np.arange(len(labels)), labels]
         return -np.log(np.maximum(chances, 1e-12)).mean()
 
-    return float(np.exp(minimize_scalar(loss, bounds=(-4, 4), method="bounded").x))
+    logarithm = minimize_scalar(loss, bounds=(-4, 4), method="bounded").x
+    return float(np.clip(np.exp(logarithm), 1 / 4, 4))
 
 
 def fit_threshold(

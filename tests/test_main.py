@@ -123,7 +123,7 @@ def test_an_overlay_is_written_for_each_photo(model, album, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "fault", ["an empty folder", "no model", "another model", "an unwritable CSV"]
+    "fault", ["an empty folder", "no model", "another model", "no name", "a pipe"]
 )
 def test_bad_input_is_one_clear_error(fault, model, album, tmp_path, capsys):
     arguments, told = [str(album), *model], ""
@@ -136,10 +136,50 @@ def test_bad_input_is_one_clear_error(fault, model, album, tmp_path, capsys):
         (tmp_path / "other.keras").write_text("a letter")
         arguments = [str(album), "--model", str(tmp_path / "other.keras")]
         told = "other.keras is no saved classifier"
+    elif fault == "a pipe":
+        if not hasattr(os, "mkfifo"):
+            pytest.skip("this system has no named pipes")
+        os.mkfifo(tmp_path / "pipe.jpg")
+        arguments, told = [str(tmp_path / "pipe.jpg"), *model], "pipe.jpg is a pipe, and no file"
     else:
-        arguments += ["--csv", str(tmp_path / "no folder" / "out.csv")]
-        told = "out.csv"
+        arguments, told = ["", *model], "there is no photo of an empty name"
     assert scenes.__main__.main(["classify", *arguments]) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert told in errors[0]
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        (("--csv", "album/a.jpg"), "album/a.jpg must end in .csv, so that no photo is replaced"),
+        (("--csv", "album"), "album must end in .csv"),
+        (("--csv", "no folder/out.csv"), "there is no folder no folder"),
+        (("--maps", "album"), "album is no new or empty folder"),
+        (("--maps", "album/a.jpg"), "album/a.jpg is no new or empty folder"),
+    ],
+)
+def test_what_would_be_written_over_is_refused_before_the_work(
+    option, told, album, tmp_path, monkeypatch, capsys
+):
+    before = (album / "a.jpg").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        scenes.__main__.main(["classify", "album/b.png", *option])
+    assert told in capsys.readouterr().err
+    assert (album / "a.jpg").read_bytes() == before
+
+
+def test_a_table_is_not_replaced_by_an_empty_one(model, album, tmp_path):
+    csv = tmp_path / "out.csv"
+    csv.write_text("of an earlier call")
+    assert scenes.__main__.main(["classify", "missing.jpg", "--csv", str(csv), *model]) == 1
+    assert csv.read_text() == "of an earlier call"
+
+
+def test_an_interrupt_is_no_traceback(model, album, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scenes.classifier, "predict", interrupt)
+    assert scenes.__main__.main(["classify", str(album), *model]) == 130

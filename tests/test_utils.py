@@ -346,6 +346,12 @@ def test_a_temperature_that_is_known_is_found(temperature):
     assert utils.calibration_error(table) < 0.01
 
 
+def test_few_photos_without_a_mistake_do_not_make_a_classifier_sure_of_all():
+    probabilities = np.array([[0.6, 0.4], [0.3, 0.7], [0.55, 0.45]])
+    assert scenes.classifier.fit_temperature(probabilities, np.array([0, 1, 0])) == 1 / 4
+    assert scenes.classifier.fit_temperature(probabilities, np.array([1, 0, 1])) == 4
+
+
 def test_a_temperature_of_1_changes_nothing_and_no_label_ever_changes():
     probabilities, _ = drawn_probabilities(2.0)
     np.testing.assert_allclose(scenes.classifier.temper(probabilities, 1), probabilities)
