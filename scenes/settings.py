@@ -33,7 +33,8 @@ def _is_list(values: object, allowed: Callable[[object], bool]) -> bool:
     listed = isinstance(values, (list, tuple, np.ndarray)) and len(values) > 0
     if not listed or not all(map(allowed, values)):
         return False
-    return len({f"{float(v):.7g}" for v in values}) == len(values)  # the digits of the CSV
+    # With the digits of the CSV, and -0 is 0.
+    return len({f"{float(v) + 0.0:.7g}" for v in values}) == len(values)
 
 
 def _is_path(value: object) -> bool:
@@ -55,7 +56,10 @@ RULES: dict[str, Rule] = {
     "download": _SWITCH,
     "weights": ("'imagenet', the path of a weights file, or None", _is_path),
     "output": _FOLDER,
-    "cache": ("the path of a folder", lambda v: v is not None and _is_path(v)),
+    "cache": (
+        "the path of a folder",
+        lambda v: v is not None and _is_path(v) and not os.path.isfile(v),
+    ),
     # Keras takes 32 bits, and the runs of the notebook count on from it.
     "seed": ("a whole number from 0 to 4000000000", lambda v: _is_whole(v, 0) and v <= 4 * 10**9),
     "shrink_factor": _POSITIVE,
@@ -104,6 +108,8 @@ PATHS = ("PHOTOS", "WEIGHTS", "OUTPUT", "CACHE")
 # Where things lie, and how much is run: results with others of these are of the same make.
 OF_NO_RESULT = ("PHOTOS", "DOWNLOAD", "OUTPUT", "CACHE")
 OF_NO_RESULT += ("FINE_TUNE_RUNS", "FINE_TUNE_SEARCH", "LARGE_SEARCH")
+# What makes a folder one of results: before, another run may take it.
+RESULTS = ("grid_search.csv", ".grid_search-*", "results")
 COMMITTED = Path(__file__).parents[1]  # the folder of the committed results
 
 
@@ -125,7 +131,7 @@ def _hint(name: str, value: object, allowed: str) -> str:
     if isinstance(value, str) and value.lstrip().startswith("["):
         return f' (papermill takes a list by -y "{name}: {value}", not by -p)'
     if any(_is_text_of_number(text) for text in texts):
-        return " (YAML reads 1e-4 as text: write 0.0001 or 1.0e-4)"
+        return " (write it without quotes; YAML reads 1e-4 as text, too: write 0.0001 or 1.0e-4)"
     return ""
 
 
@@ -202,9 +208,9 @@ class Output:
     classes : list of str
     """
 
-    def __init__(self, folder: Path, classes: list[str], namespace: dict):
-        self.folder, self.classes = folder, classes
-        self._namespace, self._settings = namespace, _made_with(_pick(namespace))
+    def __init__(self, folder: Path, made: dict, namespace: dict):
+        self.folder, self.classes = folder, made["classes"]
+        self._made, self._namespace = made, namespace
 
     def file(self, name: str) -> Path:
         """
@@ -213,15 +219,16 @@ class Output:
         Raises
         ------
         ValueError
-            A setting has changed since the folder was chosen: what would be written there
-            is not what the folder says.
+            A setting has changed since the folder was chosen, or another run has taken the
+            folder: what would be written there is not what the folder says.
         """
         for key, now in _made_with(_pick(self._namespace)).items():
-            if now != (was := self._settings[key]):
+            if now != (was := self._made["settings"][key]):
                 raise ValueError(
                     f"{key} was {was!r} when the folder {self.folder} was chosen, and is now "
                     f"{now!r}: run all cells again, from section 1 on, or set it back"
                 )
+        _refuse_others(self.folder, _read(self.folder / "settings.json"), self._made)
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -295,18 +302,19 @@ def output_folder(namespace: dict, images: pd.DataFrame) -> Output:
         raise
     path = folder / "settings.json"
     with files.locked(path):
-        if path.exists():
+        held = any(any(folder.glob(name)) for name in RESULTS)
+        if held and path.exists():
             _refuse_others(folder, _read(path), made)
-        elif (folder / "grid_search.csv").exists() or (folder / "results").exists():
+        elif held:
             raise ValueError(
                 f"{folder} holds results and no settings.json that says of what: delete them "
                 "or choose another OUTPUT"
             )
-        else:
+        else:  # of a run, perhaps, that came to no result
             with files.replacing(path) as beside:
                 text = json.dumps(made, indent=1, ensure_ascii=False)
                 beside.write_text(text + "\n", encoding="utf-8")
-    return Output(folder, classes, namespace)
+    return Output(folder, made, namespace)
 
 
 def _made_with(settings: dict) -> dict:

@@ -193,9 +193,9 @@ def test_a_possible_setting_is_taken_as_it_is(name, value):
 @pytest.mark.parametrize(
     ("name", "value", "hint"),
     [
-        ("LEARNING_RATES", ["1e-4"], "YAML reads 1e-4 as text: write 0.0001"),
-        ("WEIGHT_DECAYS", [0.1, "1e-4"], "YAML reads 1e-4 as text: write 0.0001"),
-        ("FINE_TUNE_RATE", "1e-4", "YAML reads 1e-4 as text: write 0.0001"),
+        ("LEARNING_RATES", ["1e-4"], "YAML reads 1e-4 as text, too: write 0.0001"),
+        ("WEIGHT_DECAYS", [0.1, "1e-4"], "YAML reads 1e-4 as text, too: write 0.0001"),
+        ("FINE_TUNE_RATE", "1e-4", "YAML reads 1e-4 as text, too: write 0.0001"),
         ("LEARNING_RATES", "[0.001]", 'by -y "LEARNING_RATES: [0.001]", not by -p'),
         ("DOWNLOAD", "true", "write True"),
         ("LARGE_SEARCH", "false", "write False"),
@@ -446,6 +446,7 @@ def test_other_photos_write_to_a_folder_of_their_own(committed, change):
         other.loc[0, "split"] = "test"
     assert folder_of(other).startswith("runs/photos-")
     assert folder_of(other) != folder_of(other.iloc[1:])
+    Path("grid_search.csv").touch()
     with pytest.raises(
         ValueError, match=r"results in \. were made of other photos.*another OUTPUT"
     ):
@@ -457,9 +458,25 @@ def test_output_is_taken_at_its_word_once(committed, tmp_path):
     assert folder_of(committed, OUTPUT=str(output), EPOCHS=3) == output.as_posix()
     assert folder_of(committed, OUTPUT=str(output), EPOCHS=3) == output.as_posix()
     before = (output / "settings.json").read_bytes()
+    (output / "grid_search.csv").touch()
     with pytest.raises(ValueError, match=r"made with EPOCHS = 3; it is 4 now\. Choose another"):
         folder_of(committed, OUTPUT=str(output), EPOCHS=4)
     assert (output / "settings.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("begun", ["", ".grid_search-0123456789abcdef", "results"])
+def test_a_folder_of_a_run_that_came_to_no_result_is_taken_over(committed, tmp_path, begun):
+    """And the earlier run, should it still live, writes nothing into it any more."""
+    first, second = (dict(SETTINGS) | {"OUTPUT": "mine", "EPOCHS": epochs} for epochs in (3, 4))
+    earlier = scenes.settings.output_folder(first, committed)
+    if begun:
+        (tmp_path / "mine" / begun).mkdir()
+        with pytest.raises(ValueError, match=r"made with EPOCHS = 3; it is 4 now"):
+            scenes.settings.output_folder(second, committed)
+    else:
+        scenes.settings.output_folder(second, committed).file("grid_search.csv")
+        with pytest.raises(ValueError, match=r"made with EPOCHS = 4; it is 3 now"):
+            earlier.file("grid_search.csv")
 
 
 def test_results_that_do_not_say_what_they_are_made_with_are_not_taken(committed, tmp_path):
@@ -471,7 +488,7 @@ def test_results_that_do_not_say_what_they_are_made_with_are_not_taken(committed
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"settings": 1, "photos": ""}', "\xff"])
 def test_a_damaged_settings_file_is_named(committed, tmp_path, text):
-    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "results").mkdir(parents=True)
     (tmp_path / "a" / "settings.json").write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match=r"settings\.json cannot be read.*choose another OUTPUT"):
         folder_of(committed, OUTPUT="a")
