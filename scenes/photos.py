@@ -370,8 +370,7 @@ def _gray(image: Image.Image) -> Image.Image:
 
 def shrink_photo(photo: np.ndarray) -> np.ndarray:
     """Return a photo at the network's size if it is larger, so that it takes little memory."""
-    larger = max(photo.shape[:2]) > scenes.IMAGE_SIZE
-    return resize_photos([photo])[0].numpy() if larger else photo
+    return resize_photos([photo])[0].numpy() if max(photo.shape) > scenes.IMAGE_SIZE else photo
 
 
 def resize_photos(batch: Sequence[np.ndarray]) -> tf.Tensor:
@@ -464,5 +463,5 @@ def make_folds(
 
 def refuse_unreadable(images: pd.DataFrame) -> None:
     unreadable = images[images["digest"] == ""]
-    what = "cannot be read; replace them or leave them out with images[images.digest != '']"
+    what = "cannot be read; replace them, or leave them out: found = found[found['digest'] != '']"
     refuse([f"{row.path}: {row.problem}" for row in unreadable.itertuples()], what)

@@ -345,20 +345,20 @@ def coverage(table: pd.DataFrame, title: str, *, answered: float) -> go.Figure:
     Parameters
     ----------
     table : DataFrame
-        `share` of the photos that are answered, the surest first, and their `accuracy`.
+        `share` of the photos that are answered, in rising order, and their `accuracy`.
     title : str
     answered : float
         The share that the chosen threshold answers, which is marked.
     """
-    table = table.sort_values("share")
-    line = {"mode": "lines", "line": {"color": TRAINING_COLOR}}
-    line["hovertemplate"] = "%{x:.1%} answered, %{y:.2%} of them right<extra></extra>"
-    figure = go.Figure(go.Scatter(x=table["share"], y=table["accuracy"], **line))
+    figure = px.line(table, "share", "accuracy", color_discrete_sequence=[TRAINING_COLOR])
+    figure.update_traces(hovertemplate="%{x:.1%} answered, %{y:.2%} of them right<extra></extra>")
     accuracy = np.interp(answered, table["share"], table["accuracy"])
     text = f"{answered:.1%} answered,<br>{accuracy:.2%} of them right"
     figure.add_annotation(x=answered, y=accuracy, text=text, ax=-70, ay=60, arrowhead=6)
     figure.update_xaxes(title="share of the photos that are answered", tickformat=".0%")
     figure.update_yaxes(title="accuracy of these photos", tickformat=".1%")
+    low = min(table["accuracy"].min(), 0.98)  # where all are right, the axis ends at 100%, too
+    figure.update_yaxes(range=[1.05 * low - 0.05, 1.05 - 0.05 * low])
     return _style(figure, title)
 
 
