@@ -56,6 +56,7 @@ def new_csv(name: str) -> Path:
 
 
 def new_folder(name: str) -> Path:
+    """Return the path of a folder in which nothing can be written over."""
     path = Path(name)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise argparse.ArgumentTypeError(f"{name} is no new or empty folder")
