@@ -8,6 +8,7 @@ checked, and no code in it is run. Knows nothing of photos.
 import contextlib
 import errno
 import functools
+import glob
 import hashlib
 import json
 import os
@@ -184,7 +185,11 @@ def read_csv(csv: str | Path) -> pd.DataFrame:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep a second run from writing the same file; the lock dies with its process."""
+    """
+    Keep a second run from writing the same file; the lock dies with its process.
+
+    What a killed process has left unfinished of the file goes, since nobody else writes it now.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not by a file that is there: that would outlive a killed process.
     lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0, fallback_to_soft=False)
@@ -199,6 +204,9 @@ def locked(path: Path) -> Iterator[None]:
             raise
         print(f"No file can be locked in {path.parent}: let no second run write there.")
     try:
+        if lock.is_locked:
+            for left in path.parent.glob(f".{glob.escape(path.stem)}.unfinished-*{path.suffix}"):
+                left.unlink()
         yield
     finally:
         lock.release()
