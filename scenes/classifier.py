@@ -204,7 +204,7 @@ def _list_photos(source: str | Path | Sequence[str | Path]) -> list[Path]:
     """Return the photos that are named, and those of the folders that are named."""
     named = [source] if isinstance(source, (str, os.PathLike)) else source
     paths = []
-    if any(str(name) == "" for name in named):
+    if "" in map(str, named):
         raise FileNotFoundError("there is no photo of an empty name")
     for path in (Path(name).expanduser() for name in named):
         if path.is_fifo():  # reading it might never end

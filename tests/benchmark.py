@@ -217,8 +217,7 @@ def through_the_trunk(
     start = [variable.numpy() for variable in variables]
 
     def task() -> float:
-        for variable, value in zip(variables, start, strict=True):
-            variable.assign(value)
+        scenes.heads._assign(variables, start)
         return model.fit(train, validation_data=validation, **options).history["val_accuracy"][0]
 
     return task
