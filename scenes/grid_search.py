@@ -18,7 +18,7 @@ import pandas as pd
 import tensorflow as tf
 
 import scenes
-from scenes import files, heads, photos, settings, tasks
+from scenes import files, heads, photos, settings, side_by_side, tasks
 
 BLOCK_COLUMNS = 768  # train side by side, heads x classes: more at once take no less time each
 
@@ -40,7 +40,7 @@ def grid_search(
     """
     Return the histories of a head for each combination of the settings, cross-validated.
 
-    All heads of a fold train side by side, as `heads.SideBySideHeads`.
+    All heads of a fold train side by side, as `side_by_side.SideBySideHeads`.
 
     Parameters
     ----------
@@ -217,9 +217,11 @@ def _fit(
 
 
 @functools.lru_cache(maxsize=1)
-def _heads(per_call: int, n_classes: int, **grid: tuple[float, ...]) -> heads.SideBySideHeads:
+def _heads(
+    per_call: int, n_classes: int, **grid: tuple[float, ...]
+) -> side_by_side.SideBySideHeads:
     """Return the heads of a block, kept for its next fold: their graph takes a second to trace."""
-    model = heads.SideBySideHeads(**grid, n_classes=n_classes)
+    model = side_by_side.SideBySideHeads(**grid, n_classes=n_classes)
     model.steps_per_execution = per_call
     return model
 

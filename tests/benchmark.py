@@ -43,6 +43,7 @@ import scenes.grid_search
 import scenes.heads
 import scenes.photos
 import scenes.plots
+import scenes.side_by_side
 import utils
 
 ROOT = Path(__file__).parents[1]
@@ -540,7 +541,7 @@ def profile_steps(bar: tqdm) -> Iterator[str]:
     rounded, labels = rounded[: 128 * 20], np.arange(128 * 20) % N_CLASSES
     alone = compiled_head(SETTINGS[0], 20)
     alone.jit_compile = False
-    many = scenes.heads.SideBySideHeads(**GRID, n_classes=N_CLASSES)
+    many = scenes.side_by_side.SideBySideHeads(**GRID, n_classes=N_CLASSES)
     many.start(0)
     many.steps_per_execution = 20
     sides = {

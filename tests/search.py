@@ -15,6 +15,7 @@ import tensorflow as tf
 
 import scenes
 import scenes.grid_search
+import scenes.side_by_side
 
 
 def make_photos(n: int, *, n_classes: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -51,7 +52,7 @@ def run_step_by_step(n: int, word: Connection, **settings) -> None:
     tell = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: word.send("a step is done")
     )
-    heads = scenes.heads.SideBySideHeads
+    heads = scenes.side_by_side.SideBySideHeads
     heads.fit = functools.partialmethod(heads.fit, callbacks=[tell])
     run(n, word, **settings)
 

@@ -26,6 +26,7 @@ import scenes.files
 import scenes.grid_search
 import scenes.heads
 import scenes.photos
+import scenes.side_by_side
 import scenes.tasks
 import utils
 
@@ -215,7 +216,7 @@ def test_training_figures_are_means_over_photos_and_validation_is_at_the_end(ste
     epoch, the last of which is a small one, is the mean over all photos.
     """
     decays = [0.0, 0.01, 1.0]
-    heads = scenes.heads.SideBySideHeads(
+    heads = scenes.side_by_side.SideBySideHeads(
         learning_rates=[1e-9], dropouts=[0.0], weight_decays=decays, n_classes=6
     )
     heads.start(0)

@@ -12,6 +12,7 @@ FLOORS = [
     {"__init__", "files", "tasks", "chrome"},
     {"settings", "photos", "drawings", "plots"},
     {"features", "heads", "classifier"},
+    {"side_by_side"},
     {"grid_search", "fine_tuning"},
     {"__main__"},
 ]
