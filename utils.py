@@ -13,7 +13,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from sklearn.preprocessing import normalize
 
 import scenes
-from scenes import features, photos, settings
+from scenes import photos, settings
 
 
 def download_photos() -> Path:
@@ -385,16 +385,13 @@ def list_suspects(images: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFra
     return table.iloc[np.lexsort([table["path"], of_label - of_other])].reset_index(drop=True)
 
 
-def near_copies(
-    rounded: np.ndarray, digests: Sequence[str], *, threshold: float = 0.95
-) -> pd.DataFrame:
+def near_copies(X: np.ndarray, digests: Sequence[str], *, threshold: float = 0.95) -> pd.DataFrame:
     """
     Return the pairs of photos that are nearly, but not in each pixel, the same.
 
     Parameters
     ----------
-    rounded : ndarray of uint8, shape (n, 1280)
-        Features as `extract_features` gives them.
+    X : ndarray, shape (n, n_features)
     digests : sequence of str
         Of each photo's pixels; pairs with the same one are no near copies.
     threshold : float
@@ -405,7 +402,7 @@ def near_copies(
     DataFrame
         The rows `first` < `second` of each pair and their `cosine`, the nearest pair first.
     """
-    unit = normalize(features.restore_features(rounded), copy=False)
+    unit = normalize(X)
     digests, pairs = np.asarray(digests), []
     for start in range(0, len(unit), 256):  # all cosines at once would take gigabytes
         cosines = unit[start : start + 256] @ unit[start:].T

@@ -5,7 +5,6 @@ The same settings and data give the same bytes, interrupted or not, here or on a
 Knows nothing of photos and fine-tuning.
 """
 
-import functools
 import gc
 import itertools
 import shutil
@@ -24,8 +23,8 @@ BLOCK_COLUMNS = 768  # train side by side, heads x classes: more at once take no
 
 
 def grid_search(
-    features: np.ndarray,
-    labels: np.ndarray,
+    X: np.ndarray,
+    y: np.ndarray,
     *,
     learning_rates: Sequence[float],
     dropouts: Sequence[float],
@@ -44,9 +43,8 @@ def grid_search(
 
     Parameters
     ----------
-    features : ndarray, shape (n, 1280)
-        Of uint8, they are rounded ones, which are restored batch by batch.
-    labels : ndarray of int, shape (n,)
+    X : ndarray, shape (n, n_features)
+    y : ndarray of int, shape (n,)
         The number of each photo's class, `images["label"].cat.codes`; each class from 0 to
         the highest has a photo.
     learning_rates, dropouts, weight_decays : sequences of float
@@ -80,22 +78,21 @@ def grid_search(
     the dropout rates can be divided so. joblib runs them one after the other, or spreads them
     over what `joblib.parallel_config` names.
 
-    Memory grows by at most three copies of the features (4 KB a photo, 15 KB of float32), by
-    about 0.4 MB a setting of each block that trains, and, while the table is made, by some
-    250 bytes for each of its rows.
+    Memory grows by at most three copies of X, by about 0.4 MB per setting of each block that
+    trains, and, while the table is made, by some 250 bytes for each of its rows.
     """
     grid = {"learning_rates": learning_rates, "dropouts": dropouts, "weight_decays": weight_decays}
     options = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
     settings.check(**grid, **options, folds=folds)
-    features, labels, n_classes = heads.check_data(features, labels)
-    splits = photos.make_folds(labels, groups, folds=folds, seed=seed)
+    X, y, n_classes = heads.check_data(X, y)
+    splits = photos.make_folds(y, groups, folds=folds, seed=seed)
     blocks = _divide(n_classes, **{name: sorted(map(float, v)) for name, v in grid.items()})
     versions = [scenes.FORMAT, tf.__version__, keras.__version__]
-    name = files.fingerprint(versions, blocks, options, features, labels, splits)
+    name = files.fingerprint(versions, blocks, options, X, y, splits)
     csv = Path(csv)
     parts = csv.with_name(f".{csv.stem}-{name}")
     with files.locked(csv):
-        histories = _train(parts, blocks, splits, features, labels, n_classes, **options)
+        histories = _train(parts, blocks, splits, X, y, n_classes, **options)
         tables = [_fold_table(history, block, fold) for history, block, fold in histories]
         results = pd.concat(tables).sort_values(
             [*scenes.HYPERPARAMETERS, "fold", "epoch"], ignore_index=True
@@ -136,8 +133,8 @@ def _train(
     parts: Path,
     blocks: list[dict[str, list[float]]],
     splits: list[tuple[np.ndarray, np.ndarray]],
-    features: np.ndarray,
-    labels: np.ndarray,
+    X: np.ndarray,
+    y: np.ndarray,
     n_classes: int,
     *,
     epochs: int,
@@ -161,7 +158,7 @@ def _train(
             options = {"epochs": epochs, "batch_size": batch_size, "seed": fold_seed}
             options |= {"n_classes": n_classes, "grid": block}
             # Of large objects, Dask keeps one copy on each machine that has used it.
-            calls.append((features, (labels, *rows), options))
+            calls.append((X, (y, *rows), options))
             left.append((part, block, fold))
         for number, history in tasks.run_tasks(_train_fold, calls, bar, [epochs] * len(calls)):
             part, block, fold = left[number]
@@ -171,21 +168,21 @@ def _train(
 
 
 def _train_fold(
-    features: np.ndarray,
-    labels_and_rows: tuple[np.ndarray, np.ndarray, np.ndarray],
+    X: np.ndarray,
+    y_and_rows: tuple[np.ndarray, np.ndarray, np.ndarray],
     options: dict,
 ) -> dict[str, np.ndarray]:
     """Train the heads of one block on one fold: a task that any process can do."""
     with heads.one_training:
         tf.config.experimental.enable_op_determinism()
-        history = _fit(features, *labels_and_rows, **options)
+        history = _fit(X, *y_and_rows, **options)
     gc.collect()  # a Keras model refers to itself, and would stay when its block is done
     return history
 
 
 def _fit(
-    features: np.ndarray,
-    labels: np.ndarray,
+    X: np.ndarray,
+    y: np.ndarray,
     training: np.ndarray,
     validation: np.ndarray,
     *,
@@ -196,16 +193,17 @@ def _fit(
     seed: int,
 ) -> dict[str, np.ndarray]:
     """Return each metric's history, shape (epochs, D, H), for all heads of one fold."""
-    grid = {name: tuple(values) for name, values in grid.items()}
-    model = _heads(heads.steps(len(training), batch_size), n_classes, **grid)
+    model = side_by_side.SideBySideHeads(
+        **grid, n_features=X.shape[1], n_classes=n_classes, seed=seed
+    )
+    model.steps_per_execution = heads.steps(len(training), batch_size)
     keras.utils.set_random_seed(seed)
-    model.start(seed)
     history = model.fit(
-        features[training],
-        labels[training],
+        X[training],
+        y[training],
         batch_size=batch_size,
         epochs=epochs,
-        validation_data=(features[validation], labels[validation]),
+        validation_data=(X[validation], y[validation]),
         validation_batch_size=256,
         verbose=0,
     ).history
@@ -214,16 +212,6 @@ def _fit(
         name: np.reshape(history[key], (epochs, *model.heads))
         for name, key in zip(scenes.METRICS, keys, strict=True)
     }
-
-
-@functools.lru_cache(maxsize=1)
-def _heads(
-    per_call: int, n_classes: int, **grid: tuple[float, ...]
-) -> side_by_side.SideBySideHeads:
-    """Return the heads of a block, kept for its next fold: their graph takes a second to trace."""
-    model = side_by_side.SideBySideHeads(**grid, n_classes=n_classes)
-    model.steps_per_execution = per_call
-    return model
 
 
 def _read_fold(

@@ -128,15 +128,19 @@ def whole_grid(train: Photos, validation: Photos) -> float:
     features, labels = map(np.concatenate, zip(train, validation, strict=True))
     rows = np.split(np.arange(len(labels)), [len(train[1])])
     options = {"n_classes": N_CLASSES, "epochs": EPOCHS, "batch_size": BATCH_SIZE, "seed": 0}
-    scenes.grid_search._heads.cache_clear()  # as the others, it traces its graph in each round
     history = scenes.grid_search._fit(features, labels, *rows, grid=GRID, **options)
     return history["val_accuracy"].max()
+
+
+build_head = functools.partial(scenes.heads.build_head, scenes.N_FEATURES)
 
 
 def compiled_head(setting: tuple[float, float, float], steps: int) -> keras.Model:
     """Return a head that is ready for an ordinary Keras `fit`."""
     learning_rate, dropout, weight_decay = setting
-    head = scenes.heads.build_head(N_CLASSES, dropout=dropout, weight_decay=weight_decay)
+    head = scenes.heads.build_head(
+        scenes.N_FEATURES, N_CLASSES, dropout=dropout, weight_decay=weight_decay
+    )
     head.compile(
         keras.optimizers.Adam(learning_rate),
         "sparse_categorical_crossentropy",
@@ -208,7 +212,10 @@ def through_the_trunk(
         )
     )
     model = keras.Sequential(
-        [trunk, scenes.heads.build_head(N_CLASSES, dropout=0.3, weight_decay=1e-4)]
+        [
+            trunk,
+            build_head(N_CLASSES, dropout=0.3, weight_decay=1e-4),
+        ]
     )
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     # The first batches are slower, since they build the graphs.
@@ -487,7 +494,12 @@ def fine_tuning(trunk: keras.Model, photos: int) -> dict[str, Callable[[], None]
         "the same layers through the whole network": (trunk, pixels),
     }.items():
         model = keras.Sequential(
-            [below, scenes.heads.build_head(N_CLASSES, dropout=0.3, weight_decay=1e-3)]
+            [
+                below,
+                scenes.heads.build_head(
+                    scenes.N_FEATURES, N_CLASSES, dropout=0.3, weight_decay=1e-3
+                ),
+            ]
         )
         model.compile("adamw", "sparse_categorical_crossentropy", jit_compile=False)
         epochs[name] = functools.partial(model.fit, inputs, labels, batch_size=32, verbose=0)
@@ -538,19 +550,16 @@ def measure_notebook(photos: Path | None, bar: tqdm) -> Iterator[str]:
 def profile_steps(bar: tqdm) -> Iterator[str]:
     """Yield where a step of 128 photos spends its time, by TensorFlow's profiler."""
     _, rounded = scenes.features.load_bundled_features()
-    rounded, labels = rounded[: 128 * 20], np.arange(128 * 20) % N_CLASSES
+    X, y = scenes.features.restore_features(rounded[: 128 * 20]), np.arange(128 * 20) % N_CLASSES
     alone = compiled_head(SETTINGS[0], 20)
     alone.jit_compile = False
-    many = scenes.side_by_side.SideBySideHeads(**GRID, n_classes=N_CLASSES)
-    many.start(0)
+    many = scenes.side_by_side.SideBySideHeads(
+        **GRID, n_features=scenes.N_FEATURES, n_classes=N_CLASSES
+    )
     many.steps_per_execution = 20
-    sides = {
-        "one head": (alone, scenes.features.restore_features(rounded)),
-        "36 heads": (many, rounded),
-    }
     columns = {}
-    for name, (model, features) in sides.items():
-        fit = functools.partial(model.fit, features, labels, batch_size=128, verbose=0)
+    for name, model in {"one head": alone, "36 heads": many}.items():
+        fit = functools.partial(model.fit, X, y, batch_size=128, verbose=0)
         fit(epochs=2)
         with tempfile.TemporaryDirectory() as folder:
             with tf.profiler.experimental.Profile(folder):
@@ -562,7 +571,7 @@ def profile_steps(bar: tqdm) -> Iterator[str]:
     rest = table[12:].sum().rename("all others")
     table = pd.concat([table[:12], rest.to_frame().T]).round(2)
     yield f"Milliseconds of a step of 128 photos, both cores added up:\n\n{markdown(table)}"
-    batch = (sides["one head"][1][:128], labels[:128])
+    batch = (X[:128], y[:128])
     for what, validation in {"": None, " and validates one": batch}.items():
         options = {"batch_size": 128, "validation_data": validation, "verbose": 0}
         fit = functools.partial(alone.fit, *batch, **options)

@@ -78,7 +78,7 @@ def train_on_shares(
     """Train a head as `train_head` does, on labels that are shares; return what it predicts."""
     keras.utils.set_random_seed(seed)
     penalty = {"dropout": best["dropout"], "weight_decay": best["weight_decay"]}
-    head = heads.build_head(shares.shape[1], **penalty)
+    head = heads.build_head(scenes.N_FEATURES, shares.shape[1], **penalty)
     head.compile(
         keras.optimizers.Adam(best["learning_rate"]),
         loss="categorical_crossentropy",

@@ -71,15 +71,8 @@ def step_by_step():
     (The tests of whole searches compile, as a notebook does.)
     """
     tf.config.run_functions_eagerly(True)
-    forget_models()
     yield
     tf.config.run_functions_eagerly(False)
-    forget_models()
-
-
-def forget_models():
-    scenes.grid_search._heads.cache_clear()
-    scenes.heads._compiled.cache_clear()
 
 
 def train_side_by_side(halves, grid, seed, n_classes=6):
@@ -111,7 +104,9 @@ def train_alone(train, validation, setting, *, epochs, batch_size, seed):
     learning_rate, dropout, weight_decay = setting
     keras.utils.set_random_seed(seed)
     n_classes = int(train[1].max()) + 1
-    head = scenes.heads.build_head(n_classes, dropout=dropout, weight_decay=weight_decay)
+    head = scenes.heads.build_head(
+        scenes.N_FEATURES, n_classes, dropout=dropout, weight_decay=weight_decay
+    )
     drop, dense = head.layers
     dense.kernel.assign(keras.initializers.GlorotUniform(seed)(dense.kernel.shape))
     if dropout:
@@ -174,7 +169,7 @@ def test_with_other_masks_and_weights_a_head_alone_does_as_well(step_by_step):
         _, alone = scenes.heads.train_head(
             *halves[0],
             **dict(zip(scenes.HYPERPARAMETERS, setting, strict=True)),
-            validation=halves[1],
+            validation_data=halves[1],
             epochs=EPOCHS,
             batch_size=BATCH,
             seed=seed,
@@ -217,9 +212,12 @@ def test_training_figures_are_means_over_photos_and_validation_is_at_the_end(ste
     """
     decays = [0.0, 0.01, 1.0]
     heads = scenes.side_by_side.SideBySideHeads(
-        learning_rates=[1e-9], dropouts=[0.0], weight_decays=decays, n_classes=6
+        learning_rates=[1e-9],
+        dropouts=[0.0],
+        weight_decays=decays,
+        n_features=scenes.N_FEATURES,
+        n_classes=6,
     )
-    heads.start(0)
     history = heads.fit(
         *halves[0], batch_size=200, epochs=1, validation_data=halves[1], verbose=0
     ).history
@@ -680,7 +678,9 @@ def test_the_best_setting_is_a_setting_that_train_head_takes(searched, photos):
         dict(zip(scenes.HYPERPARAMETERS, values, strict=True))
         for values in product(*(SMALL[f"{name}s"] for name in scenes.HYPERPARAMETERS))
     ]
-    scenes.heads.build_head(6, dropout=best["dropout"], weight_decay=best["weight_decay"])
+    scenes.heads.build_head(
+        scenes.N_FEATURES, 6, dropout=best["dropout"], weight_decay=best["weight_decay"]
+    )
 
 
 # --- Interrupted ----------------------------------------------------------------------
@@ -947,26 +947,3 @@ def test_a_search_on_real_photos_learns_and_is_what_plain_fits_give(bundled, tmp
     for fold, setting in ((1, (0.001, 0.1, 1e-4)), (2, (0.005, 0.5, 1e-2))):
         alone = train_fold_alone(photos, setting, fold, **options)
         np.testing.assert_allclose(rows_of(results, setting, fold), alone, rtol=0, atol=1e-4)
-
-
-def test_rounded_features_give_what_the_numbers_that_they_stand_for_give(tmp_path):
-    """To the byte, in the search and in a head alone, for each of the 256 steps."""
-    rounded = np.random.default_rng(0).integers(0, 256, (90, 1280)).astype("uint8")
-    rounded[0, :256] = np.arange(256)
-    labels = np.arange(90) % 3
-    lists = {"learning_rates": [0.001, 0.01], "dropouts": [0.0, 0.5], "weight_decays": [0.01]}
-    setting = {"learning_rate": 0.001, "dropout": 0.5, "weight_decay": 0.01}
-    files, weights = [], []
-    for name, features in {"a": rounded, "b": scenes.features.restore_features(rounded)}.items():
-        files.append(tmp_path / f"{name}.csv")
-        scenes.grid_search.grid_search(
-            features, labels, **lists, epochs=2, folds=2, batch_size=16, csv=files[-1]
-        )
-        held_out = features[:9], labels[:9]
-        head, history = scenes.heads.train_head(
-            features, labels, **setting, epochs=2, batch_size=16, validation=held_out
-        )
-        weights.append([*head.get_weights(), history.to_numpy()])
-    assert files[0].read_bytes() == files[1].read_bytes()
-    for left, right in zip(*weights, strict=True):
-        np.testing.assert_array_equal(left, right)

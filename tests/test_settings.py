@@ -289,7 +289,7 @@ def doors(table, tmp_path):
             table, tmp_path, None, cache=tmp_path / "cache.npz", **kw
         ),
         "build_head": lambda **kw: scenes.heads.build_head(
-            6, **{"dropout": 0, "weight_decay": 0, **kw}
+            scenes.N_FEATURES, 6, **{"dropout": 0, "weight_decay": 0, **kw}
         ),
         "train_head": lambda **kw: scenes.heads.train_head(
             FEATURES, LABELS, **{**HYPERPARAMETERS, "epochs": 1, **kw}
