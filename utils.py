@@ -13,7 +13,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from sklearn.preprocessing import normalize
 
 import scenes
-from scenes import photos, settings
+from scenes import calibration, photos, settings
 
 
 def download_photos() -> Path:
@@ -221,15 +221,6 @@ def best_hyperparameters(results: pd.DataFrame) -> dict[str, float]:
     return told | {"epoch": int(told["epoch"])} | runner_up.to_dict()
 
 
-def accuracy(right: Sequence[bool]) -> pd.Series:
-    """Return the share of True, its 95% interval (Wilson, 1927) and the number of photos."""
-    hits, n = int(np.sum(right)), len(right)
-    if not n:  # nothing is known
-        return pd.Series({"accuracy": np.nan, "from": 0.0, "to": 1.0, "photos": 0})
-    low, high = binomtest(hits, n).proportion_ci(method="wilson")
-    return pd.Series({"accuracy": hits / n, "from": low, "to": high, "photos": n})
-
-
 def mcnemar(right: Sequence[bool], other: Sequence[bool]) -> float:
     """
     Return the p-value of McNemar's exact test of two classifiers on the same photos.
@@ -256,7 +247,9 @@ def scores_by_class(labels: pd.Series, predictions: Sequence[str]) -> pd.DataFra
     table = pd.DataFrame(dict(zip(["precision", "recall", "F1"], scores, strict=True)), classes)
     present = classes[counts > 0]
     hits = {name: np.asarray(predictions)[labels == name] == name for name in present}
-    intervals = pd.DataFrame({name: accuracy(of_class) for name, of_class in hits.items()}).T
+    intervals = pd.DataFrame(
+        {name: calibration.accuracy(of_class) for name, of_class in hits.items()}
+    ).T
     table = table.join(intervals[["from", "to"]].add_prefix("recall ")).assign(photos=counts)
     table.loc["mean of the classes"] = table.loc[present, ["precision", "recall", "F1"]].mean()
     table.loc["mean of the classes", "photos"] = counts.sum()
@@ -279,43 +272,6 @@ def confused_pairs(labels: pd.Series, predictions: Sequence[str]) -> pd.Series:
     wrong = labels.astype(str).to_numpy() != np.asarray(predictions)
     pairs = zip(labels[wrong], np.asarray(predictions)[wrong], strict=True)
     return pd.Series([" and ".join(sorted(pair)) for pair in pairs], dtype=str).value_counts()
-
-
-def calibration(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 10) -> pd.DataFrame:
-    """
-    Compare how sure a classifier is with how often it is right.
-
-    Parameters
-    ----------
-    probabilities : ndarray, shape (n, classes)
-    labels : ndarray of int, shape (n,)
-        The number of each photo's class, as that of its column of probabilities.
-    bins : int
-        Photos are grouped by their confidence, the probability of the predicted class,
-        into so many bins of equal width.
-
-    Returns
-    -------
-    DataFrame
-        One row for each bin that holds a photo: the mean `confidence`, the `accuracy` and
-        the number of `photos`.
-    """
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == labels
-    table = pd.DataFrame({"confidence": confidence, "accuracy": right, "photos": 1})
-    groups = table.groupby(np.minimum((confidence * bins).astype(int), bins - 1))
-    return groups.agg({"confidence": "mean", "accuracy": "mean", "photos": "sum"})
-
-
-def calibration_error(table: pd.DataFrame) -> float:
-    """
-    Return the expected calibration error of a table of `calibration`.
-
-    It is the mean over all photos of the distance between confidence and accuracy of their
-    bin (Guo et al., 2017).
-    """
-    distance = (table["confidence"] - table["accuracy"]).abs()
-    return float(np.average(distance, weights=table["photos"]))
 
 
 def show_images(paths: Sequence[str | Path], titles: Sequence[str], *, columns: int = 6) -> Figure:

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 from keras import ops
-from scipy.optimize import minimize_scalar
 
 import scenes
 from scenes import files, photos, settings, tasks
@@ -254,49 +253,6 @@ def activation_maps(model: keras.Model, paths: Sequence[str | Path]) -> np.ndarr
         maps.append(np.stack(found))
         maps[-1][1:] = maps[-1][1:, :, ::-1]
     return np.stack(maps)
-
-
-def temper(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Return probabilities whose logarithms were divided by a temperature."""
-    powers = np.asarray(probabilities, "float64") ** (1 / temperature)
-    return powers / powers.sum(axis=1, keepdims=True)
-
-
-def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """
-    Return the temperature at which the labels of held-out photos are likeliest.
-
-    One number that makes a classifier as sure as it is right (Guo et al., 2017). It is above
-    1 where the classifier was too sure, below 1 where it was not sure enough, as label
-    smoothing makes it. At least 1/4 and at most 4: beyond, it tells more of too few photos.
-    """
-
-    def loss(logarithm: float) -> float:
-        chances = temper(probabilities, np.exp(logarithm))[np.arange(len(labels)), labels]
-        return -np.log(np.maximum(chances, 1e-12)).mean()
-
-    logarithm = minimize_scalar(loss, bounds=(-4, 4), method="bounded").x
-    return float(np.clip(np.exp(logarithm), 1 / 4, 4))
-
-
-def fit_threshold(
-    probabilities: np.ndarray, labels: np.ndarray, *, accuracy: float = 0.98
-) -> float:
-    """
-    Return the probability below which a classifier is to be unsure.
-
-    At this threshold, the largest share of held-out photos is answered of which at least
-    `accuracy` are right. Infinite, so that all are unsure, where no share reaches that.
-    """
-    order = np.argsort(-probabilities.max(axis=1), kind="stable")
-    confidence = probabilities.max(axis=1)[order]
-    right = (probabilities.argmax(axis=1) == labels)[order]
-    share_right = np.cumsum(right) / np.arange(1, len(right) + 1)
-    following = np.append(confidence[1:], 0)
-    possible = np.flatnonzero((share_right >= accuracy) & (confidence > following))
-    if not len(possible):
-        return float("inf")
-    return float((confidence[possible[-1]] + following[possible[-1]]) / 2)
 
 
 def export(model: keras.Model, path: str | Path, *, int8: bool = False) -> None:

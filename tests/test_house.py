@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    {"__init__", "files", "tasks", "chrome"},
+    {"__init__", "files", "tasks", "chrome", "calibration"},
     {"settings", "photos", "drawings", "plots"},
     {"features", "heads", "classifier"},
     {"side_by_side"},

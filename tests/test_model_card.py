@@ -8,6 +8,7 @@ import pandas as pd
 from conftest import CLASSES
 from scipy.stats import binomtest
 
+import scenes.calibration
 import scenes.classifier
 import scenes.features
 import utils
@@ -29,18 +30,19 @@ def figures() -> list[str]:
     """Return all sentences and cells of the card that hold figures."""
     held_out = pd.read_csv(ROOT / "results" / "fine_tuning_validation.csv")
     labels = pd.Categorical(held_out["label"], CLASSES).codes
-    temperature = scenes.classifier.fit_temperature(held_out[CLASSES].to_numpy(), labels)
-    threshold = scenes.classifier.fit_threshold(
-        scenes.classifier.temper(held_out[CLASSES], temperature), labels
+    temperature = scenes.calibration.fit_temperature(held_out[CLASSES].to_numpy(), labels)
+    threshold = scenes.calibration.fit_threshold(
+        scenes.calibration.temper(held_out[CLASSES], temperature), labels
     )
 
     test = pd.read_csv(ROOT / "results" / "fine_tuning_predictions.csv").query("run == 1")
     labels = pd.Categorical(test["label"], CLASSES).codes
-    before, after = test[CLASSES].to_numpy(), scenes.classifier.temper(test[CLASSES], temperature)
+    before, after = test[CLASSES].to_numpy(), scenes.calibration.temper(test[CLASSES], temperature)
     predicted, answered = after.argmax(axis=1), after.max(axis=1) >= threshold
     right = predicted == labels
     errors = [
-        utils.calibration_error(utils.calibration(chances, labels)) for chances in (before, after)
+        scenes.calibration.calibration_error(scenes.calibration.calibration(chances, labels))
+        for chances in (before, after)
     ]
     bundled, _ = scenes.features.load_bundled_features()
     images = utils.drop_leaks(bundled)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score
 
 import scenes
+import scenes.calibration
 import utils
 
 COLUMNS = [*scenes.HYPERPARAMETERS, "fold", "epoch", *scenes.METRICS]
@@ -130,17 +131,6 @@ LABELS = pd.Series(pd.Categorical(list("aaaabbbc"), list("abcd")))
 GUESSES = list("aaabbbac")
 
 
-def test_accuracy_has_the_interval_of_wilson():
-    """By hand: (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n) with z = 1.959964."""
-    found = utils.accuracy([True] * 8 + [False] * 2)
-    assert found[["accuracy", "photos"]].to_list() == [0.8, 10]
-    z = 1.959963985
-    middle, half = 0.8 + z**2 / 20, z * (0.8 * 0.2 / 10 + z**2 / 400) ** 0.5
-    assert found["from"] == pytest.approx((middle - half) / (1 + z**2 / 10))
-    assert found["to"] == pytest.approx((middle + half) / (1 + z**2 / 10))
-    assert utils.accuracy([True] * 5)[["accuracy", "to"]].to_list() == [1, 1]
-
-
 @pytest.mark.parametrize(
     ("gained", "lost", "p"),
     [(0, 0, 1), (1, 1, 1), (3, 0, 1 / 4), (0, 3, 1 / 4), (5, 1, 7 / 32), (10, 0, 2**-9)],
@@ -161,7 +151,7 @@ def test_scores_of_each_class_and_their_mean():
     np.testing.assert_allclose(table["recall"], [3 / 4, 2 / 3, 1, 0, 29 / 36])
     np.testing.assert_allclose(table["F1"], [3 / 4, 2 / 3, 1, 0, 29 / 36])
     assert table.iloc[-1]["recall"] == pytest.approx(balanced_accuracy_score(LABELS, GUESSES))
-    interval = utils.accuracy([True, True, False])
+    interval = scenes.calibration.accuracy([True, True, False])
     assert table.loc["b", ["recall from", "recall to"]].to_list() == list(interval[["from", "to"]])
     assert table.loc[["d", "mean of the classes"], "recall from"].isna().all()
 
@@ -199,9 +189,3 @@ def test_pairs_are_counted_in_both_directions():
     labels = pd.Series(pd.Categorical(list("abcab")), index=[4, 3, 2, 1, 0])
     assert utils.confused_pairs(labels, list("bacac")).to_dict() == {"a and b": 2, "b and c": 1}
     assert utils.confused_pairs(LABELS, list(LABELS)).empty
-
-
-def test_of_no_photos_nothing_is_known():
-    found = utils.accuracy([])
-    assert np.isnan(found["accuracy"])
-    assert list(found[["from", "to", "photos"]]) == [0, 1, 0]
