@@ -250,10 +250,10 @@ def scores_by_class(labels: pd.Series, predictions: Sequence[str]) -> pd.DataFra
     intervals = pd.DataFrame(
         {name: calibration.accuracy(of_class) for name, of_class in hits.items()}
     ).T
-    table = table.join(intervals[["from", "to"]].add_prefix("recall ")).assign(photos=counts)
+    table = table.join(intervals[["ci_low", "ci_high"]].add_prefix("recall ")).assign(photos=counts)
     table.loc["mean of the classes"] = table.loc[present, ["precision", "recall", "F1"]].mean()
     table.loc["mean of the classes", "photos"] = counts.sum()
-    order = ["precision", "recall", "recall from", "recall to", "F1", "photos"]
+    order = ["precision", "recall", "recall ci_low", "recall ci_high", "F1", "photos"]
     return table[order].astype({"photos": int})
 
 

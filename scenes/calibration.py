@@ -1,8 +1,8 @@
 """
-Calibration (section 10): is a classifier as often right as it is confident?
+Calibration (section 10): is a classifier as accurate as it is confident?
 
-Temperature, abstention threshold, reliability and intervals of probabilities that are given.
-Knows nothing of images and models.
+Temperature, abstention threshold, reliability, coverage and confidence intervals. Works on
+probabilities and labels; knows nothing of images and models.
 """
 
 from collections.abc import Sequence
@@ -13,90 +13,82 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 
 
-def accuracy(right: Sequence[bool]) -> pd.Series:
-    """Return the share of True, its 95% interval (Wilson, 1927) and the number of photos."""
-    hits, n = int(np.sum(right)), len(right)
-    if not n:  # nothing is known
-        return pd.Series({"accuracy": np.nan, "from": 0.0, "to": 1.0, "photos": 0})
+def accuracy(correct: Sequence[bool]) -> pd.Series:
+    """Return the share of True, its 95% confidence interval (Wilson, 1927) and the count."""
+    hits, n = int(np.sum(correct)), len(correct)
+    if not n:
+        return pd.Series({"accuracy": np.nan, "ci_low": 0.0, "ci_high": 1.0, "photos": 0})
     low, high = binomtest(hits, n).proportion_ci(method="wilson")
-    return pd.Series({"accuracy": hits / n, "from": low, "to": high, "photos": n})
+    return pd.Series({"accuracy": hits / n, "ci_low": low, "ci_high": high, "photos": n})
 
 
-def temper(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Return probabilities whose logarithms were divided by a temperature."""
+def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Return probabilities whose logarithms are divided by a temperature."""
     powers = np.asarray(probabilities, "float64") ** (1 / temperature)
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
+def fit_temperature(probabilities: np.ndarray, y: np.ndarray) -> float:
     """
-    Return the temperature at which the labels of held-out photos are likeliest.
+    Return the temperature that minimizes the log loss on held-out data (Guo et al., 2017).
 
-    One number that makes a classifier as sure as it is right (Guo et al., 2017). It is above
-    1 where the classifier was too sure, below 1 where it was not sure enough, as label
-    smoothing makes it. At least 1/4 and at most 4: beyond, it tells more of too few photos.
+    It is above 1 for an overconfident classifier, below 1 for an underconfident one, such as
+    label smoothing trains; limited to 1/4 ... 4, beyond which it describes too few errors.
     """
 
-    def loss(logarithm: float) -> float:
-        chances = temper(probabilities, np.exp(logarithm))[np.arange(len(labels)), labels]
-        return -np.log(np.maximum(chances, 1e-12)).mean()
+    def log_loss(logarithm: float) -> float:
+        of_label = apply_temperature(probabilities, np.exp(logarithm))[np.arange(len(y)), y]
+        return -np.log(np.maximum(of_label, 1e-12)).mean()
 
-    logarithm = minimize_scalar(loss, bounds=(-4, 4), method="bounded").x
+    logarithm = minimize_scalar(log_loss, bounds=(-4, 4), method="bounded").x
     return float(np.clip(np.exp(logarithm), 1 / 4, 4))
 
 
-def fit_threshold(
-    probabilities: np.ndarray, labels: np.ndarray, *, accuracy: float = 0.98
-) -> float:
-    """
-    Return the probability below which a classifier is to be unsure.
+def coverage_curve(probabilities: np.ndarray, y: np.ndarray) -> pd.DataFrame:
+    """Return `confidence`, `coverage` and selective `accuracy`, most confident first."""
+    confidence = probabilities.max(axis=1)
+    order = np.argsort(-confidence, kind="stable")
+    correct = (probabilities.argmax(axis=1) == y)[order]
+    n = np.arange(1, len(order) + 1)
+    columns = {"coverage": n / len(n), "accuracy": np.cumsum(correct) / n}
+    return pd.DataFrame({"confidence": confidence[order], **columns})
 
-    At this threshold, the largest share of held-out photos is answered of which at least
-    `accuracy` are right. Infinite, so that all are unsure, where no share reaches that.
+
+def fit_threshold(probabilities: np.ndarray, y: np.ndarray, *, accuracy: float = 0.98) -> float:
     """
-    order = np.argsort(-probabilities.max(axis=1), kind="stable")
-    confidence = probabilities.max(axis=1)[order]
-    right = (probabilities.argmax(axis=1) == labels)[order]
-    share_right = np.cumsum(right) / np.arange(1, len(right) + 1)
-    following = np.append(confidence[1:], 0)
-    possible = np.flatnonzero((share_right >= accuracy) & (confidence > following))
-    if not len(possible):
+    Return the confidence below which a classifier abstains.
+
+    It gives the largest coverage of held-out data with a selective accuracy of at least
+    `accuracy`; infinity, so that the classifier always abstains, if there is none.
+    """
+    curve = coverage_curve(probabilities, y)
+    following = curve["confidence"].shift(-1, fill_value=0)  # ties are covered together
+    possible = (curve["accuracy"] >= accuracy) & (curve["confidence"] > following)
+    if not possible.any():
         return float("inf")
-    return float((confidence[possible[-1]] + following[possible[-1]]) / 2)
+    last = possible[possible].index[-1]
+    return float((curve["confidence"][last] + following[last]) / 2)
 
 
-def calibration(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 10) -> pd.DataFrame:
+def reliability(probabilities: np.ndarray, y: np.ndarray, *, bins: int = 10) -> pd.DataFrame:
     """
-    Compare how sure a classifier is with how often it is right.
+    Return mean `confidence`, `accuracy` and number of `photos` per bin of confidence.
 
-    Parameters
-    ----------
-    probabilities : ndarray, shape (n, classes)
-    labels : ndarray of int, shape (n,)
-        The number of each photo's class, as that of its column of probabilities.
-    bins : int
-        Photos are grouped by their confidence, the probability of the predicted class,
-        into so many bins of equal width.
-
-    Returns
-    -------
-    DataFrame
-        One row for each bin that holds a photo: the mean `confidence`, the `accuracy` and
-        the number of `photos`.
+    Confidence is the probability of the predicted class; the bins are of equal width, and
+    empty ones are left out.
     """
     confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == labels
-    table = pd.DataFrame({"confidence": confidence, "accuracy": right, "photos": 1})
+    correct = probabilities.argmax(axis=1) == y
+    table = pd.DataFrame({"confidence": confidence, "accuracy": correct, "photos": 1})
     groups = table.groupby(np.minimum((confidence * bins).astype(int), bins - 1))
     return groups.agg({"confidence": "mean", "accuracy": "mean", "photos": "sum"})
 
 
-def calibration_error(table: pd.DataFrame) -> float:
+def expected_calibration_error(table: pd.DataFrame) -> float:
     """
-    Return the expected calibration error of a table of `calibration`.
+    Return the ECE of a table of `reliability`: the mean gap of confidence and accuracy.
 
-    It is the mean over all photos of the distance between confidence and accuracy of their
-    bin (Guo et al., 2017).
+    The mean over the bins is weighted by their photos (Guo et al., 2017).
     """
-    distance = (table["confidence"] - table["accuracy"]).abs()
-    return float(np.average(distance, weights=table["photos"]))
+    gap = (table["confidence"] - table["accuracy"]).abs()
+    return float(np.average(gap, weights=table["photos"]))

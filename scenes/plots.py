@@ -340,24 +340,18 @@ def calibration(tables: dict[str, pd.DataFrame], title: str) -> go.Figure:
 
 def coverage(table: pd.DataFrame, title: str, *, answered: float) -> go.Figure:
     """
-    Return the accuracy of the photos that are answered against their share.
+    Return the accuracy-coverage curve of a table of `coverage_curve`.
 
-    Parameters
-    ----------
-    table : DataFrame
-        `share` of the photos that are answered, in rising order, and their `accuracy`.
-    title : str
-    answered : float
-        The share that the chosen threshold answers, which is marked.
+    `answered` is the coverage at the abstention threshold, which is marked.
     """
-    figure = px.line(table, "share", "accuracy", color_discrete_sequence=[TRAINING_COLOR])
-    figure.update_traces(hovertemplate="%{x:.1%} answered, %{y:.2%} of them right<extra></extra>")
-    accuracy = np.interp(answered, table["share"], table["accuracy"])
-    text = f"{answered:.1%} answered,<br>{accuracy:.2%} of them right"
+    figure = px.line(table, "coverage", "accuracy", color_discrete_sequence=[TRAINING_COLOR])
+    figure.update_traces(hovertemplate="coverage %{x:.1%}, accuracy %{y:.2%}<extra></extra>")
+    accuracy = np.interp(answered, table["coverage"], table["accuracy"])
+    text = f"threshold: coverage {answered:.1%},<br>selective accuracy {accuracy:.2%}"
     figure.add_annotation(x=answered, y=accuracy, text=text, ax=-70, ay=60, arrowhead=6)
-    figure.update_xaxes(title="share of the photos that are answered", tickformat=".0%")
-    figure.update_yaxes(title="accuracy of these photos", tickformat=".1%")
-    low = min(table["accuracy"].min(), 0.98)  # where all are right, the axis ends at 100%, too
+    figure.update_xaxes(title="coverage", tickformat=".0%")
+    figure.update_yaxes(title="selective accuracy", tickformat=".1%")
+    low = min(table["accuracy"].min(), 0.98)  # if all are correct, the axis ends at 100%, too
     figure.update_yaxes(range=[1.05 * low - 0.05, 1.05 - 0.05 * low])
     return _style(figure, title)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-import scenes.calibration
+from scenes import calibration
 
 
 @pytest.fixture(scope="module")
@@ -23,18 +23,18 @@ def test_calibration_compares_confidence_and_accuracy_bin_by_bin():
     predicted = [0, 0, 2, 3, 4, 5]
     probabilities = np.repeat((1 - np.array(sure))[:, None] / 5, 6, axis=1)
     probabilities[np.arange(6), predicted] = sure
-    table = scenes.calibration.calibration(probabilities, labels)
+    table = calibration.reliability(probabilities, labels)
     np.testing.assert_allclose(table["confidence"], [0.6, 3.85 / 4])
     np.testing.assert_allclose(table["accuracy"], [0.5, 0.75])
     assert list(table["photos"]) == [2, 4]
     expected = (2 * 0.1 + 4 * (3.85 / 4 - 0.75)) / 6
-    assert scenes.calibration.calibration_error(table) == pytest.approx(expected)
+    assert calibration.expected_calibration_error(table) == pytest.approx(expected)
 
 
 def test_the_calibration_error_tells_honest_from_boastful(chances):
     probabilities, labels = chances
     honest, boastful = (
-        scenes.calibration.calibration_error(scenes.calibration.calibration(given, labels))
+        calibration.expected_calibration_error(calibration.reliability(given, labels))
         for given in probabilities.values()
     )
     assert honest < 0.04
@@ -49,29 +49,29 @@ def drawn_probabilities(temperature: float) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     honest = rng.dirichlet(np.full(4, 0.5), 20_000)
     labels = (honest.cumsum(axis=1) < rng.random((len(honest), 1))).sum(axis=1).clip(0, 3)
-    return scenes.calibration.temper(np.maximum(honest, 1e-9), 1 / temperature), labels
+    return calibration.apply_temperature(np.maximum(honest, 1e-9), 1 / temperature), labels
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_a_temperature_that_is_known_is_found(temperature):
     probabilities, labels = drawn_probabilities(temperature)
-    found = scenes.calibration.fit_temperature(probabilities, labels)
+    found = calibration.fit_temperature(probabilities, labels)
     assert found == pytest.approx(temperature, rel=0.05)
-    table = scenes.calibration.calibration(scenes.calibration.temper(probabilities, found), labels)
-    assert scenes.calibration.calibration_error(table) < 0.01
+    table = calibration.reliability(calibration.apply_temperature(probabilities, found), labels)
+    assert calibration.expected_calibration_error(table) < 0.01
 
 
 def test_few_photos_without_a_mistake_do_not_make_a_classifier_sure_of_all():
     probabilities = np.array([[0.6, 0.4], [0.3, 0.7], [0.55, 0.45]])
-    assert scenes.calibration.fit_temperature(probabilities, np.array([0, 1, 0])) == 1 / 4
-    assert scenes.calibration.fit_temperature(probabilities, np.array([1, 0, 1])) == 4
+    assert calibration.fit_temperature(probabilities, np.array([0, 1, 0])) == 1 / 4
+    assert calibration.fit_temperature(probabilities, np.array([1, 0, 1])) == 4
 
 
 def test_a_temperature_of_1_changes_nothing_and_no_label_ever_changes():
     probabilities, _ = drawn_probabilities(2.0)
-    np.testing.assert_allclose(scenes.calibration.temper(probabilities, 1), probabilities)
+    np.testing.assert_allclose(calibration.apply_temperature(probabilities, 1), probabilities)
     for temperature in (0.3, 5):
-        cooled = scenes.calibration.temper(probabilities, temperature)
+        cooled = calibration.apply_temperature(probabilities, temperature)
         np.testing.assert_allclose(cooled.sum(axis=1), 1)
         np.testing.assert_array_equal(cooled.argmax(axis=1), probabilities.argmax(axis=1))
 
@@ -79,7 +79,7 @@ def test_a_temperature_of_1_changes_nothing_and_no_label_ever_changes():
 @pytest.mark.parametrize("accuracy", [0.8, 0.9, 0.98])
 def test_the_threshold_answers_as_many_as_it_may(accuracy):
     probabilities, labels = drawn_probabilities(1.0)
-    threshold = scenes.calibration.fit_threshold(probabilities, labels, accuracy=accuracy)
+    threshold = calibration.fit_threshold(probabilities, labels, accuracy=accuracy)
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     assert right[confidence >= threshold].mean() >= accuracy
     for lower in np.unique(confidence[confidence < threshold]):
@@ -88,7 +88,7 @@ def test_the_threshold_answers_as_many_as_it_may(accuracy):
 
 def test_thresholds_at_the_ends_and_at_ties():
     sure = np.array([[0.9, 0.1], [0.8, 0.2], [0.8, 0.2], [0.6, 0.4]])
-    fit = scenes.calibration.fit_threshold
+    fit = calibration.fit_threshold
     assert fit(sure, np.array([1, 1, 1, 1])) == np.inf  # none is right: all are unsure
     assert (sure.max(axis=1) >= fit(sure, np.array([0, 0, 0, 0]))).all()
     assert fit(sure, np.array([0, 0, 1, 0])) == pytest.approx(0.85)  # both ties or none
@@ -99,16 +99,16 @@ def test_thresholds_at_the_ends_and_at_ties():
 
 def test_accuracy_has_the_interval_of_wilson():
     """By hand: (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n) with z = 1.959964."""
-    found = scenes.calibration.accuracy([True] * 8 + [False] * 2)
+    found = calibration.accuracy([True] * 8 + [False] * 2)
     assert found[["accuracy", "photos"]].to_list() == [0.8, 10]
     z = 1.959963985
     middle, half = 0.8 + z**2 / 20, z * (0.8 * 0.2 / 10 + z**2 / 400) ** 0.5
-    assert found["from"] == pytest.approx((middle - half) / (1 + z**2 / 10))
-    assert found["to"] == pytest.approx((middle + half) / (1 + z**2 / 10))
-    assert scenes.calibration.accuracy([True] * 5)[["accuracy", "to"]].to_list() == [1, 1]
+    assert found["ci_low"] == pytest.approx((middle - half) / (1 + z**2 / 10))
+    assert found["ci_high"] == pytest.approx((middle + half) / (1 + z**2 / 10))
+    assert calibration.accuracy([True] * 5)[["accuracy", "ci_high"]].to_list() == [1, 1]
 
 
 def test_of_no_photos_nothing_is_known():
-    found = scenes.calibration.accuracy([])
+    found = calibration.accuracy([])
     assert np.isnan(found["accuracy"])
-    assert list(found[["from", "to", "photos"]]) == [0, 1, 0]
+    assert list(found[["ci_low", "ci_high", "photos"]]) == [0, 1, 0]

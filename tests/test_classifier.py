@@ -30,11 +30,11 @@ from PIL import Image
 from test_photos import ODD_PHOTOS, UNREADABLE
 
 import scenes
-import scenes.calibration
 import scenes.classifier
 import scenes.features
 import scenes.heads
 import scenes.photos
+from scenes import calibration
 
 
 @pytest.fixture(scope="module")
@@ -388,9 +388,9 @@ def test_the_committed_model_has_the_constants_that_the_validation_photos_give(c
     assert scenes.classifier.classes_of(committed) == CLASSES
     table = pd.read_csv(RESULTS / "fine_tuning_validation.csv")
     labels = pd.Categorical(table["label"], CLASSES).codes
-    temperature = scenes.calibration.fit_temperature(table[CLASSES].to_numpy(), labels)
-    threshold = scenes.calibration.fit_threshold(
-        scenes.calibration.temper(table[CLASSES], temperature), labels
+    temperature = calibration.fit_temperature(table[CLASSES].to_numpy(), labels)
+    threshold = calibration.fit_threshold(
+        calibration.apply_temperature(table[CLASSES], temperature), labels
     )
     assert committed.get_layer("temperature").scale == pytest.approx(1 / temperature, rel=1e-4)
     assert committed.get_layer("margin").offset == pytest.approx(-threshold, abs=1e-5)
@@ -409,7 +409,9 @@ def test_the_committed_model_gives_the_committed_predictions(committed, real_pho
     """The committed ones are from before the temperature."""
     table = pd.read_csv(RESULTS / "fine_tuning_predictions.csv").query("run == 1")
     table = table.sample(300, random_state=0)
-    right = scenes.calibration.temper(table[CLASSES], 1 / committed.get_layer("temperature").scale)
+    right = calibration.apply_temperature(
+        table[CLASSES], 1 / committed.get_layer("temperature").scale
+    )
     given = scenes.classifier.predict(committed, [real_photos / path for path in table["path"]])
     np.testing.assert_allclose(given[CLASSES], right, atol=1e-3)
     assert (given["label"].astype(str).to_numpy() == table["label"].to_numpy()).mean() > 0.9

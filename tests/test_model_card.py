@@ -8,10 +8,10 @@ import pandas as pd
 from conftest import CLASSES
 from scipy.stats import binomtest
 
-import scenes.calibration
 import scenes.classifier
 import scenes.features
 import utils
+from scenes import calibration
 
 ROOT = Path(__file__).parents[1]
 CARD = (ROOT / "MODEL_CARD.md").read_text()
@@ -30,18 +30,21 @@ def figures() -> list[str]:
     """Return all sentences and cells of the card that hold figures."""
     held_out = pd.read_csv(ROOT / "results" / "fine_tuning_validation.csv")
     labels = pd.Categorical(held_out["label"], CLASSES).codes
-    temperature = scenes.calibration.fit_temperature(held_out[CLASSES].to_numpy(), labels)
-    threshold = scenes.calibration.fit_threshold(
-        scenes.calibration.temper(held_out[CLASSES], temperature), labels
+    temperature = calibration.fit_temperature(held_out[CLASSES].to_numpy(), labels)
+    threshold = calibration.fit_threshold(
+        calibration.apply_temperature(held_out[CLASSES], temperature), labels
     )
 
     test = pd.read_csv(ROOT / "results" / "fine_tuning_predictions.csv").query("run == 1")
     labels = pd.Categorical(test["label"], CLASSES).codes
-    before, after = test[CLASSES].to_numpy(), scenes.calibration.temper(test[CLASSES], temperature)
+    before, after = (
+        test[CLASSES].to_numpy(),
+        calibration.apply_temperature(test[CLASSES], temperature),
+    )
     predicted, answered = after.argmax(axis=1), after.max(axis=1) >= threshold
     right = predicted == labels
     errors = [
-        scenes.calibration.calibration_error(scenes.calibration.calibration(chances, labels))
+        calibration.expected_calibration_error(calibration.reliability(chances, labels))
         for chances in (before, after)
     ]
     bundled, _ = scenes.features.load_bundled_features()

@@ -89,7 +89,7 @@ def tables():
 
 @pytest.fixture(scope="module")
 def answered():
-    return pd.DataFrame({"share": [0.5, 0.75, 1.0], "accuracy": [1.0, 0.96, 0.9]})
+    return pd.DataFrame({"coverage": [0.5, 0.75, 1.0], "accuracy": [1.0, 0.96, 0.9]})
 
 
 class FirstTwo:
@@ -147,7 +147,7 @@ AXES = {
         "confidence: probability of the predicted class",
         "accuracy: share of the photos that it is right on",
     },
-    "coverage": {"share of the photos that are answered", "accuracy of these photos"},
+    "coverage": {"coverage", "selective accuracy"},
 }
 TITLES = ["The photos", "A map", "Two rates", "All settings", "Each pair", "Twelve settings"]
 TITLES += ["Three runs", "Mistakes", "Two classifiers", "The surest first"]
@@ -483,11 +483,11 @@ def test_coverage_shows_the_accuracy_of_each_share_and_marks_the_chosen_one(figu
     assert list(line.x) == [0.5, 0.75, 1.0]
     assert list(line.y) == [1.0, 0.96, 0.9]
     assert (mark.x, mark.y) == (0.75, 0.96)
-    assert mark.text == "75.0% answered,<br>96.00% of them right"
+    assert mark.text == "threshold: coverage 75.0%,<br>selective accuracy 96.00%"
 
 
 def test_coverage_ends_at_100_percent_where_all_are_right():
-    table = pd.DataFrame({"share": [0.5, 1.0], "accuracy": 1.0})
+    table = pd.DataFrame({"coverage": [0.5, 1.0], "accuracy": 1.0})
     low, high = scenes.plots.coverage(table, "All right", answered=1).layout.yaxis.range
     assert 0.97 < low < 1 < high < 1.01
 

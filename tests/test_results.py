@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score
 
 import scenes
-import scenes.calibration
 import utils
+from scenes import calibration
 
 COLUMNS = [*scenes.HYPERPARAMETERS, "fold", "epoch", *scenes.METRICS]
 
@@ -151,9 +151,11 @@ def test_scores_of_each_class_and_their_mean():
     np.testing.assert_allclose(table["recall"], [3 / 4, 2 / 3, 1, 0, 29 / 36])
     np.testing.assert_allclose(table["F1"], [3 / 4, 2 / 3, 1, 0, 29 / 36])
     assert table.iloc[-1]["recall"] == pytest.approx(balanced_accuracy_score(LABELS, GUESSES))
-    interval = scenes.calibration.accuracy([True, True, False])
-    assert table.loc["b", ["recall from", "recall to"]].to_list() == list(interval[["from", "to"]])
-    assert table.loc[["d", "mean of the classes"], "recall from"].isna().all()
+    interval = calibration.accuracy([True, True, False])
+    assert table.loc["b", ["recall ci_low", "recall ci_high"]].to_list() == list(
+        interval[["ci_low", "ci_high"]]
+    )
+    assert table.loc[["d", "mean of the classes"], "recall ci_low"].isna().all()
 
 
 def test_a_class_may_be_called_as_a_score():
