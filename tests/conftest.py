@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,8 @@ def pytest_configure(config: pytest.Config) -> None:
     given = os.environ.get("INTEL_PHOTOS")
     if given and not Path(given).is_dir():
         raise pytest.UsageError(f"INTEL_PHOTOS names {given}, which is no folder: mend or unset it")
+    # Started in the background (nohup, `pytest &`), a process ignores what the tests send it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Keras turns TensorFlow's arrays into numpy's in a way that numpy 2 finds old.
     config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
 
