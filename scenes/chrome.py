@@ -32,13 +32,12 @@ class _Chrome:
     """
 
     def __init__(self):
-        self.works = True
-        self._loop = self._kaleido = None
+        self._problem = self._loop = self._kaleido = None
 
-    def draw(self, figure: go.Figure) -> bytes | None:
-        """Return a figure as PNG, or None where Chrome does not work, which is said once."""
-        if not self.works:
-            return None
+    def draw(self, figure: go.Figure) -> tuple[bytes | None, str | None]:
+        """Return a figure as PNG and None, or None and why Chrome does not work."""
+        if self._problem:
+            return None, self._problem
         if not self._loop:
             self._loop = asyncio.new_event_loop()
             self._loop.set_exception_handler(lambda loop, context: None)  # of tasks left behind
@@ -46,17 +45,16 @@ class _Chrome:
             atexit.register(self._close)
         drawing = asyncio.run_coroutine_threadsafe(self._draw(figure), self._loop)
         try:
-            return drawing.result(PATIENCE)
+            return drawing.result(PATIENCE), None
         except ChromeNotFoundError:
             reason = "there is no Chrome. Install Chrome or Chromium, or run plotly_get_chrome"
         except Exception as error:  # a browser, its libraries and pipes fail in many ways
             reason = f"Chrome does not work ({_why(error)}). Start it by hand to see more, or name "
             reason += "another one in BROWSER_PATH"
-        self.works = False
+        self._problem = f"No PNGs from here on: {reason}."
         with contextlib.suppress(Exception):  # it may never have started
             _end(self._kaleido.subprocess)
-        print(f"No PNGs from here on: {reason}.")
-        return None
+        return None, self._problem
 
     async def _draw(self, figure: go.Figure) -> bytes:
         if not self._kaleido:
@@ -68,7 +66,7 @@ class _Chrome:
         return await self._kaleido.calc_fig(figure.to_dict(), opts={"format": "png", **size})
 
     def _close(self) -> None:
-        if self._kaleido and self.works:
+        if self._kaleido and not self._problem:
             with contextlib.suppress(Exception):  # the process ends, and Chrome with it
                 asyncio.run_coroutine_threadsafe(self._kaleido.close(), self._loop).result(5)
 

@@ -359,7 +359,7 @@ def coverage(table: pd.DataFrame, title: str, *, answered: float) -> go.Figure:
 # --- Shown and saved ------------------------------------------------------------------
 
 
-_carrier: list[str] = []  # the name of the shown HTML form that holds plotly's script
+_first: dict[str, str] = {}  # for each reason that there is no PNG, the first figure without one
 
 
 def show(figure: go.Figure, name: str, folder: str | Path) -> None:
@@ -367,9 +367,11 @@ def show(figure: go.Figure, name: str, folder: str | Path) -> None:
     Show a figure, and write it as `name.html` and `name.png` into a folder.
 
     The HTML files of a folder share one `plotly.min.js` and need no network. The PNG needs
-    Chrome or Chromium and is left out with a word where there is none that works. What is
-    shown holds the figure and, for pages made of the notebook, the PNG or, where there is
-    none, an HTML form.
+    Chrome or Chromium; the first plot without one prints the reason, also when its cell runs
+    again. What is shown holds the figure and, for pages made of the notebook, the PNG or, if
+    there is none, an HTML form, which can be moved and opened without network: that of the
+    first plot holds plotly's script, 5 MB, for the whole page. The others name the script's
+    address, too, for Colab, where each output is a page.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -380,23 +382,15 @@ def show(figure: go.Figure, name: str, folder: str | Path) -> None:
     with files.replacing(folder / f"{name}.html") as beside:
         beside.write_text(figure.to_html(include_plotlyjs="directory", div_id=name), "utf-8")
     shown = {"application/vnd.plotly.v1+json": json.loads(figure.to_json())}
-    if png := chrome.draw(figure):
+    png, problem = chrome.draw(figure)
+    if png:
         with files.replacing(folder / f"{name}.png") as beside:
             beside.write_bytes(png)
         shown["image/png"] = png
     else:
-        shown["text/html"] = _form(figure, name)
+        if _first.setdefault(problem, name) == name:
+            print(problem)
+        script = name in _first.values() or "cdn"
+        shown["text/html"] = figure.to_html(full_html=False, include_plotlyjs=script, div_id=name)
     if get_ipython():  # else it would be printed, letter by letter
         display(shown, raw=True)
-
-
-def _form(figure: go.Figure, name: str) -> str:
-    """
-    Return a figure as a part of a page, which can then be moved and opened without network.
-
-    The first one holds plotly's script, 5 MB, for the whole page, also when its cell runs
-    again. The others name the script's address, too, for Colab, where each output is a page.
-    """
-    _carrier[:] = _carrier or [name]
-    script = True if _carrier == [name] else "cdn"
-    return figure.to_html(full_html=False, include_plotlyjs=script, div_id=name)

@@ -295,5 +295,5 @@ def shown(monkeypatch):
     outputs = []
     monkeypatch.setattr(scenes.plots, "get_ipython", lambda: True)
     monkeypatch.setattr(scenes.plots, "display", lambda data, raw: outputs.append(data))
-    monkeypatch.setattr(scenes.chrome, "draw", lambda figure: None)
+    monkeypatch.setattr(scenes.chrome, "draw", lambda figure: (None, "No Chrome."))
     return outputs

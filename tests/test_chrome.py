@@ -42,34 +42,32 @@ def is_running(pid: int) -> bool:
     return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
+def ends(pid: int) -> bool:
+    """Return whether a process ends within a minute."""
+    return any(not is_running(pid) or time.sleep(0.1) for _ in range(600))
+
+
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_chrome_that_does_not_work_is_said_once_and_left_alone(
-    chrome, monkeypatch, tmp_path, capsys, kind
-):
+def test_a_chrome_that_does_not_work_is_named_and_left_alone(chrome, monkeypatch, tmp_path, kind):
     program = write_program(tmp_path / "chromium", BROKEN[kind])
     monkeypatch.setenv("BROWSER_PATH", str(program))
-    assert chrome.draw(FIGURE) is None
-    [line] = capsys.readouterr().out.splitlines()
+    picture, line = chrome.draw(FIGURE)
+    assert picture is None
     assert line.startswith("No PNGs from here on: Chrome does not work (")
     assert "BROWSER_PATH" in line
-    start = time.monotonic()
-    assert chrome.draw(FIGURE) is None
-    assert time.monotonic() - start < 0.5
-    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(scenes.chrome, "PATIENCE", 1000)
+    assert chrome.draw(FIGURE) == (None, line)
     if kind == "hangs":
         assert "no answer in 3 s" in line
-        time.sleep(0.2)
-        assert not is_running(int(Path(f"{program}.pid").read_text()))
+        assert ends(int(Path(f"{program}.pid").read_text()))
 
 
 @pytest.mark.browser
-def test_a_machine_without_room_for_temporary_files_gets_no_pictures(
-    chrome, monkeypatch, tmp_path, capsys
-):
+def test_a_machine_without_room_for_temporary_files_gets_no_pictures(chrome, monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
-    assert chrome.draw(FIGURE) is None
-    assert chrome.draw(FIGURE) is None
-    [line] = capsys.readouterr().out.splitlines()
+    picture, line = chrome.draw(FIGURE)
+    assert picture is None
+    assert chrome.draw(FIGURE) == (None, line)
     assert line.startswith("No PNGs from here on: Chrome does not work (")
     assert f"No such file or directory: '{tmp_path}" in line
 
@@ -115,7 +113,7 @@ def test_a_run_without_a_chrome_ends_well_with_pages_and_one_line_of_advice(tmp_
 @pytest.mark.browser
 def test_a_picture_is_as_large_as_its_figure_and_the_same_again(chrome, monkeypatch):
     monkeypatch.setattr(scenes.chrome, "PATIENCE", 60)
-    first, again = chrome.draw(FIGURE), chrome.draw(FIGURE)
+    (first, _), (again, _) = chrome.draw(FIGURE), chrome.draw(FIGURE)
     assert first == again
     with Image.open(io.BytesIO(first)) as picture:
         assert picture.format == "PNG"
@@ -131,16 +129,14 @@ def test_a_chrome_that_dies_or_stalls_between_two_plots_stops_no_run(
     chrome, monkeypatch, capsys, caplog, signal_sent
 ):
     monkeypatch.setattr(scenes.chrome, "PATIENCE", 60)
-    assert chrome.draw(FIGURE)
+    assert chrome.draw(FIGURE)[0]
     pid = chrome._kaleido.subprocess.pid
     os.killpg(pid, signal_sent)
     monkeypatch.setattr(scenes.chrome, "PATIENCE", 3)
-    assert chrome.draw(FIGURE) is None
-    printed = capsys.readouterr()
-    assert printed.out.count("\n") == 1
-    assert printed.out.startswith("No PNGs from here on: Chrome does not work (")
-    assert printed.err == "" == caplog.text
-    assert chrome.draw(FIGURE) is None
-    assert capsys.readouterr().out == ""
-    time.sleep(0.2)
-    assert not is_running(pid)
+    picture, line = chrome.draw(FIGURE)
+    assert picture is None
+    assert line.startswith("No PNGs from here on: Chrome does not work (")
+    assert capsys.readouterr() == ("", "")
+    assert caplog.text == ""
+    assert chrome.draw(FIGURE) == (None, line)
+    assert ends(pid)

@@ -527,7 +527,7 @@ def test_a_page_holds_the_figure(figures, shown, tmp_path):
 
 
 def test_a_picture_is_saved_and_shown_beside_the_figure(figures, shown, monkeypatch, tmp_path):
-    monkeypatch.setattr(scenes.chrome, "draw", lambda figure: b"a picture")
+    monkeypatch.setattr(scenes.chrome, "draw", lambda figure: (b"a picture", None))
     scenes.plots.show(figures["heatmap"], "heat", tmp_path)
     assert (tmp_path / "heat.png").read_bytes() == b"a picture"
     figure = json.loads(figures["heatmap"].to_json())
@@ -535,17 +535,18 @@ def test_a_picture_is_saved_and_shown_beside_the_figure(figures, shown, monkeypa
 
 
 @pytest.fixture
-def without_chrome(figures, shown, monkeypatch, tmp_path):
+def without_chrome(figures, shown, monkeypatch, tmp_path, capsys):
     """Return what three figures show without Chrome, the first of them once more at the end."""
-    monkeypatch.setattr(scenes.plots, "_carrier", [])
+    monkeypatch.setattr(scenes.plots, "_first", {})
     for name in ("first", "second", "third", "first"):
         scenes.plots.show(figures["counts 20"], name, tmp_path)
     return [data["text/html"] for data in shown]
 
 
-def test_without_chrome_a_figure_is_shown_as_html_whose_first_carries_the_script(
-    without_chrome, shown, tmp_path
+def test_without_chrome_the_first_figure_carries_the_reason_and_the_script_each_time(
+    without_chrome, shown, tmp_path, capsys
 ):
+    assert capsys.readouterr().out == "No Chrome.\n" * 2
     assert {tuple(data) for data in shown} == {("application/vnd.plotly.v1+json", "text/html")}
     assert [len(form) > 1e6 for form in without_chrome] == [True, False, False, True]
     assert not list(tmp_path.glob("*.png"))
