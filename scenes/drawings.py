@@ -1,15 +1,20 @@
 """
 Drawings: pictures that matplotlib draws, of photos and of the idea.
 
-They return what they draw and write no file. Numbers are drawn in `plots`.
+They return what they draw and write no file. Numbers are drawn in `plots`. A notebook shows
+matplotlib's figures whatever MPLBACKEND says.
 """
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
+from IPython import get_ipython
+from IPython.core.pylabtools import select_figure_formats
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
+
+if shell := get_ipython():
+    select_figure_formats(shell, {"png"})
 
 DATA, FROZEN, TRAINS = "#CFE5F3", "#E4E4E4", "#FBD9BC"  # told apart in grey, too
 EDGE = "#444444"
@@ -34,7 +39,8 @@ def maps(photos: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles: Seque
     width = 8.5 / max(2, min(columns, 3))
     tallest = max((photo.shape[0] / photo.shape[1] for photo in photos), default=1)
     size = width * columns, (width * min(tallest, 1.5) + 0.3) * rows
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    figure = Figure(figsize=size)
+    axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, photo, values, title in zip(axes.flat, photos, maps, titles, strict=False):
@@ -45,13 +51,13 @@ def maps(photos: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles: Seque
         axis.imshow(strength, alpha=0.5, vmin=0, vmax=1, **over)
         axis.set_title(title, fontsize=10, parse_math=False)
     figure.tight_layout()
-    plt.close(figure)  # the notebook shows what a cell returns: not twice
     return figure
 
 
 def scheme() -> Figure:
     """Return the drawing of the idea: what is frozen, what is data, and what trains."""
-    figure, axis = plt.subplots(figsize=(8.5, 4.3))
+    figure = Figure(figsize=(8.5, 4.3))
+    axis = figure.subplots()
     axis.set(xlim=(0, 17), ylim=(0, 8.6))
     axis.axis("off")
     boxes = [
@@ -84,5 +90,4 @@ def scheme() -> Figure:
         axis.add_patch(Rectangle((0.12 + 2.2 * i, 0.1), 0.5, 0.4, facecolor=color, edgecolor=EDGE))
         axis.text(0.75 + 2.2 * i, 0.3, word, va="center", fontsize=9)
     figure.tight_layout(pad=0.2)
-    plt.close(figure)
     return figure

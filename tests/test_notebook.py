@@ -185,6 +185,8 @@ def test_nothing_failed_and_nothing_warned(committed):
     assert [output for output in outputs(committed) if output.output_type == "error"] == []
     assert [stream.text for stream in streams(committed) if stream.name == "stderr"] == []
     assert not re.search("warning|deprecated", text(committed), re.IGNORECASE)
+    names = [data.get("text/plain", "") for data in bundles(committed) if "image/png" not in data]
+    assert [name for name in names if name.startswith("<Figure")] == []
 
 
 def test_notebook_was_cleaned(committed):
@@ -451,13 +453,18 @@ NAMES = {"a b, c": 24, "<i>déjà": 22, "3rd": 20}  # three classes with odd nam
 
 @pytest.fixture(scope="session")
 def run_on_drawn_photos(tmp_path_factory):
-    """Run all that there is, on drawn photos of three classes in a train and a val folder."""
-    folder = tmp_path_factory.mktemp("drawn")
+    """
+    Run all that there is, on drawn photos of three classes in a train and a val folder.
+
+    Without a browser, with matplotlib told to show nothing, in a folder of an odd name.
+    """
+    folder = tmp_path_factory.mktemp("drawn à côté")
     settings = {"PHOTOS": "drawn", "WEIGHTS": None, "OUTPUT": "results", "SHRINK_FACTOR": 1}
     settings |= {"FINE_TUNE_RUNS": 2, "FINE_TUNE_SEARCH": True, "LARGE_SEARCH": True}
     draw_photos(folder / "drawn")
     (folder / ".git" / "info").mkdir(parents=True)
-    return run_notebook(folder, SMALL | settings, "results", BROWSER_PATH=str(folder / "none"))
+    poor = {"BROWSER_PATH": str(folder / "none"), "MPLBACKEND": "Agg"}
+    return run_notebook(folder, SMALL | settings, "results", **poor)
 
 
 def draw_photos(folder, classes=NAMES):
