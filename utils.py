@@ -13,14 +13,14 @@ from sklearn.metrics import precision_recall_fscore_support
 from sklearn.preprocessing import normalize
 
 import scenes
-from scenes import calibration, photos, settings
+from scenes import calibration, folders, photos, settings
 
 
 def download_photos() -> Path:
     """Download the data set from Kaggle (about 350 MB, once) and return its folder."""
     import kagglehub  # only here: it takes a second, and few runs download
 
-    return photos.find_photos(kagglehub.dataset_download("puneet6060/intel-image-classification"))
+    return folders.find_photos(kagglehub.dataset_download("puneet6060/intel-image-classification"))
 
 
 def audit_images(images: pd.DataFrame) -> pd.DataFrame:

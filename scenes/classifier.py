@@ -18,7 +18,7 @@ import tensorflow as tf
 from keras import ops
 
 import scenes
-from scenes import files, photos, settings, tasks
+from scenes import files, folders, photos, settings, tasks
 
 
 def build_classifier(
@@ -208,7 +208,7 @@ def _list_photos(source: str | Path | Sequence[str | Path]) -> list[Path]:
     for path in (Path(name).expanduser() for name in named):
         if path.is_fifo():  # reading it might never end
             raise ValueError(f"{photos.printable(path)} is a pipe, and no file")
-        inside = list(filter(photos.is_photo, photos.walk(path))) if path.is_dir() else [path]
+        inside = list(filter(folders.is_photo, folders.walk(path))) if path.is_dir() else [path]
         if not inside:
             raise FileNotFoundError(f"there is no photo in {photos.printable(path)}")
         paths += inside

@@ -4,7 +4,7 @@ Measure side by side, in one run, the tables of BENCHMARK.md, and print them.
 Run it by hand on an idle machine: `python tests/benchmark.py`. It takes half an hour on two
 cores and draws `plotly_plots/search_growth`. Install `keras-tuner`, `tensorboard` (which
 it imports) and `openvino` first; nothing else needs them. Have the photos where
-`scenes.photos.find_photos` finds them. What is missing is said and left out. Sides that are
+`scenes.folders.find_photos` finds them. What is missing is said and left out. Sides that are
 compared take turns, and the best round of each counts, so that a busy moment of the machine
 does not fall on one side alone.
 """
@@ -39,6 +39,7 @@ from tqdm import tqdm
 import scenes
 import scenes.classifier
 import scenes.features
+import scenes.folders
 import scenes.grid_search
 import scenes.heads
 import scenes.photos
@@ -599,7 +600,7 @@ def main() -> None:
     """Print the tables."""
     keras.utils.set_random_seed(0)
     tf.config.experimental.enable_op_determinism()
-    photos = scenes.photos.find_photos()
+    photos = scenes.folders.find_photos()
     images, features = quarter()
     work = 5 + len(SHAPES) + len(FOLDS) + (4 if photos else 0)
     lines = [f"{os.cpu_count()} cores, TensorFlow {tf.__version__}, Keras {keras.__version__}."]

@@ -22,6 +22,7 @@ import tensorflow as tf
 import scenes.chrome
 import scenes.classifier
 import scenes.features
+import scenes.folders
 import scenes.heads
 import scenes.photos
 import scenes.plots
@@ -96,14 +97,14 @@ def drawn(drawn_once, tmp_path):
 
 def read_table(photos: Path):
     """Return the table of the photos with their digests, as the notebook makes it."""
-    images = scenes.photos.list_images(photos)
+    images = scenes.folders.list_images(photos)
     return images.join(scenes.photos.digest_photos(images, photos))
 
 
 @pytest.fixture(scope="session")
 def real_photos():
     """Return the folder of the real photos; only for tests marked `photos`."""
-    return scenes.photos.find_photos()
+    return scenes.folders.find_photos()
 
 
 # --- Models ---------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from test_photos import ODD_PHOTOS, UNREADABLE
 import scenes
 import scenes.features
 import scenes.files
+import scenes.folders
 import scenes.heads
 import scenes.photos
 import scenes.tasks
@@ -181,7 +182,7 @@ def test_bundled_features_are_those_of_the_real_photos(
     """Another machine's last digits may fall into the next step: it may be one off."""
     images, features = bundled
     sample = images.sample(24, random_state=0)
-    again = scenes.photos.list_images(real_photos).merge(sample[["path"]], on="path")
+    again = scenes.folders.list_images(real_photos).merge(sample[["path"]], on="path")
     again = again.join(scenes.photos.digest_photos(again, real_photos))
     expected = sample.set_index("path").loc[again["path"]]
     assert list(again["digest"]) == list(expected["digest"])
@@ -230,7 +231,7 @@ def test_unreadable_photos_are_all_listed_in_one_error_before_the_work(drawn, ex
     for kind, (write, _) in UNREADABLE.items():
         write(folder / f"{kind}.jpg")
     (folder / "vanished.jpg").write_bytes(b"there when the folder is listed")
-    images = scenes.photos.list_images(drawn)
+    images = scenes.folders.list_images(drawn)
     (folder / "vanished.jpg").unlink()
     images = images.join(scenes.photos.digest_photos(images, drawn))
     bad = images[images["digest"] == ""]
