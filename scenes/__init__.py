@@ -14,6 +14,14 @@ os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
 if "keras" not in sys.modules:
     os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the user has for other projects
 
+# A closed standard stream (cron, services) becomes an empty one; the next opened file would
+# take its number otherwise, and receive what compiled code prints.
+while (_unused := os.open(os.devnull, os.O_RDWR)) <= 2:
+    pass
+os.close(_unused)
+sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:

@@ -6,6 +6,7 @@ Needs neither the photos of the data set nor a network. Writes only what it is a
 
 import argparse
 import contextlib
+import signal
 import sys
 from pathlib import Path
 
@@ -19,12 +20,14 @@ def classify(options: argparse.Namespace) -> int:
     model, failed = classifier.load_classifier(options.model), []
     with contextlib.redirect_stdout(sys.stderr):  # the bar, which is no part of the answer
         table = classifier.predict(model, options.photos, failed=failed)
-    best = table[classifier.classes_of(model)].max(axis=1)
-    width = max(map(len, table["path"]), default=0)
-    for row, probability in zip(table.itertuples(), best, strict=True):
-        print(f"{row.path:{width}}  {row.label}  {probability:.1%}" + "  unsure" * row.unsure)
-    if options.csv and len(table):
-        files.write_csv(table, options.csv)
+    try:
+        if options.csv and len(table):
+            files.write_csv(table, options.csv)
+    finally:  # a CSV that cannot be written does not cost the answers
+        best = table[classifier.classes_of(model)].max(axis=1)
+        width = max(map(len, table["path"]), default=0)
+        for row, probability in zip(table.itertuples(), best, strict=True):
+            print(f"{row.path:{width}}  {row.label}  {probability:.1%}" + "  unsure" * row.unsure)
     if options.maps:
         write_maps(model, table, options.maps)
     if failed:
@@ -82,4 +85,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):  # not on Windows
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head -1` ends it without a word
     sys.exit(main())

@@ -1,6 +1,7 @@
 """The command line says what photos show, names what fails, and writes what it is asked to."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,27 @@ def test_the_committed_model_classifies_in_a_new_process(tmp_path):
         shown = f"{row.path:10}  {row.label}  {table[CLASSES].loc[row.Index].max():.1%}"
         assert line == f"{PICTURES}/{shown}" + "  unsure" * row.unsure
     assert "Predicting" in done.stderr
+
+
+def start(*arguments: str, **options) -> subprocess.Popen:
+    command = [sys.executable, "-m", "scenes", "classify", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, text=True, **options)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows closes no stream of a program")
+def test_without_standard_streams_the_csv_is_written(model, album, tmp_path):
+    csv = tmp_path / "out.csv"
+    started = start(str(album), "--csv", str(csv), *model, preexec_fn=lambda: os.closerange(0, 3))
+    assert started.wait(timeout=300) == 0
+    assert len(pd.read_csv(csv)) == 3
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="this system has no broken pipes")
+def test_a_reader_that_has_enough_ends_it_without_a_word(model, album):
+    started = start(str(album), *model, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    started.stdout.close()
+    assert "rror" not in started.stderr.read()
+    assert started.wait(timeout=300) == -signal.SIGPIPE
 
 
 def test_a_folder_is_walked_and_the_csv_holds_all_probabilities(model, album, tmp_path, capsys):
