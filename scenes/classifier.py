@@ -6,6 +6,7 @@ The file alone says what its classes are, and loading it runs no code. Trains no
 
 import json
 import os
+import sys
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -151,13 +152,14 @@ def predict(
     model : keras.Model
         The model of `build_classifier` or `load_classifier`.
     source : path or sequence of paths
-        Photos of any size and mode, and folders, which are walked.
+        Photos of any size and mode, and folders, which are walked; what is skipped there is
+        said in one line on standard error.
     batch_size : int
         So many photos go through the model together, each brought to the network's size
         before: memory does not grow with their pixels.
     failed : list, optional
-        Takes what is to be said of each file that cannot be read, and the rest is
-        predicted; without it, these files raise an error.
+        Collects an error message for each name that cannot be read, and the rest is
+        predicted; without it, they raise one error.
 
     Returns
     -------
@@ -168,12 +170,13 @@ def predict(
     Raises
     ------
     ValueError
-        Files cannot be read; all are named.
+        Files or folders cannot be read, or hold no photo; all are named.
     FileNotFoundError
-        There is no photo.
+        `source` is an empty list.
     """
     settings.check(batch_size=batch_size)
-    paths, names, problems = _list_photos(source), classes_of(model), []
+    names, problems = classes_of(model), []
+    paths = _list_photos(source, problems)
     kept, answers = [], {name: [] for name in ("probabilities", "label", "unsure")}
     with tasks.progress(len(paths), "Predicting", "photo") as bar:
         for batch in filter(None, tasks.run_ahead(_read_small, paths, batch_size, problems)):
@@ -199,22 +202,38 @@ def _read_small(path: str | Path) -> np.ndarray:
     return photos.shrink_photo(photos.read_photo(path))
 
 
-def _list_photos(source: str | Path | Sequence[str | Path]) -> list[Path]:
+def _list_photos(source: str | Path | Sequence[str | Path], problems: list[str]) -> list[Path]:
     """Return the photos that are named, and those of the folders that are named."""
     named = [source] if isinstance(source, (str, os.PathLike)) else source
-    paths = []
-    if "" in map(str, named):
-        raise FileNotFoundError("there is no photo of an empty name")
-    for path in (Path(name).expanduser() for name in named):
-        if path.is_fifo():  # reading it might never end
-            raise ValueError(f"{photos.printable(path)} is a pipe, and no file")
-        inside = list(filter(folders.is_photo, folders.walk(path))) if path.is_dir() else [path]
-        if not inside:
-            raise FileNotFoundError(f"there is no photo in {photos.printable(path)}")
-        paths += inside
-    if not paths:
+    paths, skipped = [], []
+    for name in named:
+        try:
+            inside, others = _expand(name)
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            problems.append(f"'{photos.printable(name)}' cannot be read: {reason}")
+        else:
+            paths += inside
+            skipped += others
+            problems += [] if inside else [f"there is no photo in {photos.printable(name)}"]
+    if line := folders.describe_skipped(skipped):
+        print(line, file=sys.stderr)
+    if not paths and not problems:
         raise FileNotFoundError("there is no photo in an empty list")
     return paths
+
+
+def _expand(name: str | Path) -> tuple[list[Path], list[Path]]:
+    """Return the photo, or the photos of a folder, and what is skipped."""
+    path = Path(name).expanduser()
+    if not str(name) or path.is_fifo():  # reading a pipe might never end
+        raise ValueError("it is a pipe, not a file" if str(name) else "the name is empty")
+    if not path.is_dir():
+        return [path], []
+    inside = list(folders.walk(path))
+    return [p for p in inside if folders.is_photo(p)], [
+        p for p in inside if not folders.is_photo(p)
+    ]
 
 
 def activation_maps(model: keras.Model, paths: Sequence[str | Path]) -> np.ndarray:

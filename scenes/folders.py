@@ -5,8 +5,9 @@ The classes are what the folders are called. No photo is opened, moved or change
 """
 
 import os
+import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -36,9 +37,11 @@ _HIDDEN = (".", "__MACOSX")  # the latter is what macOS adds to a zip
 PHOTO_SUFFIXES = {
     s for s, f in Image.registered_extensions().items() if f in {*photos.FORMATS, "MPO"}
 }
+# .jpg_large, .pjpeg, .jpg~, .jpg.download ...: what apps, browsers and editors make of photos.
+_MISNAMED = re.compile(r"\.(jpe?g|pjp|png|webp)[^.]*(\.\w*download|\.\d+)?$", re.IGNORECASE)
 # Photos to people, though no plugin of Pillow's own opens them.
 OTHER_SUFFIXES = {".arw", ".cr2", ".cr3", ".dng", ".emf", ".eps", ".heic", ".heif", ".hif", ".jxl"}
-OTHER_SUFFIXES |= {".nef", ".orf", ".pjp", ".pjpeg", ".raf", ".raw", ".rw2", ".svg", ".wmf"}
+OTHER_SUFFIXES |= {".nef", ".orf", ".raf", ".raw", ".rw2", ".svg", ".wmf"}
 
 
 # --- Where they are -------------------------------------------------------------------
@@ -122,10 +125,35 @@ def is_photo(path: Path) -> bool:
     return named and not path.is_dir() and not path.is_fifo()
 
 
-def looks_like_photo(path: Path) -> bool:
-    """Return whether a person would call the file a photo, be it one for Pillow or not."""
-    named = path.suffix.lower() in PHOTO_SUFFIXES | OTHER_SUFFIXES
-    return named and not path.name.startswith(".") and not path.is_dir()
+def describe_skipped(paths: Iterable[Path]) -> str:
+    """Return one line that names what is skipped of a folder, and why; empty if nothing is."""
+    groups = {}
+    for path in sorted(paths):
+        groups.setdefault(_why_skipped(path), []).append("/".join(path.parts[-2:]))
+    others = len(groups.pop("", []))
+    parts = [f"{_some(names)} ({reason})" for reason, names in groups.items()]
+    parts += [f"{others} other file(s)"] * (others > 0)
+    return f"Skipped: {'; '.join(parts)}." if parts else ""
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(map(photos.printable, names[:10])) + more
+
+
+def _why_skipped(path: Path) -> str:
+    """Return why a path that people may take for a photo is skipped, empty for other files."""
+    if path.is_dir():
+        return "linked folders are not followed"
+    if path.name.startswith(".") or path.is_fifo():
+        return ""
+    if is_photo(path):
+        return "outside a class folder"
+    if path.suffix.lower() in OTHER_SUFFIXES:
+        return "HEIC, raw and similar formats: convert to JPEG"
+    if not path.suffix or _MISNAMED.search(path.name):
+        return "if they are photos, rename them to end in .jpg"
+    return ""
 
 
 # --- The table ------------------------------------------------------------------------
@@ -233,11 +261,5 @@ def _say_what_is_missing(images: pd.DataFrame, splits: dict[str, Path], left: li
             print(f"The {split} split has no photo of: {', '.join(lacking)}.")
     if splits and "prediction" not in set(images["split"]):
         print("There are no photos without a label to predict.")
-    if named := sorted(photos.printable(path.name) for path in left if looks_like_photo(path)):
-        more = f" and {len(named) - 10} more" if len(named) > 10 else ""
-        print(
-            f"Passed over, though by name photos: {', '.join(named[:10])}{more} "
-            "(Pillow cannot open them, or they are in no class folder)."
-        )
-    if len(left) > len(named):
-        print(f"Passed over: {len(left) - len(named)} other file(s).")
+    if line := describe_skipped(left):
+        print(line)

@@ -66,13 +66,16 @@ def read_photo(path: str | Path) -> np.ndarray:
             image.load()
             return np.array(_flatten(_turn(image)))
     except Exception as error:  # Pillow's plugins raise a dozen kinds for damaged bytes
-        reason = _reason(error)
+        reason = _reason(path, error)
         raise ValueError(f"{printable(path)} cannot be read as a photo: {reason}") from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(path: str | Path, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "no known format"
+        with open(path, "rb") as file:
+            head = file.read(64)
+        is_heic = head[4:8] == b"ftyp" and (b"hei" in head or b"hevc" in head)
+        return "it is a HEIC photo; convert it to JPEG" if is_heic else "no known format"
     if isinstance(error, Image.DecompressionBombError):
         return f"{error}; make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
     if isinstance(error, (OSError, ValueError, SyntaxError)) and str(error):

@@ -158,7 +158,7 @@ def test_unreadable_photos_are_all_named_in_one_error(classifier, album):
 
 @pytest.mark.parametrize("photos", ["an empty folder", "an empty list"])
 def test_no_photo_to_predict_is_an_error(classifier, tmp_path, photos):
-    with pytest.raises(FileNotFoundError, match="there is no photo in"):
+    with pytest.raises((FileNotFoundError, ValueError), match="there is no photo in"):
         scenes.classifier.predict(classifier, tmp_path if photos == "an empty folder" else [])
 
 

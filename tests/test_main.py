@@ -1,6 +1,7 @@
 """The command line says what photos show, names what fails, and writes what it is asked to."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -89,15 +90,49 @@ def test_a_folder_is_walked_and_the_csv_holds_all_probabilities(model, album, tm
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
-def test_unreadable_files_are_named_at_the_end_and_the_rest_is_done(model, album, capsys):
+def test_what_cannot_be_read_is_named_at_the_end_and_the_rest_is_done(
+    model, album, tmp_path, capsys
+):
     (album / "broken.jpg").write_bytes(b"no photo")
-    missing = str(album / "missing.jpg")
-    assert scenes.__main__.main(["classify", missing, str(album), *model]) == 1
+    (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    problems = {
+        "missing.jpg": "missing.jpg cannot be read as a photo: No such file",
+        str(album): "broken.jpg cannot be read as a photo: no known format",
+        str(tmp_path / "empty"): f"there is no photo in {tmp_path / 'empty'}",
+        str(tmp_path / "pipe.jpg"): "pipe.jpg' cannot be read: it is a pipe, not a file",
+        "": "'' cannot be read: the name is empty",
+        "x" * 300: "x' cannot be read: File name too long",
+        "~nobody at all/x": "Could not determine home directory",
+    }
+    assert scenes.__main__.main(["classify", *problems, *model]) == 1
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 3
-    end = err[err.index("2 file(s) failed:") :]
-    assert f"{missing} cannot be read as a photo: No such file" in end
-    assert "broken.jpg cannot be read as a photo: no known format" in end
+    end = err[err.index("7 file(s) failed:") :]
+    assert [problem for problem in problems.values() if problem not in end] == []
+
+
+def test_what_is_skipped_in_a_folder_is_said(model, album, capsys):
+    for name in (
+        "b.heic",
+        "c.HEIC",
+        "d.dng",
+        "f.pjpeg",
+        "g.jpg_large",
+        "i.jpg.download",
+        "j",
+        "k.txt",
+    ):
+        (album / name).touch()
+    (album / "up").symlink_to("..")
+    assert scenes.__main__.main(["classify", str(album), *model]) == 0
+    (line,) = re.findall("^Skipped: .*", capsys.readouterr().err, re.MULTILINE)
+    assert line == (
+        "Skipped: album/b.heic, album/c.HEIC, album/d.dng (HEIC, raw and similar formats: convert "
+        "to JPEG); album/f.pjpeg, album/g.jpg_large, album/i.jpg.download, album/j (if they are "
+        "photos, rename them to end in .jpg); album/up (linked folders are not followed); "
+        "1 other file(s)."
+    )
 
 
 def test_names_of_any_bytes_are_shown_and_written(model, album, tmp_path, monkeypatch, capsys):
@@ -144,31 +179,13 @@ def test_an_overlay_is_written_for_each_photo(model, album, tmp_path, monkeypatc
     assert [shapes for *shapes, _ in drawn] == [[(30, 40, 3), (7, 7)]] * 3
 
 
-@pytest.mark.parametrize(
-    "fault", ["an empty folder", "no model", "another model", "no name", "a pipe"]
-)
-def test_bad_input_is_one_clear_error(fault, model, album, tmp_path, capsys):
-    arguments, told = [str(album), *model], ""
-    if fault == "an empty folder":
-        (tmp_path / "empty").mkdir()
-        arguments, told = [str(tmp_path / "empty"), *model], "there is no photo in"
-    elif fault == "no model":
-        arguments, told = [str(album), "--model", "none.keras"], "none.keras"
-    elif fault == "another model":
-        (tmp_path / "other.keras").write_text("a letter")
-        arguments = [str(album), "--model", str(tmp_path / "other.keras")]
-        told = "other.keras is no saved classifier"
-    elif fault == "a pipe":
-        if not hasattr(os, "mkfifo"):
-            pytest.skip("this system has no named pipes")
-        os.mkfifo(tmp_path / "pipe.jpg")
-        arguments, told = [str(tmp_path / "pipe.jpg"), *model], "pipe.jpg is a pipe, and no file"
-    else:
-        arguments, told = ["", *model], "there is no photo of an empty name"
-    assert scenes.__main__.main(["classify", *arguments]) == 1
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert told in errors[0]
+def test_a_model_that_cannot_be_loaded_is_one_clear_error(album, tmp_path, capsys):
+    (tmp_path / "other.keras").write_text("a letter")
+    for name, told in {"none.keras": "", "other.keras": " is no saved classifier"}.items():
+        assert scenes.__main__.main(["classify", str(album), "--model", str(tmp_path / name)]) == 1
+        errors = re.findall("^error: .*", capsys.readouterr().err, re.MULTILINE)
+        assert len(errors) == 1
+        assert name + told in errors[0]
 
 
 @pytest.mark.parametrize(

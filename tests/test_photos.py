@@ -386,6 +386,10 @@ def loop(path: Path) -> None:
 UNREADABLE = {
     "empty": (lambda p: p.write_bytes(b""), "no known format"),
     "text": (lambda p: p.write_text("a letter"), "no known format"),
+    "HEIC": (
+        lambda p: p.write_bytes(b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(99)),
+        "it is a HEIC photo; convert it to JPEG",
+    ),
     "truncated": (truncated_jpeg, "[Tt]runcated"),
     "bomb": (
         lambda p: png_of_zeros(p, 20_000),
