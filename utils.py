@@ -283,7 +283,8 @@ def show_images(paths: Sequence[str | Path], titles: Sequence[str], *, columns: 
         if path is not None:
             axis.imshow(photos.read_photo(path))
             # The names of files and classes are text, not formulas between dollar signs.
-            axis.set_title(photos.printable(title), fontsize=9, parse_math=False)
+            lines = "\n".join(map(photos.printable, str(title).split("\n")))
+            axis.set_title(lines, fontsize=9, parse_math=False)
     figure.tight_layout()
     plt.close(figure)  # the notebook shows what a cell returns: not twice
     return figure

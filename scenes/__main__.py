@@ -13,6 +13,8 @@ from pathlib import Path
 from scenes import classifier, files, photos
 
 MODEL = Path(__file__).parents[1] / "intel_classifier.keras"
+CSV_HELP = """write all probabilities, for spreadsheets (UTF-8 with BOM; text that begins with
+= + - @, tab or carriage return gets an apostrophe before it, so that it is no formula)"""
 
 
 def classify(options: argparse.Namespace) -> int:
@@ -22,12 +24,13 @@ def classify(options: argparse.Namespace) -> int:
         table = classifier.predict(model, options.photos, failed=failed)
     try:
         if options.csv and len(table):
-            files.write_csv(table, options.csv)
+            files.write_spreadsheet(table, options.csv)
     finally:  # a CSV that cannot be written does not cost the answers
         best = table[classifier.classes_of(model)].max(axis=1)
-        width = max(map(len, table["path"]), default=0)
-        for row, probability in zip(table.itertuples(), best, strict=True):
-            print(f"{row.path:{width}}  {row.label}  {probability:.1%}" + "  unsure" * row.unsure)
+        names = [photos.printable(path) for path in table["path"]]
+        width = max(map(len, names), default=0)
+        for name, row, probability in zip(names, table.itertuples(), best, strict=True):
+            print(f"{name:{width}}  {row.label}  {probability:.1%}" + "  unsure" * row.unsure)
     if options.maps:
         write_maps(model, table, options.maps)
     if failed:
@@ -44,7 +47,8 @@ def write_maps(model, table, folder: Path) -> None:
     for row, number in zip(table.itertuples(), numbers, strict=True):
         scores = classifier.activation_maps(model, [row.path])[0].mean(axis=0)[..., number]
         figure = drawings.maps([photos.read_photo(row.path)], [scores], [row.label])
-        with files.replacing(folder / f"{row.Index + 1:04}_{Path(row.path).stem}.png") as beside:
+        name = f"{row.Index + 1:04}_{Path(row.path).stem[:60]}.png"  # at most 255 bytes
+        with files.replacing(folder / name) as beside:
             figure.savefig(beside)
 
 
@@ -71,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     command = commands.add_parser("classify", help="say what photos show")
     command.add_argument("photos", nargs="+", metavar="PHOTO_OR_FOLDER", help="folders are walked")
-    command.add_argument("--csv", type=new_csv, metavar="FILE", help="write all probabilities")
+    command.add_argument("--csv", type=new_csv, metavar="FILE", help=CSV_HELP)
     command.add_argument("--maps", type=new_folder, metavar="FOLDER", help="write what it looks at")
     command.add_argument("--model", type=Path, default=MODEL, metavar="FILE", help="another model")
     sys.stdout.reconfigure(errors="backslashreplace")  # a name may be any bytes

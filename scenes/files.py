@@ -59,8 +59,9 @@ def _plain(part: object) -> object:
 def replacing(path: Path) -> Iterator[Path]:
     """Give a path beside `path` to write to, and put it in `path`'s place at the end."""
     path = Path(path)
-    # Of this process alone. The suffix stays, since Keras and plotly choose the format by it.
-    beside = path.with_name(f".{path.stem}.unfinished-{os.getpid()}{path.suffix}")
+    # Of this process alone, and of at most 255 bytes. The suffix stays, since Keras and plotly
+    # choose the format by it.
+    beside = path.with_name(f".{path.stem[:50]}.unfinished-{os.getpid()}{path.suffix}")
     try:
         yield beside
         os.replace(beside, path)
@@ -163,7 +164,9 @@ def write_runs(table: pd.DataFrame, csv: str | Path) -> None:
         write_csv(table.sort_values("run", kind="stable"), csv)
 
 
-def write_csv(table: pd.DataFrame, csv: str | Path) -> None:
+def write_csv(
+    table: pd.DataFrame, csv: str | Path, *, encoding: str = "utf-8", lineterminator: str = "\n"
+) -> None:
     """Write a table with 7 digits; the file is replaced as a whole."""
     with replacing(Path(csv)) as beside:
         # A name of a file may hold bytes that are no text; they are written as they are.
@@ -171,10 +174,25 @@ def write_csv(table: pd.DataFrame, csv: str | Path) -> None:
             beside,
             index=False,
             float_format="%.7g",
-            lineterminator="\n",
-            encoding="utf-8",
+            lineterminator=lineterminator,
+            encoding=encoding,
             errors="surrogateescape",
         )
+
+
+def write_spreadsheet(table: pd.DataFrame, csv: str | Path) -> None:
+    """
+    Write a table as a CSV for Excel and its like: UTF-8 with BOM, and no text runs as a formula.
+
+    Text that begins with = + - @, a tab or a carriage return gets an apostrophe before it.
+    """
+
+    def inert(value: object) -> object:
+        runs = isinstance(value, str) and value.startswith(tuple("=+-@\t\r"))
+        return f"'{value}" if runs else value
+
+    table = table.map(inert).rename(columns=inert)
+    write_csv(table, csv, encoding="utf-8-sig", lineterminator="\r\n")
 
 
 def read_csv(csv: str | Path) -> pd.DataFrame:
@@ -205,7 +223,9 @@ def locked(path: Path) -> Iterator[None]:
         print(f"No file can be locked in {path.parent}: let no second run write there.")
     try:
         if lock.is_locked:
-            for left in path.parent.glob(f".{glob.escape(path.stem)}.unfinished-*{path.suffix}"):
+            for left in path.parent.glob(
+                f".{glob.escape(path.stem[:50])}.unfinished-*{path.suffix}"
+            ):
                 left.unlink()
         yield
     finally:

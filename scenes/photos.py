@@ -6,6 +6,7 @@ nothing of networks.
 """
 
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,12 +26,13 @@ FORMATS = tuple(name for name in Image.ID if name not in _NOT_DECODED)
 # The orientation in EXIF, from 2, and what undoes it.
 _TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), start=2))
 _SRGB, _LAB = (ImageCms.ImageCmsProfile(ImageCms.createProfile(n)) for n in ("sRGB", "LAB"))
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 DRAFT_SIZE = 3 * scenes.IMAGE_SIZE  # the network sees next to nothing of what is smaller
 
 
 def printable(name: object) -> str:
-    r"""Return a name with `\udcff` in the place of a byte that is no text and no file takes."""
-    return str(name).encode("utf-8", "backslashreplace").decode()
+    r"""Return a name with control characters and undecodable bytes escaped, as `\n` or `\udcff`."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(name))
 
 
 # --- The decoder ----------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What is written is whole, or what was there before; what is read is checked, and not run."""
 
+import csv
 import errno
 import io
 import os
@@ -56,14 +57,25 @@ def write(request, drawn, trunk, classifier, shown):
 
 
 def test_a_csv_of_runs_keeps_the_other_runs(tmp_path):
-    csv = tmp_path / "runs.csv"
+    path = tmp_path / "runs.csv"
     table = pd.DataFrame({"run": [2, 2, 1], "epoch": [1, 2, 1], "loss": [0.5, 0.25, 1 / 3]})
-    scenes.files.write_runs(table, csv)
-    assert csv.read_text() == "run,epoch,loss\n1,1,0.3333333\n2,1,0.5\n2,2,0.25\n"
+    scenes.files.write_runs(table, path)
+    assert path.read_text() == "run,epoch,loss\n1,1,0.3333333\n2,1,0.5\n2,2,0.25\n"
     other = pd.DataFrame({"run": [2], "epoch": [1], "loss": [0.75], "val": [9]})
-    scenes.files.write_runs(other, csv)
-    assert csv.read_text() == "run,epoch,loss,val\n1,1,0.3333333,\n2,1,0.75,9\n"
+    scenes.files.write_runs(other, path)
+    assert path.read_text() == "run,epoch,loss,val\n1,1,0.3333333,\n2,1,0.75,9\n"
     assert not left_behind(tmp_path, "runs.csv", ".runs.csv.lock")
+
+
+def test_a_spreadsheet_runs_no_text_as_a_formula(tmp_path):
+    texts = [*(f"{sign}1+1" for sign in "=+-@\t\r"), "a=1", "冰", "two\rlines", "two\nlines"]
+    table = pd.DataFrame({"path": texts, "label": pd.Categorical(texts), "-1": -0.5})
+    scenes.files.write_spreadsheet(table, tmp_path / "table.csv")
+    with open(tmp_path / "table.csv", newline="", encoding="utf-8-sig") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["path", "label", "'-1"]
+    inert = [f"'{text}" for text in texts[:6]] + texts[6:]
+    assert rows == [[text, text, "-0.5"] for text in inert]
 
 
 def left_behind(folder: Path, *expected: str) -> set[str]:

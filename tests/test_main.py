@@ -1,5 +1,6 @@
 """The command line says what photos show, names what fails, and writes what it is asked to."""
 
+import codecs
 import os
 import re
 import signal
@@ -135,22 +136,35 @@ def test_what_is_skipped_in_a_folder_is_said(model, album, capsys):
     )
 
 
-def test_names_of_any_bytes_are_shown_and_written(model, album, tmp_path, monkeypatch, capsys):
-    name = os.fsdecode(b"\xff.jpg")
+NAMES = {
+    "bytes that are no text": (os.fsdecode(b"\xff.jpg"), r"\udcff.jpg"),
+    "control characters": ("new\nline\x1b[2J\u2028.jpg", r"new\nline\x1b[2J\u2028.jpg"),
+    "as long as can be": ("🏔" * 62 + ".jpg", "🏔" * 62 + ".jpg"),
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_names_of_any_bytes_are_shown_and_written(
+    kind, model, album, tmp_path, monkeypatch, capsys
+):
+    name, shown = NAMES[kind]
     try:
         (album / "a.jpg").rename(album / name)
     except OSError:
         pytest.skip("this file system takes text alone")
-    monkeypatch.setattr(scenes.drawings, "maps", lambda *arguments: Figure())
     monkeypatch.setattr(
         scenes.classifier, "activation_maps", lambda model, paths: np.ones((1, 2, 7, 7, 6))
     )
-    outputs = ["--csv", str(tmp_path / "out.csv"), "--maps", str(tmp_path / "maps")]
+    csv = tmp_path / ("🏔" * 62 + ".csv")
+    outputs = ["--csv", str(csv), "--maps", str(tmp_path / "maps")]
     assert scenes.__main__.main(["classify", str(album / name), *outputs, *model]) == 0
-    assert r"\udcff.jpg" in capsys.readouterr().out
-    table = pd.read_csv(tmp_path / "out.csv", encoding_errors="surrogateescape")
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{album / shown}  ")
+    assert csv.read_bytes().startswith(codecs.BOM_UTF8)
+    table = pd.read_csv(csv, encoding_errors="surrogateescape")
     assert table.loc[0, "path"] == (album / name).as_posix()
-    assert len(list((tmp_path / "maps").iterdir())) == 1
+    (map_of_it,) = (tmp_path / "maps").iterdir()
+    assert map_of_it.name.startswith(f"0001_{name[0]}")
 
 
 def test_nothing_but_unreadable_files(model, album, tmp_path, capsys):
