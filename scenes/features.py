@@ -192,32 +192,20 @@ def send_through(
 
     # On some processors, ReLU6 makes a number of NaN.
     whole = all(np.isfinite(weight).all() for weight in model.get_weights())
-    strategy = tf.distribute.get_strategy()  # with one device, all below is a plain loop
-    run = _compile(model, strategy)
+    run = _compile(model)
     for batch in filter(None, tasks.run_ahead(read, range(len(paths)), batch_size, failed)):
         resized = photos.resize_photos([photo for _, photo in batch])
         # Not in the model's graph, where it would be fused with a layer, and round otherwise.
-        scaled = keras.applications.mobilenet_v2.preprocess_input(resized)
-        places = np.array_split(np.arange(len(batch)), strategy.num_replicas_in_sync)
-        parts = tf.split(scaled, [len(place) for place in places])  # NumPy's would copy it
-        shares = strategy.experimental_distribute_values_from_function(
-            lambda device, parts=parts: parts[device.replica_id_in_sync_group]
-        )
-        results = strategy.experimental_local_results(run(shares))
-        block = np.concatenate([result.numpy() for result in results])
+        block = run(keras.applications.mobilenet_v2.preprocess_input(resized)).numpy()
         if not (whole and np.isfinite(block).all()):
             raise ValueError("the trunk gives NaN or infinity; its weights are damaged")
         yield np.array([row for row, _ in batch]), block
 
 
 @functools.lru_cache(1)
-def _compile(model: keras.Model, strategy: tf.distribute.Strategy) -> Callable:
+def _compile(model: keras.Model) -> Callable:
     """Return the model's graph, which takes seconds to build, once for all blocks."""
-
-    return tf.function(
-        lambda batch: strategy.run(model, args=(batch,), kwargs={"training": False}),
-        reduce_retracing=True,
-    )
+    return tf.function(lambda batch: model(batch, training=False), reduce_retracing=True)
 
 
 def _read_cache(cache: Path, trunk_digest: str) -> tuple[np.ndarray, np.ndarray]:

@@ -93,8 +93,6 @@ def fine_tune(
     BatchNormalization stays in inference mode: with the statistics of ImageNet, and frozen.
     (In a model built by Keras's functional API it is not enough to call a layer with
     `training=False`: `fit` overrides that. A frozen BatchNormalization layer is safe.)
-
-    Under a `tf.distribute` strategy, each batch is shared among the devices.
     """
     options = {"learning_rate": learning_rate, "weight_decay": weight_decay, "epochs": epochs}
     options |= {"label_smoothing": label_smoothing, "batch_size": batch_size, "seed": seed}

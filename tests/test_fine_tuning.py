@@ -2,9 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -482,68 +479,3 @@ def test_a_disk_without_room_is_told_before_the_work(tune, sent, monkeypatch, tm
     with pytest.raises(OSError, match="activations need 1 MB in"):
         tune(cache=tmp_path)
     assert sent == []
-
-
-# --- Several devices ------------------------------------------------------------------
-
-TWO_DEVICES = """
-import sys
-from pathlib import Path
-import numpy as np
-import scenes
-import scenes.features
-import scenes.fine_tuning
-import scenes.heads
-import scenes.photos
-import utils
-import keras
-import tensorflow as tf
-
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from conftest import read_table, small_network  # makes variables, and then the devices stand
-
-photos, folder = Path(sys.argv[1]), Path(sys.argv[2])
-images = read_table(photos)
-images = utils.create_validation(images[images["label"].notna()], 0.2)
-for name, strategy in {
-    "one": tf.distribute.get_strategy(),
-    "two": tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]),
-}.items():
-    with strategy.scope():
-        trunk = small_network(0)
-        head = scenes.heads.build_head(scenes.N_FEATURES, 6, dropout=0.0, weight_decay=1e-3)
-        head.layers[-1].kernel.assign(np.random.default_rng(0).normal(0, 0.1, (1280, 6)))
-        cache = folder / f"{name}.npz"
-        features = scenes.features.extract_features(images, photos, trunk, cache=cache)
-        tuned, tuned_head, history = scenes.fine_tuning.fine_tune(
-            images, photos, trunk, head, cache=folder / name, label_smoothing=0.1,
-            first_layer="block_16_expand", epochs=1, batch_size=10, learning_rate=1e-3,
-        )
-    shared = "Mirrored" in type(tuned_head.weights[0].value).__name__
-    assert shared == (name == "two"), type(tuned_head.weights[0].value)
-    np.savez(
-        folder / f"result-{name}.npz", features=features, history=history.to_numpy(),
-        before=trunk.get_weights()[-5], after=tuned.get_weights()[-5],
-        head=tuned_head.get_weights()[0],
-    )
-"""
-
-
-def test_two_devices_give_what_one_gives(drawn_once, tmp_path):
-    folders = os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parents[1])))
-    subprocess.run(
-        [sys.executable, "-c", TWO_DEVICES, drawn_once, tmp_path],
-        env=os.environ | {"PYTHONPATH": folders},
-        check=True,
-        timeout=300,
-    )
-    one, two = (np.load(tmp_path / f"result-{name}.npz") for name in ("one", "two"))
-    steps = np.abs(np.sqrt(one["features"] / 6) - np.sqrt(two["features"] / 6)) * 255
-    assert one["features"].std() > 0.1
-    assert steps.max() < 1.5, "the same but for a step of rounding"
-    assert np.abs(one["after"] - one["before"]).max() > 1e-4
-    np.testing.assert_allclose(two["history"], one["history"], rtol=0.01)
-    for name in ("after", "head"):
-        apart = np.sqrt(np.square(one[name] - two[name]).mean())
-        assert apart < 0.05 * np.sqrt(np.square(one["after"] - one["before"]).mean()), name
