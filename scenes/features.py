@@ -190,6 +190,7 @@ def send_through(
             raise ValueError(f"{paths[row]} has changed while the notebook ran; run it again")
         return photos.shrink_photo(photo)
 
+    tf.config.experimental.enable_op_determinism()
     # On some processors, ReLU6 makes a number of NaN.
     whole = all(np.isfinite(weight).all() for weight in model.get_weights())
     run = _compile(model)

@@ -102,6 +102,7 @@ def fine_tune(
     name = _fingerprint(images, trunk, head, [first_layer, options])
     metrics = scenes.METRICS if len(validation) else scenes.METRICS[:2]
     checkpoint = _Checkpoint(Path(cache, f"fine-tuning-{name}.npz"), metrics)
+    tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(int(seed))  # Keras refuses whole numbers of NumPy
     trunk, head = (_copy_model(model) for model in (trunk, head))
     lower, model = _cut(trunk, head, first_layer)

@@ -9,6 +9,7 @@ import threading
 import keras
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 
 import scenes
 from scenes import settings, tasks
@@ -124,6 +125,7 @@ def train_head(
     if validation_data:
         *validation_data, _ = check_data(*validation_data, n_classes)
     with one_training, tasks.progress(epochs, "Training the head", "epoch") as bar:
+        tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(int(seed))  # Keras refuses whole numbers of NumPy
         head = build_head(X.shape[1], n_classes, dropout=dropout, weight_decay=weight_decay)
         model = keras.Sequential([head])  # the head itself is saved without an optimizer

@@ -167,10 +167,11 @@ def resize_photos(batch: Sequence[np.ndarray]) -> tf.Tensor:
     turning into noise.
     """
     shape, *others = {photo.shape for photo in batch}
-    if others:
-        return tf.concat([resize_photos([photo]) for photo in batch], axis=0)
     shrinks, size = max(shape[:2]) > scenes.IMAGE_SIZE, (scenes.IMAGE_SIZE, scenes.IMAGE_SIZE)
-    return tf.image.resize(np.stack(batch), size, antialias=shrinks)  # faster than one by one
+    with tf.device("CPU"):  # GPUs have no kernel for bytes, nor for antialiasing
+        if others:
+            return tf.concat([resize_photos([photo]) for photo in batch], axis=0)
+        return tf.image.resize(np.stack(batch), size, antialias=shrinks)  # faster than one by one
 
 
 # --- The audit, and the folds ---------------------------------------------------------

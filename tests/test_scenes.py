@@ -1,11 +1,27 @@
-"""The project works whatever the user has set up Keras for, or says by name what is wrong."""
+"""Keras and TensorFlow are set to what the numbers need, whatever the user or machine has."""
 
+import importlib
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import read_table, small_network
+from search import make_photos
+from tensorflow.python.framework import config as state
+
+import scenes
+import scenes.features
+import scenes.fine_tuning
+import scenes.grid_search
+import scenes.heads
+import scenes.photos
 
 ROOT = Path(__file__).parents[1]
 SHOW = """
@@ -51,3 +67,55 @@ def test_a_file_of_settings_that_keras_does_not_take_is_named(tmp_path):
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith(f"ImportError: {tmp_path / 'keras.json'} holds a value that Keras")
     assert "or delete the file" in last
+
+
+# --- Devices --------------------------------------------------------------------------
+
+
+def test_the_first_gpu_is_used_at_full_precision_and_named(monkeypatch):
+    gpus, used = ["Tesla T4", "Tesla V100"], []
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
+    assert scenes.describe_device() == "Running on 2 CPU cores"
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: gpus)
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *given: used.append(given))
+    name = lambda gpu: {"device_name": gpu}  # noqa: E731
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", name)
+    tf.config.experimental.enable_tensor_float_32_execution(True)
+    importlib.reload(scenes)
+    assert used == [(gpus[:1], "GPU")]
+    assert not tf.config.experimental.tensor_float_32_execution_enabled()
+    assert scenes.describe_device() == "Running on 1 GPU: Tesla T4"
+
+
+def test_photos_are_resized_on_the_cpu():
+    tf.config.set_soft_device_placement(False)
+    try:
+        with tf.device("GPU:0"):  # there is none
+            resized = scenes.photos.resize_photos([np.zeros((9, 9, 3), "uint8")])
+    finally:
+        tf.config.set_soft_device_placement(True)
+    assert resized.device.endswith("CPU:0")
+
+
+@pytest.mark.parametrize("task", ["extraction", "head", "fold", "fine-tuning"])
+def test_a_task_enables_determinism_in_whatever_process_it_runs(
+    task, drawn_once, trunk, tmp_path, monkeypatch
+):
+    images = read_table(drawn_once)
+    images = images[images["label"].notna()]
+    data, setting = make_photos(60), {"learning_rate": 0.001, "dropout": 0.1, "weight_decay": 0.1}
+    grid = {f"{name}s": [value] for name, value in setting.items()}
+    fine = {"first_layer": "block_16_expand", "learning_rate": 0.001, "label_smoothing": 0.1}
+    state.disable_op_determinism()
+    if task == "extraction":
+        scenes.features.extract_features(images, drawn_once, trunk, cache=tmp_path / "cache.npz")
+    elif task == "head":
+        scenes.heads.train_head(*data, **setting, epochs=1)
+    elif task == "fold":
+        scenes.grid_search.grid_search(*data, **grid, epochs=1, folds=2, csv=tmp_path / "a.csv")
+    else:
+        pair = small_network(0), scenes.heads.build_head(6, dropout=0.1, weight_decay=0.1)
+        for step, result in {"_activations": np.zeros((len(images), 2)), "_fit": None}.items():
+            monkeypatch.setattr(scenes.fine_tuning, step, lambda *given, r=result: r)
+        scenes.fine_tuning.fine_tune(images, drawn_once, *pair, **fine, epochs=1, cache=tmp_path)
+    assert state.is_op_determinism_enabled()
