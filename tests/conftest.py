@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
@@ -99,6 +100,21 @@ def read_table(photos: Path):
     """Return the table of the photos with their digests, as the notebook makes it."""
     images = scenes.folders.list_images(photos)
     return images.join(scenes.photos.digest_photos(images, photos))
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Return a table of four training photos a class, all different."""
+    labels = np.repeat(CLASSES, 4)
+    return pd.DataFrame(
+        {
+            "path": [f"{number}.jpg" for number in range(len(labels))],
+            "label": pd.Categorical(labels, CLASSES),
+            "split": pd.Categorical(["train"] * len(labels), scenes.SPLITS),
+            "digest": [f"{number:032}" for number in range(len(labels))],
+            "problem": "",
+        }
+    )
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,200 @@
+"""
+Runs (section 2): where a run's results go, and what they were computed with.
+
+Each folder of results says in `settings.json` what it was made with. Reads no photos and
+trains nothing.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from scenes import files, settings
+
+# Where things lie, and how much is run: results with others of these are of the same make.
+OF_NO_RESULT = ("PHOTOS", "DOWNLOAD", "OUTPUT", "CACHE")
+OF_NO_RESULT += ("FINE_TUNE_RUNS", "FINE_TUNE_SEARCH", "LARGE_SEARCH")
+# What makes a folder one of results: before, another run may take it.
+RESULTS = ("grid_search.csv", ".grid_search-*", "results")
+COMMITTED = Path(__file__).parents[1]  # the folder of the committed results
+
+
+class Output:
+    """
+    The folder of a run's results, which says in `settings.json` what they are made with.
+
+    Attributes
+    ----------
+    folder : Path
+    classes : list of str
+    """
+
+    def __init__(self, folder: Path, made: dict, namespace: dict):
+        self.folder, self.classes = folder, made["classes"]
+        self._made, self._namespace = made, namespace
+
+    def file(self, name: str) -> Path:
+        """
+        Return the path of a file of the results, to be written.
+
+        Raises
+        ------
+        ValueError
+            A setting has changed since the folder was chosen, or another run has taken the
+            folder: what would be written there is not what the folder says.
+        """
+        for key, now in _made_with(settings.pick(self._namespace)).items():
+            if now != (was := self._made["settings"][key]):
+                raise ValueError(
+                    f"{key} was {was!r} when the folder {self.folder} was chosen, and is now "
+                    f"{now!r}: run all cells again, from section 1 on, or set it back"
+                )
+        _refuse_others(self.folder, _read(self.folder / "settings.json"), self._made)
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @property
+    def plots(self) -> Path:
+        """The folder of the plots, to be written to, as `file` says."""
+        return self.file("plotly_plots")
+
+    def write(self, table: pd.DataFrame, name: str) -> None:
+        """Write a table to `results/`; the file is replaced as a whole."""
+        files.write_csv(table, self.file(f"results/{name}"))
+
+    def write_runs(self, table: pd.DataFrame, name: str) -> None:
+        """Write a table of numbered runs to `results/`, beside the other runs there."""
+        files.write_runs(table, self.file(f"results/{name}"))
+
+    def table(self, name: str) -> pd.DataFrame | None:
+        """
+        Return a table of this run's results or, with a word, the committed one.
+
+        None, with a word, where the committed results are of other classes.
+        """
+        path = self._of_run_or_committed(Path("results", name))
+        return path and files.read_csv(path)
+
+    def model(self) -> Path | None:
+        """Return the path of this run's fine-tuned model or, with a word, the committed one."""
+        return self._of_run_or_committed(Path("intel_classifier.keras"))
+
+    def _of_run_or_committed(self, name: Path) -> Path | None:
+        if (self.folder / name).exists():
+            return self.folder / name
+        if _read(COMMITTED / "settings.json")["classes"] != self.classes:
+            print(f"This run has not made {name.name}, and the committed one is of other photos.")
+            return None
+        print(f"This run has not made {name.name}: shown is the committed one.")
+        return COMMITTED / name
+
+
+def output_folder(namespace: dict, images: pd.DataFrame) -> Output:
+    """
+    Choose the folder for the results, and make it.
+
+    It is `OUTPUT` where that is set; else one below `runs/` named after what differs from
+    the committed results, so that no run overwrites those of another. The committed ones
+    are written by `OUTPUT = "."` alone.
+
+    Parameters
+    ----------
+    namespace : dict
+        The notebook's `globals()`, which hold its settings.
+    images : DataFrame
+        The table of the photos, with digests, as it trains: after `create_validation`.
+
+    Raises
+    ------
+    ValueError
+        The folder holds results that were made with other settings or photos.
+    OSError
+        The folder cannot be made.
+    """
+    chosen = settings.pick(namespace)
+    classes = list(images["label"].cat.categories)
+    made = {"settings": _made_with(chosen), "classes": classes, "photos": _photos(images)}
+    folder = Path(chosen["OUTPUT"] or Path("runs", _name(made)))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        error.filename = f"{folder}: choose another OUTPUT"
+        raise
+    path = folder / "settings.json"
+    with files.locked(path):
+        held = any(any(folder.glob(name)) for name in RESULTS)
+        if held and path.exists():
+            _refuse_others(folder, _read(path), made)
+        elif held:
+            raise ValueError(
+                f"{folder} holds results and no settings.json that says of what: delete them "
+                "or choose another OUTPUT"
+            )
+        else:  # of a run, perhaps, that came to no result
+            with files.replacing(path) as beside:
+                text = json.dumps(made, indent=1, ensure_ascii=False)
+                beside.write_text(text + "\n", encoding="utf-8")
+    return Output(folder, made, namespace)
+
+
+def _made_with(chosen: dict) -> dict:
+    """Return the settings that decide about results, as JSON holds them."""
+    return {
+        name: os.fspath(value) if isinstance(value, os.PathLike) else np.asarray(value).tolist()
+        for name, value in chosen.items()
+        if name not in OF_NO_RESULT
+    }
+
+
+def _photos(images: pd.DataFrame) -> str:
+    """Return the fingerprint of the labelled photos: where they lie makes no difference."""
+    labelled = images[images["label"].notna()]
+    return files.fingerprint(labelled[["label", "split", "digest"]])
+
+
+def _name(made: dict) -> str:
+    """Return the name of a folder: the numbers that differ from the committed ones, if few."""
+    committed = _read(COMMITTED / "settings.json")
+    words = [
+        f"{name.lower()}-{value}"
+        for name, value in made["settings"].items()
+        if value != committed["settings"].get(name) and not isinstance(value, (list, str))
+    ][:4]
+    words += ["photos"] * (made["photos"] != committed["photos"])
+    words += ["unchanged"] * (made == committed)
+    return "-".join([*words, files.fingerprint(made)[:8]])
+
+
+def _read(path: Path) -> dict:
+    """Return what a settings.json says."""
+    try:
+        made = json.loads(path.read_text(encoding="utf-8"))
+        kinds = {"settings": dict, "classes": list, "photos": str}
+        if not all(isinstance(made[name], kind) for name, kind in kinds.items()):
+            raise ValueError("it holds something else")
+        return made
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} cannot be read: {error}. Delete its folder or choose another OUTPUT"
+        ) from error
+
+
+def _refuse_others(folder: Path, there: dict, made: dict) -> None:
+    """Raise an error that says what the results in a folder were made with, if not with this."""
+    way_out = f"Choose another OUTPUT, or delete the results in {folder}"
+    for name, value in made["settings"].items():
+        old = there["settings"].get(name)
+        if old != value:
+            raise ValueError(
+                f"the results in {folder} were made with {name} = {old!r}; it is {value!r} now. "
+                f"{way_out}, or set it back"
+            )
+    if there["photos"] != made["photos"]:
+        raise ValueError(
+            f"the results in {folder} were made of other photos ({there['photos']}, now "
+            f"{made['photos']}). {way_out}"
+        )

@@ -1,0 +1,241 @@
+"""Results go where they belong, and say what they were made with."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import CLASSES
+from test_settings import NOTEBOOK, POSSIBLE_SETTINGS, SETTINGS
+
+import scenes
+import scenes.files
+import scenes.runs
+
+
+@pytest.fixture
+def committed(monkeypatch, tmp_path, table):
+    """Return a table of photos, of which results are committed in a folder of its own."""
+    monkeypatch.setattr(scenes.runs, "COMMITTED", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    scenes.runs.output_folder({**SETTINGS, "OUTPUT": "."}, table)
+    return table
+
+
+def folder_of(images: pd.DataFrame, **changed: object) -> str:
+    return scenes.runs.output_folder({**SETTINGS, **changed}, images).folder.as_posix()
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if not path.name.endswith(".lock")}
+
+
+def test_only_an_explicit_output_writes_the_committed_results(committed, tmp_path):
+    assert folder_of(committed).startswith("runs/unchanged-")
+    assert folder_of(committed, OUTPUT=".") == "."
+    assert names_in(tmp_path) == {"settings.json", "runs"}
+
+
+def test_a_folder_says_what_its_results_are_made_with(committed):
+    output = scenes.runs.output_folder({**SETTINGS, "DROPOUTS": np.array([0.5])}, committed)
+    made = json.loads((output.folder / "settings.json").read_text())
+    free = {"PHOTOS", "DOWNLOAD", "OUTPUT", "CACHE"}
+    free |= {"FINE_TUNE_RUNS", "FINE_TUNE_SEARCH", "LARGE_SEARCH"}
+    settings = {**SETTINGS, "DROPOUTS": [0.5]}
+    assert made["settings"] == {k: v for k, v in settings.items() if k not in free}
+    csv = committed[["label", "split", "digest"]].to_csv(index=False, lineterminator="\n")
+    assert made["photos"] == scenes.files.fingerprint(csv)
+
+
+def test_where_the_photos_lie_and_how_much_is_run_makes_no_difference(committed):
+    """Nor do photos without a label, which train nothing, nor how a list is written."""
+    unlabelled = committed.iloc[:1].assign(split="prediction")
+    unlabelled["label"] = pd.Categorical([None], CLASSES)
+    moved = pd.concat([committed.assign(path="elsewhere/" + committed["path"]), unlabelled])
+    same = {"LEARNING_RATES": tuple(SETTINGS["LEARNING_RATES"]), "CACHE": "/tmp/c"}
+    same |= {"PHOTOS": "elsewhere", "DOWNLOAD": True, "DROPOUTS": np.array([0.1, 0.3, 0.5])}
+    same |= {"FINE_TUNE_RUNS": 3, "FINE_TUNE_SEARCH": True, "LARGE_SEARCH": True}
+    assert folder_of(moved, **same) == folder_of(committed)
+    assert folder_of(moved, **same, OUTPUT=".") == "."
+
+
+@pytest.mark.parametrize(
+    ("changed", "word"),
+    [
+        ({"EPOCHS": 3}, "epochs-3-"),
+        ({"SHRINK_FACTOR": 4, "SEED": 1}, "seed-1-shrink_factor-4-"),
+        ({"LEARNING_RATES": np.logspace(-4, -2, 3)}, ""),
+        ({"WEIGHTS": "other.h5"}, ""),
+        ({"WEIGHTS": None}, "weights-None-"),
+        (dict.fromkeys(["EPOCHS", "FOLDS", "RUNS", "RUN_EPOCHS", "SEED"], 3), "seed-3-epochs-3-"),
+    ],
+)
+def test_other_settings_write_to_a_folder_of_their_own(committed, changed, word):
+    folder = folder_of(committed, **changed)
+    assert folder.startswith(f"runs/{word}")
+    assert Path(folder).is_dir()
+    assert folder == folder_of(committed, **changed)
+
+
+def test_different_settings_write_to_different_folders(committed):
+    changes = [
+        {name: value}
+        for name, values in POSSIBLE_SETTINGS.items()
+        for value in values
+        if name not in scenes.runs.OF_NO_RESULT and np.asarray(value).tolist() != SETTINGS[name]
+    ]
+    folders = {folder_of(committed, **changed) for changed in changes}
+    assert len(folders) == len(changes) > 20
+
+
+@pytest.mark.parametrize("change", ["one photo less", "other pixels", "other label", "other split"])
+def test_other_photos_write_to_a_folder_of_their_own(committed, change):
+    other = committed.copy()
+    if change == "one photo less":
+        other = other.iloc[1:]
+    elif change == "other pixels":
+        other.loc[0, "digest"] = "f" * 32
+    elif change == "other label":
+        other.loc[0, "label"] = "street"
+    else:
+        other.loc[0, "split"] = "test"
+    assert folder_of(other).startswith("runs/photos-")
+    assert folder_of(other) != folder_of(other.iloc[1:])
+    Path("grid_search.csv").touch()
+    with pytest.raises(
+        ValueError, match=r"results in \. were made of other photos.*another OUTPUT"
+    ):
+        folder_of(other, OUTPUT=".")
+
+
+def test_output_is_taken_at_its_word_once(committed, tmp_path):
+    output = tmp_path / "a" / "b"
+    assert folder_of(committed, OUTPUT=str(output), EPOCHS=3) == output.as_posix()
+    assert folder_of(committed, OUTPUT=str(output), EPOCHS=3) == output.as_posix()
+    before = (output / "settings.json").read_bytes()
+    (output / "grid_search.csv").touch()
+    with pytest.raises(ValueError, match=r"made with EPOCHS = 3; it is 4 now\. Choose another"):
+        folder_of(committed, OUTPUT=str(output), EPOCHS=4)
+    assert (output / "settings.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("begun", ["", ".grid_search-0123456789abcdef", "results"])
+def test_a_folder_of_a_run_that_came_to_no_result_is_taken_over(committed, tmp_path, begun):
+    """And the earlier run, should it still live, writes nothing into it any more."""
+    first, second = (dict(SETTINGS) | {"OUTPUT": "mine", "EPOCHS": epochs} for epochs in (3, 4))
+    earlier = scenes.runs.output_folder(first, committed)
+    if begun:
+        (tmp_path / "mine" / begun).mkdir()
+        with pytest.raises(ValueError, match=r"made with EPOCHS = 3; it is 4 now"):
+            scenes.runs.output_folder(second, committed)
+    else:
+        scenes.runs.output_folder(second, committed).file("grid_search.csv")
+        with pytest.raises(ValueError, match=r"made with EPOCHS = 4; it is 3 now"):
+            earlier.file("grid_search.csv")
+
+
+def test_results_that_do_not_say_what_they_are_made_with_are_not_taken(committed, tmp_path):
+    (tmp_path / "old" / "results").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"old holds results and no settings\.json"):
+        folder_of(committed, OUTPUT="old")
+    assert names_in(tmp_path / "old") == {"results"}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"settings": 1, "photos": ""}', "\xff"])
+def test_a_damaged_settings_file_is_named(committed, tmp_path, text):
+    (tmp_path / "a" / "results").mkdir(parents=True)
+    (tmp_path / "a" / "settings.json").write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"settings\.json cannot be read.*choose another OUTPUT"):
+        folder_of(committed, OUTPUT="a")
+
+
+def test_nothing_is_written_after_a_setting_has_changed(committed):
+    namespace = dict(SETTINGS)
+    output = scenes.runs.output_folder(namespace, committed)
+    assert output.file("grid_search.csv") == output.folder / "grid_search.csv"
+    assert output.file("results/a.csv").parent.is_dir()
+    namespace |= {"FINE_TUNE_RUNS": 9, "CACHE": "elsewhere", "DROPOUTS": (0.1, 0.3, 0.5)}
+    assert output.plots == output.folder / "plotly_plots"
+    namespace["EPOCHS"] = 3
+    told = r"EPOCHS was 25 when the folder runs/unchanged-.* now 3: run all cells again"
+    for write in (lambda: output.file("grid_search.csv"), lambda: output.plots):
+        with pytest.raises(ValueError, match=told):
+            write()
+    namespace["EPOCHS"] = 0
+    with pytest.raises(ValueError, match="EPOCHS is 0; it must be"):
+        output.file("grid_search.csv")
+
+
+def test_a_table_is_of_this_run_or_the_committed_one_with_a_word(committed, tmp_path, capsys):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "a.csv").write_text("n\n1\n")
+    output = scenes.runs.output_folder(dict(SETTINGS), committed)
+    assert output.table("a.csv")["n"].tolist() == [1]
+    assert "has not made a.csv: shown is the committed one" in capsys.readouterr().out
+    output.file("results/a.csv").write_text("n\n2\n")
+    assert output.table("a.csv")["n"].tolist() == [2]
+    assert capsys.readouterr().out == ""
+
+
+def test_tables_are_written_whole_and_runs_beside_the_other_runs(committed):
+    output = scenes.runs.output_folder(dict(SETTINGS), committed)
+    output.write(pd.DataFrame({"n": [0.123456789]}), "a.csv")
+    assert (output.folder / "results" / "a.csv").read_text() == "n\n0.1234568\n"
+    for runs, value in (([1, 2], 0.5), ([2, 3], 0.7)):
+        output.write_runs(pd.DataFrame({"run": runs, "accuracy": value}), "runs.csv")
+    assert output.table("runs.csv").to_numpy().tolist() == [[1, 0.5], [2, 0.7], [3, 0.7]]
+
+
+def test_no_table_is_written_after_a_setting_has_changed(committed):
+    namespace = dict(SETTINGS)
+    output = scenes.runs.output_folder(namespace, committed)
+    namespace["SEED"] = 3
+    for write in (output.write, output.write_runs):
+        with pytest.raises(ValueError, match=r"SEED was 0 when .* now 3: run all cells again"):
+            write(pd.DataFrame({"run": [1]}), "a.csv")
+    assert names_in(output.folder) == {"settings.json"}
+
+
+def test_a_model_is_of_this_run_or_the_committed_one_with_a_word(committed, tmp_path, capsys):
+    output = scenes.runs.output_folder(dict(SETTINGS), committed)
+    assert output.model() == tmp_path / "intel_classifier.keras"
+    assert "has not made intel_classifier.keras: shown is the comm" in capsys.readouterr().out
+    output.file("intel_classifier.keras").touch()
+    assert output.model() == output.folder / "intel_classifier.keras"
+    assert capsys.readouterr().out == ""
+
+
+def test_committed_results_of_other_classes_are_not_taken(committed, tmp_path, capsys):
+    """Their columns and figures would be taken for those of the photos at hand."""
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "a.csv").write_text("n\n1\n")
+    (tmp_path / "intel_classifier.keras").touch()
+    label = committed["label"].cat.rename_categories({"sea": "lake"})
+    output = scenes.runs.output_folder(dict(SETTINGS), committed.assign(label=label))
+    assert output.classes == ["buildings", "forest", "glacier", "mountain", "lake", "street"]
+    assert output.table("a.csv") is None
+    assert output.model() is None
+    assert capsys.readouterr().out.count("the committed one is of other photos") == 2
+    output.write(pd.DataFrame({"n": [2]}), "a.csv")
+    assert output.table("a.csv")["n"].tolist() == [2]
+
+
+def test_the_committed_results_say_what_they_are_made_with(bundled):
+    """The grid of `grid_search.csv`, the classes of the photos, and each setting that counts."""
+    made = json.loads(NOTEBOOK.with_name("settings.json").read_text())
+    settings = made["settings"]
+    assert list(settings) == [n for n in SETTINGS if n not in scenes.runs.OF_NO_RESULT]
+    assert made["classes"] == list(bundled[0]["label"].cat.categories)
+    results = pd.read_csv(NOTEBOOK.with_name("grid_search.csv"))
+    for name in scenes.HYPERPARAMETERS:
+        assert sorted(results[name].unique()) == sorted(settings[f"{name.upper()}S"])
+    assert results["epoch"].max() == settings["EPOCHS"]
+    assert results["fold"].max() == settings["FOLDS"]
+
+
+def test_an_output_folder_that_cannot_be_made_is_an_error_that_names_it(committed, small_disk):
+    folder, make_read_only = small_disk
+    make_read_only()
+    with pytest.raises(OSError, match=f"Read-only.*'{folder}/runs: choose another OUTPUT'"):
+        folder_of(committed, OUTPUT=str(folder / "runs"))
