@@ -69,7 +69,7 @@ def replacing(path: Path) -> Iterator[Path]:
         raise OSError(
             error.errno,
             f"cannot write {path} ({error.strerror or error}); what was there before is "
-            "unchanged. Make room or choose another OUTPUT folder, then run again",
+            "unchanged. Make room or choose another folder, then run again",
         ) from error
     finally:
         with contextlib.suppress(OSError):  # gone after os.replace, or never made
@@ -208,10 +208,10 @@ def locked(path: Path) -> Iterator[None]:
 
     What a killed process has left unfinished of the file goes, since nobody else writes it now.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Not by a file that is there: that would outlive a killed process.
     lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0, fallback_to_soft=False)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
         raise RuntimeError(
@@ -219,14 +219,15 @@ def locked(path: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         if error.errno not in NO_LOCKS:
-            raise
+            told = f"cannot write {path} ({error.strerror}); choose another folder"
+            raise OSError(error.errno, told) from error
         print(f"No file can be locked in {path.parent}: let no second run write there.")
     try:
         if lock.is_locked:
-            for left in path.parent.glob(
-                f".{glob.escape(path.stem[:50])}.unfinished-*{path.suffix}"
-            ):
-                left.unlink()
+            pattern = f".{glob.escape(path.stem[:50])}.unfinished-*{path.suffix}"
+            for left in path.parent.glob(pattern):
+                if left.is_file() and left.stem.rpartition("-")[2].isdigit():
+                    left.unlink()
         yield
     finally:
         lock.release()

@@ -5,6 +5,7 @@ Each folder of results says in `settings.json` what it was made with. Reads no p
 trains nothing.
 """
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -17,8 +18,9 @@ from scenes import files, settings
 # Where things lie, and how much is run: results with others of these are of the same make.
 OF_NO_RESULT = ("PHOTOS", "DOWNLOAD", "OUTPUT", "CACHE")
 OF_NO_RESULT += ("FINE_TUNE_RUNS", "FINE_TUNE_SEARCH", "LARGE_SEARCH")
-# What makes a folder one of results: before, another run may take it.
-RESULTS = ("grid_search.csv", ".grid_search-*", "results")
+# All that a run writes beside settings.json. A folder without any of it may be used by any run.
+RESULTS = ("grid_search.csv", "grid_search_large_histories.csv", ".grid_search*-*")
+RESULTS += ("*classifier.keras", "plotly_plots", "results")
 COMMITTED = Path(__file__).parents[1]  # the folder of the committed results
 
 
@@ -111,30 +113,21 @@ def output_folder(namespace: dict, images: pd.DataFrame) -> Output:
     Raises
     ------
     ValueError
-        The folder holds results that were made with other settings or photos.
+        The folder holds results that were computed with other settings or photos, results of
+        unknown configuration, or a settings.json that no run has written.
     OSError
-        The folder cannot be made.
+        The folder cannot be created.
     """
     chosen = settings.pick(namespace)
     classes = list(images["label"].cat.categories)
     made = {"settings": _made_with(chosen), "classes": classes, "photos": _photos(images)}
     folder = Path(chosen["OUTPUT"] or Path("runs", _name(made)))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        error.filename = f"{folder}: choose another OUTPUT"
-        raise
+    _recorded(folder)  # raises before anything is written beside files that are not ours
     path = folder / "settings.json"
     with files.locked(path):
-        held = any(any(folder.glob(name)) for name in RESULTS)
-        if held and path.exists():
-            _refuse_others(folder, _read(path), made)
-        elif held:
-            raise ValueError(
-                f"{folder} holds results and no settings.json that says of what: delete them "
-                "or choose another OUTPUT"
-            )
-        else:  # of a run, perhaps, that came to no result
+        if there := _recorded(folder):
+            _refuse_others(folder, there, made)
+        else:
             with files.replacing(path) as beside:
                 text = json.dumps(made, indent=1, ensure_ascii=False)
                 beside.write_text(text + "\n", encoding="utf-8")
@@ -169,18 +162,28 @@ def _name(made: dict) -> str:
     return "-".join([*words, files.fingerprint(made)[:8]])
 
 
-def _read(path: Path) -> dict:
-    """Return what a settings.json says."""
-    try:
-        made = json.loads(path.read_text(encoding="utf-8"))
-        kinds = {"settings": dict, "classes": list, "photos": str}
-        if not all(isinstance(made[name], kind) for name, kind in kinds.items()):
-            raise ValueError("it holds something else")
-        return made
-    except (ValueError, KeyError, TypeError) as error:
+def _recorded(folder: Path) -> dict | None:
+    """Return the configuration of the results in a folder; None if it holds no results."""
+    results = [path.name for name in RESULTS for path in folder.glob(name)]
+    if (folder / "settings.json").exists():
+        made = _read(folder / "settings.json")
+        return made if results else None
+    if results:
         raise ValueError(
-            f"{path} cannot be read: {error}. Delete its folder or choose another OUTPUT"
-        ) from error
+            f"{folder} holds {results[0]}, but no settings.json that records the configuration "
+            "of these results; choose another OUTPUT"
+        )
+    return None
+
+
+def _read(path: Path) -> dict:
+    """Return the configuration that a settings.json records."""
+    kinds = {"settings": dict, "classes": list, "photos": str}
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        made = json.loads(path.read_text(encoding="utf-8"))
+        if all(isinstance(made[name], kind) for name, kind in kinds.items()):
+            return made
+    raise ValueError(f"{path} records no configuration of a run; choose another OUTPUT")
 
 
 def _refuse_others(folder: Path, there: dict, made: dict) -> None:

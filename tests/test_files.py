@@ -147,7 +147,7 @@ def test_features_on_a_full_disk_are_an_error_and_the_next_run_has_a_cache(
 def test_features_in_a_read_only_folder_are_an_error_that_names_it(drawn, trunk, small_disk, cache):
     folder, make_read_only = small_disk
     make_read_only()
-    with pytest.raises(OSError, match=f"Read-only file system: '{folder}"):
+    with pytest.raises(OSError, match=rf"cannot write {folder}/.*\(Read-only file system\)"):
         scenes.features.extract_features(read_table(drawn), drawn, trunk, cache=folder / cache)
 
 
@@ -193,6 +193,15 @@ def test_a_kill_while_writing_leaves_a_whole_file_and_the_next_run_works(tmp_pat
         scenes.files.write_arrays(path, {"features": versions[1]})
     assert not left_behind(tmp_path, path.name, ".arrays.npz.lock")
     np.testing.assert_array_equal(scenes.files.read_arrays(path, SCHEMA)["features"], versions[1])
+
+
+def test_only_what_a_killed_process_left_unfinished_is_cleared_away(tmp_path):
+    others = {".a.unfinished-1-notes.csv", ".a.unfinished-.csv", ".a.unfinished-456.csv"}
+    (tmp_path / ".a.unfinished-456.csv").mkdir()
+    for name in others | {".a.unfinished-123.csv"}:
+        (tmp_path / name).exists() or (tmp_path / name).touch()
+    with scenes.files.locked(tmp_path / "a.csv"):
+        assert left_behind(tmp_path, ".a.csv.lock") == others
 
 
 def test_two_processes_that_write_one_file_do_not_mix(tmp_path, monkeypatch):

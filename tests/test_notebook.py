@@ -26,7 +26,7 @@ from PIL import Image
 
 import scenes.classifier
 import scenes.features
-import scenes.settings
+import scenes.runs
 import utils
 
 ROOT = Path(__file__).parents[1]
@@ -510,6 +510,10 @@ def test_run_writes_its_results_to_a_folder_of_its_own(run):
     assert {f"{name}.html" for name in figures(run.notebook)} <= plots
     kept = json.loads((run.results / "settings.json").read_text("utf-8"))["settings"]
     assert kept["EPOCHS"] == SMALL["EPOCHS"]
+    committed = {path.name for path in (ROOT / "results").iterdir()}
+    known = {path.name for name in scenes.runs.RESULTS for path in run.results.glob(name)}
+    others = {path.name for path in run.results.iterdir()} - committed - known
+    assert {name for name in others if not name.endswith(".lock")} == {"settings.json"}
 
 
 def test_run_leaves_no_progress_bar_in_the_notebook(run):

@@ -120,7 +120,18 @@ def test_output_is_taken_at_its_word_once(committed, tmp_path):
     assert (output / "settings.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("begun", ["", ".grid_search-0123456789abcdef", "results"])
+WRITTEN = [
+    "grid_search.csv",
+    ".grid_search-0123456789abcdef",
+    "grid_search_large_histories.csv",
+    "intel_classifier.keras",
+    "head_classifier.keras",
+    "plotly_plots",
+    "results",
+]
+
+
+@pytest.mark.parametrize("begun", ["", *WRITTEN])
 def test_a_folder_of_a_run_that_came_to_no_result_is_taken_over(committed, tmp_path, begun):
     """And the earlier run, should it still live, writes nothing into it any more."""
     first, second = (dict(SETTINGS) | {"OUTPUT": "mine", "EPOCHS": epochs} for epochs in (3, 4))
@@ -135,19 +146,26 @@ def test_a_folder_of_a_run_that_came_to_no_result_is_taken_over(committed, tmp_p
             earlier.file("grid_search.csv")
 
 
-def test_results_that_do_not_say_what_they_are_made_with_are_not_taken(committed, tmp_path):
-    (tmp_path / "old" / "results").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"old holds results and no settings\.json"):
+@pytest.mark.parametrize("name", WRITTEN)
+def test_results_of_unknown_configuration_are_not_taken(committed, tmp_path, name):
+    (tmp_path / "old" / name).mkdir(parents=True)
+    with pytest.raises(ValueError, match=rf"^old holds {name}, but no settings\.json .* another O"):
         folder_of(committed, OUTPUT="old")
-    assert names_in(tmp_path / "old") == {"results"}
+    assert [path.name for path in (tmp_path / "old").iterdir()] == [name]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"settings": 1, "photos": ""}', "\xff"])
-def test_a_damaged_settings_file_is_named(committed, tmp_path, text):
-    (tmp_path / "a" / "results").mkdir(parents=True)
-    (tmp_path / "a" / "settings.json").write_text(text, encoding="latin-1")
-    with pytest.raises(ValueError, match=r"settings\.json cannot be read.*choose another OUTPUT"):
-        folder_of(committed, OUTPUT="a")
+FOREIGN = ["", "{", "[]", "{}", '{"settings": 1, "photos": ""}', '{"editor.fontSize": 12}', "\xff"]
+
+
+@pytest.mark.parametrize("text", FOREIGN)
+def test_a_settings_file_that_no_run_has_written_stays_as_it_is(committed, tmp_path, text):
+    path = tmp_path / ".vscode" / "settings.json"
+    path.parent.mkdir()
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"^\.vscode/settings\.json records no .* another OUTPUT$"):
+        folder_of(committed, OUTPUT=".vscode")
+    assert path.read_text(encoding="latin-1") == text
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_nothing_is_written_after_a_setting_has_changed(committed):
@@ -237,5 +255,5 @@ def test_the_committed_results_say_what_they_are_made_with(bundled):
 def test_an_output_folder_that_cannot_be_made_is_an_error_that_names_it(committed, small_disk):
     folder, make_read_only = small_disk
     make_read_only()
-    with pytest.raises(OSError, match=f"Read-only.*'{folder}/runs: choose another OUTPUT'"):
+    with pytest.raises(OSError, match=rf"write {folder}/runs/.*\(Read-only.*choose another"):
         folder_of(committed, OUTPUT=str(folder / "runs"))
