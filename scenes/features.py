@@ -113,7 +113,8 @@ def extract_features(
     Raises
     ------
     ValueError
-        Files cannot be read or have changed since they were digested; all are named.
+        Files cannot be read or have changed since they were digested; all are named. Or
+        `cache` is a file that no call of this function has written.
 
     Notes
     -----
@@ -214,6 +215,9 @@ def _read_cache(cache: Path, trunk_digest: str) -> tuple[np.ndarray, np.ndarray]
     none = np.array([], dtype=str), np.zeros((0, scenes.N_FEATURES), "uint8")
     if not cache.exists():
         return none
+    ours = files.begins_with(cache, b"format.npy", b"trunk.npy")
+    if not ours or cache.resolve() == BUNDLED_FEATURES.resolve():
+        raise ValueError(f"{cache} is no cache of features, and is not replaced; choose another")
     try:
         images, rounded, made_by = _read_features(cache)
     except ValueError as error:

@@ -81,6 +81,13 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
         np.savez_compressed(beside, **arrays)
 
 
+def begins_with(path: Path, *parts: bytes) -> bool:
+    """Return whether the first 512 bytes of a file hold these parts: a form of our own files."""
+    with open(path, "rb") as file:
+        head = file.read(512)
+    return all(part in head for part in parts)
+
+
 def check_zip(path: str | Path) -> list[str]:
     """Return a zip file's members; its checksums find changed bytes."""
     with zipfile.ZipFile(path) as archive:

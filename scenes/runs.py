@@ -21,7 +21,7 @@ OF_NO_RESULT += ("FINE_TUNE_RUNS", "FINE_TUNE_SEARCH", "LARGE_SEARCH")
 # All that a run writes beside settings.json. A folder without any of it may be used by any run.
 RESULTS = ("grid_search.csv", "grid_search_large_histories.csv", ".grid_search*-*")
 RESULTS += ("*classifier.keras", "plotly_plots", "results")
-COMMITTED = Path(__file__).parents[1]  # the folder of the committed results
+COMMITTED = settings.PROJECT  # the folder of the committed results
 
 
 class Output:

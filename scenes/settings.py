@@ -9,6 +9,7 @@ import difflib
 import numbers
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -36,6 +37,7 @@ def _is_path(value: object) -> bool:
     return value is None or (isinstance(value, (str, os.PathLike)) and str(value) != "")
 
 
+PROJECT = Path(__file__).resolve().parents[1]  # its features.npz would be taken for the cache
 _TINY = float(np.finfo("float32").tiny)
 _SWITCH = "True or False", lambda v: isinstance(v, bool)
 _FOLDER = "None or the path of a folder", _is_path
@@ -52,8 +54,10 @@ RULES: dict[str, Rule] = {
     "weights": ("'imagenet', the path of a weights file, or None", _is_path),
     "output": _FOLDER,
     "cache": (
-        "the path of a folder",
-        lambda v: v is not None and _is_path(v) and not os.path.isfile(v),
+        "the path of a folder, and not that of the project itself",
+        lambda v: (
+            v is not None and _is_path(v) and not os.path.isfile(v) and Path(v).resolve() != PROJECT
+        ),
     ),
     # Keras takes 32 bits, and the runs of the notebook count on from it.
     "seed": ("a whole number from 0 to 4000000000", lambda v: _is_whole(v, 0) and v <= 4 * 10**9),
@@ -169,11 +173,10 @@ def pick(namespace: dict) -> dict:
     if missing := [name for name in names if name not in namespace]:
         raise ValueError(f"the setting {missing[0]} is missing: put it back into the settings")
     settings = {name: namespace[name] for name in names}
-    check(**settings)
     for name in PATHS:
-        value = settings[name]
-        if value is not None and os.fspath(value).startswith("~"):
-            namespace[name] = settings[name] = os.path.expanduser(value)
+        if str(settings[name]).startswith("~"):
+            namespace[name] = settings[name] = os.path.expanduser(settings[name])
+    check(**settings)
     return settings
 
 

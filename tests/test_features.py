@@ -474,12 +474,10 @@ def rewrite(path: Path, /, **changed: np.ndarray | None) -> None:
     [
         cut,
         flip,
-        lambda path: path.write_bytes(b""),
-        lambda path: path.write_text("a letter"),
         lambda path: rewrite(path, format=np.array(scenes.FORMAT + 1)),
         lambda path: rewrite(path, digest=None),
     ],
-    ids=["cut off", "bit flipped", "empty", "text", "other version", "array missing"],
+    ids=["cut off", "bit flipped", "other version", "array missing"],
 )
 def test_a_damaged_cache_is_computed_again_with_a_word(extract, count, capsys, tmp_path, harm):
     features = extract()
@@ -489,6 +487,28 @@ def test_a_damaged_cache_is_computed_again_with_a_word(extract, count, capsys, t
     assert count() == len(features)
     assert "The features are computed again: " in capsys.readouterr().out
     np.testing.assert_array_equal(extract(), features)
+    assert count() == 0
+
+
+@pytest.mark.parametrize("file", ["bundled", "text", "arrays"])
+def test_a_file_that_is_no_cache_of_features_stays_as_it_is(
+    extract, count, monkeypatch, tmp_path, file
+):
+    path = tmp_path / "cache.npz"
+    if file == "bundled":
+        extract()
+        monkeypatch.setattr(scenes.features, "BUNDLED_FEATURES", path)
+    elif file == "text":
+        path.write_text("a letter")
+    else:
+        np.savez(path, features=np.zeros(3), digest=["a"])
+    before = path.read_bytes()
+    count()
+    with pytest.raises(
+        ValueError, match=r"cache\.npz is no cache of features, and is not replaced"
+    ):
+        extract(trunk=small_trunk(1))
+    assert path.read_bytes() == before
     assert count() == 0
 
 
@@ -601,13 +621,18 @@ def test_a_damaged_cache_never_changes_the_features(
     monkeypatch.setattr(scenes.features, "send_through", compute)
     monkeypatch.setattr(scenes.features, "weights_digest", lambda trunk: "trunk")
     rng, edges = np.random.default_rng(100 + seed), zip_edges(good)
-    cache = tmp_path / "cache.npz"
+    cache, refused = tmp_path / "cache.npz", 0
     for _ in range(100):
         cache.write_bytes(damage(good, rng, edges))
-        read = scenes.features.extract_features(images, tmp_path, None, cache=cache)
-        np.testing.assert_array_equal(read, features)
+        try:
+            read = scenes.features.extract_features(images, tmp_path, None, cache=cache)
+            np.testing.assert_array_equal(read, features)
+        except ValueError as error:
+            assert "is no cache of features" in str(error)  # noqa: PT017
+            refused += 1
     computed = sum(n > 0 for n in asked)
-    assert computed > 70
+    assert computed + refused > 70
+    assert refused < 20
     assert capsys.readouterr().out.count("computed again") == computed
 
 

@@ -13,7 +13,6 @@ import pytest
 import scenes
 import scenes.classifier
 import scenes.features
-import scenes.files
 import scenes.grid_search
 import scenes.heads
 import scenes.settings
@@ -73,7 +72,7 @@ IMPOSSIBLE_SETTINGS = {
     "DOWNLOAD": [1, 0, None, "True"],
     "WEIGHTS": FOLDERS,
     "OUTPUT": FOLDERS,
-    "CACHE": [*FOLDERS, None, __file__],
+    "CACHE": [*FOLDERS, None, __file__, NOTEBOOK.parent, f"{NOTEBOOK.parent}/tests/.."],
     "SEED": SEEDS,
     "SHRINK_FACTOR": POSITIVE,
     "TEST_RATIO": RATIOS,
