@@ -56,15 +56,14 @@ def _plain(part: object) -> object:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to, and put it in `path`'s place at the end."""
+def unfinished(path: Path) -> Iterator[Path]:
+    """Give a path beside `path` to write to, which is gone at the end unless it was moved."""
     path = Path(path)
     # Of this process alone, and of at most 255 bytes. The suffix stays, since Keras and plotly
     # choose the format by it.
     beside = path.with_name(f".{path.stem[:50]}.unfinished-{os.getpid()}{path.suffix}")
     try:
         yield beside
-        os.replace(beside, path)
     except OSError as error:
         raise OSError(
             error.errno,
@@ -76,6 +75,31 @@ def replacing(path: Path) -> Iterator[Path]:
             beside.unlink()
 
 
+def move(beside: Path, path: Path) -> None:
+    """Put a finished file in `path`'s place, after its content has reached the disk."""
+    _flush(beside, os.O_RDWR)
+    os.replace(beside, path)
+    with contextlib.suppress(OSError):  # Windows opens no folder, and some disks flush none
+        _flush(path.parent, os.O_RDONLY)
+
+
+def _flush(path: Path, flags: int) -> None:
+    """Let the disk write what a file or folder holds, whoever wrote it."""
+    number = os.open(path, flags)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path beside `path` to write to, and put it in `path`'s place at the end."""
+    with unfinished(path) as beside:
+        yield beside
+        move(beside, Path(path))
+
+
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     with replacing(path) as beside:
         np.savez_compressed(beside, **arrays)
@@ -83,9 +107,10 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def begins_with(path: Path, *parts: bytes) -> bool:
     """Return whether the first 512 bytes of a file hold these parts: a form of our own files."""
-    with open(path, "rb") as file:
+    with contextlib.suppress(OSError), open(path, "rb") as file:
         head = file.read(512)
-    return all(part in head for part in parts)
+        return all(part in head for part in parts)
+    return False
 
 
 def check_zip(path: str | Path) -> list[str]:

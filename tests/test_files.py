@@ -92,6 +92,24 @@ def test_a_file_is_written_and_nothing_else_stays(write, tmp_path):
     assert not left_behind(folder, name, "plot.html")
 
 
+def test_a_file_reaches_the_disk_before_it_takes_its_place(write, tmp_path, monkeypatch):
+    """Else a power cut could leave an empty file under its final name."""
+    flushed, fsync, replace = [], os.fsync, os.replace
+
+    def flush(number: int) -> None:
+        flushed.append(os.fstat(number).st_ino)
+        fsync(number)
+
+    def put(source: Path, target: Path) -> None:
+        assert flushed[-1] == source.stat().st_ino
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(os, "replace", put)
+    write[1](tmp_path)
+    assert flushed[-1] == tmp_path.stat().st_ino
+
+
 def test_a_full_disk_leaves_the_old_file_and_says_so(write, small_disk):
     folder, _ = small_disk
     name, save = write
