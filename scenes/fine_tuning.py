@@ -6,7 +6,8 @@ An interrupted training goes on from its last finished epoch. Knows nothing of g
 
 import errno
 import functools
-import os
+import math
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -207,45 +208,64 @@ def _activations(
     images: pd.DataFrame, folder: str | Path, lower: keras.Model, cache: Path
 ) -> np.memmap:
     """
-    Return what the lower layers make of each photo and of its mirror image, from the disk.
+    Compute, or load from disk, the lower layers' activations for each image and its flip.
 
-    An array of float16, shape (n, 2, height, width, channels). The file's name holds digests
-    of what it was made from and of its content: what does not fit is made again.
+    An array of float16, shape (n, 2, height, width, channels). The file's name holds a hash
+    of all that it depends on and one of its content: a damaged file is computed again.
     """
     photo = keras.Input(lower.input_shape[1:])
     views = ops.stack([lower(photo), lower(ops.flip(photo, axis=2))], axis=1)
     both = keras.Model(photo, ops.cast(views, "float16"))
     versions = [scenes.FORMAT, tf.__version__, keras.__version__]
     name = files.fingerprint(versions, images["digest"], lower.get_weights())
-    shape = (len(images), *both.output_shape[1:])
-    with files.locked(cache / "activations"):
-        for path in cache.glob(f"activations-{name}-*"):
-            if path.name.endswith(files.file_digest(path)):
-                return np.memmap(path, "float16", "r", shape=shape)
-        for path in cache.glob("activations-*"):
-            path.unlink()  # unfinished, damaged, or of other photos or layers
-        needed, free = 2 * np.prod(shape), shutil.disk_usage(cache).free
-        if needed > free:
-            raise OSError(
-                errno.ENOSPC,
-                f"the activations need {needed / 2**20:,.0f} MB in {cache}, where "
-                f"{free / 2**20:,.0f} MB are free: make room, or choose another cache or a "
-                "higher first_layer",
-            )
-        unfinished, failed = cache / f"activations-{name}", []
-        with (
-            open(unfinished, "wb") as file,
-            tasks.progress(len(images), "Photos through the lower layers", "photo") as bar,
-        ):
-            for _, block in features.send_through(
-                both, list(images["path"]), list(images["digest"]), folder, 32, failed
+    with files.locked(cache / "activations.npy"):
+        kept = [path for path in cache.glob("activations-*.npy") if _is_ours(path)]
+        for path in kept:
+            if path.stem == f"activations-{name}-{files.file_digest(path)}":
+                return np.load(path, mmap_mode="r")
+        for path in kept:
+            path.unlink()  # damaged, or of other images or layers
+        return np.load(_write_activations(images, folder, both, cache, name), mmap_mode="r")
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether a file is one of activations, by its name and its first bytes."""
+    named = re.fullmatch(r"activations-[0-9a-f]{16}-[0-9a-f]{16}\.npy", path.name)
+    return bool(named) and files.begins_with(path, b"NUMPY", b"'descr': '<f2'")
+
+
+def _write_activations(
+    images: pd.DataFrame, folder: str | Path, both: keras.Model, cache: Path, name: str
+) -> Path:
+    """Write the activations block by block, and return the path of the file."""
+    shape, failed = (len(images), *both.output_shape[1:]), []
+    header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+    photos_of = list(images["path"]), list(images["digest"])
+    needed = 2 * math.prod(shape)
+    full = (
+        f"there is no room for the activations, {needed / 2**20:,.0f} MB, in {cache}: make room, "
+        "or choose another cache or a higher first_layer"
+    )
+    if needed > shutil.disk_usage(cache).free:
+        raise OSError(errno.ENOSPC, full)
+    try:
+        with files.unfinished(cache / "activations.npy") as beside:
+            with (
+                open(beside, "wb") as file,
+                tasks.progress(len(images), "Photos through the lower layers", "photo") as bar,
             ):
-                file.write(block)
-                bar.update(len(block))
-        photos.refuse(failed)
-        path = cache / f"activations-{name}-{files.file_digest(unfinished)}"
-        os.replace(unfinished, path)
-        return np.memmap(path, "float16", "r", shape=shape)
+                np.lib.format.write_array_header_1_0(file, header)
+                for _, block in features.send_through(both, *photos_of, folder, 32, failed):
+                    file.write(block)
+                    bar.update(len(block))
+            photos.refuse(failed)
+            path = cache / f"activations-{name}-{files.file_digest(beside)}.npy"
+            files.move(beside, path)
+            return path
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(error.errno, full) from error
+        raise
 
 
 def _batches(

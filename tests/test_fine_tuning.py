@@ -11,6 +11,7 @@ from conftest import CLASSES, damage, read_table, small_network, zip_edges
 
 import scenes
 import scenes.features
+import scenes.files
 import scenes.fine_tuning
 import scenes.heads
 import scenes.photos
@@ -361,6 +362,16 @@ def test_another_training_has_another_checkpoint(tune, images, head, monkeypatch
     assert len(set(paths)) == len(paths) - 1
 
 
+def test_a_second_training_at_the_same_time_is_refused(tune, cache):
+    tune()
+    (path,) = cache.glob("fine-tuning-*.npz")
+    with (
+        scenes.files.locked(path),
+        pytest.raises(RuntimeError, match=r"another run is writing .*fine-tuning-"),
+    ):
+        tune(anew=False)
+
+
 def test_a_finished_training_is_not_done_again(tune, tuned, sent, monkeypatch):
     tune()
     monkeypatch.delattr(scenes.fine_tuning._Checkpoint, "on_epoch_end")
@@ -406,6 +417,19 @@ def test_activations_are_made_once_and_again_for_other_photos(tune, images, sent
     assert first != other, "the old ones leave: they are large"
 
 
+def test_activations_that_no_run_has_written_stay_and_stop_no_run(tune, tuned, sent, tmp_path):
+    hashes = "0123456789abcdef-0123456789abcdef"
+    names = ["activations-of-mine.npy", "activations-2024", f"activations-{hashes}.npy"]
+    for name in names:
+        (tmp_path / name).write_text("a letter")
+    (tmp_path / f"activations-{hashes[::-1]}.npy").mkdir()
+    np.save(tmp_path / "activations-0.npy", np.zeros((2, 2), "float16"))
+    before = set(tmp_path.iterdir())
+    assert_same(tune(cache=tmp_path), tuned)
+    assert before < set(tmp_path.iterdir())
+    assert sent == [30]
+
+
 def test_damaged_activations_are_made_again(tune, sent, tmp_path):
     before = tune(cache=tmp_path)
     (path,) = tmp_path.glob("activations-*")
@@ -431,7 +455,7 @@ def test_unfinished_activations_are_not_used(tune, tuned, sent, monkeypatch, tmp
         with pytest.raises(KeyboardInterrupt):
             tune(cache=tmp_path)
     assert_same(tune(cache=tmp_path), tuned)
-    assert len(list(tmp_path.glob("activations-*"))) == 1
+    assert len(list(tmp_path.glob("*activations-*"))) == 1
 
 
 def test_photos_at_fault_are_named_before_anything_trains(drawn, network, head, tmp_path):
@@ -445,8 +469,7 @@ def test_photos_at_fault_are_named_before_anything_trains(drawn, network, head, 
     images = images.assign(**scenes.photos.digest_photos(images, drawn))
     with pytest.raises(ValueError, match=r"(?s)1 photo\(s\) cannot be read.*3\.jpg"):
         scenes.fine_tuning.fine_tune(images, drawn, network, head, cache=tmp_path, **SMALL)
-    kept = [path.name.count("-") for path in tmp_path.glob("activations-*")]
-    assert kept == [1], "unfinished, and never used"
+    assert not list(tmp_path.glob("*activations*.npy"))
 
 
 def test_a_head_of_other_classes_is_refused_before_any_work(tune, sent):
@@ -476,6 +499,19 @@ def test_without_labelled_training_photos_the_error_says_so(tune, images):
 def test_a_disk_without_room_is_told_before_the_work(tune, sent, monkeypatch, tmp_path):
     full = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
-    with pytest.raises(OSError, match="activations need 1 MB in"):
+    with pytest.raises(OSError, match=f"no room for the activations, 1 MB, in {tmp_path}: make"):
         tune(cache=tmp_path)
     assert sent == []
+
+
+def test_a_disk_that_fills_while_activations_are_written_is_told_and_left_clean(
+    tune, sent, monkeypatch, small_disk
+):
+    """Others fill it after the room was measured."""
+    folder, _ = small_disk
+    roomy = shutil.disk_usage(folder)._replace(free=10**9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: roomy)
+    with pytest.raises(OSError, match=f"no room for the activations, 1 MB, in {folder}: make room"):
+        tune(cache=folder)
+    assert sent == [30]
+    assert not list(folder.glob("*activations*.npy"))
