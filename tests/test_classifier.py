@@ -566,19 +566,25 @@ def test_pickled_weights_are_not_run(intact, saved, tmp_path):
     assert not proof.exists()
 
 
-def test_a_lambda_in_a_file_is_not_run(intact, tmp_path, monkeypatch):
+def test_a_lambda_in_a_file_is_not_run(tmp_path, monkeypatch):
+    """Only safe mode refuses this file: without, it is a classifier, and runs its code."""
     path, proof = tmp_path / "hostile.keras", tmp_path / "proof"
     monkeypatch.setenv("PROOF", str(proof))
-    shape = (None, None, 3)
-    run = keras.layers.Lambda(
-        lambda x: (open(__import__("os").environ["PROOF"], "w").close(), x)[1], output_shape=shape
-    )
-    layers = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(6)]
-    keras.Sequential([keras.Input(shape), run, *layers]).save(path)
+    photo = keras.Input((224, 224, 3))
+    x = keras.layers.Lambda(
+        lambda x: (open(__import__("os").environ["PROOF"], "w").close(), x)[1],
+        output_shape=photo.shape[1:],
+    )(photo)
+    base_model = keras.Model(photo, keras.layers.GlobalAveragePooling2D()(x))
+    head = keras.Sequential([keras.Input((3,)), keras.layers.Dense(6, activation="softmax")])
+    scenes.classifier.build_classifier(base_model, head, CLASSES).save(path)
     proof.unlink(missing_ok=True)
-    assert load_or_refuse(path, intact)
+    with pytest.raises(ValueError, match=r"(?s)no saved classifier: .*safe_mode"):
+        scenes.classifier.load_classifier(path)
     assert not proof.exists()
-    keras.saving.load_model(path, safe_mode=False)(np.zeros((1, 4, 4, 3)))
+    unsafe = keras.saving.load_model(path, safe_mode=False)
+    assert scenes.classifier.classes_of(unsafe) == CLASSES
+    unsafe(np.zeros((1, 4, 4, 3), "float32"))
     assert proof.exists()
 
 

@@ -247,6 +247,31 @@ def test_it_trains_as_the_whole_network_would(images, drawn_once, network, tune,
         assert np.sqrt(sum(np.square(d).sum() for d in apart)) < 0.1 * size
 
 
+def test_the_learning_rate_rises_and_then_falls_to_0():
+    schedule = scenes.fine_tuning._adamw(1e-3, 0.01, warm_up=4, steps=40)._learning_rate
+    rates = [float(schedule(step)) for step in (0, 2, 4, 22, 40)]
+    np.testing.assert_allclose(rates, [0, 5e-4, 1e-3, 5e-4, 0], atol=1e-9)
+
+
+def test_labels_are_smoothed(tune, tuned):
+    assert not np.array_equal(
+        tune(label_smoothing=0.9)[1].get_weights()[0], tuned[1].get_weights()[0]
+    )
+
+
+def test_each_epoch_has_its_own_order_and_flips():
+    rows, labels = np.arange(3, 23), np.eye(30, dtype="float32")
+    activations = np.arange(60).reshape(30, 2, 1)
+    batches = scenes.fine_tuning._batches(activations, labels, rows, 8, 0, range(9))
+    seen = np.concatenate([x[:, 0] for x, _ in batches.as_numpy_iterator()]).reshape(3, 20)
+    for epoch in seen:
+        np.testing.assert_array_equal(np.sort(epoch // 2), rows)
+    for one, other in ((0, 1), (1, 2)):
+        assert (seen[one] // 2 != seen[other] // 2).any()
+        by_photo = [dict(zip(epoch // 2, epoch % 2, strict=True)) for epoch in seen[[one, other]]]
+        assert by_photo[0] != by_photo[1]
+
+
 def test_the_seed_decides(tune, tuned):
     assert_same(tune(), tuned)
     assert not np.array_equal(tune(seed=1)[1].get_weights()[0], tuned[1].get_weights()[0])

@@ -349,6 +349,20 @@ def test_finished_blocks_are_kept(photos, in_blocks, tmp_path, trainings):
     assert csv.read_bytes() == (tmp_path / "uninterrupted.csv").read_bytes()
 
 
+def test_folds_outlive_a_table_that_cannot_be_written(photos, tmp_path, trainings, monkeypatch):
+    csv = tmp_path / "grid_search.csv"
+
+    def fail(*arguments):
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scenes.files, "write_csv", fail)
+        with pytest.raises(OSError, match="the disk is full"):
+            scenes.grid_search.grid_search(*photos, **SMALL, csv=csv)
+    scenes.grid_search.grid_search(*photos, **SMALL, csv=csv)
+    assert len(trainings.seeds) == SMALL["folds"]
+
+
 def test_blocks_of_another_size_are_not_taken(photos, tmp_path, trainings, monkeypatch):
     csv = tmp_path / "grid_search.csv"
     trainings.interrupt(2, *photos, **SMALL, csv=csv)

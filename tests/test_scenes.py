@@ -114,7 +114,8 @@ def test_a_task_enables_determinism_in_whatever_process_it_runs(
     elif task == "fold":
         scenes.grid_search.grid_search(*data, **grid, epochs=1, folds=2, csv=tmp_path / "a.csv")
     else:
-        pair = small_network(0), scenes.heads.build_head(scenes.N_FEATURES, 6, dropout=0.1, weight_decay=0.1)
+        head = scenes.heads.build_head(scenes.N_FEATURES, 6, dropout=0.1, weight_decay=0.1)
+        pair = small_network(0), head
         for step, result in {"_activations": np.zeros((len(images), 2)), "_fit": None}.items():
             monkeypatch.setattr(scenes.fine_tuning, step, lambda *given, r=result: r)
         scenes.fine_tuning.fine_tune(images, drawn_once, *pair, **fine, epochs=1, cache=tmp_path)
