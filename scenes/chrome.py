@@ -1,8 +1,8 @@
 """
-Chrome: a plotly figure as a PNG, where a Chrome or Chromium works.
+Chrome: a plotly figure as a PNG, if a Chrome or Chromium works.
 
-One that is missing, broken or hangs costs the pictures and never the run. Knows nothing of
-what a figure shows.
+One that is missing, slow, broken or hangs costs the pictures and never the run. Knows nothing
+of what a figure shows.
 """
 
 import asyncio
@@ -11,13 +11,15 @@ import contextlib
 import logging
 import os
 import signal
-import subprocess
 import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
 
 import kaleido
 import plotly.graph_objects as go
 from kaleido.errors import ChromeNotFoundError
 
+START_PATIENCE = 180  # seconds that a plot waits for Chrome's start: 65 on a busy machine
 PATIENCE = 60  # seconds in which Chrome must draw a picture
 
 # It warns when Chrome is gone at the end of the process.
@@ -32,57 +34,69 @@ class _Chrome:
     """
 
     def __init__(self):
-        self._problem = self._loop = self._kaleido = None
+        self._loop = self._kaleido = self._started = self._failed = None
+        self._is_late = False
 
     def draw(self, figure: go.Figure) -> tuple[bytes | None, str | None]:
-        """Return a figure as PNG and None, or None and why Chrome does not work."""
-        if self._problem:
-            return None, self._problem
+        """Return a figure as PNG and None, or None and the reason that there is no PNG."""
+        if self._failed:
+            return None, self._failed
         if not self._loop:
             self._loop = asyncio.new_event_loop()
             self._loop.set_exception_handler(lambda loop, context: None)  # of tasks left behind
             threading.Thread(target=self._loop.run_forever, daemon=True).start()
             atexit.register(self._close)
-        drawing = asyncio.run_coroutine_threadsafe(self._draw(figure), self._loop)
-        try:
-            return drawing.result(PATIENCE), None
-        except ChromeNotFoundError:
-            reason = "there is no Chrome. Install Chrome or Chromium, or run plotly_get_chrome"
-        except Exception as error:  # a browser, its libraries and pipes fail in many ways
-            reason = f"Chrome does not work ({_why(error)}). Start it by hand to see more, or name "
-            reason += "another one in BROWSER_PATH"
-        self._problem = f"No PNGs from here on: {reason}."
-        with contextlib.suppress(Exception):  # it may never have started
-            _end(self._kaleido.subprocess)
-        return None, self._problem
-
-    async def _draw(self, figure: go.Figure) -> bytes:
-        if not self._kaleido:
-            # Without MathJax: else the page asks the network for a script.
-            self._kaleido = kaleido.Kaleido(mathjax=False, timeout=PATIENCE)
-            await self._kaleido.open()
+            self._started = self._run(self._start())
         # Not larger than the figure: JupyterLab shows it pixel by pixel until the mouse is over it.
-        size = {"width": figure.layout.width, "height": figure.layout.height}
-        return await self._kaleido.calc_fig(figure.to_dict(), opts={"format": "png", **size})
+        options = {"width": figure.layout.width, "height": figure.layout.height, "format": "png"}
+        try:
+            self._started.result(START_PATIENCE)
+            drawing = self._kaleido.calc_fig(figure.to_dict(), opts=options)
+            return self._run(drawing).result(PATIENCE), None
+        except ChromeNotFoundError:
+            reason = "no Chrome or Chromium was found; install one, or run plotly_get_chrome"
+        except Exception as error:  # a browser, its libraries and pipes fail in many ways
+            if self._started.done():
+                reason = f"Chrome failed ({_why(error)})"
+            else:
+                reason = f"Chrome did not start within {START_PATIENCE} s"
+                if not self._is_late:
+                    self._is_late = True
+                    return None, f"No PNG of this plot: {reason}; the next plot waits once more."
+            reason += "; start it by hand to see why, or name another one in BROWSER_PATH"
+        self._kill()
+        self._failed = f"PNG export disabled: {reason}."
+        return None, self._failed
+
+    def _run(self, coroutine: Coroutine) -> Future:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    async def _start(self) -> None:
+        # Without MathJax: else the page asks the network for a script.
+        self._kaleido = kaleido.Kaleido(mathjax=False, timeout=PATIENCE)
+        await self._kaleido.open()
 
     def _close(self) -> None:
-        if self._kaleido and not self._problem:
-            with contextlib.suppress(Exception):  # the process ends, and Chrome with it
-                asyncio.run_coroutine_threadsafe(self._kaleido.close(), self._loop).result(5)
+        """End Chrome with the process, in good order if it answers."""
+        if not self._failed:
+            try:
+                self._run(self._kaleido.close()).result(5)
+            except Exception:
+                self._kill()
 
-
-def _end(process: subprocess.Popen) -> None:
-    """End a Chrome and all that it has started: they are a process group of their own."""
-    if hasattr(os, "killpg"):
-        os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
+    def _kill(self) -> None:
+        """End Chrome and all that it has started: they are a process group of their own."""
+        with contextlib.suppress(Exception):  # it may never have started
+            if hasattr(os, "killpg"):
+                os.killpg(self._kaleido.subprocess.pid, signal.SIGKILL)
+            else:
+                self._kaleido.subprocess.kill()
 
 
 def _why(error: Exception) -> str:
     """Return the first line of what an error says; choreographer's say several lines."""
     if isinstance(error, TimeoutError):
-        return f"no answer in {PATIENCE} s"
+        return f"no picture within {PATIENCE} s"
     if isinstance(error, OSError):
         return str(error)
     words = error.args[0] if error.args else ""
