@@ -151,15 +151,15 @@ def _extract(
     size = BLOCK_BATCHES * batch_size
     starts = range(0, len(images), size)
     folder = str(Path(folder).resolve())
-    # Lists, since Dask keeps the only copy of a larger object on one machine, which may die.
     columns = [list(images[name]) for name in ("path", "digest")]
     calls = [
-        (trunk, *(column[start : start + size] for column in columns), folder, batch_size)
+        (*(column[start : start + size] for column in columns), folder, batch_size)
         for start in starts
     ]
-    amounts = [len(paths) for _, paths, *_ in calls]
+    amounts = [len(paths) for paths, *_ in calls]
     with tasks.progress(len(images), "Photos through the trunk", "photo") as bar:
-        for number, (rows, block, problems) in tasks.run_tasks(_extract_block, calls, bar, amounts):
+        blocks = tasks.run_tasks(_extract_block, trunk, calls, bar, amounts)
+        for number, (rows, block, problems) in blocks:
             yield starts[number] + rows, block, problems
 
 

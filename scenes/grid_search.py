@@ -157,10 +157,10 @@ def _train(
             fold_seed = int(np.random.SeedSequence([seed, fold]).generate_state(1)[0])
             options = {"epochs": epochs, "batch_size": batch_size, "seed": fold_seed}
             options |= {"n_classes": n_classes, "grid": block}
-            # Of large objects, Dask keeps one copy on each machine that has used it.
-            calls.append((X, (y, *rows), options))
+            calls.append((*rows, options))
             left.append((part, block, fold))
-        for number, history in tasks.run_tasks(_train_fold, calls, bar, [epochs] * len(calls)):
+        shared, amounts = (X, y), [epochs] * len(calls)
+        for number, history in tasks.run_tasks(_train_fold, shared, calls, bar, amounts):
             part, block, fold = left[number]
             parts.mkdir(exist_ok=True)
             files.write_arrays(part, history)
@@ -168,14 +168,15 @@ def _train(
 
 
 def _train_fold(
-    X: np.ndarray,
-    y_and_rows: tuple[np.ndarray, np.ndarray, np.ndarray],
+    data: tuple[np.ndarray, np.ndarray],
+    training: np.ndarray,
+    validation: np.ndarray,
     options: dict,
 ) -> dict[str, np.ndarray]:
     """Train the heads of one block on one fold: a task that any process can do."""
     with heads.one_training:
         tf.config.experimental.enable_op_determinism()
-        history = _fit(X, *y_and_rows, **options)
+        history = _fit(*data, training, validation, **options)
     gc.collect()  # a Keras model refers to itself, and would stay when its block is done
     return history
 

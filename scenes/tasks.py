@@ -1,16 +1,20 @@
 """
 Tasks: run here or on a cluster, each shown on a progress bar.
 
-A task that a failing machine takes along is tried again. Knows nothing of what a task does.
+A task that a failing worker takes along is tried again. Knows nothing of what a task does.
 """
 
 import collections
+import functools
 import os
+import pickle
 import sys
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import joblib
+import numpy as np
 from IPython import get_ipython
 from IPython.display import display
 from tqdm import tqdm
@@ -56,66 +60,108 @@ def progress(total: int, description: str, unit: str) -> tqdm:
 
 
 def run_tasks(
-    function: Callable, tasks: Sequence[tuple], bar: tqdm, amounts: Sequence[int]
+    function: Callable, shared: object, tasks: Sequence[tuple], bar: tqdm, amounts: Sequence[int]
 ) -> Iterator[tuple[int, object]]:
     """
     Yield (number, result) of each task as it ends.
 
     joblib runs the tasks one after the other in this process, or wherever
-    `joblib.parallel_config` says. A task may be run twice, where a machine fails; so it
+    `joblib.parallel_config` says. A task may be run twice, if a worker fails; so it
     writes nothing, and its result depends on its arguments alone.
 
     Parameters
     ----------
     function : callable
-        Called with the arguments of a task.
+        Called with `shared` and the arguments of a task.
+    shared : object
+        The argument of all tasks, which is sent to each worker once.
     tasks : sequence of tuples
     bar : tqdm
         Moved here, when a task has ended and its result is taken.
     amounts : sequence of int
         By how much each task moves the bar.
     """
-    left = set(range(len(tasks)))
+    left = dict(enumerate(tasks))
     while left:
-        calls = [
-            joblib.delayed(_run_task)(number, function, *tasks[number]) for number in sorted(left)
-        ]
-        for number, result in _outcomes(calls):
+        for number, result in _outcomes(function, shared, dict(left)):
             if isinstance(result, Exception):
                 raise result
-            left.remove(number)
+            del left[number]
             yield number, result
             bar.update(amounts[number])
 
 
-def _run_task(number: int, function: Callable, *arguments: object) -> tuple[int, object]:
-    """Return the number with the result or with the error, to be raised where it is of use."""
-    try:
-        return number, function(*arguments)
-    except Exception as error:
-        return number, error
-
-
-def _outcomes(calls: list) -> Iterator[tuple[int, object]]:
+def _outcomes(
+    function: Callable, shared: object, tasks: dict[int, tuple]
+) -> Iterator[tuple[int, object]]:
     """
-    Yield what calls of `_run_task` return, until all have ended or a machine has failed.
+    Yield (number, result or error) of tasks, until all have ended or a worker has failed.
 
-    A machine that dies may take the only copy of the data with it, so that no other can do
+    A worker that dies may take the only copy of the data with it, so that no other can do
     its tasks. They are tried again as long as anything gets done.
     """
     alive = False
     try:
-        parallel = joblib.Parallel(return_as="generator_unordered")
-    except ValueError:  # some backends, Ray's among them, give nothing before all is done
-        parallel = joblib.Parallel()
-    try:
-        for outcome in parallel(calls):
+        call = _sealed_call(function, shared)
+        try:
+            parallel = joblib.Parallel(return_as="generator_unordered")
+        except ValueError:  # some backends, Ray's among them, give nothing before all is done
+            parallel = joblib.Parallel()
+        for outcome in parallel([call(number, *task) for number, task in tasks.items()]):
             alive = True
             yield outcome
     except Exception as error:
+        reason = str(error).partition("\n")[0]
         if not alive:
-            raise
-        print(f"A machine failed, and its tasks are run again: {error}")
+            raise RuntimeError(
+                f"the workers are lost ({reason}): start them and connect again, or choose "
+                "joblib.parallel_config('sequential'), and repeat the run, which resumes"
+            ) from error
+        print(f"A worker failed, and its tasks are run again: {reason}")
+
+
+def _sealed_call(function: Callable, shared: object) -> Callable:
+    """Return a function that makes joblib's call of a task from its number and arguments."""
+    backend, n_jobs = joblib.parallel.get_active_backend()
+    n_jobs = backend.effective_n_jobs(n_jobs or backend.default_n_jobs)
+    if n_jobs == 1 or getattr(backend, "supports_sharedmem", False):
+        return functools.partial(joblib.delayed(_run), function, shared)
+
+    def open_and_run(task: bytes, sealed: np.ndarray) -> tuple[int, object]:
+        return pickle.loads(task)(sealed)
+
+    # Dask's scheduler unpickles the calls that it passes on, and must not import TensorFlow with
+    # them: a nested function travels as its code, the rest as bytes. An array is sent once.
+    sealed, name = np.frombuffer(pickle.dumps(shared), "uint8"), uuid.uuid4().hex
+
+    def call(number: int, *arguments: object) -> tuple:
+        task = functools.partial(_open_and_run, function, name, number, arguments)
+        return joblib.delayed(open_and_run)(pickle.dumps(task), sealed)
+
+    return call
+
+
+def _open_and_run(
+    function: Callable, name: str, number: int, arguments: tuple, sealed: np.ndarray
+) -> tuple[int, object]:
+    opened = _opened(name)
+    if not opened:
+        opened.append(pickle.loads(sealed))
+    return _run(function, opened[0], number, *arguments)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(name: str) -> list:
+    """Return a list for the shared object of the tasks of this name, for the next of them."""
+    return []
+
+
+def _run(function: Callable, shared: object, number: int, *arguments: object) -> tuple[int, object]:
+    """Return the number with the result or with the error, to be raised where it is of use."""
+    try:
+        return number, function(shared, *arguments)
+    except Exception as error:
+        return number, error
 
 
 def run_ahead(

@@ -1,24 +1,27 @@
 """Work spread over a cluster, one worker of which dies, gives what one process gives."""
 
-import importlib
+import contextlib
 import json
 import os
-import shutil
+import re
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 from pathlib import Path
 
 import joblib
 import nbclient
 import nbformat
-import numpy as np
 import pytest
 from conftest import read_table
 from search import make_photos
+from tensorflow.python.framework.config import is_op_determinism_enabled
 
 import scenes.features
-import scenes.files
 import scenes.grid_search
 import scenes.tasks
 
@@ -81,117 +84,99 @@ with tasks.progress(3, "Stopped", "step") as bar:
 
 
 @pytest.fixture(scope="module")
-def distributed():
-    return pytest.importorskip("distributed", reason="Dask's distributed is not installed")
+def cluster(tmp_path_factory):
+    """
+    Start a cluster by the lines of the documentation, and return its client and scheduler.
+
+    A scheduler and two workers, each in an empty folder, from which nothing leads to the project.
+    """
+    dask = pytest.importorskip("dask.config", reason="Dask is not installed")
+    folder, names = tmp_path_factory.mktemp("cluster"), {}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    recipe = (ROOT / "docs" / "elsewhere.md").read_text(encoding="utf-8")
+    recipe = recipe.replace("SCHEDULER:8786", f"127.0.0.1:{port}")
+    scheduler, worker = re.findall(r"^\.venv/bin/(dask .*)$", recipe, re.M)
+    [cell] = re.findall(r"^```python\n(.*?)```$", recipe, re.M | re.S)
+    with contextlib.ExitStack() as stack:
+        for command in (f"{scheduler} --host 127.0.0.1 --port {port}", worker, worker):
+            command = [Path(sys.executable).with_name("dask"), *command.split()[1:]]
+            empty = tempfile.mkdtemp(dir=folder)
+            environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+            environment |= {"TMPDIR": empty}
+            log = stack.enter_context(open(folder / f"{Path(empty).name}.log", "w"))
+            options = {"cwd": empty, "env": environment, "stdout": log, "stderr": log}
+            process = subprocess.Popen([*command, "--no-dashboard"], **options)
+            stack.callback(process.wait, 60)
+            stack.callback(process.terminate)
+            names.setdefault("scheduler", process)
+        stack.enter_context(dask.set({"distributed.comm.timeouts.connect": "10s"}))
+        stack.enter_context(contextlib.chdir(ROOT))
+        stack.enter_context(joblib.parallel_config())  # what the cell changes ends with it
+        exec(cell, names)
+        stack.callback(names["client"].close)
+        names["client"].wait_for_workers(2, timeout=120)
+        yield names["client"], names["scheduler"]
 
 
-@pytest.fixture(scope="module")
-def client(distributed):
-    """Return a client of a cluster of two worker processes."""
-    options = {"n_workers": 2, "threads_per_worker": 1, "memory_limit": 0}
-    options |= {"dashboard_address": None}
-    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
-        yield client
+def search(csv):
+    """Search three blocks of four settings in each of three folds."""
+    options = {"learning_rates": [0.001, 0.005], "dropouts": [0.0, 0.3, 0.5], "folds": 3}
+    options |= {"weight_decays": [1e-4, 1e-2], "epochs": 5, "csv": csv}
+    scenes.grid_search.grid_search(*make_photos(1500), **options)
 
 
-@pytest.fixture
-def spread(client, monkeypatch):
-    """Return a function that spreads a call over the workers, and kills one in the middle."""
-
-    def spread(function, *arguments, **options):
-        pids = client.run(os.getpid)
-        bars, killed, run_tasks, progress = [], [], scenes.tasks.run_tasks, scenes.tasks.progress
-
-        def kill_in_the_middle(function, tasks, *rest):
-            for number, result in run_tasks(function, tasks, *rest):
-                yield number, result
-                if not killed and len(tasks) > 1:
-                    killed.append(next(iter(pids.values())))
-                    os.kill(killed[0], signal.SIGKILL)
-
-        def note(*given):
-            bars.append(progress(*given))
-            return bars[-1]
-
-        with monkeypatch.context() as patch, joblib.parallel_config("dask"):
-            patch.setattr(scenes.tasks, "run_tasks", kill_in_the_middle)
-            patch.setattr(scenes.tasks, "progress", note)
-            returned = function(*arguments, **options)
-        assert killed
-        client.wait_for_workers(2)
-        assert killed[0] not in client.run(os.getpid).values()
-        assert [bar.n for bar in bars] == [bar.total for bar in bars], "all is counted, once"
-        return returned
-
-    return spread
-
-
-@pytest.mark.slow
-def test_a_search_on_a_cluster_gives_the_same_bytes(spread, tmp_path, monkeypatch):
-    # Three blocks of four settings in each of three folds.
-    monkeypatch.setattr(scenes.grid_search, "BLOCK_COLUMNS", 4 * 6)
-    photos = make_photos(1500)
-    options = {
-        "learning_rates": [0.001, 0.005],
-        "dropouts": [0.0, 0.3, 0.5],
-        "weight_decays": [1e-4, 1e-2],
-        "epochs": 5,
-        "folds": 3,
-    }
-    alone, cluster = tmp_path / "alone.csv", tmp_path / "cluster.csv"
-    scenes.grid_search.grid_search(*photos, **options, csv=alone)
-    spread(scenes.grid_search.grid_search, *photos, **options, csv=cluster)
-    assert cluster.read_bytes() == alone.read_bytes()
+def extract(cache, images, folder, trunk):
+    """Extract the features of 57 photos in five blocks."""
+    scenes.features.extract_features(images, folder, trunk, cache=cache, batch_size=4)
 
 
 @pytest.mark.slow
-def test_features_from_a_cluster_are_the_same_bytes(
-    spread, drawn_once, random_trunk, tmp_path, monkeypatch
+@pytest.mark.parametrize("work", [search, extract])
+def test_a_cluster_one_worker_of_which_dies_gives_the_bytes_of_one_process(
+    work, cluster, drawn_once, random_trunk, tmp_path, monkeypatch
 ):
+    client, _ = cluster
+    bars, killed, run_tasks, progress = [], [], scenes.tasks.run_tasks, scenes.tasks.progress
+    pids = client.run(os.getpid)
+
+    def kill_in_the_middle(*given):
+        for number, result in run_tasks(*given):
+            yield number, result
+            if not killed:
+                killed.append(next(iter(pids.values())))
+                os.kill(killed[0], signal.SIGKILL)
+
+    def note(*given):
+        bars.append(progress(*given))
+        return bars[-1]
+
+    monkeypatch.setattr(scenes.grid_search, "BLOCK_COLUMNS", 4 * 6)
     monkeypatch.setattr(scenes.features, "BLOCK_BATCHES", 3)
-    images = read_table(drawn_once)
-    alone, cluster = tmp_path / "alone.npz", tmp_path / "cluster.npz"
-    given = images, drawn_once, random_trunk
-    features = scenes.features.extract_features(*given, cache=alone, batch_size=4)
-    again = spread(scenes.features.extract_features, *given, cache=cluster, batch_size=4)
-    np.testing.assert_array_equal(again, features)
-    assert cluster.read_bytes() == alone.read_bytes()
+    given = (read_table(drawn_once), drawn_once, random_trunk) if work is extract else ()
+    alone, spread = tmp_path / "alone.npz", tmp_path / "spread.npz"
+    with joblib.parallel_config("sequential"):
+        work(alone, *given)
+    monkeypatch.setattr(scenes.tasks, "run_tasks", kill_in_the_middle)
+    monkeypatch.setattr(scenes.tasks, "progress", note)
+    work(spread, *given)
+    assert spread.read_bytes() == alone.read_bytes()
+    assert [bar.n for bar in bars] == [bar.total for bar in bars], "all is counted, once"
+    client.wait_for_workers(2)
+    assert killed[0] not in client.run(os.getpid).values()
+    imported = lambda: {"scenes", "tensorflow"} & set(sys.modules)  # noqa: E731
+    assert {"scenes", "tensorflow"} in client.run(imported).values()
+    assert any(client.run(is_op_determinism_enabled).values())
+    assert client.run_on_scheduler(imported) == set()
 
 
 @pytest.mark.slow
-def test_machines_with_nothing_but_the_packages_get_the_code(distributed, tmp_path):
-    """Of a scheduler and a worker that start in an empty folder and have no path to it."""
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    dask = [sys.executable, "-P", "-m", "distributed.cli."]
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    started = []
-
-    def start(module: str, *options: str) -> None:
-        command = [*dask[:-1], dask[-1] + module, *options, "--no-dashboard"]
-        with open(tmp_path / f"{module}.log", "w") as log:
-            started.append(
-                subprocess.Popen(command, cwd=empty, env=environment, stdout=log, stderr=log)
-            )
-
-    address = tmp_path / "scheduler.json"
-    try:
-        start("dask_scheduler", "--port", "0", "--scheduler-file", str(address))
-        start("dask_worker", "--scheduler-file", str(address), "--nthreads", "1")
-        with distributed.Client(scheduler_file=str(address), timeout=120) as client:
-            client.wait_for_workers(1, timeout=120)
-            with pytest.raises(ModuleNotFoundError, match="scenes"):
-                client.run(importlib.import_module, "scenes.tasks")
-            code = shutil.make_archive(str(tmp_path / "scenes"), "zip", ROOT, "scenes")
-            client.upload_file(code)
-            bar = scenes.tasks.progress(2, "Digests", "part")
-            with joblib.parallel_config("dask"), bar:
-                calls = [(b"a",), (b"b",)]
-                found = dict(scenes.tasks.run_tasks(scenes.files.digest, calls, bar, [1, 1]))
-            assert found == {0: scenes.files.digest(b"a"), 1: scenes.files.digest(b"b")}
-            (where,) = client.run(lambda: scenes.files.__file__).values()
-            assert "scenes.zip" in where
-    finally:
-        for process in started:
-            process.terminate()
-            process.wait(30)
+def test_a_lost_scheduler_ends_in_a_sentence(cluster):
+    _, scheduler = cluster
+    threading.Timer(1, scheduler.kill).start()
+    for _ in range(2):  # as it happens, and in the next run
+        with scenes.tasks.progress(3, "Waiting", "task") as bar:
+            waiting = scenes.tasks.run_tasks(time.sleep, 60, [()] * 3, bar, [1] * 3)
+            with pytest.raises(RuntimeError, match=r"^the workers are lost .*repeat the run"):
+                next(waiting)
