@@ -10,9 +10,12 @@ import json
 import os
 from pathlib import Path
 
+import keras
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 
+import scenes
 from scenes import files, settings
 
 # Where things lie, and how much is run: results with others of these are of the same make.
@@ -21,6 +24,7 @@ OF_NO_RESULT += ("FINE_TUNE_RUNS", "FINE_TUNE_SEARCH", "LARGE_SEARCH")
 # All that a run writes beside settings.json. A folder without any of it may be used by any run.
 RESULTS = ("grid_search.csv", "grid_search_large_histories.csv", ".grid_search*-*")
 RESULTS += ("*classifier.keras", "plotly_plots", "results")
+VERSIONS = {"tensorflow": tf.__version__, "keras": keras.__version__, "format": scenes.FORMAT}
 COMMITTED = settings.PROJECT  # the folder of the committed results
 
 
@@ -119,8 +123,8 @@ def output_folder(namespace: dict, images: pd.DataFrame) -> Output:
         The folder cannot be created.
     """
     chosen = settings.pick(namespace)
-    classes = list(images["label"].cat.categories)
-    made = {"settings": _made_with(chosen), "classes": classes, "photos": _photos(images)}
+    made = {"settings": _made_with(chosen), "classes": list(images["label"].cat.categories)}
+    made |= {"photos": _photos(images), "versions": VERSIONS}
     folder = Path(chosen["OUTPUT"] or Path("runs", _name(made)))
     _recorded(folder)  # raises before anything is written beside files that are not ours
     path = folder / "settings.json"
@@ -158,6 +162,7 @@ def _name(made: dict) -> str:
         if value != committed["settings"].get(name) and not isinstance(value, (list, str))
     ][:4]
     words += ["photos"] * (made["photos"] != committed["photos"])
+    words += ["versions"] * (made["versions"] != committed.get("versions"))
     words += ["unchanged"] * (made == committed)
     return "-".join([*words, files.fingerprint(made)[:8]])
 
@@ -187,17 +192,14 @@ def _read(path: Path) -> dict:
 
 
 def _refuse_others(folder: Path, there: dict, made: dict) -> None:
-    """Raise an error that says what the results in a folder were made with, if not with this."""
-    way_out = f"Choose another OUTPUT, or delete the results in {folder}"
-    for name, value in made["settings"].items():
-        old = there["settings"].get(name)
-        if old != value:
+    """Raise an error that names the first difference of two configurations, if there is one."""
+    was, now = (
+        config["settings"] | {name: config.get(name) for name in ("photos", "versions")}
+        for config in (there, made)
+    )
+    for name, value in now.items():
+        if was.get(name) != value:
             raise ValueError(
-                f"the results in {folder} were made with {name} = {old!r}; it is {value!r} now. "
-                f"{way_out}, or set it back"
+                f"the results in {folder} were computed with {name} = {was.get(name)!r}; it is "
+                f"{value!r} now. Choose another OUTPUT, set it back, or delete those results"
             )
-    if there["photos"] != made["photos"]:
-        raise ValueError(
-            f"the results in {folder} were made of other photos ({there['photos']}, now "
-            f"{made['photos']}). {way_out}"
-        )

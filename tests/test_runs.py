@@ -1,6 +1,7 @@
 """Results go where they belong, and say what they were made with."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from test_settings import NOTEBOOK, POSSIBLE_SETTINGS, SETTINGS
 import scenes
 import scenes.files
 import scenes.runs
+import utils
 
 
 @pytest.fixture
@@ -46,6 +48,7 @@ def test_a_folder_says_what_its_results_are_made_with(committed):
     assert made["settings"] == {k: v for k, v in settings.items() if k not in free}
     csv = committed[["label", "split", "digest"]].to_csv(index=False, lineterminator="\n")
     assert made["photos"] == scenes.files.fingerprint(csv)
+    assert list(made["versions"]) == ["tensorflow", "keras", "format"]
 
 
 def test_where_the_photos_lie_and_how_much_is_run_makes_no_difference(committed):
@@ -104,9 +107,23 @@ def test_other_photos_write_to_a_folder_of_their_own(committed, change):
     assert folder_of(other) != folder_of(other.iloc[1:])
     Path("grid_search.csv").touch()
     with pytest.raises(
-        ValueError, match=r"results in \. were made of other photos.*another OUTPUT"
+        ValueError, match=r"results in \. were computed with photos = .*another OUTPUT"
     ):
         folder_of(other, OUTPUT=".")
+
+
+def test_results_of_other_versions_are_not_mixed(committed, monkeypatch):
+    folder_of(committed, OUTPUT="mine")
+    Path("mine/grid_search.csv").touch()
+    monkeypatch.setattr(scenes.runs, "VERSIONS", scenes.runs.VERSIONS | {"keras": "9.9"})
+    assert folder_of(committed).startswith("runs/versions-")
+    with pytest.raises(ValueError, match=r"computed with versions = .*'keras': '9\.9'.* another O"):
+        folder_of(committed, OUTPUT="mine")
+    old = json.loads(Path("mine/settings.json").read_text())
+    del old["versions"]  # as before versions were recorded
+    Path("mine/settings.json").write_text(json.dumps(old))
+    with pytest.raises(ValueError, match="computed with versions = None"):
+        folder_of(committed, OUTPUT="mine")
 
 
 def test_output_is_taken_at_its_word_once(committed, tmp_path):
@@ -115,7 +132,7 @@ def test_output_is_taken_at_its_word_once(committed, tmp_path):
     assert folder_of(committed, OUTPUT=str(output), EPOCHS=3) == output.as_posix()
     before = (output / "settings.json").read_bytes()
     (output / "grid_search.csv").touch()
-    with pytest.raises(ValueError, match=r"made with EPOCHS = 3; it is 4 now\. Choose another"):
+    with pytest.raises(ValueError, match=r"computed with EPOCHS = 3; it is 4 now\. Choose another"):
         folder_of(committed, OUTPUT=str(output), EPOCHS=4)
     assert (output / "settings.json").read_bytes() == before
 
@@ -138,11 +155,11 @@ def test_a_folder_of_a_run_that_came_to_no_result_is_taken_over(committed, tmp_p
     earlier = scenes.runs.output_folder(first, committed)
     if begun:
         (tmp_path / "mine" / begun).mkdir()
-        with pytest.raises(ValueError, match=r"made with EPOCHS = 3; it is 4 now"):
+        with pytest.raises(ValueError, match=r"computed with EPOCHS = 3; it is 4 now"):
             scenes.runs.output_folder(second, committed)
     else:
         scenes.runs.output_folder(second, committed).file("grid_search.csv")
-        with pytest.raises(ValueError, match=r"made with EPOCHS = 4; it is 3 now"):
+        with pytest.raises(ValueError, match=r"computed with EPOCHS = 4; it is 3 now"):
             earlier.file("grid_search.csv")
 
 
@@ -239,12 +256,16 @@ def test_committed_results_of_other_classes_are_not_taken(committed, tmp_path, c
     assert output.table("a.csv")["n"].tolist() == [2]
 
 
-def test_the_committed_results_say_what_they_are_made_with(bundled):
-    """The grid of `grid_search.csv`, the classes of the photos, and each setting that counts."""
-    made = json.loads(NOTEBOOK.with_name("settings.json").read_text())
+def test_the_committed_results_say_what_they_are_made_with(bundled, monkeypatch, tmp_path):
+    """settings.json holds what a run of the notebook with the pinned versions would write."""
+    pinned = NOTEBOOK.with_name("requirements.txt").read_text()
+    versions = dict(re.findall(r"^(tensorflow|keras)==(\S+)", pinned, re.MULTILINE))
+    monkeypatch.setattr(scenes.runs, "VERSIONS", versions | {"format": scenes.FORMAT})
+    images = utils.create_validation(utils.drop_leaks(bundled[0]), SETTINGS["VALIDATION_RATIO"])
+    output = scenes.runs.output_folder({**SETTINGS, "OUTPUT": tmp_path / "a"}, images)
+    made = json.loads((output.folder / "settings.json").read_text())
+    assert made == json.loads(NOTEBOOK.with_name("settings.json").read_text())
     settings = made["settings"]
-    assert list(settings) == [n for n in SETTINGS if n not in scenes.runs.OF_NO_RESULT]
-    assert made["classes"] == list(bundled[0]["label"].cat.categories)
     results = pd.read_csv(NOTEBOOK.with_name("grid_search.csv"))
     for name in scenes.HYPERPARAMETERS:
         assert sorted(results[name].unique()) == sorted(settings[f"{name.upper()}S"])

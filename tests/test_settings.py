@@ -19,37 +19,18 @@ import scenes.settings
 import utils
 
 NOTEBOOK = Path(utils.__file__).with_name("intel_classification.ipynb")
-SETTINGS = {
-    "PHOTOS": None,
-    "DOWNLOAD": False,
-    "WEIGHTS": "imagenet",
-    "OUTPUT": None,
-    "CACHE": ".cache",
-    "SEED": 0,
-    "SHRINK_FACTOR": 1,
-    "TEST_RATIO": 0.2,
-    "VALIDATION_RATIO": 0.2,
-    "LEARNING_RATES": [0.0005, 0.001, 0.005],
-    "DROPOUTS": [0.1, 0.3, 0.5],
-    "WEIGHT_DECAYS": [1e-5, 1e-4, 1e-3, 1e-2],
-    "EPOCHS": 25,
-    "FOLDS": 5,
-    "BATCH_SIZE": 128,
-    "HEAD_EPOCHS": 40,
-    "RUNS": 5,
-    "RUN_EPOCHS": 30,
-    "FINE_TUNE_RUNS": 1,
-    "FINE_TUNE_SEARCH": False,
-    "FIRST_LAYER": "block_10_expand",
-    "LABEL_SMOOTHING": 0.1,
-    "FINE_TUNE_RATE": 0.0003,
-    "FINE_TUNE_EPOCHS": 5,
-    "LARGE_SEARCH": False,
-    "LARGE_LEARNING_RATES": [1e-5, 1e-3],
-    "LARGE_DROPOUTS": [0.0, 0.7],
-    "LARGE_WEIGHT_DECAYS": [0.0, 1e-2],
-    "LARGE_EPOCHS": 100,
-}
+
+
+def parameters() -> dict:
+    """Return the settings of the notebook: what its parameters cell assigns."""
+    namespace = {}
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    [cell] = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    exec("".join(cell["source"]), {}, namespace)
+    return namespace
+
+
+SETTINGS = parameters()
 NAN, INFINITY = float("nan"), float("inf")
 
 POSITIVE = [0, -1, 2.5, 4.0, NAN, INFINITY, "4", None, True, [4]]
@@ -143,15 +124,8 @@ def cases(table: dict[str, list]) -> list:
 
 
 def test_the_settings_of_the_notebook_are_those_of_the_rules():
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    code = next(
-        "".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])
-    )
-    namespace = {}
-    exec(code, namespace)
-    del namespace["__builtins__"]
-    assert set(namespace) == set(SETTINGS) == {name.upper() for name in scenes.settings.RULES}
-    assert scenes.settings.check_settings(namespace) == namespace
+    assert set(SETTINGS) == {name.upper() for name in scenes.settings.RULES}
+    assert scenes.settings.check_settings(dict(SETTINGS)) == SETTINGS
 
 
 def test_settings_are_picked_out_of_the_variables_of_a_notebook():
