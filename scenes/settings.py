@@ -180,11 +180,15 @@ def pick(namespace: dict) -> dict:
     return settings
 
 
-def _from_papermill(namespace: dict) -> list[str]:
-    """Return the names that papermill has set: in a cell of its own, which IPython keeps."""
-    names = []
-    for cell in namespace.get("In", []):
-        if cell.startswith("# Parameters\n"):
-            assigned = [node for node in ast.parse(cell).body if isinstance(node, ast.Assign)]
-            names += [node.targets[0].id for node in assigned]
-    return names
+def _from_papermill(namespace: dict) -> dict:
+    """
+    Return what papermill has set: in a cell of its own, which IPython keeps as the last but one.
+
+    A reader's cell may begin in the same way; papermill's holds `NAME = literal` throughout.
+    """
+    cell = namespace.get("In", [""])[-2:][0]
+    try:
+        body = ast.parse(cell).body if cell.startswith("# Parameters\n") else []
+        return {node.targets[0].id: ast.literal_eval(node.value) for node in body}
+    except (AttributeError, SyntaxError, TypeError, ValueError):
+        return {}

@@ -186,7 +186,8 @@ def test_a_value_given_as_text_gets_the_hint_that_helps(name, value, hint):
 def injected(**values: object) -> dict:
     """Return the variables of a notebook that papermill was given these values for."""
     lines = "".join(f"{name} = {value!r}\n" for name, value in values.items())
-    return {**SETTINGS, **values, "In": ["", "EPOCHS = 25", f"# Parameters\n{lines}"]}
+    cells = ["", "EPOCHS = 25", f"# Parameters\n{lines}", "check_settings(globals())"]
+    return {**SETTINGS, **values, "In": cells}
 
 
 @pytest.mark.parametrize(
@@ -223,7 +224,21 @@ def test_papermill_marks_its_cell_as_the_settings_expect():
     notebook.cells[0].metadata["tags"] = ["parameters"]
     given = papermill.parameterize.parameterize_notebook(notebook, {"EPOCH": 3, "SEED": [1]})
     sources = [cell["source"] for cell in given.cells]
-    assert scenes.settings._from_papermill({"In": sources}) == ["EPOCH", "SEED"]
+    found = scenes.settings._from_papermill({"In": [*sources, "check_settings(globals())"]})
+    assert found == {"EPOCH": 3, "SEED": [1]}
+
+
+OWN_CELLS = ["%matplotlib inline\nn = 3", "!ls", "a, b = 1, 2", "d['x'] = 1", "self.x = 1"]
+OWN_CELLS += ["epoch: int = 3", "epoch += 3", "epoch = len(d)", "show(epoch)"]
+
+
+@pytest.mark.parametrize("cell", OWN_CELLS)
+def test_a_readers_cell_called_parameters_does_no_harm(cell, capsys):
+    given = {**SETTINGS, "In": ["", f"# Parameters\n{cell}", "check_settings(globals())"]}
+    assert scenes.settings.check_settings(given) == SETTINGS
+    given["In"][1:1] = ["# Parameters\nepoch = 3"]  # was run before
+    assert scenes.settings.check_settings(given) == SETTINGS
+    assert capsys.readouterr().out == ""
 
 
 # --- Arguments ------------------------------------------------------------------------
