@@ -367,30 +367,30 @@ def show(figure: go.Figure, name: str, folder: str | Path) -> None:
     Show a figure, and write it as `name.html` and `name.png` into a folder.
 
     The HTML files of a folder share one `plotly.min.js` and need no network. The PNG needs
-    Chrome or Chromium; the first plot without one prints the reason, also when its cell runs
-    again. What is shown holds the figure and, for pages made of the notebook, the PNG or, if
-    there is none, an HTML form, which can be moved and opened without network: that of the
-    first plot holds plotly's script, 5 MB, for the whole page. The others name the script's
-    address, too, for Colab, where each output is a page.
+    Chrome or Chromium; without it, an older PNG is removed, and the first plot prints the
+    reason, also when its cell runs again. What is shown holds the figure and, for pages made
+    of the notebook, the PNG or, if there is none, an HTML form, which can be moved and opened
+    without network: that of the first plot holds plotly's script, 5 MB, for the whole page.
+    The others name the script's address, too, for Colab, where each output is a page.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    script = folder / "plotly.min.js"
-    if not script.exists():
-        with files.replacing(script) as beside:
-            beside.write_text(get_plotlyjs(), encoding="utf-8")
-    with files.replacing(folder / f"{name}.html") as beside:
-        beside.write_text(figure.to_html(include_plotlyjs="directory", div_id=name), "utf-8")
+    (folder := Path(folder)).mkdir(parents=True, exist_ok=True)
+    png, problem = chrome.draw(figure)  # it may take long: the files of an older figure stay
+    page = figure.to_html(include_plotlyjs="directory", div_id=name)
+    contents = {folder / "plotly.min.js": get_plotlyjs().encode()}  # another plotly's is replaced
+    contents |= {folder / f"{name}.html": page.encode(), folder / f"{name}.png": png}
+    for path, content in contents.items():
+        if content is None:
+            path.unlink(missing_ok=True)  # it shows an older figure
+        elif not path.exists() or path.read_bytes() != content:
+            with files.replacing(path) as beside:
+                beside.write_bytes(content)
     shown = {"application/vnd.plotly.v1+json": json.loads(figure.to_json())}
-    png, problem = chrome.draw(figure)
     if png:
-        with files.replacing(folder / f"{name}.png") as beside:
-            beside.write_bytes(png)
         shown["image/png"] = png
     else:
         if _first.setdefault(problem, name) == name:
             print(problem)
-        script = name in _first.values() or "cdn"
-        shown["text/html"] = figure.to_html(full_html=False, include_plotlyjs=script, div_id=name)
+        source = name in _first.values() or "cdn"
+        shown["text/html"] = figure.to_html(full_html=False, include_plotlyjs=source, div_id=name)
     if get_ipython():  # else it would be printed, letter by letter
         display(shown, raw=True)

@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from conftest import find_browser
+from plotly.offline import get_plotlyjs
 
 import scenes
 import scenes.chrome
@@ -507,9 +508,18 @@ def test_a_saved_page_needs_no_network_and_shares_its_script(figures, shown, tmp
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_nothing_older_stays_beside_a_page(figures, shown, tmp_path):
+    """A picture of an older figure, or the script of another plotly."""
+    for name in ("heat.png", "other.png", "plotly.min.js"):
+        (tmp_path / name).write_bytes(b"older")
+    scenes.plots.show(figures["heatmap"], "heat", tmp_path)
+    assert not (tmp_path / "heat.png").exists()
+    assert (tmp_path / "other.png").read_bytes() == b"older"
+    assert (tmp_path / "plotly.min.js").read_bytes() == get_plotlyjs().encode()
+
+
 @pytest.mark.parametrize("name", [*AXES, "counts 100", "confusion 100"])
 def test_saving_a_figure_again_gives_the_same_bytes(figures, shown, tmp_path, name):
-    (tmp_path / "plotly.min.js").touch()
     pages = set()
     for _ in range(2):
         scenes.plots.show(figures[name], name, tmp_path)
