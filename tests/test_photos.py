@@ -414,7 +414,7 @@ def test_an_unreadable_photo_is_named_with_the_reason(kind, tmp_path):
     write, reason = UNREADABLE[kind]
     path = tmp_path / f"{kind}.jpg"
     write(path)
-    told = re.escape(f"{path} cannot be read as a photo: ") + f".*({reason})"
+    told = f"{re.escape(scenes.photos.printable(path))} cannot be read as a photo: .*({reason})"
     with pytest.raises(ValueError, match=told):
         scenes.photos.read_photo(path)
 
