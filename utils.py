@@ -130,12 +130,13 @@ def create_validation(images: pd.DataFrame, ratio: float = 0.2, *, seed: int = 0
 def _set_apart(split: str, images: pd.DataFrame, ratio: float, seed: int) -> pd.DataFrame:
     images, folds = images.copy(), round(1 / ratio)
     if not (images["split"] == split).any():
-        if f"{1 / folds:.0%}" != f"{ratio:.0%}":
-            print(f"One of {folds} folds, {1 / folds:.0%} and not {ratio:.0%}, becomes {split}.")
         train = images[images["split"] == "train"]
         labels = train["label"].to_numpy(dtype=str)
         _, rows = photos.make_folds(labels, train["digest"], folds=folds, seed=seed)[0]
         images.loc[train.index[rows], "split"] = split
+        if split == "test" or f"{1 / folds:.0%}" != f"{ratio:.0%}":
+            used = f"{len(rows):,} of {len(train):,} training photos"
+            print(f"No {split} split found; using {used}, a random 1/{folds} (ratio {ratio:g}).")
     return images
 
 

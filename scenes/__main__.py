@@ -10,7 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
-from scenes import classifier, files, photos
+from scenes import classifier, files, folders, photos
 
 MODEL = Path(__file__).parents[1] / "intel_classifier.keras"
 CSV_HELP = """write all probabilities, for spreadsheets (UTF-8 with BOM; text that begins with
@@ -43,6 +43,7 @@ def write_maps(model, table, folder: Path) -> None:
     from scenes import drawings  # only here: it takes a second
 
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / folders.MAPS).touch()
     numbers = table["label"].cat.codes
     for row, number in zip(table.itertuples(), numbers, strict=True):
         scores = classifier.activation_maps(model, [row.path])[0].mean(axis=0)[..., number]

@@ -228,12 +228,7 @@ def _expand(name: str | Path) -> tuple[list[Path], list[Path]]:
     path = Path(name).expanduser()
     if not str(name) or path.is_fifo():  # reading a pipe might never end
         raise ValueError("it is a pipe, not a file" if str(name) else "the name is empty")
-    if not path.is_dir():
-        return [path], []
-    inside = list(folders.walk(path))
-    return [p for p in inside if folders.is_photo(p)], [
-        p for p in inside if not folders.is_photo(p)
-    ]
+    return folders.sort_files(path) if path.is_dir() else ([path], [])
 
 
 def activation_maps(model: keras.Model, paths: Sequence[str | Path]) -> np.ndarray:

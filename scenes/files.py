@@ -196,20 +196,12 @@ def write_runs(table: pd.DataFrame, csv: str | Path) -> None:
         write_csv(table.sort_values("run", kind="stable"), csv)
 
 
-def write_csv(
-    table: pd.DataFrame, csv: str | Path, *, encoding: str = "utf-8", lineterminator: str = "\n"
-) -> None:
+def write_csv(table: pd.DataFrame, csv: str | Path, **options: str) -> None:
     """Write a table with 7 digits; the file is replaced as a whole."""
+    # A name of a file may hold bytes that are no text; they are written as they are.
+    options = {"lineterminator": "\n", "encoding": "utf-8", "errors": "surrogateescape"} | options
     with replacing(Path(csv)) as beside:
-        # A name of a file may hold bytes that are no text; they are written as they are.
-        table.to_csv(
-            beside,
-            index=False,
-            float_format="%.7g",
-            lineterminator=lineterminator,
-            encoding=encoding,
-            errors="surrogateescape",
-        )
+        table.to_csv(beside, index=False, float_format="%.7g", **options)
 
 
 def write_spreadsheet(table: pd.DataFrame, csv: str | Path) -> None:

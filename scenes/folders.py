@@ -4,10 +4,11 @@ Folders (section 2): the photos of a folder as a table.
 The classes are what the folders are called. No photo is opened, moved or changed.
 """
 
+import contextlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -16,11 +17,11 @@ from PIL import Image
 import scenes
 from scenes import photos
 
-# What a folder of a split may be called, in letters of any case.
-SPLIT_FOLDERS = dict.fromkeys(("train", "training", "seg_train"), "train")
-SPLIT_FOLDERS |= dict.fromkeys(("val", "valid", "validation"), "validation")
-SPLIT_FOLDERS |= dict.fromkeys(("test", "testing", "seg_test"), "test")
-SPLIT_FOLDERS |= dict.fromkeys(("pred", "prediction", "seg_pred"), "prediction")
+# What a folder of a split may be called: test, Testing, seg_test, test_set, test-images ...
+_WORDS = "(seg_)?(train|val|dev|eval|test|pred)(ing|id|idation|iction)?"
+_SPLIT_NAME = re.compile(_WORDS + "([-_ ]?(set|data|images|photos|split))?", re.IGNORECASE)
+_LONG_NAMES = {"val": "validation", "dev": "validation", "eval": "validation", "pred": "prediction"}
+_LIKE_A_SPLIT = re.compile("train|test|valid|(?<![a-z])(val|dev|eval)(?![a-z])", re.IGNORECASE)
 LAYOUTS = """the folder must look like one of these:
     <class>/*.jpg for two classes or more
     train/<class>/*.jpg, and perhaps test/<class>/*.jpg and val/<class>/*.jpg
@@ -31,14 +32,15 @@ KAGGLE_INPUT = Path("/kaggle/input")  # where Kaggle's own machines keep data se
 REFUSED_CLASSES = ("path", "label", "split", "digest", "problem", "run", "unsure")
 REFUSED_CLASSES += ("NA", "#NA", "<NA>", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "None")
 
-_HIDDEN = (".", "__MACOSX")  # the latter is what macOS adds to a zip
+# Folders that programs keep beside photos: macOS in a zip, a NAS, Windows, and this project.
+_APART = {"__macosx", "@eadir", "@recycle", "#recycle", "$recycle.bin", "plotly_plots"}
+_APART |= {"system volume information", "lost+found"}
+MAPS = ".scenes-maps"  # an empty file in a folder of activation maps
 
-# MPO: two JPEGs in one file, of which the first counts.
-PHOTO_SUFFIXES = {
-    s for s, f in Image.registered_extensions().items() if f in {*photos.FORMATS, "MPO"}
-}
-# .jpg_large, .pjpeg, .jpg~, .jpg.download ...: what apps, browsers and editors make of photos.
-_MISNAMED = re.compile(r"\.(jpe?g|pjp|png|webp)[^.]*(\.\w*download|\.\d+)?$", re.IGNORECASE)
+_READ = {*photos.FORMATS, "MPO"}  # the latter: two JPEGs in one file, of which the first counts
+PHOTO_SUFFIXES = {suffix for suffix, f in Image.registered_extensions().items() if f in _READ}
+# No suffix, .jpg_large, .pjpeg, .jpg~, .jpg.download ...: what apps and browsers call photos.
+_MISNAMED = re.compile(r"^[^.]+$|\.(jpe?g|pjp|png|webp)[^.]*(\.\w*download|\.\d+)?$", re.IGNORECASE)
 # Photos to people, though no plugin of Pillow's own opens them.
 OTHER_SUFFIXES = {".arw", ".cr2", ".cr3", ".dng", ".emf", ".eps", ".heic", ".heif", ".hif", ".jxl"}
 OTHER_SUFFIXES |= {".nef", ".orf", ".raf", ".raw", ".rw2", ".svg", ".wmf"}
@@ -65,28 +67,79 @@ def find_photos(folder: str | Path | None = None) -> Path | None:
         place = Path(given).expanduser()
         if not place.is_dir():
             raise FileNotFoundError(f"there is no folder {photos.printable(place)}; {LAYOUTS}")
-        if not _split_folders(place) and not _holds_classes(place):
-            raise FileNotFoundError(f"there are no classes in {photos.printable(place)}; {LAYOUTS}")
         return place
     for place in (Path("intel-image-classification"), Path("archive"), Path(".")):
         if place.is_dir() and "train" in _split_folders(place):
             return place
-    inputs = [place for depth in ("*", "*/*", "*/*/*") for place in KAGGLE_INPUT.glob(depth)]
-    inputs = sorted(filter(Path.is_dir, inputs), key=lambda place: (len(place.parts), place))
-    with_splits = (place for place in inputs if "train" in _split_folders(place))
-    return next(with_splits, None) or next(filter(_holds_classes, inputs), None)
+    return _find_on_kaggle()
+
+
+def _find_on_kaggle() -> Path | None:
+    """Return the one data set on Kaggle's machines that looks right, the Intel photos first."""
+    found = []
+    for place in (place for depth in ("*", "*/*", "*/*/*") for place in KAGGLE_INPUT.glob(depth)):
+        found += [place] if _looks_right(place) and not set(found) & set(place.parents) else []
+    intel = [place for place in found if (place / "seg_train").is_dir()]
+    found = intel if len(intel) == 1 else found
+    if len(found) > 1:
+        names = _some(sorted(map(str, found)))
+        raise ValueError(f"several folders look right: set PHOTOS to one of {names}")
+    if found:
+        print(f"Using the photos in {found[0]}.")
+    return next(iter(found), None)
+
+
+def _looks_right(folder: Path) -> bool:
+    """Return whether a folder holds photos for training, or two folders with photos in them."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        direct = [any(map(is_photo, place.iterdir())) for place in _subfolders(folder)]
+        return sum(direct) > 1 or _holds_photos(_split_folders(folder)["train"])
+    return False
+
+
+def _hint(folder: Path) -> str:
+    """Return a folder nearby that looks right, or else the layouts, as the end of an error."""
+    below = _subfolders(folder)
+    near = [*below, *(p for place in below for p in _subfolders(place)), folder.resolve().parent]
+    right = next(filter(_looks_right, near), None)
+    return f"did you mean {photos.printable(right)}?" if right else LAYOUTS
+
+
+def check_output(output: str | Path | None, folder: str | Path) -> None:
+    """Raise an error if OUTPUT lies in a folder of a class or a split, whose photos are read."""
+    place, folder = Path(output or "/").resolve(), Path(folder).expanduser().resolve()
+    inside = [p for p in _subfolders(folder) if place.is_relative_to(p)]
+    if any(_split_of(p) or _holds_photos(p) for p in inside):
+        raise ValueError(f"OUTPUT is {output}, inside a class or split folder; choose another one")
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(e for e in folder.iterdir() if e.is_dir() and not e.name.startswith(_HIDDEN))
+    return sorted(e for e in folder.iterdir() if e.is_dir() and not _is_apart(e))
+
+
+def _is_apart(folder: Path) -> bool:
+    """Return whether a folder is hidden, or holds what programs, this one too, keep in it."""
+    if folder.name.startswith(".") or folder.name.lower() in _APART or (folder / MAPS).exists():
+        return True
+    made = folder / "settings.json"
+    return made.is_file() and b'"VALIDATION_RATIO"' in made.read_bytes()
+
+
+def _holds_photos(folder: Path) -> bool:
+    return any(map(is_photo, walk(folder)))
+
+
+def _split_of(folder: Path) -> str | None:
+    """Return the split that a folder is named after, or None."""
+    found = _SPLIT_NAME.fullmatch(folder.name)
+    return found and _LONG_NAMES.get(found[2].lower(), found[2].lower())
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
     """Return the folder of each split that there is; Kaggle's archive doubles them."""
     found = {}
-    for entry in (e for e in _subfolders(folder) if e.name.lower() in SPLIT_FOLDERS):
-        split = SPLIT_FOLDERS[entry.name.lower()]
-        if split in found:
+    for entry in filter(_split_of, _subfolders(folder)):
+        if (split := _split_of(entry)) in found:
             raise ValueError(
                 f"{photos.printable(folder)} holds {found[split].name} and {entry.name}, which are "
                 "both names of one split; keep one of them there"
@@ -96,27 +149,23 @@ def _split_folders(folder: Path) -> dict[str, Path]:
     return {split: found[split] for split in scenes.SPLITS if split in found}
 
 
-def _holds_classes(folder: Path) -> bool:
-    """Return whether two of its folders hold photos, at any depth."""
-    found = (place for place in _subfolders(folder) if any(map(is_photo, walk(place))))
-    return next(found, None) is not None and next(found, None) is not None
-
-
 def walk(folder: str | Path) -> Iterator[Path]:
     """
     Yield the files below a folder, in a fixed order.
 
-    Hidden folders are left out. Links to folders are yielded, not followed, since they may
-    lead back. A folder that cannot be listed is an error, not an empty one.
+    Hidden folders, those of other programs or earlier results, and links to folders, which may
+    lead back, are yielded, not entered. A folder that cannot be listed is an error, not an
+    empty one.
     """
 
     def stop(error: OSError) -> None:
         raise error
 
     for root, folders, names in os.walk(folder, onerror=stop):
-        links = [name for name in folders if Path(root, name).is_symlink()]
-        folders[:] = sorted(name for name in folders if not name.startswith(_HIDDEN))
-        yield from (Path(root, name) for name in sorted(names + links))
+        entered = [name for name in folders if not _is_apart(Path(root, name))]
+        entered = sorted(name for name in entered if not Path(root, name).is_symlink())
+        yield from (Path(root, name) for name in sorted({*names, *folders} - {*entered}))
+        folders[:] = entered
 
 
 def is_photo(path: Path) -> bool:
@@ -125,10 +174,17 @@ def is_photo(path: Path) -> bool:
     return named and not path.is_dir() and not path.is_fifo()
 
 
+def sort_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the photos below a folder, and what is skipped there."""
+    inside = sorted(walk(folder), key=Path.as_posix)
+    found = list(filter(is_photo, inside))
+    return found, sorted(set(inside) - set(found))
+
+
 def describe_skipped(paths: Iterable[Path]) -> str:
     """Return one line that names what is skipped of a folder, and why; empty if nothing is."""
     groups = {}
-    for path in sorted(paths):
+    for path in sorted(p for p in paths if not (p.is_dir() and p.name.startswith("."))):
         groups.setdefault(_why_skipped(path), []).append("/".join(path.parts[-2:]))
     others = len(groups.pop("", []))
     parts = [f"{_some(names)} ({reason})" for reason, names in groups.items()]
@@ -136,24 +192,26 @@ def describe_skipped(paths: Iterable[Path]) -> str:
     return f"Skipped: {'; '.join(parts)}." if parts else ""
 
 
-def _some(names: Sequence[str]) -> str:
+def _some(names: Iterable[str]) -> str:
+    """Return up to ten names, and how many more there are."""
+    names = list(names)
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     return ", ".join(map(photos.printable, names[:10])) + more
 
 
 def _why_skipped(path: Path) -> str:
     """Return why a path that people may take for a photo is skipped, empty for other files."""
-    if path.is_dir():
-        return "linked folders are not followed"
-    if path.name.startswith(".") or path.is_fifo():
-        return ""
-    if is_photo(path):
-        return "outside a class folder"
-    if path.suffix.lower() in OTHER_SUFFIXES:
-        return "HEIC, raw and similar formats: convert to JPEG"
-    if not path.suffix or _MISNAMED.search(path.name):
-        return "if they are photos, rename them to end in .jpg"
-    return ""
+    is_folder, is_hidden = path.is_dir(), path.name.startswith(".") or path.is_fifo()
+    reasons = {
+        "of other programs or earlier results": is_folder and _is_apart(path),
+        "linked folders are not followed": is_folder and path.is_symlink(),
+        "not a split folder": is_folder,
+        "": is_hidden,
+        "outside a class folder; move them into one, or if unlabeled into pred/": is_photo(path),
+        "HEIC, raw and similar formats: convert to JPEG": path.suffix.lower() in OTHER_SUFFIXES,
+        "if they are photos, rename them to end in .jpg": _MISNAMED.search(path.name),
+    }
+    return next((reason for reason, applies in reasons.items() if applies), "")
 
 
 # --- The table ------------------------------------------------------------------------
@@ -164,14 +222,14 @@ def list_images(folder: str | Path) -> pd.DataFrame:
     List the photos of the data set.
 
     A photo counts at any depth below the folder of its class. Without a test split the
-    validation split stands as one; without both, all photos are for training, and
-    `utils.create_test` sets some apart. This, and what is passed over, is said in a line.
+    validation split is used as one; without both, all photos are for training, and
+    `utils.create_test` sets some apart. What was found and what is skipped is printed.
 
     Parameters
     ----------
     folder : path
-        A folder of class folders; or one of split folders (`train`, `test`, `val`, or
-        Kaggle's `seg_train`, `seg_test`, `seg_pred`) that hold class folders.
+        A folder of class folders; or one of split folders (`train`, `test`, `val` or another
+        name, as `Testing` or `test_images`) that hold class folders.
 
     Returns
     -------
@@ -184,82 +242,107 @@ def list_images(folder: str | Path) -> pd.DataFrame:
     Raises
     ------
     FileNotFoundError
-        There are no photos, or a class of another split has none for training.
+        There are no two classes, or a class of another split has no photo for training.
     ValueError
-        There is only one class, or a class has a name that leads to confusion.
+        A class has a name that leads to confusion, or splits and classes cannot be told apart.
     """
     folder = Path(folder).expanduser()
     splits = _split_folders(folder)
-    if splits and "train" not in splits:
-        raise FileNotFoundError(
-            f"{photos.printable(folder)} holds {', '.join(p.name for p in splits.values())}, but "
-            f"no train (a class must not have the name of a split); {LAYOUTS}"
-        )
-    rows, left = [], []
+    _check_layout(folder, splits)
+    rows, skipped, below, empty = [], _loose(folder), set(), []
     for split, base in (splits or {"train": folder}).items():
         labelled = split != "prediction"
         for place in _subfolders(base) if labelled else [base]:
-            found = {path.relative_to(folder).as_posix(): path for path in walk(place)}
-            good = sorted(name for name, path in found.items() if is_photo(path))
-            rows += [(name, place.name if labelled else None, split) for name in good]
-            left += [found[name] for name in found.keys() - set(good)]
-        left += [entry for entry in base.iterdir() if labelled and not entry.is_dir()]
+            found, others = sort_files(place)
+            names = [path.relative_to(folder).as_posix() for path in found]
+            rows += [(name, place.name if labelled else None, split) for name in names]
+            skipped += others
+            below |= {path.parent for path in found if labelled} - {place}
+            if labelled and not found:
+                heic = any(path.suffix.lower() in OTHER_SUFFIXES for path in others)
+                empty.append(f"{base.name}/{place.name}" + " (convert HEIC etc. to JPEG)" * heic)
+        skipped += _loose(base) if splits and labelled else []
+    skipped += [place for place in _subfolders(folder) if splits and not _split_of(place)]
+    if line := describe_skipped(skipped):
+        print(line)
+    if empty:
+        print(f"No photo was found in {_some(empty)}.")
+    if below:
+        print(f"Photos in {len(below)} folders below class folders count as photos of the class.")
     images = pd.DataFrame(rows, columns=["path", "label", "split"])
     classes = sorted(set(images["label"].dropna()))
-    _check_classes(images, classes, splits.get("train", folder))
+    _check_classes(images, classes, splits.get("train", folder), folder)
     if {"validation", "test"} & set(images["split"]) == {"validation"}:
-        print(f"{splits['validation'].name} stands as the test split, since there is no other.")
+        print(f"No test split found; using {splits['validation'].name}/ as the test split.")
         images["split"] = images["split"].replace("validation", "test")
     images["label"] = pd.Categorical(images["label"], categories=classes)
     images["split"] = pd.Categorical(images["split"], categories=scenes.SPLITS)
-    _say_what_is_missing(images, splits, left)
-    others = [p for p in _subfolders(folder) if splits and p.name.lower() not in SPLIT_FOLDERS]
-    if names := [photos.printable(p.name) for p in others if any(map(is_photo, walk(p)))]:
-        print(f"Passed over, since they are no splits: the folders {', '.join(names)}.")
+    _describe(images, folder, splits)
     return images
 
 
-def _check_classes(images: pd.DataFrame, classes: list[str], folder: Path) -> None:
-    """Raise an error that names the first class that cannot be worked with."""
-    if not classes:
-        raise FileNotFoundError(
-            f"there is no photo of a class in {photos.printable(folder)}; {LAYOUTS}"
+def _loose(folder: Path) -> list[Path]:
+    """Return what lies beside the folders that are read."""
+    return list({*folder.iterdir()} - {*_subfolders(folder)})
+
+
+def _check_layout(folder: Path, splits: dict[str, Path]) -> None:
+    """Raise an error if splits and classes cannot be told apart."""
+    here, tops = photos.printable(folder), list(filter(_holds_photos, _subfolders(folder)))
+    classes = _some(place.name for place in tops if not _split_of(place))
+    if splits and not ("train" in splits and _subfolders(splits["train"])):
+        raise ValueError(
+            f"{here} holds {_some(p.name for p in splits.values())}, the name of a split, beside "
+            f"{classes or 'no class'}, and no train/ with class folders: rename it if it is a "
+            f"class, else put the class folders into train/; {LAYOUTS}"
         )
-    for name in classes:
-        place = photos.printable(folder / name)
-        if name in REFUSED_CLASSES or photos.printable(name) != name:
-            why = (
-                "is not text"
-                if photos.printable(name) != name
-                else "means something else in a table"
-            )
-            raise ValueError(f"the name of the class {place} {why}; rename its folder")
+    inner = [{p.name for p in _subfolders(place) if _holds_photos(p)} for place in tops]
+    alike = _LIKE_A_SPLIT.search(classes) and set.intersection(*inner)
+    nested = any(len(_split_folders(place)) > 1 for place in tops)
+    if len(tops) > 1 and not splits and (alike or nested):
+        raise ValueError(
+            f"{here} holds {classes}, with the folders {_some(sorted(set.union(*inner)))} in them; "
+            "call splits train, val or test and put the class folders into them, use no such word "
+            "in the name of a class, or, if these are data sets, set PHOTOS to one of them"
+        )
+
+
+def _check_classes(images: pd.DataFrame, classes: list[str], base: Path, folder: Path) -> None:
+    """Raise an error that names the first class that cannot be worked with."""
+    here = photos.printable(base)
+    if len(classes) < 2:
+        only = _some(classes) or "none"
+        raise FileNotFoundError(f"two classes are needed, {here} holds {only}; {_hint(folder)}")
     alike = {}  # to a Mac, to Windows, or to the eye
     for name in classes:
+        if name in REFUSED_CLASSES or photos.printable(name) != name:
+            why = "means something else in a table" if name in REFUSED_CLASSES else "is not text"
+            shown = photos.printable(base / name)
+            raise ValueError(f"the name of the class {shown} {why}; rename its folder")
         twin = alike.setdefault(unicodedata.normalize("NFKC", name).casefold(), name)
         if twin != name:
             raise ValueError(
-                f"the classes {twin!a} and {name!a} in {photos.printable(folder)} or beside it are "
-                "one name but for the case or the coding of letters; rename or merge their folders"
+                f"the classes {twin!a} and {name!a} in {here} or beside it are one name but for "
+                "the case or the coding of letters; rename or merge their folders"
             )
     if untrained := set(classes) - set(images.loc[images["split"] == "train", "label"]):
         raise FileNotFoundError(
-            f"there is no photo in {photos.printable(folder / min(untrained))}, though other "
+            f"there is no photo in {photos.printable(base / min(untrained))}, though other "
             "splits have that class; add some for training, or take it out of the other splits"
         )
-    if len(classes) == 1:
-        only = f"{photos.printable(folder)} holds only the class {classes[0]}"
-        raise ValueError(f"{only}; two are needed; {LAYOUTS}")
 
 
-def _say_what_is_missing(images: pd.DataFrame, splits: dict[str, Path], left: list[Path]) -> None:
-    if "test" not in set(images["split"]):
-        print("There is no test split: one is to be made of training photos.")
+def _describe(images: pd.DataFrame, folder: Path, splits: dict[str, Path]) -> None:
+    """Print what a folder was understood to hold."""
+    counts, classes = images["split"].value_counts(), images["label"].cat.categories
+    purposes = ("photos for training", "for validation", "for testing", "to predict")
+    uses = zip(scenes.SPLITS, purposes, strict=True)
+    parts = [f"{counts[split]:,} {purpose}" for split, purpose in uses if counts[split]]
+    place = folder.resolve()
+    print(f"Found {len(classes)} classes in {photos.printable(place.name)}: {', '.join(parts)}.")
     for split in sorted({"test", "validation"} & set(images["split"])):
-        classes = set(images.loc[images["split"] == split, "label"])
-        if lacking := [name for name in images["label"].cat.categories if name not in classes]:
-            print(f"The {split} split has no photo of: {', '.join(lacking)}.")
-    if splits and "prediction" not in set(images["split"]):
-        print("There are no photos without a label to predict.")
-    if line := describe_skipped(left):
-        print(line)
+        lacking = classes.difference(images.loc[images["split"] == split, "label"])
+        if len(lacking):
+            print(f"The {split} split has no photo of: {_some(lacking)}.")
+    if not splits and _split_of(place) and len(_split_folders(place.parent)) > 1:
+        print(f"{place.name} is a split of {place.parent.name}: set PHOTOS to that to use all.")

@@ -15,15 +15,6 @@ import scenes
 import scenes.folders
 import scenes.photos
 
-
-def flatten(photos: Path) -> None:
-    """Turn Kaggle's doubled folders into single ones."""
-    for name in ("seg_train", "seg_test", "seg_pred"):
-        (photos / name).rename(photos / "doubled")
-        (photos / "doubled" / name).rename(photos / name)
-        (photos / "doubled").rmdir()
-
-
 # --- Where they are -------------------------------------------------------------------
 
 
@@ -58,19 +49,13 @@ def test_find_photos_prefers_what_it_is_told(drawn, monkeypatch):
 
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("named_by", ["argument", "environment"])
-@pytest.mark.parametrize(
-    ("folder", "problem"),
-    [("missing", "there is no folder missing"), ("empty", "there are no classes in empty")],
-)
-def test_find_photos_does_not_look_elsewhere_when_a_wrong_folder_is_named(
-    drawn, monkeypatch, named_by, folder, problem
+def test_find_photos_does_not_look_elsewhere_when_a_missing_folder_is_named(
+    drawn, monkeypatch, named_by
 ):
     shutil.copytree(drawn, "archive")
-    Path("empty").mkdir()
-    if named_by == "environment":
-        monkeypatch.setenv("INTEL_PHOTOS", folder)
-    with pytest.raises(FileNotFoundError, match=problem + r"; (?s:.)*<class>/\*.jpg"):
-        scenes.folders.find_photos(folder if named_by == "argument" else None)
+    monkeypatch.setenv("INTEL_PHOTOS", "missing")
+    with pytest.raises(FileNotFoundError, match=r"no folder missing; (?s:.)*<class>/\*.jpg"):
+        scenes.folders.find_photos("missing" if named_by == "argument" else None)
 
 
 @pytest.mark.usefixtures("elsewhere")
@@ -84,16 +69,189 @@ def test_find_photos_knows_the_home_folder(drawn, monkeypatch, named_by):
     assert len(scenes.folders.list_images("~/photos")) == 57
 
 
+ON_KAGGLE = {
+    "splits": (["intel/train/sea/1.jpg", "other/1.csv"], "intel"),
+    "classes": (["flowers/rose/1.jpg", "flowers/tulip/1.jpg"], "flowers"),
+    "below": (["intel/archive/train/sea/1.jpg", "intel/archive/test/sea/1.jpg"], "intel/archive"),
+    "two, one of scenes": (["a/train/rose/1.jpg", "b/seg_train/seg_train/sea/1.jpg"], "b"),
+    "a person's": (["datasets/x/a/rose/1.jpg", "datasets/x/a/tulip/1.jpg"], "datasets/x/a"),
+    "two": (
+        ["a/train/rose/1.jpg", "b/rose/1.jpg", "b/tulip/1.jpg"],
+        "PHOTOS to one of input/a, input/b",
+    ),
+}
+
+
 @pytest.mark.usefixtures("elsewhere")
-@pytest.mark.parametrize("below", ["intel", "intel/archive", "datasets/somebody/intel"])
-@pytest.mark.parametrize("layout", ["splits", "classes"])
-def test_find_photos_finds_the_data_set_on_kaggles_machines(drawn, monkeypatch, below, layout):
+@pytest.mark.parametrize("kind", ON_KAGGLE)
+def test_find_photos_finds_the_one_data_set_on_kaggles_machines(monkeypatch, capsys, kind):
     monkeypatch.setattr(scenes.folders, "KAGGLE_INPUT", Path("input"))
     assert scenes.folders.find_photos() is None
-    source = drawn if layout == "splits" else drawn / "seg_train" / "seg_train"
-    shutil.copytree(source, Path("input", below))
-    Path("input/another").mkdir()
-    assert scenes.folders.find_photos() == Path("input", below)
+    names, expected = ON_KAGGLE[kind]
+    make(Path("input"), *names)
+    if kind == "two":
+        with pytest.raises(ValueError, match=expected):
+            scenes.folders.find_photos()
+    else:
+        assert scenes.folders.find_photos() == Path("input", expected)
+        assert capsys.readouterr().out == f"Using the photos in input/{expected}.\n"
+
+
+# --- The layouts ----------------------------------------------------------------------
+
+
+def make(root: Path, *names: str) -> Path:
+    """Write a small photo for each name, and this project's settings if it is called so."""
+    file = io.BytesIO()
+    Image.fromarray(draw(0)).save(file, "PNG")
+    ours = (Path(__file__).parents[1] / "settings.json").read_bytes()
+    for path in (root / name for name in names):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(ours if path.name == "settings.json" else file.getvalue())
+    return root
+
+
+# The name of a layout and what the folder holds; what is read of it, or the error; what is said.
+LAYOUTS = """
+classes: a/1.jpg, a/x.png, b/1.gif
+    train/a, train/a, train/b
+    Found 2 classes in photos
+known names: Train/a/1.jpg, Train/b/1.jpg, VALID/a/1.jpg, testing/b/1.jpg, pred/1.jpg
+    train/a, train/b, validation/a, test/b, prediction/nan
+    2 photos for training, 1 for validation, 1 for testing, 1 to predict.
+names with set: training_set/a/1.jpg, training_set/b/1.jpg, test-set/a/1.jpg
+    train/a, train/b, test/a
+    Found 2 classes in photos: 2 photos for training, 1 for testing.
+used names: TrainImages/a/1.jpg, TrainImages/b/1.jpg, dev/a/1.jpg, test_data/a/1.jpg
+    train/a, train/b, validation/a, test/a
+    The test split has no photo of: b.
+doubled: train_split/train_split/a/1.jpg, train_split/train_split/b/1.jpg, eval/a/1.jpg
+    train/a, train/b, test/a
+    No test split found; using eval/ as the test split.
+unknown names: my_training/a/1.jpg, my_training/b/1.jpg, old_tests/a/1.jpg, old_tests/b/1.jpg
+    photos holds my_training, old_tests, with the folders a, b in them; call splits train
+years: cats/2023/1.jpg, dogs/2023/1.jpg
+    train/cats, train/dogs
+    Photos in 2 folders below class folders count as photos of the class.
+classes with such words: train station/1.jpg, test tube/1.jpg, valley/x/1.jpg, devil/x/1.jpg
+    train/devil, train/test tube, train/train station, train/valley
+    Found 4 classes
+a class called train: bus/1.jpg, train/1.jpg, truck/1.jpg
+    photos holds train, the name of a split, beside bus, truck, .* rename it if it is a class
+a class called test: control/1.jpg, test/1.jpg
+    test, the name of a split, beside contr
+test beside classes: a/1.jpg, b/1.jpg, Test/a/2.jpg, Test/b/2.jpg
+    holds Test, the name of a split, beside a, b.* else put the class folders into train/
+flat test: train/a/1.jpg, train/b/1.jpg, test/2.jpg
+    train/a, train/b
+    Skipped: test/2.jpg (outside a class folder; move them into one, or if unlabeled into
+beside splits: train/a/1.jpg, train/b/1.jpg, test/a/1.jpg, test/b/1.jpg, c/1.jpg
+    train/a, train/b, test/a, test/b
+    Skipped: photos/c (not a split folder).
+classes of classes: Fruit/Apple/1.jpg, Fruit/Pear/red/1.jpg, Nut/1.jpg, Nut/.hidden/2.jpg
+    train/Fruit, train/Fruit, train/Nut
+    Photos in 2 folders below class folders count
+splits in classes: a/train/1.jpg, a/test/1.jpg, b/train/1.jpg
+    photos holds a, b, with the folders test, train in them
+two data sets: x/train/a/1.jpg, x/train/b/1.jpg, x/test/a/1.jpg, y/a/1.jpg, y/b/1.jpg
+    holds x, y.* if these are data sets, set PHOTOS to one of them
+one folder too high: x/a/1.jpg, x/b/1.jpg
+    two classes are needed, .*photos holds x; did you mean .*photos.x?
+two folders too high: x/y/train/a/1.jpg, x/y/train/b/1.jpg
+    two classes are needed, .*photos holds x; did you mean .*photos.x.y?
+one class: a/1.jpg, a/2.jpg
+    two classes are needed, .*photos holds a; .* must look like
+no class: 1.jpg, 2.jpg
+    two classes are needed, .*photos holds none; the folder must
+    Skipped: photos/1.jpg, photos/2
+no class for training: train/1.jpg
+    train, the name of a split, beside no class
+a split twice: train/a/1.jpg, seg_train/b/1.jpg
+    seg_train and train, which are both
+a class that is not trained: train/a/1.jpg, train/b/1.jpg, test/c/1.jpg
+    there is no photo in .*train.c, though other splits have that class
+two cases: train/Sea/1.jpg, train/a/1.jpg, test/sea/1.jpg
+    'Sea' and 'sea' in
+two codings: caf\u00e9/1.jpg, cafe\u0301/1.jpg
+    one name but for the case or the cod
+no text: a/1.jpg, caf\udce9/1.jpg
+    class .*caf\\\\udce9 is not text
+two lines: a/1.jpg, b\x0bc/1.jpg
+    class .*b\\\\x0bc is not text; rename its folder
+what programs keep: a/1.jpg, a/@eaDir/1/1.jpg, b/1.jpg, b/.ipynb_checkpoints/1.jpg, \
+$RECYCLE.BIN/1.jpg, .x/1.jpg
+    train/a, train/b
+    Skipped: photos/$RECYCLE.BIN, a/@eaDir (of other programs or earlier results).
+what this project writes: a/1.jpg, b/1.jpg, runs/x/settings.json, runs/x/plots/1.png, \
+plotly_plots/1.png, my-maps/.scenes-maps, my-maps/0001_1.png, mine/settings.json, mine/p/1.png
+    train/a, train/b
+    Skipped: photos/mine, photos/my-maps, photos/plotly_plots, runs/x (of other programs
+an empty class: a/1.jpg, b/1.jpg, c/1.txt
+    train/a, train/b
+    No photo was found in photos/c.
+a class of HEIC: a/1.jpg, b/1.jpg, c/1.HEIC, c/2.heic
+    train/a, train/b
+    No photo was found in photos/c (convert HEIC etc. to JPEG).
+"""
+LAYOUTS = dict(block.split(": ", 1) for block in re.split(r"\n(?! )", LAYOUTS.strip()))
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_a_folder_is_understood_or_refused_and_this_is_said(kind, tmp_path, capsys):
+    names, expected, *said = LAYOUTS[kind].split("\n    ")
+    folder = make(tmp_path / "photos", *names.split(", "))
+    if expected.startswith("train/"):
+        images = scenes.folders.list_images(folder)
+        read = zip(images["split"], images["label"], strict=True)
+        assert ", ".join(f"{split}/{label}" for split, label in read) == expected
+        said.append("Found ")
+    else:
+        with pytest.raises((ValueError, FileNotFoundError), match=expected) as error:
+            scenes.folders.list_images(folder)
+        str(error.value).encode()  # can be written to any file
+    printed = capsys.readouterr().out
+    assert [line for line in said if line not in printed] == []
+
+
+@pytest.mark.parametrize(
+    ("at", "said"),
+    [
+        ("x/train/a", r".*a holds none; did you mean .*x.train\?"),
+        ("x/train", "train is a split of x: set PHOTOS to that to use all."),
+    ],
+)
+def test_one_folder_too_low_the_right_one_is_named(at, said, tmp_path, capsys):
+    make(tmp_path, *(f"x/{split}/{name}/1.jpg" for split in ("train", "test") for name in "ab"))
+    try:
+        scenes.folders.list_images(tmp_path / at)
+    except FileNotFoundError as error:
+        print(error)
+    assert re.search(said, capsys.readouterr().out)
+
+
+def test_linked_folders_are_named_and_not_followed(tmp_path, capsys):
+    make(tmp_path / "photos", "a/1.jpg", "b/1.jpg")
+    make(tmp_path / "elsewhere", "2.jpg")
+    (tmp_path / "photos" / "a" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "photos" / "b" / "back").symlink_to(tmp_path)
+    assert len(scenes.folders.list_images(tmp_path / "photos")) == 2
+    said = "Skipped: a/more, b/back (linked folders are not followed).\n"
+    assert said in capsys.readouterr().out
+
+
+def test_a_class_with_settings_of_another_program_is_read(tmp_path):
+    make(tmp_path, "a/1.jpg", "b/1.jpg")
+    (tmp_path / "a" / "settings.json").write_text('{"editor.fontSize": 12}')
+    assert len(scenes.folders.list_images(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("output", ["train", "train/a/mine", "pred/runs", "c/new"])
+def test_an_output_inside_of_the_photos_is_refused(output, tmp_path):
+    make(tmp_path, "train/a/1.jpg", "pred/1.jpg", "c/1.jpg", "runs/1.csv")
+    with pytest.raises(ValueError, match=f"OUTPUT is .*{output}, inside a class or split folder"):
+        scenes.folders.check_output(tmp_path / output, tmp_path)
+    for good in (None, tmp_path, tmp_path / "runs" / "x", tmp_path / "new", tmp_path.parent):
+        scenes.folders.check_output(good, tmp_path)
 
 
 # --- The table ------------------------------------------------------------------------
@@ -120,14 +278,6 @@ def test_list_images_makes_a_row_for_each_photo_in_a_fixed_order(drawn):
         assert pd.isna(row.label) if row.split == "prediction" else f"/{row.label}/" in row.path
 
 
-def test_list_images_reads_the_flat_layout_as_the_doubled_one(drawn):
-    doubled = scenes.folders.list_images(drawn)
-    flatten(drawn)
-    flat = scenes.folders.list_images(drawn)
-    doubled["path"] = doubled["path"].str.replace(r"^(seg_\w+)/\1", r"\1", regex=True)
-    pd.testing.assert_frame_equal(flat, doubled)
-
-
 def test_list_images_does_not_depend_on_the_order_of_the_file_system(drawn, monkeypatch):
     before = scenes.folders.list_images(drawn)
     iterdir = Path.iterdir
@@ -135,27 +285,22 @@ def test_list_images_does_not_depend_on_the_order_of_the_file_system(drawn, monk
     pd.testing.assert_frame_equal(scenes.folders.list_images(drawn), before)
 
 
-def test_list_images_says_what_it_passes_over(drawn, capsys):
+def test_list_images_says_what_it_skips(drawn, capsys):
     before = scenes.folders.list_images(drawn)
-    assert capsys.readouterr().out == ""
+    found = "Found 6 classes in photos: 30 photos for training, 24 for testing, 3 to predict.\n"
+    assert capsys.readouterr().out == found
     folder = drawn / "seg_train" / "seg_train"
-    (folder / "sea" / ".hidden.jpg").write_bytes(b"x")
-    (folder / "sea" / "Thumbs.db").write_bytes(b"x")
-    (folder / "sea" / "notes.txt").write_bytes(b"x")
+    names = ["sea/.hidden.jpg", "sea/Thumbs.db", "sea/notes.txt", "readme.md", "stray.jpg"]
+    for name in [*names, "sea/a.heic", "sea/b.PJPEG", os.fsdecode(b"sea/caf\xe9.dng")]:
+        (folder / name).write_bytes(b"x")
     (folder / "sea" / "a.jpg").mkdir()
-    (folder / "readme.md").write_bytes(b"x")
-    (folder / "desert").mkdir()
-    (folder / ".ipynb_checkpoints").mkdir()
     (drawn / "seg_pred" / "seg_pred" / ".DS_Store").write_bytes(b"x")
-    for name in ("a.heic", "b.PJPEG"):
-        (folder / "sea" / name).write_bytes(b"x")
-    (folder / "stray.jpg").write_bytes(b"x")
-    (folder / "sea" / os.fsdecode(b"caf\xe9.dng")).write_bytes(b"x")
     pd.testing.assert_frame_equal(scenes.folders.list_images(drawn), before)
     assert capsys.readouterr().out == (
         "Skipped: sea/a.heic, sea/caf\\udce9.dng (HEIC, raw and similar formats: convert to JPEG); "
-        "sea/b.PJPEG (if they are photos, rename them to end in .jpg); "
-        "seg_train/stray.jpg (outside a class folder); 5 other file(s).\n"
+        "sea/b.PJPEG (if they are photos, rename them to end in .jpg); seg_train/stray.jpg "
+        "(outside a class folder; move them into one, or if unlabeled into pred/); "
+        "5 other file(s).\n" + found
     )
 
 
@@ -163,7 +308,7 @@ def test_list_images_says_what_it_passes_over(drawn, capsys):
 def test_list_images_passes_over_a_pipe_whose_reading_would_never_end(drawn, capsys):
     os.mkfifo(drawn / "seg_train" / "seg_train" / "sea" / "pipe.jpg")
     assert not scenes.folders.list_images(drawn)["path"].str.contains("pipe").any()
-    assert capsys.readouterr().out == "Skipped: 1 other file(s).\n"
+    assert capsys.readouterr().out.startswith("Skipped: 1 other file(s).\n")
 
 
 @pytest.mark.filterwarnings("ignore:IM image format:DeprecationWarning")
@@ -189,15 +334,6 @@ def test_list_images_takes_all_that_pillow_can_open_in_any_case(drawn):
     assert (scenes.photos.digest_photos(images, drawn)["problem"] == "").all()
 
 
-@pytest.mark.parametrize("fault", ["missing", "empty"])
-def test_list_images_says_at_once_that_there_is_nothing_to_predict(drawn, capsys, fault):
-    shutil.rmtree(drawn / "seg_pred")
-    if fault == "empty":
-        (drawn / "seg_pred" / "seg_pred").mkdir(parents=True)
-    assert set(scenes.folders.list_images(drawn)["split"]) == {"train", "test"}
-    assert capsys.readouterr().out == "There are no photos without a label to predict.\n"
-
-
 def test_a_folder_that_cannot_be_listed_is_no_empty_one(drawn, monkeypatch):
     bad = drawn / "seg_train" / "seg_train" / "sea"
     scandir = os.scandir
@@ -210,69 +346,6 @@ def test_a_folder_that_cannot_be_listed_is_no_empty_one(drawn, monkeypatch):
     monkeypatch.setattr(os, "scandir", fail)
     with pytest.raises(PermissionError, match=re.escape(str(bad))):
         scenes.folders.list_images(drawn)
-
-
-# --- Folders of one's own -------------------------------------------------------------
-
-
-def make(root: Path, *names: str) -> Path:
-    """Write a small photo for each name."""
-    for seed, name in enumerate(names):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(draw(seed)).save(root / name, "PNG")
-    return root
-
-
-def rows(folder: Path) -> list[tuple]:
-    images = scenes.folders.list_images(folder)
-    assert (images["split"].cat.categories == list(scenes.SPLITS)).all()
-    labels = images["label"].astype(object).where(images["label"].notna(), None)
-    return list(zip(images["path"], labels, images["split"], strict=True))
-
-
-def test_a_folder_of_class_folders_is_for_training(tmp_path, capsys):
-    make(tmp_path, "dogs/1.jpg", "cats/b.png", "cats/a.gif", "read.me")
-    assert rows(tmp_path) == [
-        ("cats/a.gif", "cats", "train"),
-        ("cats/b.png", "cats", "train"),
-        ("dogs/1.jpg", "dogs", "train"),
-    ]
-    assert capsys.readouterr().out == (
-        "There is no test split: one is to be made of training photos.\nSkipped: 1 other file(s).\n"
-    )
-    assert scenes.folders.find_photos(tmp_path) == tmp_path
-
-
-@pytest.mark.parametrize("train", ["train", "Train", "TRAINING", "seg_train"])
-@pytest.mark.parametrize("validation", ["val", "Valid", "VALIDATION"])
-def test_splits_are_known_by_their_folders(tmp_path, train, validation, capsys):
-    make(tmp_path, *(f"{train}/{name}/1.jpg" for name in "ba"), f"{validation}/a/2.jpg")
-    make(tmp_path, "Test/a/3.jpg", "Test/b/3.jpg", "birds/1.jpg", "notes/1.txt")
-    assert rows(tmp_path) == [
-        (f"{train}/a/1.jpg", "a", "train"),
-        (f"{train}/b/1.jpg", "b", "train"),
-        (f"{validation}/a/2.jpg", "a", "validation"),
-        ("Test/a/3.jpg", "a", "test"),
-        ("Test/b/3.jpg", "b", "test"),
-    ]
-    assert capsys.readouterr().out == (
-        "The validation split has no photo of: b.\n"
-        "There are no photos without a label to predict.\n"
-        "Passed over, since they are no splits: the folders birds.\n"
-    )
-
-
-def test_without_a_test_split_the_validation_split_stands_as_one(tmp_path, capsys):
-    make(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "val/a/2.jpg", "val/b/2.jpg")
-    assert [row[2] for row in rows(tmp_path)] == ["train", "train", "test", "test"]
-    assert "val stands as the test split, since there is no other.\n" in capsys.readouterr().out
-
-
-def test_photos_count_at_any_depth_below_their_class(tmp_path):
-    names = ("a/1.jpg", "a/2020/may/2.jpg", "a/2021/3.jpg", "b/1.jpg", "b/.hidden/2.jpg")
-    make(tmp_path, *names)
-    (tmp_path / "b" / "back").symlink_to(tmp_path)
-    assert [row[0] for row in rows(tmp_path)] == sorted(names[:4])
 
 
 ODD_NAMES = ["two words", "été", "冰川", "a, b", "7", "01", "<b>bold", 'say "x"', "$x$", "train"]
@@ -291,22 +364,6 @@ def test_there_may_be_a_hundred_classes(tmp_path):
     assert list(scenes.folders.list_images(tmp_path)["label"].cat.codes) == list(range(100))
 
 
-REFUSED = {
-    "no text": (["a/1.jpg", os.fsdecode(b"caf\xe9/1.jpg")], r"class .*caf\\udce9 is not text"),
-    "case": (["train/Sea/1.jpg", "train/a/1.jpg", "test/sea/1.jpg"], "'Sea' and 'sea'"),
-    "coding": (["caf\u00e9/1.jpg", "cafe\u0301/1.jpg"], "one name but for the case or the coding"),
-    "a split": (["test/1.jpg", "cats/1.jpg", "dogs/1.jpg"], "holds test, but no train"),
-    "also a split": (["train/1.jpg", "a/1.jpg"], "there is no photo of a class in .*train"),
-    "twice": (["train/a/1.jpg", "seg_train/b/1.jpg"], "seg_train and train"),
-    "one class": (["a/1.jpg", "a/2.jpg"], "only the class a; two are needed"),
-    "no class": (["1.jpg", "2.jpg"], "there is no photo of a class in"),
-    "not trained": (
-        ["train/a/1.jpg", "train/b/1.jpg", "test/c/1.jpg"],
-        r"there is no photo in .*train.c, though other splits have that class",
-    ),
-}
-
-
 @pytest.mark.parametrize("name", sorted(scenes.folders.REFUSED_CLASSES))
 def test_a_class_with_the_name_of_something_else_is_refused(name, tmp_path):
     table = pd.read_csv(io.StringIO(f"label\n{name}\n"))
@@ -314,23 +371,6 @@ def test_a_class_with_the_name_of_something_else_is_refused(name, tmp_path):
     make(tmp_path, "train/a/1.jpg", f"train/{name}/1.jpg")
     with pytest.raises(ValueError, match=f"class .*{name} means something else in a table; rename"):
         scenes.folders.list_images(tmp_path)
-
-
-@pytest.mark.parametrize("kind", REFUSED)
-def test_what_cannot_be_told_apart_is_refused_by_name(kind, tmp_path):
-    names, problem = REFUSED[kind]
-    make(tmp_path, *names)
-    with pytest.raises((ValueError, FileNotFoundError), match=problem) as error:
-        scenes.folders.list_images(tmp_path)
-    str(error.value).encode()  # can be written to any file
-
-
-def test_an_emptied_class_is_named(drawn):
-    folder = drawn / "seg_train" / "seg_train" / "glacier"
-    for path in folder.iterdir():
-        path.rename(path.with_suffix(".txt"))
-    with pytest.raises(FileNotFoundError, match="there is no photo in " + re.escape(str(folder))):
-        scenes.folders.list_images(drawn)
 
 
 def test_a_file_name_may_be_any_bytes(tmp_path):

@@ -251,20 +251,21 @@ def test_an_impossible_share_is_refused_by_name(drawn):
 
 
 @pytest.mark.parametrize(
-    ("ratio", "said"),
+    ("name", "ratio", "said"),
     [
-        (0.5, ""),
-        (1 / 3, ""),
-        (0.33, ""),
-        (0.45, "One of 2 folds, 50% and not 45%, becomes validation.\n"),
-        (0.3, "One of 3 folds, 33% and not 30%, becomes validation.\n"),
+        ("test", 0.2, "No test split found; using 6 of 30 training photos, a random 1/5 (ratio"),
+        ("validation", 0.2, ""),
+        ("validation", 0.33, ""),
+        ("validation", 0.3, "No validation split found; using "),
     ],
 )
-def test_another_share_than_was_asked_for_is_said(ratio, said, drawn, capsys):
+def test_what_becomes_the_test_split_and_any_other_share_is_said(name, ratio, said, drawn, capsys):
     images = read_table(drawn)
     capsys.readouterr()
-    utils.create_validation(images, ratio)
-    assert capsys.readouterr().out == said
+    SET_APART[name](images[images["split"] == "train"], ratio)
+    printed = capsys.readouterr().out
+    assert printed.startswith(said)
+    assert len(printed.splitlines()) == bool(said)
 
 
 def test_create_validation_chooses_other_photos_with_another_seed(drawn):
