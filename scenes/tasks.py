@@ -81,6 +81,11 @@ def run_tasks(
     amounts : sequence of int
         By how much each task moves the bar.
     """
+    if isinstance(joblib.parallel.get_active_backend()[0], joblib.parallel.MultiprocessingBackend):
+        raise ValueError(
+            "joblib's backend is 'multiprocessing', in which TensorFlow hangs, since it does not "
+            "survive a fork; choose 'loky', 'threading' or 'dask' by joblib.parallel_config"
+        )
     left = dict(enumerate(tasks))
     while left:
         for number, result in _outcomes(function, shared, dict(left)):

@@ -380,8 +380,10 @@ class AllAtTheEnd(ThreadingBackend):
 joblib.register_parallel_backend("all at the end", AllAtTheEnd)
 
 
-@pytest.mark.parametrize("backend", ["threading", "all at the end"])
-def test_threads_of_one_process_give_the_same_bytes(
+@pytest.mark.parametrize(
+    "backend", ["threading", "all at the end", pytest.param("loky", marks=pytest.mark.slow)]
+)
+def test_threads_and_processes_give_the_same_bytes(
     photos, searched, tmp_path, monkeypatch, backend
 ):
     """Though seeds belong to the whole process: one training waits for the other."""
@@ -396,10 +398,18 @@ def test_threads_of_one_process_give_the_same_bytes(
 
     monkeypatch.setattr(scenes.grid_search, "_fit", count)
     csv = tmp_path / "grid_search.csv"
-    with joblib.parallel_config(backend, n_jobs=3):
+    with joblib.parallel_config(backend, n_jobs=2):
         scenes.grid_search.grid_search(*photos, **SMALL, csv=csv)
     assert csv.read_bytes() == searched[0].read_bytes()
-    assert max(most) == 1
+    assert set(most) <= {1}
+
+
+def test_a_backend_that_forks_is_refused(photos, tmp_path, trainings):
+    """After a training in this process, it would hang."""
+    refused = pytest.raises(ValueError, match=r"is 'multiprocessing', in which .* choose 'loky'")
+    with joblib.parallel_config("multiprocessing", n_jobs=2), refused:
+        scenes.grid_search.grid_search(*photos, **SMALL, csv=tmp_path / "grid_search.csv")
+    assert trainings.seeds == []
 
 
 class Failing:
