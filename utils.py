@@ -13,7 +13,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from sklearn.preprocessing import normalize
 
 import scenes
-from scenes import calibration, folders, photos, settings
+from scenes import calibration, folders, grid_search, photos, settings
 
 
 def download_photos() -> Path:
@@ -132,7 +132,7 @@ def _set_apart(split: str, images: pd.DataFrame, ratio: float, seed: int) -> pd.
     if not (images["split"] == split).any():
         train = images[images["split"] == "train"]
         labels = train["label"].to_numpy(dtype=str)
-        _, rows = photos.make_folds(labels, train["digest"], folds=folds, seed=seed)[0]
+        _, rows = grid_search.make_folds(labels, train["digest"], folds=folds, seed=seed)[0]
         images.loc[train.index[rows], "split"] = split
         if split == "test" or f"{1 / folds:.0%}" != f"{ratio:.0%}":
             used = f"{len(rows):,} of {len(train):,} training photos"

@@ -15,9 +15,10 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
+from sklearn.model_selection import StratifiedGroupKFold
 
 import scenes
-from scenes import files, heads, photos, settings, side_by_side, tasks
+from scenes import files, heads, settings, side_by_side, tasks
 
 BLOCK_COLUMNS = 768  # train side by side, heads x classes: more at once take no less time each
 
@@ -85,7 +86,7 @@ def grid_search(
     options = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
     settings.check(**grid, **options, folds=folds)
     X, y, n_classes = heads.check_data(X, y)
-    splits = photos.make_folds(y, groups, folds=folds, seed=seed)
+    splits = make_folds(y, groups, folds=folds, seed=seed)
     blocks = _divide(n_classes, **{name: sorted(map(float, v)) for name, v in grid.items()})
     versions = [scenes.FORMAT, tf.__version__, keras.__version__]
     name = files.fingerprint(versions, blocks, options, X, y, splits)
@@ -100,6 +101,30 @@ def grid_search(
         files.write_csv(results, csv)
         shutil.rmtree(parts)
     return pd.read_csv(csv)
+
+
+def make_folds(
+    labels: np.ndarray, groups: Sequence | None, *, folds: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """
+    Return the (training rows, validation rows) of each fold; groups stay together.
+
+    `labels` are names or numbers of classes, and the error for a class that is too small
+    calls it as they do. Names in the order of the numbers give the same folds.
+    """
+    groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
+    if groups.shape != labels.shape:
+        raise ValueError(
+            f"groups have the shape {groups.shape}; it must be {labels.shape}, one a photo"
+        )
+    sizes = pd.DataFrame({"label": labels, "of": groups}).drop_duplicates()["label"].value_counts()
+    if folds > sizes.min():
+        raise ValueError(
+            f"folds is {folds}, but a class has only {sizes.min()} different photo(s): "
+            f"{sizes.idxmin()}; add photos of it, or take fewer folds (a ratio is 1 / folds)"
+        )
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    return list(splitter.split(labels, labels, groups))
 
 
 def _divide(

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
-from sklearn.model_selection import StratifiedGroupKFold
 
 import scenes
 from scenes import files, tasks
@@ -221,30 +220,6 @@ def digest_photos(images: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
             found += [row for _, row in batch]
             bar.update(len(batch))
     return pd.DataFrame(found, columns=["digest", "problem"], index=images.index)
-
-
-def make_folds(
-    labels: np.ndarray, groups: Sequence | None, *, folds: int, seed: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """
-    Return the (training rows, validation rows) of each fold; groups stay together.
-
-    `labels` are names or numbers of classes, and the error for a class that is too small
-    calls it as they do. Names in the order of the numbers give the same folds.
-    """
-    groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
-    if groups.shape != labels.shape:
-        raise ValueError(
-            f"groups have the shape {groups.shape}; it must be {labels.shape}, one a photo"
-        )
-    sizes = pd.DataFrame({"label": labels, "of": groups}).drop_duplicates()["label"].value_counts()
-    if folds > sizes.min():
-        raise ValueError(
-            f"folds is {folds}, but a class has only {sizes.min()} different photo(s): "
-            f"{sizes.idxmin()}; add photos of it, or take fewer folds (a ratio is 1 / folds)"
-        )
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    return list(splitter.split(labels, labels, groups))
 
 
 def refuse_unreadable(images: pd.DataFrame) -> None:

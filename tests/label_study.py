@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import scenes
 import utils
-from scenes import features, files, heads, photos
+from scenes import features, files, grid_search, heads, photos
 
 BATCH_SIZE, FOLDS, SEEDS = 128, 5, range(3)
 
@@ -31,7 +31,7 @@ BATCH_SIZE, FOLDS, SEEDS = 128, 5, range(3)
 def suspects_of(X: np.ndarray, y: np.ndarray, groups: pd.Series, setting: dict) -> np.ndarray:
     """Return the class that each photo should perhaps be, -1 where none is, out of fold."""
     chances = np.zeros((len(y), y.max() + 1), "float32")
-    for rest, fold in photos.make_folds(y, groups, folds=FOLDS, seed=0):
+    for rest, fold in grid_search.make_folds(y, groups, folds=FOLDS, seed=0):
         head, _ = heads.train_head(X[rest], y[rest], **setting)
         chances[fold] = head.predict(X[fold], verbose=0)
     return utils.find_suspects(chances, y)

@@ -126,7 +126,7 @@ def train_alone(train, validation, setting, *, epochs, batch_size, seed):
 def train_fold_alone(photos, setting, fold, *, folds, seed, epochs=2, batch_size=64, groups=None):
     """Train one head by a plain `fit` on the photos of a fold, and seeded as the search is."""
     features, labels = photos
-    splits = scenes.photos.make_folds(labels, groups, folds=folds, seed=seed)
+    splits = scenes.grid_search.make_folds(labels, groups, folds=folds, seed=seed)
     train, validation = ((features[rows], labels[rows]) for rows in splits[fold - 1])
     seed = int(np.random.SeedSequence([seed, fold]).generate_state(1)[0])
     return train_alone(train, validation, setting, epochs=epochs, batch_size=batch_size, seed=seed)
@@ -256,9 +256,9 @@ def test_each_photo_validates_once_and_groups_stay_together(data, folds, seed):
     members = pd.DataFrame({"label": labels, "group": groups}).groupby("label")["group"].nunique()
     if folds > members.min():
         with pytest.raises(ValueError, match=f"folds is {folds}, but"):
-            scenes.photos.make_folds(labels, groups, folds=folds, seed=seed)
+            scenes.grid_search.make_folds(labels, groups, folds=folds, seed=seed)
         return
-    splits = scenes.photos.make_folds(labels, groups, folds=folds, seed=seed)
+    splits = scenes.grid_search.make_folds(labels, groups, folds=folds, seed=seed)
     assert len(splits) == folds
     assert sorted(np.concatenate([val for _, val in splits])) == list(range(len(labels)))
     for train, val in splits:
@@ -272,7 +272,7 @@ def test_each_photo_validates_once_and_groups_stay_together(data, folds, seed):
 def test_each_class_is_spread_evenly_over_the_folds(data, folds, seed):
     labels, _ = data
     assume(folds <= np.unique(labels, return_counts=True)[1].min())
-    splits = scenes.photos.make_folds(labels, None, folds=folds, seed=seed)
+    splits = scenes.grid_search.make_folds(labels, None, folds=folds, seed=seed)
     counts = np.array([np.bincount(labels[val], minlength=6) for _, val in splits])
     assert np.ptp(counts, axis=0).max() <= 1
 

@@ -15,6 +15,7 @@ from PIL import Image, ImageCms
 
 import scenes
 import scenes.folders
+import scenes.grid_search
 import scenes.photos
 import utils
 
@@ -444,4 +445,4 @@ def test_the_audit_finds_all_unreadable_photos_and_says_why_without_folders(draw
 def test_a_class_with_fewer_photos_than_folds_is_named():
     labels = np.array(["cat"] * 5 + ["dog"] * 2)
     with pytest.raises(ValueError, match=r"folds is 3, but .* 2 different photo\(s\): dog; add"):
-        scenes.photos.make_folds(labels, None, folds=3, seed=0)
+        scenes.grid_search.make_folds(labels, None, folds=3, seed=0)
