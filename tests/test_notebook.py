@@ -191,7 +191,7 @@ def test_nothing_failed_and_nothing_warned(committed):
 
 
 def test_notebook_was_cleaned(committed):
-    assert clean(committed) == committed, f"run tests/clean_notebook.py {NOTEBOOK}"
+    assert clean(committed) == committed, f"run tools/clean_notebook.py {NOTEBOOK}"
 
 
 def test_each_cell_that_shows_photos_is_tagged(committed):

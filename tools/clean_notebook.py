@@ -1,4 +1,4 @@
-"""Make an executed notebook ready for a commit: `python tests/clean_notebook.py NOTEBOOK`."""
+"""Make an executed notebook ready for a commit: `python tools/clean_notebook.py NOTEBOOK`."""
 
 import copy
 import os

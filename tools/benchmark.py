@@ -1,7 +1,7 @@
 """
 Measure side by side, in one run, the tables of BENCHMARK.md, and print them.
 
-Run it by hand on an idle machine: `python tests/benchmark.py`. It takes half an hour on two
+Run it by hand on an idle machine: `python tools/benchmark.py`. It takes half an hour on two
 cores and draws `plotly_plots/search_growth`. Install `keras-tuner`, `tensorboard` (which
 it imports) and `openvino` first; nothing else needs them. Have the photos where
 `scenes.folders.find_photos` finds them. What is missing is said and left out. Sides that are
