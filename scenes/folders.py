@@ -82,7 +82,7 @@ def _find_on_kaggle() -> Path | None:
     intel = [place for place in found if (place / "seg_train").is_dir()]
     found = intel if len(intel) == 1 else found
     if len(found) > 1:
-        names = _some(sorted(map(str, found)))
+        names = photos.some(sorted(map(str, found)))
         raise ValueError(f"several folders look right: set PHOTOS to one of {names}")
     if found:
         print(f"Using the photos in {found[0]}.")
@@ -187,16 +187,9 @@ def describe_skipped(paths: Iterable[Path]) -> str:
     for path in sorted(p for p in paths if not (p.is_dir() and p.name.startswith("."))):
         groups.setdefault(_why_skipped(path), []).append("/".join(path.parts[-2:]))
     others = len(groups.pop("", []))
-    parts = [f"{_some(names)} ({reason})" for reason, names in groups.items()]
+    parts = [f"{photos.some(names)} ({reason})" for reason, names in groups.items()]
     parts += [f"{others} other file(s)"] * (others > 0)
     return f"Skipped: {'; '.join(parts)}." if parts else ""
-
-
-def _some(names: Iterable[str]) -> str:
-    """Return up to ten names, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return ", ".join(map(photos.printable, names[:10])) + more
 
 
 def _why_skipped(path: Path) -> str:
@@ -266,7 +259,7 @@ def list_images(folder: str | Path) -> pd.DataFrame:
     if line := describe_skipped(skipped):
         print(line)
     if empty:
-        print(f"No photo was found in {_some(empty)}.")
+        print(f"No photo was found in {photos.some(empty)}.")
     if below:
         print(f"Photos in {len(below)} folders below class folders count as photos of the class.")
     images = pd.DataFrame(rows, columns=["path", "label", "split"])
@@ -289,21 +282,22 @@ def _loose(folder: Path) -> list[Path]:
 def _check_layout(folder: Path, splits: dict[str, Path]) -> None:
     """Raise an error if splits and classes cannot be told apart."""
     here, tops = photos.printable(folder), list(filter(_holds_photos, _subfolders(folder)))
-    classes = _some(place.name for place in tops if not _split_of(place))
+    classes = photos.some(place.name for place in tops if not _split_of(place))
     if splits and not ("train" in splits and _subfolders(splits["train"])):
+        names = photos.some(place.name for place in splits.values())
         raise ValueError(
-            f"{here} holds {_some(p.name for p in splits.values())}, the name of a split, beside "
-            f"{classes or 'no class'}, and no train/ with class folders: rename it if it is a "
-            f"class, else put the class folders into train/; {LAYOUTS}"
+            f"{here} holds {names}, the name of a split, beside {classes or 'no class'}, and no "
+            "train/ with class folders: rename it if it is a class, else put the class folders "
+            f"into train/; {LAYOUTS}"
         )
     inner = [{p.name for p in _subfolders(place) if _holds_photos(p)} for place in tops]
     alike = _LIKE_A_SPLIT.search(classes) and set.intersection(*inner)
     nested = any(len(_split_folders(place)) > 1 for place in tops)
     if len(tops) > 1 and not splits and (alike or nested):
         raise ValueError(
-            f"{here} holds {classes}, with the folders {_some(sorted(set.union(*inner)))} in them; "
-            "call splits train, val or test and put the class folders into them, use no such word "
-            "in the name of a class, or, if these are data sets, set PHOTOS to one of them"
+            f"{here} holds {classes}, and these {photos.some(sorted(set.union(*inner)))}; call "
+            "splits train, val or test and put the class folders into them, use no such word in "
+            "the name of a class, or, if these are data sets, set PHOTOS to one of them"
         )
 
 
@@ -311,7 +305,7 @@ def _check_classes(images: pd.DataFrame, classes: list[str], base: Path, folder:
     """Raise an error that names the first class that cannot be worked with."""
     here = photos.printable(base)
     if len(classes) < 2:
-        only = _some(classes) or "none"
+        only = photos.some(classes) or "none"
         raise FileNotFoundError(f"two classes are needed, {here} holds {only}; {_hint(folder)}")
     alike = {}  # to a Mac, to Windows, or to the eye
     for name in classes:
@@ -343,6 +337,6 @@ def _describe(images: pd.DataFrame, folder: Path, splits: dict[str, Path]) -> No
     for split in sorted({"test", "validation"} & set(images["split"])):
         lacking = classes.difference(images.loc[images["split"] == split, "label"])
         if len(lacking):
-            print(f"The {split} split has no photo of: {_some(lacking)}.")
+            print(f"The {split} split has no photo of: {photos.some(lacking)}.")
     if not splits and _split_of(place) and len(_split_folders(place.parent)) > 1:
         print(f"{place.name} is a split of {place.parent.name}: set PHOTOS to that to use all.")

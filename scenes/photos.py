@@ -7,7 +7,7 @@ nothing of networks.
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,13 @@ DRAFT_SIZE = 3 * scenes.IMAGE_SIZE  # the network sees next to nothing of what i
 def printable(name: object) -> str:
     r"""Return a name with control characters and undecodable bytes escaped, as `\n` or `\udcff`."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(name))
+
+
+def some(names: Iterable[object]) -> str:
+    """Return up to ten names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(map(printable, names[:10])) + more
 
 
 # --- The decoder ----------------------------------------------------------------------
@@ -224,5 +231,23 @@ def digest_photos(images: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
 
 def refuse_unreadable(images: pd.DataFrame) -> None:
     unreadable = images[images["digest"] == ""]
-    what = "cannot be read; replace them, or leave them out: found = found[found['digest'] != '']"
+    what = "cannot be read; replace or remove them"
     refuse([f"{row.path}: {row.problem}" for row in unreadable.itertuples()], what)
+
+
+def drop_unreadable(images: pd.DataFrame) -> pd.DataFrame:
+    """
+    Return the photos that can be read; the others are named in one line.
+
+    Raises
+    ------
+    ValueError
+        More than two photos, and more than a twentieth, of a class cannot be read.
+    """
+    unreadable = images[images["digest"] == ""]
+    lost = unreadable["label"].value_counts()
+    too_many = lost.index[lost > np.maximum(2, images["label"].value_counts()[lost.index] / 20)]
+    refuse_unreadable(unreadable[unreadable["label"].isin(too_many)])
+    if len(unreadable):
+        print(f"Skipped {len(unreadable)} unreadable photo(s): {some(unreadable['path'])}.")
+    return images.drop(unreadable.index)

@@ -129,7 +129,7 @@ doubled: train_split/train_split/a/1.jpg, train_split/train_split/b/1.jpg, eval/
     train/a, train/b, test/a
     No test split found; using eval/ as the test split.
 unknown names: my_training/a/1.jpg, my_training/b/1.jpg, old_tests/a/1.jpg, old_tests/b/1.jpg
-    photos holds my_training, old_tests, with the folders a, b in them; call splits train
+    photos holds my_training, old_tests, and these a, b; call splits train
 years: cats/2023/1.jpg, dogs/2023/1.jpg
     train/cats, train/dogs
     Photos in 2 folders below class folders count as photos of the class.
@@ -152,7 +152,7 @@ classes of classes: Fruit/Apple/1.jpg, Fruit/Pear/red/1.jpg, Nut/1.jpg, Nut/.hid
     train/Fruit, train/Fruit, train/Nut
     Photos in 2 folders below class folders count
 splits in classes: a/train/1.jpg, a/test/1.jpg, b/train/1.jpg
-    photos holds a, b, with the folders test, train in them
+    photos holds a, b, and these test, train; call
 two data sets: x/train/a/1.jpg, x/train/b/1.jpg, x/test/a/1.jpg, y/a/1.jpg, y/b/1.jpg
     holds x, y.* if these are data sets, set PHOTOS to one of them
 one folder too high: x/a/1.jpg, x/b/1.jpg

@@ -442,6 +442,30 @@ def test_the_audit_finds_all_unreadable_photos_and_says_why_without_folders(draw
         assert str(drawn) not in row.problem
 
 
+@pytest.mark.parametrize(
+    ("unreadable", "photos", "stops"),
+    [(1, 3, False), (2, 3, False), (3, 60, False), (3, 59, True), (4, 60, True)],
+)
+def test_unreadable_photos_are_named_and_left_out_unless_they_are_many(
+    unreadable, photos, stops, capsys
+):
+    names = [f"a/{number}.jpg" for number in range(photos)] + ["b/0.jpg", "pred/0.jpg"]
+    labels = pd.Categorical(["a"] * photos + ["b", None])
+    images = pd.DataFrame({"path": names, "label": labels, "digest": "0" * 32, "problem": ""})
+    images.loc[: unreadable - 1, ["digest", "problem"]] = "", "no known format"
+    if stops:
+        with pytest.raises(
+            ValueError, match=rf"^{unreadable} photo\(s\) .*\n    a/0.jpg: no known"
+        ):
+            scenes.photos.drop_unreadable(images)
+    else:
+        kept = scenes.photos.drop_unreadable(images)
+        assert list(kept["path"]) == names[unreadable:]
+        assert capsys.readouterr().out.startswith(f"Skipped {unreadable} unreadable photo(s): a/0")
+        pd.testing.assert_frame_equal(scenes.photos.drop_unreadable(kept), kept)
+        assert capsys.readouterr().out == ""
+
+
 def test_a_class_with_fewer_photos_than_folds_is_named():
     labels = np.array(["cat"] * 5 + ["dog"] * 2)
     with pytest.raises(ValueError, match=r"folds is 3, but .* 2 different photo\(s\): dog; add"):
