@@ -466,6 +466,42 @@ def test_unreadable_photos_are_named_and_left_out_unless_they_are_many(
         assert capsys.readouterr().out == ""
 
 
+TOO_FEW = {
+    (5, "train", 5): "a class needs 7: add photos, or set VALIDATION_RATIO 0.25 and FOLDS 4",
+    (6, "train", 5): "a class needs 7: add photos, or set VALIDATION_RATIO 0.25 and FOLDS 4",
+    (4, "train", 3): "needs 7: add photos, or set TEST_RATIO 0.25 and VALIDATION_RATIO 0.33",
+    (2, "train", 5): "a class needs 7: add photos$",
+    (
+        4,
+        "test",
+        3,
+    ): "VALIDATION_RATIO 0.2 and FOLDS 3 a class needs 5: add .* VALIDATION_RATIO 0.25$",
+    (2, "validation", 3): "with TEST_RATIO 0.2 and FOLDS 3 a class needs 5: add photos$",
+    (7, "train", 5): None,
+    (5, "test", 5): None,
+}
+
+
+@pytest.mark.parametrize("case", TOO_FEW)
+def test_a_class_with_too_few_photos_is_named_with_the_settings_that_fit(case):
+    size, split, folds = case
+    settings = {"TEST_RATIO": 0.2, "VALIDATION_RATIO": 0.2, "FOLDS": folds}
+    labels = ["rose"] * (size + 1) + ["tulip"] * 9  # two roses are copies
+    images = pd.DataFrame({"label": labels, "split": "train", "digest": range(len(labels))})
+    images.loc[0, "digest"] = 1
+    images.loc[size + 1, "split"] = split
+    if TOO_FEW[case]:
+        with pytest.raises(ValueError, match=f"^rose has {size} photos; .*{TOO_FEW[case]}"):
+            scenes.grid_search.check_sizes(images, **settings)
+    else:
+        scenes.grid_search.check_sizes(images, **settings)
+        train = images[images["split"] == "train"].astype({"digest": str, "label": "category"})
+        for seed in range(20):
+            rest = utils.create_test(train, 0.2, seed=seed) if split == "train" else train
+            rest = utils.create_validation(rest, 0.2, seed=seed)
+            assert (rest["split"] == "validation").any()
+
+
 def test_a_class_with_fewer_photos_than_folds_is_named():
     labels = np.array(["cat"] * 5 + ["dog"] * 2)
     with pytest.raises(ValueError, match=r"folds is 3, but .* 2 different photo\(s\): dog; add"):
