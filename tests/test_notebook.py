@@ -2,6 +2,7 @@
 
 import ast
 import base64
+import importlib.metadata
 import io
 import itertools
 import json
@@ -631,6 +632,52 @@ def test_wrong_setting_stops_the_first_cells_by_name(setting, named, tmp_path):
     cells = code_cells(nbformat.read(tmp_path / "run.ipynb", as_version=4))
     assert sum(cell.execution_count is not None for cell in cells) <= 6
     assert not (tmp_path / "runs").exists()
+
+
+# --- Colab and Kaggle -----------------------------------------------------------------
+
+
+def test_the_first_cell_fetches_the_project_and_goes_on_after_a_restart(committed, tmp_path):
+    """As a script, whose own folder is on the path; pip needs no network for what it refuses."""
+    source, empty = code_cells(committed)[0].source, tmp_path / "repository"
+    (empty / "scenes").mkdir(parents=True)
+    (empty / "scenes" / "__init__.py").touch()
+    (empty / "requirements-notebook.in").write_text("no requirement!")
+    git(empty, "init", "-q")
+    git(empty, "add", "-A")
+    git(empty, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "all")
+    script = tmp_path / "script.py"
+
+    def run(source):
+        script.write_text(f"{source}\n{source}\nimport scenes\nprint(scenes.__file__)")
+        command = [sys.executable, script]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert "or set REPOSITORY" in run(source).stderr
+    source = source.replace('REPOSITORY = ""', f"REPOSITORY = {str(empty)!r}")
+    refused = run(source)
+    assert refused.returncode
+    assert "ERROR: Invalid requirement" in refused.stderr, "pip's own message"
+    project = tmp_path / "project"
+    (project / "requirements-notebook.in").write_text("")
+    for _ in range(2):
+        done = run(source)
+        assert done.stdout.strip() == str(project / "scenes" / "__init__.py"), done.stderr
+
+
+def test_what_colab_installs_is_what_the_notebook_imports(committed):
+    code = [cell.source for cell in code_cells(committed)]
+    code += [path.read_text("utf-8") for path in (ROOT / "utils.py", *ROOT.glob("scenes/*.py"))]
+    imported = set()
+    for node in itertools.chain.from_iterable(ast.walk(ast.parse(text)) for text in code):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [getattr(node, "module", None) or alias.name for alias in node.names]
+            imported |= {name.partition(".")[0] for name in names}
+    places = importlib.metadata.packages_distributions()
+    needed = {places[name][0].lower() for name in imported - {"scenes", "utils"} if name in places}
+    lines = (ROOT / "requirements-notebook.in").read_text("utf-8").splitlines()
+    listed = {re.match(r"[\w-]+", line)[0] for line in lines if line and line[0] != "#"}
+    assert listed == needed | {"kaleido"}, "kaleido is used by plotly"
 
 
 @pytest.mark.slow
