@@ -40,7 +40,6 @@ try:
     with silent():  # TensorFlow says that it finds no GPU before it reads how much it is to say
         import joblib
         import keras
-        import numpy as np
         import tensorflow as tf
 except (AssertionError, ValueError) as error:  # both read the user's file, and say little
     _file = os.path.join(os.environ.get("KERAS_HOME", "~/.keras"), "keras.json")
@@ -71,12 +70,6 @@ with contextlib.suppress(RuntimeError):  # in use already, and then the first is
 tf.get_logger().setLevel("ERROR")
 
 SPLITS = ("train", "validation", "test", "prediction")
-IMAGE_SIZE = 224  # pixels a side: the size at which the ImageNet weights were trained
-N_FEATURES = 1280  # channels of MobileNetV2's last layer before the classifier
-# Features lie from 0 to 6, behind the trunk's ReLU6, most of them below 1. Kept, they are
-# rounded to these 256 steps, which are finer near 0, and a feature takes one byte.
-STEPS = (6 * (np.arange(256) / 255) ** 2).astype("float32")
-FIRST_LAYERS = (*(f"block_{i}_expand" for i in range(1, 17)), "Conv_1")  # may be the first to train
 FORMAT = 2  # of features.npz and of the cache
 # Columns of the grid search's results.
 HYPERPARAMETERS = ["learning_rate", "dropout", "weight_decay"]

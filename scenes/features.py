@@ -6,7 +6,6 @@ classifier. A photo that is known by its pixels is not computed again. Trains no
 """
 
 import functools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -16,60 +15,10 @@ import pandas as pd
 import tensorflow as tf
 
 import scenes
-from scenes import files, photos, settings, tasks
+from scenes import base_model, files, photos, settings, tasks
 
 BLOCK_BATCHES = 32  # of photos go through the trunk in one task
-KERAS_HOME = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
-IMAGENET_WEIGHTS = (
-    KERAS_HOME
-    / "models"
-    / (f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{scenes.IMAGE_SIZE}_no_top.h5")
-)  # where Keras keeps them
 BUNDLED_FEATURES = Path(__file__).parents[1] / "features.npz"
-
-
-def build_trunk(weights: str | Path | None = "imagenet") -> keras.Model:
-    """
-    Build MobileNetV2 without its classifier, frozen.
-
-    Parameters
-    ----------
-    weights : str, path or None
-        'imagenet', the path of a weights file, or None for random weights.
-
-    Returns
-    -------
-    keras.Model
-        Maps photos (n, 224, 224, 3), scaled to -1 ... 1, to features (n, 1280), 0 ... 6.
-        Not trainable, so that BatchNormalization runs in inference mode in training too.
-    """
-    settings.check(weights=weights)
-    try:
-        trunk = keras.applications.MobileNetV2(
-            input_shape=(scenes.IMAGE_SIZE, scenes.IMAGE_SIZE, 3),
-            include_top=False,
-            pooling="avg",
-            weights=None if weights is None else str(weights),
-        )
-    except OSError as error:  # h5py names no file
-        file = IMAGENET_WEIGHTS if weights == "imagenet" else weights
-        raise ValueError(
-            f"the weights in {file} cannot be read, as after a download that was cut off "
-            f"({error}); delete it, and run again"
-        ) from error
-    trunk.trainable = False
-    return trunk
-
-
-def round_features(features: np.ndarray) -> np.ndarray:
-    """Return the number of the step, in `scenes.STEPS`, whose square root is nearest, as uint8."""
-    features = np.clip(features, 0, 6).astype("float64")  # else its own errors round, too
-    return np.round(255 * np.sqrt(features / 6)).astype("uint8")
-
-
-def restore_features(rounded: np.ndarray) -> np.ndarray:
-    """Return rounded features as float32: what their steps stand for."""
-    return scenes.STEPS[rounded]
 
 
 def weights_digest(model: keras.Model) -> str:
@@ -168,10 +117,10 @@ def _extract_block(
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Return (rows, their rounded features, problems) of one block: a task for any process."""
     rows, failed = [np.zeros(0, int)], []
-    rounded = [np.zeros((0, scenes.N_FEATURES), "uint8")]
+    rounded = [np.zeros((0, base_model.N_FEATURES), "uint8")]
     for numbers, features in send_through(trunk, paths, digests, folder, batch_size, failed):
         rows.append(numbers)
-        rounded.append(round_features(features))
+        rounded.append(base_model.round_features(features))
     return np.concatenate(rows), np.concatenate(rounded), failed
 
 
@@ -212,7 +161,7 @@ def _compile(model: keras.Model) -> Callable:
 
 def _read_cache(cache: Path, trunk_digest: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the digests and rounded features of the cache, none where it is of no use."""
-    none = np.array([], dtype=str), np.zeros((0, scenes.N_FEATURES), "uint8")
+    none = np.array([], dtype=str), np.zeros((0, base_model.N_FEATURES), "uint8")
     if not cache.exists():
         return none
     ours = files.begins_with(cache, b"format.npy", b"trunk.npy")
@@ -256,7 +205,7 @@ def _read_features(path: Path) -> tuple[pd.DataFrame, np.ndarray, str]:
         "label": (np.int16, ("n",)),
         "split": (np.int8, ("n",)),
         "digest": ("U", ("n",)),
-        "features": (np.uint8, ("n", scenes.N_FEATURES)),
+        "features": (np.uint8, ("n", base_model.N_FEATURES)),
     }
     data = files.read_arrays(path, schema)
     codes = {"label": (-1, len(data["classes"])), "split": (0, len(scenes.SPLITS))}

@@ -127,7 +127,7 @@ def make_folds(
     return list(splitter.split(labels, labels, groups))
 
 
-def check_sizes(images: pd.DataFrame, **settings: float) -> None:
+def check_sizes(images: pd.DataFrame, **ratios: float) -> None:
     """
     Raise an error if a class has too few photos to be split, which says what settings fit.
 
@@ -135,12 +135,12 @@ def check_sizes(images: pd.DataFrame, **settings: float) -> None:
     ----------
     images : DataFrame
         The labelled photos, with digests; splits that it has need no photos of others.
-    **settings : float
+    **ratios : float
         `TEST_RATIO`, `VALIDATION_RATIO` and `FOLDS`.
     """
     given = {f"{split.upper()}_RATIO" for split in images["split"].unique()}
-    settings = {name: value for name, value in settings.items() if name not in given}
-    parts = {name: round(max(value, 1 / value)) for name, value in settings.items()}
+    ratios = {name: value for name, value in ratios.items() if name not in given}
+    parts = {name: round(max(value, 1 / value)) for name, value in ratios.items()}
     tests = parts.get("TEST_RATIO", 0)
     most = max(parts[name] for name in parts if name != "TEST_RATIO")
     needed = max(tests, -(-most * tests // (tests - 1))) if tests else most
@@ -151,7 +151,7 @@ def check_sizes(images: pd.DataFrame, **settings: float) -> None:
         fit = {name: size if name == "TEST_RATIO" else rest for name in parts}
         fit = {name: n for name, n in fit.items() if n < parts[name]}
         fit = {name: n if name == "FOLDS" else 1 / n for name, n in fit.items()}
-        said = [" and ".join(f"{name} {n:.2g}" for name, n in s.items()) for s in (settings, fit)]
+        said = [" and ".join(f"{name} {n:.2g}" for name, n in s.items()) for s in (ratios, fit)]
         raise ValueError(
             f"{sizes.idxmin()} has {size} photos; with {said[0]} a class needs {needed}: add photos"
             + f", or set {said[1]}" * (rest > 1)

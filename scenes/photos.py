@@ -15,8 +15,7 @@ import pandas as pd
 import tensorflow as tf
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
-import scenes
-from scenes import files, tasks
+from scenes import base_model, files, tasks
 
 Image.init()
 # Pillow knows these formats by sight, but does not decode them, or by another program.
@@ -26,7 +25,7 @@ FORMATS = tuple(name for name in Image.ID if name not in _NOT_DECODED)
 _TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), start=2))
 _SRGB, _LAB = (ImageCms.ImageCmsProfile(ImageCms.createProfile(n)) for n in ("sRGB", "LAB"))
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-DRAFT_SIZE = 3 * scenes.IMAGE_SIZE  # the network sees next to nothing of what is smaller
+DRAFT_SIZE = 3 * base_model.IMAGE_SIZE  # the network sees next to nothing of what is smaller
 
 
 def printable(name: object) -> str:
@@ -161,7 +160,7 @@ def _gray(image: Image.Image) -> Image.Image:
 
 def shrink_photo(photo: np.ndarray) -> np.ndarray:
     """Return a photo at the network's size if it is larger, so that it takes little memory."""
-    return resize_photos([photo])[0].numpy() if max(photo.shape) > scenes.IMAGE_SIZE else photo
+    return resize_photos([photo])[0].numpy() if max(photo.shape) > base_model.IMAGE_SIZE else photo
 
 
 def resize_photos(batch: Sequence[np.ndarray]) -> tf.Tensor:
@@ -173,7 +172,7 @@ def resize_photos(batch: Sequence[np.ndarray]) -> tf.Tensor:
     turning into noise.
     """
     shape, *others = {photo.shape for photo in batch}
-    shrinks, size = max(shape[:2]) > scenes.IMAGE_SIZE, (scenes.IMAGE_SIZE, scenes.IMAGE_SIZE)
+    shrinks, size = max(shape[:2]) > base_model.IMAGE_SIZE, (base_model.IMAGE_SIZE,) * 2
     with tf.device("CPU"):  # GPUs have no kernel for bytes, nor for antialiasing
         if others:
             return tf.concat([resize_photos([photo]) for photo in batch], axis=0)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-import scenes
+from scenes import base_model
 
 
 def _is_number(value: object, low: float, high: float = float("inf")) -> bool:
@@ -86,7 +86,7 @@ RULES: dict[str, Rule] = {
     "fine_tune_search": _SWITCH,
     "first_layer": (
         "'block_1_expand' to 'block_16_expand' or 'Conv_1'",
-        lambda v: v in scenes.FIRST_LAYERS,
+        lambda v: v in base_model.FIRST_LAYERS,
     ),
     "label_smoothing": _DROPOUT,
     "fine_tune_rate": _LEARNING_RATE,

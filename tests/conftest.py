@@ -20,6 +20,7 @@ import scenes  # isort: skip  (first: it keeps TensorFlow's logs out of the outp
 import keras
 import tensorflow as tf
 
+import scenes.base_model
 import scenes.chrome
 import scenes.classifier
 import scenes.features
@@ -27,6 +28,7 @@ import scenes.folders
 import scenes.heads
 import scenes.photos
 import scenes.plots
+from scenes.base_model import IMAGE_SIZE, N_FEATURES
 
 # The same cases in each run, and no time limit for one: CI machines stall.
 settings.register_profile(
@@ -35,7 +37,6 @@ settings.register_profile(
 settings.load_profile("same")
 
 CLASSES = ["buildings", "forest", "glacier", "mountain", "sea", "street"]
-IMAGENET_WEIGHTS = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
 
 
 def find_browser() -> str | None:
@@ -141,9 +142,9 @@ class CountPhotos(keras.layers.Layer):
 
 def small_trunk(seed: int, *layers: keras.layers.Layer) -> keras.Model:
     """Return a model in the place of MobileNetV2 that tells photos apart and is fast."""
-    photos = x = keras.Input((scenes.IMAGE_SIZE, scenes.IMAGE_SIZE, 3))
+    photos = x = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3))
     spread = keras.initializers.RandomNormal(stddev=2.0, seed=seed)
-    dense = keras.layers.Dense(scenes.N_FEATURES, activation="relu6", kernel_initializer=spread)
+    dense = keras.layers.Dense(N_FEATURES, activation="relu6", kernel_initializer=spread)
     for layer in (*layers, keras.layers.AveragePooling2D(112), keras.layers.Flatten(), dense):
         x = layer(x)
     return keras.Model(photos, x)
@@ -153,7 +154,7 @@ def small_head(classes: int) -> keras.Sequential:
     """Return a head with dropout that tells the features of photos apart."""
     spread = keras.initializers.RandomNormal(stddev=0.05, seed=0)
     dense = keras.layers.Dense(classes, activation="softmax", kernel_initializer=spread)
-    return keras.Sequential([keras.Input((scenes.N_FEATURES,)), keras.layers.Dropout(0.1), dense])
+    return keras.Sequential([keras.Input((N_FEATURES,)), keras.layers.Dropout(0.1), dense])
 
 
 def small_network(seed: int) -> keras.Model:
@@ -163,14 +164,14 @@ def small_network(seed: int) -> keras.Model:
     Frozen; BatchNormalization has statistics that matter; features spread over 0 to 6.
     """
     rng = np.random.default_rng(seed)
-    photos = keras.Input((scenes.IMAGE_SIZE, scenes.IMAGE_SIZE, 3))
+    photos = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3))
     x = keras.layers.AveragePooling2D(32)(photos)
     convolutions = {
         "block_15_project": keras.layers.Conv2D(160, 1, use_bias=False),
         "block_16_expand": keras.layers.Conv2D(24, 1, use_bias=False),
         "block_16_depthwise": keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False),
         "block_16_project": keras.layers.Conv2D(32, 1, use_bias=False),
-        "Conv_1": keras.layers.Conv2D(scenes.N_FEATURES, 1, use_bias=False),
+        "Conv_1": keras.layers.Conv2D(N_FEATURES, 1, use_bias=False),
     }
     for name, layer in convolutions.items():
         layer.name = name
@@ -216,7 +217,7 @@ def random_trunk():
 
     Keras's own random weights shrink what passes to 1e-12, which rounds to 0; He's keep it.
     """
-    model = scenes.features.build_trunk(None)
+    model = scenes.base_model.build_trunk(None)
     rng = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
@@ -230,10 +231,9 @@ def random_trunk():
 @pytest.fixture(scope="session")
 def imagenet_trunk():
     """Return the real trunk, from weights that Keras has downloaded before."""
-    models = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
-    if not (models / IMAGENET_WEIGHTS).exists():
+    if not scenes.base_model.IMAGENET_WEIGHTS.exists():
         pytest.skip("the ImageNet weights are not in Keras's cache")
-    return scenes.features.build_trunk("imagenet")
+    return scenes.base_model.build_trunk("imagenet")
 
 
 @pytest.fixture(scope="session")
@@ -246,7 +246,7 @@ def classifier():
 def bundled():
     """Return the committed table and features of the labelled photos, as float32."""
     images, rounded = scenes.features.load_bundled_features()
-    return images, scenes.features.restore_features(rounded)
+    return images, scenes.base_model.restore_features(rounded)
 
 
 # --- Files ----------------------------------------------------------------------------

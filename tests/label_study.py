@@ -22,8 +22,9 @@ import tensorflow as tf
 from PIL import Image, ImageDraw, ImageFont
 
 import scenes
+import scenes.base_model
 import utils
-from scenes import features, files, grid_search, heads, photos
+from scenes import base_model, features, files, grid_search, heads, photos
 
 BATCH_SIZE, FOLDS, SEEDS = 128, 5, range(3)
 
@@ -42,7 +43,7 @@ def clean() -> None:
     tf.config.experimental.enable_op_determinism()
     images, rounded = features.load_bundled_features()
     images = utils.create_validation(utils.drop_leaks(images))
-    X = features.restore_features(rounded[images.index])
+    X = base_model.restore_features(rounded[images.index])
     y = images["label"].cat.codes.to_numpy()
     train, held_out = ((images["split"] == name).to_numpy() for name in ("train", "validation"))
     best = utils.best_hyperparameters(files.read_csv(ROOT / "grid_search.csv"))
@@ -78,7 +79,7 @@ def train_on_shares(
     """Train a head as `train_head` does, on labels that are shares; return what it predicts."""
     keras.utils.set_random_seed(seed)
     penalty = {"dropout": best["dropout"], "weight_decay": best["weight_decay"]}
-    head = heads.build_head(scenes.N_FEATURES, shares.shape[1], **penalty)
+    head = heads.build_head(scenes.base_model.N_FEATURES, shares.shape[1], **penalty)
     head.compile(
         keras.optimizers.Adam(best["learning_rate"]),
         loss="categorical_crossentropy",

@@ -14,16 +14,17 @@ import numpy as np
 import tensorflow as tf
 
 import scenes
+import scenes.base_model
 import scenes.grid_search
 import scenes.side_by_side
 
 
 def make_photos(n: int, *, n_classes: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return features from 0 to 6, most of them small, of classes that overlap; labels."""
-    centres = np.random.default_rng(1).gamma(0.5, 0.2, (n_classes, scenes.N_FEATURES))
+    centres = np.random.default_rng(1).gamma(0.5, 0.2, (n_classes, scenes.base_model.N_FEATURES))
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(n) % n_classes)
-    features = centres[labels] + rng.gamma(0.5, 1.0, (n, scenes.N_FEATURES))
+    features = centres[labels] + rng.gamma(0.5, 1.0, (n, scenes.base_model.N_FEATURES))
     return np.clip(features, 0, 6).astype("float32"), labels
 
 

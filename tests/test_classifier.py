@@ -30,6 +30,7 @@ from PIL import Image
 from test_photos import ODD_PHOTOS, UNREADABLE
 
 import scenes
+import scenes.base_model
 import scenes.classifier
 import scenes.features
 import scenes.heads
@@ -86,7 +87,7 @@ def test_a_saved_mobilenet_gives_what_the_head_gives_for_the_features(
     loaded = scenes.classifier.load_classifier(tmp_path / "whole.keras")
     assert same_weights(loaded, classifier)
     table = scenes.classifier.predict(loaded, [drawn / path for path in images["path"]])
-    expected = head.predict(scenes.features.restore_features(features), verbose=0)
+    expected = head.predict(scenes.base_model.restore_features(features), verbose=0)
     np.testing.assert_allclose(table[CLASSES], expected, atol=0.02)
     assert np.ptp(expected, axis=0).max() > 0.1
 

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import re
 import signal
 import subprocess
 import sys
@@ -11,7 +10,6 @@ import time
 import zipfile
 from pathlib import Path
 
-import h5py
 import keras
 import numpy as np
 import pandas as pd
@@ -21,9 +19,11 @@ from conftest import CLASSES, Payload, damage, draw, read_table, small_trunk, zi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from test_base_model import half_step
 from test_photos import ODD_PHOTOS, UNREADABLE
 
 import scenes
+import scenes.base_model
 import scenes.features
 import scenes.files
 import scenes.folders
@@ -32,18 +32,11 @@ import scenes.photos
 import scenes.tasks
 
 ROOT = Path(__file__).parents[1]
-FLOATS = st.floats(0, 6, width=32)
-
-
-def half_step(features: np.ndarray) -> np.ndarray:
-    """Return how far rounding may move features: half of a step of 1/255 behind the root."""
-    half = np.sqrt(6) / 510
-    return half * (2 * np.sqrt(features) + half)
 
 
 def by_hand(photo: np.ndarray, trunk: keras.Model) -> np.ndarray:
     """Return the features of one photo as Keras's own pieces compute them."""
-    shrinks = max(photo.shape[:2]) > scenes.IMAGE_SIZE
+    shrinks = max(photo.shape[:2]) > scenes.base_model.IMAGE_SIZE
     resized = tf.image.resize(photo, (224, 224), antialias=shrinks)
     scaled = keras.applications.mobilenet_v2.preprocess_input(resized[tf.newaxis])
     return trunk(scaled, training=False).numpy()[0]
@@ -57,101 +50,9 @@ def extract(drawn, trunk, tmp_path):
         images = read_table(drawn) if images is None else images
         options = {"cache": tmp_path / "cache.npz", "batch_size": 8, **options}
         rounded = scenes.features.extract_features(images, drawn, trunk, **options)
-        return scenes.features.restore_features(rounded)
+        return scenes.base_model.restore_features(rounded)
 
     return run
-
-
-# --- The trunk ------------------------------------------------------------------------
-
-
-def test_the_trunk_maps_photos_to_1280_frozen_features(random_trunk):
-    assert random_trunk.input_shape == (None, 224, 224, 3)
-    assert random_trunk.output_shape == (None, 1280)
-    assert not random_trunk.trainable_weights
-    photos = np.random.default_rng(0).uniform(-1, 1, (2, 224, 224, 3)).astype("float32")
-    before = random_trunk.get_weights()
-    features = random_trunk(photos, training=True).numpy()
-    np.testing.assert_array_equal(features, random_trunk(photos, training=False))
-    for weight, same in zip(random_trunk.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(weight, same)
-    assert 0 <= features.min() < features.max() <= 6
-
-
-def test_the_trunk_takes_its_weights_from_a_file(random_trunk, tmp_path):
-    random_trunk.save_weights(tmp_path / "own.weights.h5")
-    again = scenes.features.build_trunk(tmp_path / "own.weights.h5")
-    for weight, same in zip(again.get_weights(), random_trunk.get_weights(), strict=True):
-        np.testing.assert_array_equal(weight, same)
-
-
-def test_a_missing_file_of_weights_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="weights"):
-        scenes.features.build_trunk(tmp_path / "none.weights.h5")
-
-
-@pytest.mark.parametrize("which", ["own", "imagenet"])
-def test_weights_that_were_cut_off_are_named_with_what_to_do(tmp_path, monkeypatch, which):
-    """As a download leaves them that breaks off."""
-    path = tmp_path / ("models" if which == "imagenet" else "")
-    path = path / (scenes.features.IMAGENET_WEIGHTS.name if which == "imagenet" else "own.h5")
-    path.parent.mkdir(exist_ok=True)
-    with h5py.File(path, "w") as file:
-        file["kernel"] = np.zeros(1000)
-    path.write_bytes(path.read_bytes()[:-500])
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setattr(scenes.features, "IMAGENET_WEIGHTS", path)
-    monkeypatch.setattr(keras.src.utils.file_utils.config, "keras_home", lambda: str(tmp_path))
-    with pytest.raises(ValueError, match=rf"in {re.escape(str(path))} cannot .*; delete it"):
-        scenes.features.build_trunk("imagenet" if which == "imagenet" else path)
-
-
-# --- The rounding ---------------------------------------------------------------------
-
-
-@given(st.lists(FLOATS, min_size=1, max_size=50))
-def test_rounding_moves_a_feature_by_at_most_half_a_step(values):
-    features = np.array(values, "float32")
-    rounded = scenes.features.round_features(features)
-    restored = scenes.features.restore_features(rounded)
-    assert (rounded.dtype, restored.dtype) == (np.uint8, np.float32)
-    assert (np.abs(restored - features) <= half_step(features) + 1e-6).all()
-    np.testing.assert_array_equal(scenes.features.round_features(restored), rounded)
-
-
-def test_rounding_is_finest_near_zero_and_keeps_the_ends():
-    restored = scenes.features.restore_features(np.arange(256, dtype="uint8"))
-    steps = np.diff(restored)
-    assert (restored[0], restored[255]) == (0, 6)
-    assert (np.diff(steps) > 0).all()
-    assert steps[0] < 1e-4 < 0.04 < steps[-1] < 0.05
-
-
-def test_rounding_moves_the_test_accuracy_by_at_most_a_fifth_of_a_point(bundled):
-    """
-    Train the head on the rounded features and on unrounded ones: 2 of 1000 may change.
-
-    What rounding took away is not in `features.npz`. It is put back by chance here: each
-    feature is moved to a random place within the step that would be rounded to it. So this
-    shows that no digit behind the rounding matters, on all photos of the data set; the
-    test of real photos below shows that the true features lie within these steps.
-    """
-    images, rounded = bundled
-    root = np.sqrt(rounded / 6) * 255
-    root += np.random.default_rng(0).uniform(-0.5, 0.5, root.shape).astype("float32")
-    unrounded = 6 * (np.clip(root, 0, 255) / 255) ** 2
-    unrounded[rounded == 0] = 0  # most zeros are the ReLU's
-    assert np.abs(unrounded - rounded).max() > 0.01
-    train = (images["split"] == "train").to_numpy()
-    labels = images["label"].cat.codes.to_numpy()
-    accuracies = []
-    for features in (rounded, unrounded):
-        settings = {"learning_rate": 0.001, "dropout": 0.1, "weight_decay": 1e-4, "epochs": 3}
-        head, _ = scenes.heads.train_head(features[train], labels[train], **settings)
-        predicted = head.predict(features[~train], verbose=0, batch_size=3000).argmax(axis=1)
-        accuracies.append(np.mean(predicted == labels[~train]))
-    assert min(accuracies) > 0.9
-    assert abs(accuracies[0] - accuracies[1]) <= 0.002
 
 
 # --- Photos through the trunk ---------------------------------------------------------
@@ -189,7 +90,7 @@ def test_bundled_features_are_those_of_the_real_photos(
     cache = tmp_path / "cache.npz"
     rows = images.index[images["path"].isin(again["path"])]
     computed = scenes.features.extract_features(again, real_photos, imagenet_trunk, cache=cache)
-    steps = [f.astype(int) for f in (computed, scenes.features.round_features(features[rows]))]
+    steps = [f.astype(int) for f in (computed, scenes.base_model.round_features(features[rows]))]
     assert np.abs(steps[0] - steps[1]).max() <= 1
     for path, row in list(zip(again["path"], features[rows], strict=True))[:6]:
         right = by_hand(scenes.photos.read_photo(real_photos / path), imagenet_trunk)
@@ -207,7 +108,7 @@ def test_an_odd_photo_gives_the_features_of_its_pixels(kind, trunk, tmp_path):
     rounded = scenes.features.extract_features(
         images, tmp_path, trunk, cache=tmp_path / "cache.npz"
     )
-    features = scenes.features.restore_features(rounded)
+    features = scenes.base_model.restore_features(rounded)
     expected = by_hand(right.astype("float32"), trunk)
     assert expected.max() > 0
     np.testing.assert_allclose(features[0], expected, atol=0.05 + 0.1 * tolerance)
@@ -396,7 +297,7 @@ def test_the_cache_holds_the_table_in_the_format_of_the_bundled_features(drawn, 
     images = read_table(drawn)
     features = extract(images)
     kept, rounded = scenes.features.load_bundled_features(tmp_path / "cache.npz")
-    np.testing.assert_array_equal(scenes.features.restore_features(rounded), features)
+    np.testing.assert_array_equal(scenes.base_model.restore_features(rounded), features)
     pd.testing.assert_frame_equal(kept, images, check_dtype=False)
 
 
@@ -428,7 +329,7 @@ def test_what_was_done_before_an_interrupt_is_kept(
     kept, rounded = scenes.features.load_bundled_features(tmp_path / "cache.npz")
     assert len(kept) >= 8 * batches
     rows = read_table(drawn)["path"].isin(kept["path"]).to_numpy()
-    np.testing.assert_array_equal(scenes.features.restore_features(rounded), right[rows])
+    np.testing.assert_array_equal(scenes.base_model.restore_features(rounded), right[rows])
     count()
     np.testing.assert_array_equal(extract(), right)
     assert count() == total - len(kept)
@@ -617,7 +518,7 @@ def test_a_damaged_cache_never_changes_the_features(
     def compute(trunk, paths, digests, photos, batch_size, failed):
         asked.append(len(digests))
         rows = [list(images["digest"]).index(digest) for digest in digests]
-        yield np.arange(len(digests)), scenes.features.restore_features(features[rows])
+        yield np.arange(len(digests)), scenes.base_model.restore_features(features[rows])
 
     monkeypatch.setattr(scenes.features, "send_through", compute)
     monkeypatch.setattr(scenes.features, "weights_digest", lambda trunk: "trunk")

@@ -1,5 +1,6 @@
 """Fine-tuning trains the upper layers as a plain fit would, from activations kept on disk."""
 
+import functools
 import os
 import shutil
 
@@ -10,12 +11,16 @@ import tensorflow as tf
 from conftest import CLASSES, damage, read_table, small_network, zip_edges
 
 import scenes
+import scenes.base_model
 import scenes.features
 import scenes.files
 import scenes.fine_tuning
 import scenes.heads
 import scenes.photos
 import utils
+
+build_head = functools.partial(scenes.heads.build_head, scenes.base_model.N_FEATURES)
+
 
 SMALL = {
     "first_layer": "block_16_expand",
@@ -58,7 +63,7 @@ def network():
 @pytest.fixture(scope="module")
 def head():
     keras.utils.set_random_seed(1)
-    return scenes.heads.build_head(scenes.N_FEATURES, 6, dropout=0.5, weight_decay=1e-3)
+    return build_head(6, dropout=0.5, weight_decay=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +136,7 @@ def test_upper_layers_train_and_all_else_stays(tuned, network, head):
 
 
 def test_mobilenet_is_cut_before_the_first_layer_and_normalization_stays_frozen(random_trunk):
-    head = scenes.heads.build_head(scenes.N_FEATURES, 6, dropout=0.0, weight_decay=0.0)
+    head = build_head(6, dropout=0.0, weight_decay=0.0)
     trunk = scenes.fine_tuning._copy_model(random_trunk)
     lower, model = scenes.fine_tuning._cut(trunk, head, "block_10_expand")
     photos = np.random.default_rng(0).uniform(-1, 1, (2, 224, 224, 3)).astype("float32")
@@ -181,7 +186,7 @@ def test_without_validation_photos_all_train(tune, images):
 def test_it_trains_as_the_whole_network_would(images, drawn_once, network, tune, compiled):
     """One epoch, step by step through all layers, with the order and mirroring it uses."""
     keras.utils.set_random_seed(1)
-    start = scenes.heads.build_head(scenes.N_FEATURES, 6, dropout=0.0, weight_decay=1e-3)
+    start = build_head(6, dropout=0.0, weight_decay=1e-3)
     start.layers[-1].bias.assign(np.linspace(-1, 1, 6))
     rate, decay = 1e-3, 20.0
     trunk, head, history = tune(head=start, epochs=1, weight_decay=decay, seed=3)
@@ -346,7 +351,7 @@ def test_a_kill_while_an_epoch_is_kept_repeats_that_epoch(tune, tuned, monkeypat
 
 
 def test_a_training_without_dropout_goes_on_too(tune, head, monkeypatch):
-    plain = scenes.heads.build_head(scenes.N_FEATURES, 6, dropout=0.0, weight_decay=1e-3)
+    plain = build_head(6, dropout=0.0, weight_decay=1e-3)
     plain.set_weights(head.get_weights())
     whole = tune(head=plain)
     assert_same(tune(head=plain, anew=False), whole)
@@ -361,7 +366,7 @@ def test_another_training_has_another_checkpoint(tune, images, head, monkeypatch
         raise KeyboardInterrupt
 
     def other_head(dropout, penalty, bias):
-        other = scenes.heads.build_head(scenes.N_FEATURES, 6, dropout=dropout, weight_decay=penalty)
+        other = build_head(6, dropout=dropout, weight_decay=penalty)
         other.set_weights(head.get_weights())
         other.layers[-1].bias.assign(np.full(6, bias))
         return other
@@ -498,7 +503,7 @@ def test_photos_at_fault_are_named_before_anything_trains(drawn, network, head, 
 
 
 def test_a_head_of_other_classes_is_refused_before_any_work(tune, sent):
-    other = scenes.heads.build_head(scenes.N_FEATURES, 5, dropout=0.5, weight_decay=1e-3)
+    other = build_head(5, dropout=0.5, weight_decay=1e-3)
     with pytest.raises(ValueError, match="images have 6 classes, and the head has 5 outputs"):
         tune(head=other)
     assert sent == []
@@ -507,7 +512,7 @@ def test_a_head_of_other_classes_is_refused_before_any_work(tune, sent):
 def test_two_classes_are_fine_tuned_as_six(tune, images, tmp_path):
     two = images[images["label"].isin(["forest", "sea"])].reset_index(drop=True)
     two["label"] = two["label"].cat.remove_unused_categories()
-    head = scenes.heads.build_head(scenes.N_FEATURES, 2, dropout=0.5, weight_decay=1e-3)
+    head = build_head(2, dropout=0.5, weight_decay=1e-3)
     _, tuned_head, history = tune(images=two, head=head, cache=tmp_path, epochs=1)
     assert tuned_head.output_shape == (None, 2)
     assert np.isfinite(history.to_numpy()).all()

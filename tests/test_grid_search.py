@@ -21,6 +21,7 @@ from joblib.parallel import ThreadingBackend
 from search import fake_training, make_photos
 
 import scenes
+import scenes.base_model
 import scenes.features
 import scenes.files
 import scenes.grid_search
@@ -105,7 +106,7 @@ def train_alone(train, validation, setting, *, epochs, batch_size, seed):
     keras.utils.set_random_seed(seed)
     n_classes = int(train[1].max()) + 1
     head = scenes.heads.build_head(
-        scenes.N_FEATURES, n_classes, dropout=dropout, weight_decay=weight_decay
+        scenes.base_model.N_FEATURES, n_classes, dropout=dropout, weight_decay=weight_decay
     )
     drop, dense = head.layers
     dense.kernel.assign(keras.initializers.GlorotUniform(seed)(dense.kernel.shape))
@@ -215,7 +216,7 @@ def test_training_figures_are_means_over_photos_and_validation_is_at_the_end(ste
         learning_rates=[1e-9],
         dropouts=[0.0],
         weight_decays=decays,
-        n_features=scenes.N_FEATURES,
+        n_features=scenes.base_model.N_FEATURES,
         n_classes=6,
     )
     history = heads.fit(
@@ -703,7 +704,7 @@ def test_the_best_setting_is_a_setting_that_train_head_takes(searched, photos):
         for values in product(*(SMALL[f"{name}s"] for name in scenes.HYPERPARAMETERS))
     ]
     scenes.heads.build_head(
-        scenes.N_FEATURES, 6, dropout=best["dropout"], weight_decay=best["weight_decay"]
+        scenes.base_model.N_FEATURES, 6, dropout=best["dropout"], weight_decay=best["weight_decay"]
     )
 
 
@@ -945,7 +946,7 @@ def test_memory_grows_by_at_most_three_copies_of_the_features(start, tmp_path):
     process, word = start(search.measure_memory, 12_000, **options)
     grown = word.recv()
     assert wait(process) == 0
-    assert grown < 3 * 12_000 * scenes.N_FEATURES * 4 + 40 * 2**20
+    assert grown < 3 * 12_000 * scenes.base_model.N_FEATURES * 4 + 40 * 2**20
 
 
 # --- The real features ----------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The head is dropout and a dense softmax with L2, and trains as Keras trains."""
 
+import functools
 import shutil
 import subprocess
 import sys
@@ -11,11 +12,15 @@ import pytest
 from search import make_photos
 
 import scenes
+import scenes.base_model
 import scenes.grid_search
 import scenes.heads
 import scenes.side_by_side
 
 N, EPOCHS = 100, 8
+build_head = functools.partial(scenes.heads.build_head, scenes.base_model.N_FEATURES)
+
+
 SETTING = {"learning_rate": 0.005, "dropout": 0.3, "weight_decay": 0.01}
 
 
@@ -47,7 +52,7 @@ def entropy_and_accuracy(weights, features, labels):
 
 @pytest.mark.parametrize("n_classes", [2, 6, 37])
 def test_a_head_gives_a_probability_for_each_class_by_a_dense_softmax(photos, n_classes):
-    head = scenes.heads.build_head(scenes.N_FEATURES, n_classes, dropout=0.5, weight_decay=0.01)
+    head = build_head(n_classes, dropout=0.5, weight_decay=0.01)
     chances = head.predict(photos[0], verbose=0)
     assert chances.shape == (N, n_classes)
     np.testing.assert_allclose(chances.sum(axis=1), 1, atol=1e-6)
@@ -57,15 +62,15 @@ def test_a_head_gives_a_probability_for_each_class_by_a_dense_softmax(photos, n_
 
 
 def test_a_head_penalizes_the_squared_weights_but_not_the_bias():
-    head = scenes.heads.build_head(scenes.N_FEATURES, 6, dropout=0.0, weight_decay=0.01)
+    head = build_head(6, dropout=0.0, weight_decay=0.01)
     kernel, bias = head.get_weights()
     head.set_weights([kernel, bias + 100])
     assert sum(map(float, head.losses)) == pytest.approx(0.01 * np.square(kernel).sum(), rel=1e-5)
 
 
 def test_a_head_drops_its_share_of_the_features_in_training_only():
-    dropout = scenes.heads.build_head(scenes.N_FEATURES, 6, dropout=0.3, weight_decay=0.0).layers[0]
-    ones = np.ones((200, scenes.N_FEATURES), "float32")
+    dropout = build_head(6, dropout=0.3, weight_decay=0.0).layers[0]
+    ones = np.ones((200, scenes.base_model.N_FEATURES), "float32")
     np.testing.assert_array_equal(dropout(ones, training=False), ones)
     dropped = np.asarray(dropout(ones, training=True))
     assert np.mean(dropped == 0) == pytest.approx(0.3, abs=0.01)
@@ -124,7 +129,7 @@ def test_a_batch_larger_than_the_data_is_one_batch_of_all(photos):
 
     keras.utils.set_random_seed(5)
     initial = scenes.heads.build_head(
-        scenes.N_FEATURES, 6, dropout=0.0, weight_decay=SETTING["weight_decay"]
+        scenes.base_model.N_FEATURES, 6, dropout=0.0, weight_decay=SETTING["weight_decay"]
     ).get_weights()
     entropy, accuracy = entropy_and_accuracy(initial, *photos)
     penalty = SETTING["weight_decay"] * np.square(initial[0]).sum()

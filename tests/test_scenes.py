@@ -1,5 +1,6 @@
 """Keras and TensorFlow are set to what the numbers need, whatever the user or machine has."""
 
+import functools
 import importlib
 import json
 import os
@@ -17,11 +18,15 @@ from search import make_photos
 from tensorflow.python.framework import config as state
 
 import scenes
+import scenes.base_model
 import scenes.features
 import scenes.fine_tuning
 import scenes.grid_search
 import scenes.heads
 import scenes.photos
+
+build_head = functools.partial(scenes.heads.build_head, scenes.base_model.N_FEATURES)
+
 
 ROOT = Path(__file__).parents[1]
 SHOW = """
@@ -114,7 +119,7 @@ def test_a_task_enables_determinism_in_whatever_process_it_runs(
     elif task == "fold":
         scenes.grid_search.grid_search(*data, **grid, epochs=1, folds=2, csv=tmp_path / "a.csv")
     else:
-        head = scenes.heads.build_head(scenes.N_FEATURES, 6, dropout=0.1, weight_decay=0.1)
+        head = build_head(6, dropout=0.1, weight_decay=0.1)
         pair = small_network(0), head
         for step, result in {"_activations": np.zeros((len(images), 2)), "_fit": None}.items():
             monkeypatch.setattr(scenes.fine_tuning, step, lambda *given, r=result: r)

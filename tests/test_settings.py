@@ -11,6 +11,7 @@ import papermill.parameterize
 import pytest
 
 import scenes
+import scenes.base_model
 import scenes.classifier
 import scenes.features
 import scenes.grid_search
@@ -244,7 +245,7 @@ def test_a_readers_cell_called_parameters_does_no_harm(cell, capsys):
 # --- Arguments ------------------------------------------------------------------------
 
 LABELS = np.repeat(np.arange(6), 4)
-FEATURES = np.ones((len(LABELS), scenes.N_FEATURES), "float32")
+FEATURES = np.ones((len(LABELS), scenes.base_model.N_FEATURES), "float32")
 HYPERPARAMETERS = {"learning_rate": 0.001, "dropout": 0.1, "weight_decay": 0.001}
 GRID = {f"{name}s": [value] for name, value in HYPERPARAMETERS.items()}
 
@@ -256,12 +257,11 @@ def doors(table, tmp_path):
     return {
         "shrink": lambda factor: utils.shrink(table, factor),
         "create_validation": lambda **kw: utils.create_validation(table, **kw),
-        "build_trunk": lambda weights: scenes.features.build_trunk(weights),
         "extract_features": lambda **kw: scenes.features.extract_features(
             table, tmp_path, None, cache=tmp_path / "cache.npz", **kw
         ),
         "build_head": lambda **kw: scenes.heads.build_head(
-            scenes.N_FEATURES, 6, **{"dropout": 0, "weight_decay": 0, **kw}
+            scenes.base_model.N_FEATURES, 6, **{"dropout": 0, "weight_decay": 0, **kw}
         ),
         "train_head": lambda **kw: scenes.heads.train_head(
             FEATURES, LABELS, **{**HYPERPARAMETERS, "epochs": 1, **kw}
@@ -277,7 +277,6 @@ IMPOSSIBLE_ARGUMENTS = {
     ("shrink", "factor"): POSITIVE,
     ("create_validation", "ratio"): RATIOS,
     ("create_validation", "seed"): SEEDS,
-    ("build_trunk", "weights"): FOLDERS,
     ("extract_features", "batch_size"): POSITIVE,
     ("build_head", "dropout"): SHARE,
     ("build_head", "weight_decay"): DECAY,

@@ -37,6 +37,7 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 from tqdm import tqdm
 
 import scenes
+import scenes.base_model
 import scenes.classifier
 import scenes.features
 import scenes.folders
@@ -46,6 +47,7 @@ import scenes.photos
 import scenes.plots
 import scenes.side_by_side
 import utils
+from scenes.base_model import IMAGE_SIZE
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = "intel_classification.ipynb"
@@ -121,7 +123,7 @@ def quarter() -> tuple[pd.DataFrame, np.ndarray]:
     """Return every 4th training photo, a fifth of them for validation, and all features."""
     images, rounded = scenes.features.load_bundled_features()
     images = utils.create_validation(utils.shrink(utils.drop_leaks(images), 4))
-    return images[images["split"] != "test"], scenes.features.restore_features(rounded)
+    return images[images["split"] != "test"], scenes.base_model.restore_features(rounded)
 
 
 def whole_grid(train: Photos, validation: Photos) -> float:
@@ -133,14 +135,14 @@ def whole_grid(train: Photos, validation: Photos) -> float:
     return history["val_accuracy"].max()
 
 
-build_head = functools.partial(scenes.heads.build_head, scenes.N_FEATURES)
+build_head = functools.partial(scenes.heads.build_head, scenes.base_model.N_FEATURES)
 
 
 def compiled_head(setting: tuple[float, float, float], steps: int) -> keras.Model:
     """Return a head that is ready for an ordinary Keras `fit`."""
     learning_rate, dropout, weight_decay = setting
     head = scenes.heads.build_head(
-        scenes.N_FEATURES, N_CLASSES, dropout=dropout, weight_decay=weight_decay
+        scenes.base_model.N_FEATURES, N_CLASSES, dropout=dropout, weight_decay=weight_decay
     )
     head.compile(
         keras.optimizers.Adam(learning_rate),
@@ -197,7 +199,7 @@ def through_the_trunk(
 
     def read(path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         photo = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
-        photo = tf.image.resize(photo, (scenes.IMAGE_SIZE, scenes.IMAGE_SIZE))
+        photo = tf.image.resize(photo, (IMAGE_SIZE, IMAGE_SIZE))
         return keras.applications.mobilenet_v2.preprocess_input(photo), label
 
     train, validation = (
@@ -271,7 +273,7 @@ def compare_searches(
         ),
     }
     if photos:
-        trunk = scenes.features.build_trunk()
+        trunk = scenes.base_model.build_trunk()
         ways[EXTRACTION] = extraction(images, photos, trunk), 1, "all"
         ways[OLD_WAY] = (
             through_the_trunk(images, photos, trunk),
@@ -387,7 +389,7 @@ def extraction(images: pd.DataFrame, photos: Path, trunk: keras.Model) -> Callab
 
 def bare_trunk(trunk: keras.Model, photos: int) -> Callable[[], None]:
     """Return a task that sends random arrays through the trunk: the ceiling of extraction."""
-    batch = tf.random.uniform((32, scenes.IMAGE_SIZE, scenes.IMAGE_SIZE, 3), -1, 1)
+    batch = tf.random.uniform((32, IMAGE_SIZE, IMAGE_SIZE, 3), -1, 1)
     run = tf.function(trunk)
 
     def task() -> None:
@@ -424,7 +426,7 @@ def other_trunk(
     run: Callable[[np.ndarray], np.ndarray], trunk: keras.Model, photos: int
 ) -> Callable[[], float]:
     """Return a task that sends random arrays through `run`, and says how far it is off."""
-    batch = np.random.default_rng(0).uniform(-1, 1, (32, scenes.IMAGE_SIZE, scenes.IMAGE_SIZE, 3))
+    batch = np.random.default_rng(0).uniform(-1, 1, (32, IMAGE_SIZE, IMAGE_SIZE, 3))
     batch = batch.astype("float32")
     expected = trunk(batch, training=False).numpy()
 
@@ -439,7 +441,7 @@ def other_trunk(
 def measure_extraction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterator[str]:
     """Yield how many photos a second go through the trunk."""
     images = images.drop_duplicates("digest").iloc[:1408]  # 44 batches
-    trunk = scenes.features.build_trunk()
+    trunk = scenes.base_model.build_trunk()
     ours, bare = "`extract_features`", "the bare trunk on random arrays"
     others = {"the trunk with constant weights": constant_trunk(trunk)}
     if importlib.util.find_spec("openvino"):
@@ -498,7 +500,7 @@ def fine_tuning(trunk: keras.Model, photos: int) -> dict[str, Callable[[], None]
             [
                 below,
                 scenes.heads.build_head(
-                    scenes.N_FEATURES, N_CLASSES, dropout=0.3, weight_decay=1e-3
+                    scenes.base_model.N_FEATURES, N_CLASSES, dropout=0.3, weight_decay=1e-3
                 ),
             ]
         )
@@ -510,7 +512,7 @@ def fine_tuning(trunk: keras.Model, photos: int) -> dict[str, Callable[[], None]
 
 def measure_fine_tuning(bar: tqdm) -> Iterator[str]:
     """Yield how many photos a second train the layers before the head."""
-    speed = 256 / take_turns(fine_tuning(scenes.features.build_trunk(), 256), bar)[
+    speed = 256 / take_turns(fine_tuning(scenes.base_model.build_trunk(), 256), bar)[
         "seconds"
     ].astype(float)
     yield markdown(speed.round(1).to_frame("photos per second"))
@@ -551,11 +553,11 @@ def measure_notebook(photos: Path | None, bar: tqdm) -> Iterator[str]:
 def profile_steps(bar: tqdm) -> Iterator[str]:
     """Yield where a step of 128 photos spends its time, by TensorFlow's profiler."""
     _, rounded = scenes.features.load_bundled_features()
-    X, y = scenes.features.restore_features(rounded[: 128 * 20]), np.arange(128 * 20) % N_CLASSES
+    X, y = scenes.base_model.restore_features(rounded[: 128 * 20]), np.arange(128 * 20) % N_CLASSES
     alone = compiled_head(SETTINGS[0], 20)
     alone.jit_compile = False
     many = scenes.side_by_side.SideBySideHeads(
-        **GRID, n_features=scenes.N_FEATURES, n_classes=N_CLASSES
+        **GRID, n_features=scenes.base_model.N_FEATURES, n_classes=N_CLASSES
     )
     many.steps_per_execution = 20
     columns = {}
