@@ -245,8 +245,7 @@ def classifier():
 @pytest.fixture(scope="session")
 def bundled():
     """Return the committed table and features of the labelled photos, as float32."""
-    images, rounded = scenes.features.load_bundled_features()
-    return images, scenes.base_model.restore_features(rounded)
+    return scenes.features.load_bundled_features()
 
 
 # --- Files ----------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw, ImageFont
 import scenes
 import scenes.base_model
 import utils
-from scenes import base_model, features, files, grid_search, heads, photos
+from scenes import features, files, grid_search, heads, photos
 
 BATCH_SIZE, FOLDS, SEEDS = 128, 5, range(3)
 
@@ -41,9 +41,9 @@ def suspects_of(X: np.ndarray, y: np.ndarray, groups: pd.Series, setting: dict) 
 def clean() -> None:
     """Train on labels cleaned in some ways, and compare on the same validation photos."""
     tf.config.experimental.enable_op_determinism()
-    images, rounded = features.load_bundled_features()
+    images, X = features.load_bundled_features()
     images = utils.create_validation(utils.drop_leaks(images))
-    X = base_model.restore_features(rounded[images.index])
+    X = X[images.index]
     y = images["label"].cat.codes.to_numpy()
     train, held_out = ((images["split"] == name).to_numpy() for name in ("train", "validation"))
     best = utils.best_hyperparameters(files.read_csv(ROOT / "grid_search.csv"))

@@ -49,8 +49,7 @@ def extract(drawn, trunk, tmp_path):
     def run(images: pd.DataFrame | None = None, trunk: keras.Model = trunk, **options: object):
         images = read_table(drawn) if images is None else images
         options = {"cache": tmp_path / "cache.npz", "batch_size": 8, **options}
-        rounded = scenes.features.extract_features(images, drawn, trunk, **options)
-        return scenes.base_model.restore_features(rounded)
+        return scenes.features.extract_features(images, drawn, trunk, **options)
 
     return run
 
@@ -105,10 +104,9 @@ def test_an_odd_photo_gives_the_features_of_its_pixels(kind, trunk, tmp_path):
     for name, categories in {"label": CLASSES, "split": scenes.SPLITS}.items():
         images[name] = pd.Categorical([categories[0]], categories)
     images = images.join(scenes.photos.digest_photos(images, tmp_path))
-    rounded = scenes.features.extract_features(
+    features = scenes.features.extract_features(
         images, tmp_path, trunk, cache=tmp_path / "cache.npz"
     )
-    features = scenes.base_model.restore_features(rounded)
     expected = by_hand(right.astype("float32"), trunk)
     assert expected.max() > 0
     np.testing.assert_allclose(features[0], expected, atol=0.05 + 0.1 * tolerance)
@@ -296,8 +294,8 @@ def test_rows_follow_the_table_whatever_its_order(drawn, extract, count):
 def test_the_cache_holds_the_table_in_the_format_of_the_bundled_features(drawn, extract, tmp_path):
     images = read_table(drawn)
     features = extract(images)
-    kept, rounded = scenes.features.load_bundled_features(tmp_path / "cache.npz")
-    np.testing.assert_array_equal(scenes.base_model.restore_features(rounded), features)
+    kept, X = scenes.features.load_bundled_features(tmp_path / "cache.npz")
+    np.testing.assert_array_equal(X, features)
     pd.testing.assert_frame_equal(kept, images, check_dtype=False)
 
 
@@ -326,10 +324,10 @@ def test_what_was_done_before_an_interrupt_is_kept(
     monkeypatch.setattr(scenes.tasks, "progress", interrupting)
     with pytest.raises(KeyboardInterrupt):
         extract()
-    kept, rounded = scenes.features.load_bundled_features(tmp_path / "cache.npz")
+    kept, X = scenes.features.load_bundled_features(tmp_path / "cache.npz")
     assert len(kept) >= 8 * batches
     rows = read_table(drawn)["path"].isin(kept["path"]).to_numpy()
-    np.testing.assert_array_equal(scenes.base_model.restore_features(rounded), right[rows])
+    np.testing.assert_array_equal(X, right[rows])
     count()
     np.testing.assert_array_equal(extract(), right)
     assert count() == total - len(kept)
@@ -518,7 +516,7 @@ def test_a_damaged_cache_never_changes_the_features(
     def compute(trunk, paths, digests, photos, batch_size, failed):
         asked.append(len(digests))
         rows = [list(images["digest"]).index(digest) for digest in digests]
-        yield np.arange(len(digests)), scenes.base_model.restore_features(features[rows])
+        yield np.arange(len(digests)), features[rows]
 
     monkeypatch.setattr(scenes.features, "send_through", compute)
     monkeypatch.setattr(scenes.features, "weights_digest", lambda trunk: "trunk")
@@ -627,11 +625,14 @@ def test_a_pickle_in_a_file_of_features_is_not_run(small_file, tmp_path, capsys,
     payload[:] = Payload(proof)
     path.write_bytes(good)
     rewrite(path, **{name: payload})
-    if reader == "cache":
+    if reader == "bundled features":
+        assert read_or_refuse(path, images, features)
+    elif name == "format":  # by its first bytes, a file of something else
+        with pytest.raises(ValueError, match="is no cache of features"):
+            scenes.features._read_cache(path, "trunk")
+    else:
         assert len(scenes.features._read_cache(path, "trunk")[0]) == 0
         assert "computed again" in capsys.readouterr().out
-    else:
-        assert read_or_refuse(path, images, features)
     assert not proof.exists()
     with np.load(path, allow_pickle=True) as archive:  # where pickles are allowed, it runs
         archive[name]

@@ -121,9 +121,9 @@ def quiet() -> Iterator[None]:
 
 def quarter() -> tuple[pd.DataFrame, np.ndarray]:
     """Return every 4th training photo, a fifth of them for validation, and all features."""
-    images, rounded = scenes.features.load_bundled_features()
+    images, X = scenes.features.load_bundled_features()
     images = utils.create_validation(utils.shrink(utils.drop_leaks(images), 4))
-    return images[images["split"] != "test"], scenes.base_model.restore_features(rounded)
+    return images[images["split"] != "test"], X
 
 
 def whole_grid(train: Photos, validation: Photos) -> float:
@@ -552,8 +552,8 @@ def measure_notebook(photos: Path | None, bar: tqdm) -> Iterator[str]:
 
 def profile_steps(bar: tqdm) -> Iterator[str]:
     """Yield where a step of 128 photos spends its time, by TensorFlow's profiler."""
-    _, rounded = scenes.features.load_bundled_features()
-    X, y = scenes.base_model.restore_features(rounded[: 128 * 20]), np.arange(128 * 20) % N_CLASSES
+    X = scenes.features.load_bundled_features()[1][: 128 * 20]
+    y = np.arange(128 * 20) % N_CLASSES
     alone = compiled_head(SETTINGS[0], 20)
     alone.jit_compile = False
     many = scenes.side_by_side.SideBySideHeads(
