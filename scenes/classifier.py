@@ -209,13 +209,13 @@ def _list_photos(source: str | Path | Sequence[str | Path], problems: list[str])
     for name in named:
         try:
             inside, others = _expand(name)
+            paths += inside
+            skipped += others
+            if not inside:
+                raise ValueError("there is no photo in it")
         except (OSError, RuntimeError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             problems.append(f"'{photos.printable(name)}' cannot be read: {reason}")
-        else:
-            paths += inside
-            skipped += others
-            problems += [] if inside else [f"there is no photo in {photos.printable(name)}"]
     if line := folders.describe_skipped(skipped):
         print(line, file=sys.stderr)
     if not paths and not problems:

@@ -151,7 +151,8 @@ def check_sizes(images: pd.DataFrame, **ratios: float) -> None:
         fit = {name: size if name == "TEST_RATIO" else rest for name in parts}
         fit = {name: n for name, n in fit.items() if n < parts[name]}
         fit = {name: n if name == "FOLDS" else 1 / n for name, n in fit.items()}
-        said = [" and ".join(f"{name} {n:.2g}" for name, n in s.items()) for s in (ratios, fit)]
+        said = [", ".join(f"{name} {n:.2g}" for name, n in s.items()) for s in (ratios, fit)]
+        said = [" and ".join(line.rsplit(", ", 1)) for line in said]
         raise ValueError(
             f"{sizes.idxmin()} has {size} photos; with {said[0]} a class needs {needed}: add photos"
             + f", or set {said[1]}" * (rest > 1)

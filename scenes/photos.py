@@ -248,5 +248,6 @@ def drop_unreadable(images: pd.DataFrame) -> pd.DataFrame:
     too_many = lost.index[lost > np.maximum(2, images["label"].value_counts()[lost.index] / 20)]
     refuse_unreadable(unreadable[unreadable["label"].isin(too_many)])
     if len(unreadable):
-        print(f"Skipped {len(unreadable)} unreadable photo(s): {some(unreadable['path'])}.")
+        said = some(f"{row.path} ({row.problem})" for row in unreadable.itertuples())
+        print(f"Skipped {len(unreadable)} unreadable photo(s): {said}.")
     return images.drop(unreadable.index)

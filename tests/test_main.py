@@ -81,11 +81,8 @@ def test_a_folder_is_walked_and_the_csv_holds_all_probabilities(model, album, tm
     csv = tmp_path / "out.csv"
     assert scenes.__main__.main(["classify", str(album), "--csv", str(csv), *model]) == 0
     table = pd.read_csv(csv)
-    assert [Path(p).relative_to(album).as_posix() for p in table["path"]] == [
-        "a.jpg",
-        "b.png",
-        "deep er/c.jpg",
-    ]
+    names = [Path(path).relative_to(album).as_posix() for path in table["path"]]
+    assert names == ["a.jpg", "b.png", "deep er/c.jpg"]
     assert list(table.columns) == ["path", "label", "unsure", *CLASSES]
     np.testing.assert_allclose(table[CLASSES].sum(axis=1), 1, atol=1e-4)
     assert len(capsys.readouterr().out.splitlines()) == 3
@@ -100,7 +97,7 @@ def test_what_cannot_be_read_is_named_at_the_end_and_the_rest_is_done(
     problems = {
         "missing.jpg": "missing.jpg cannot be read as a photo: No such file",
         str(album): "broken.jpg cannot be read as a photo: no known format",
-        str(tmp_path / "empty"): f"there is no photo in {tmp_path / 'empty'}",
+        str(tmp_path / "empty"): "empty' cannot be read: there is no photo in it",
         str(tmp_path / "pipe.jpg"): "pipe.jpg' cannot be read: it is a pipe, not a file",
         "": "'' cannot be read: the name is empty",
         "x" * 300: "x' cannot be read: File name too long",
@@ -114,25 +111,15 @@ def test_what_cannot_be_read_is_named_at_the_end_and_the_rest_is_done(
 
 
 def test_what_is_skipped_in_a_folder_is_said(model, album, capsys):
-    for name in (
-        "b.heic",
-        "c.HEIC",
-        "d.dng",
-        "f.pjpeg",
-        "g.jpg_large",
-        "i.jpg.download",
-        "j",
-        "k.txt",
-    ):
+    for name in ["b.heic", "c.HEIC", "d.dng", "f.pjpeg", "g.jpg_large", "i.jpg.download", "j"]:
         (album / name).touch()
     (album / "up").symlink_to("..")
     assert scenes.__main__.main(["classify", str(album), *model]) == 0
     (line,) = re.findall("^Skipped: .*", capsys.readouterr().err, re.MULTILINE)
-    assert line == (
-        "Skipped: album/b.heic, album/c.HEIC, album/d.dng (HEIC, raw and similar formats: convert "
-        "to JPEG); album/f.pjpeg, album/g.jpg_large, album/i.jpg.download, album/j (if they are "
-        "photos, rename them to end in .jpg); album/up (linked folders are not followed); "
-        "1 other file(s)."
+    assert line.replace("album/", "") == (
+        "Skipped: b.heic, c.HEIC, d.dng (HEIC, raw and similar formats: convert to JPEG); "
+        "f.pjpeg, g.jpg_large, i.jpg.download, j (if they are photos, rename them to end in .jpg); "
+        "up (linked folders are not followed)."
     )
 
 
@@ -167,13 +154,16 @@ def test_names_of_any_bytes_are_shown_and_written(
     assert map_of_it.name.startswith(f"0001_{name[0]}")
 
 
-def test_nothing_but_unreadable_files(model, album, tmp_path, capsys):
+def test_nothing_but_unreadable_files_leaves_an_earlier_table(model, album, tmp_path, capsys):
     (album / "broken.jpg").write_bytes(b"no photo")
-    maps = ["--maps", str(tmp_path / "maps")]
-    assert scenes.__main__.main(["classify", str(album / "broken.jpg"), *maps, *model]) == 1
+    csv = tmp_path / "out.csv"
+    csv.write_text("of an earlier call")
+    outputs = ["--csv", str(csv), "--maps", str(tmp_path / "maps")]
+    assert scenes.__main__.main(["classify", str(album / "broken.jpg"), *outputs, *model]) == 1
     said = capsys.readouterr()
     assert said.out == ""
     assert "1 file(s) failed:" in said.err
+    assert csv.read_text() == "of an earlier call"
 
 
 def test_an_overlay_is_written_for_each_photo(model, album, tmp_path, monkeypatch):
@@ -222,13 +212,6 @@ def test_what_would_be_written_over_is_refused_before_the_work(
         scenes.__main__.main(["classify", "album/b.png", *option])
     assert told in capsys.readouterr().err
     assert (album / "a.jpg").read_bytes() == before
-
-
-def test_a_table_is_not_replaced_by_an_empty_one(model, album, tmp_path):
-    csv = tmp_path / "out.csv"
-    csv.write_text("of an earlier call")
-    assert scenes.__main__.main(["classify", "missing.jpg", "--csv", str(csv), *model]) == 1
-    assert csv.read_text() == "of an earlier call"
 
 
 def test_an_interrupt_is_no_traceback(model, album, monkeypatch):
