@@ -193,7 +193,17 @@ def photo_digest(photo: np.ndarray) -> str:
     return files.digest(str(photo.shape).encode(), photo.tobytes())
 
 
-def digest_photos(images: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
+def thumbnail(photo: np.ndarray) -> np.ndarray:
+    """Return 16 x 16 gray levels of a photo, scaled so that a product of two is a correlation."""
+    small = Image.fromarray(photo).convert("L").resize((16, 16), Image.Resampling.BILINEAR)
+    gray = np.asarray(small, "float32").ravel()
+    gray = gray - gray.mean()
+    return gray / max(np.linalg.norm(gray), 1e-6)
+
+
+def digest_photos(
+    images: pd.DataFrame, folder: str | Path, *, thumbnails: list[np.ndarray] | None = None
+) -> pd.DataFrame:
     """
     Decode each photo once, to know it by its pixels and to find the unreadable ones.
 
@@ -203,6 +213,9 @@ def digest_photos(images: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
         The table of `list_images`.
     folder : path
         The folder that the table's paths are relative to.
+    thumbnails : list, optional
+        Collects the `thumbnail` of each photo, zeros for an unreadable one. They are pixels:
+        for memory only.
 
     Returns
     -------
@@ -214,18 +227,44 @@ def digest_photos(images: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
         `read_photo`, which only its copies as a file share.
     """
 
-    def look(path: str) -> tuple[str, str]:
+    def look(path: str) -> tuple[str, str, np.ndarray]:
         try:
-            return photo_digest(read_photo(Path(folder, path))), ""
+            photo = read_photo(Path(folder, path))
+            return photo_digest(photo), "", thumbnail(photo)
         except ValueError as error:
-            return "", str(error).rpartition(" as a photo: ")[2]
+            return "", str(error).rpartition(" as a photo: ")[2], np.zeros(256, "float32")
 
     found = []
     with tasks.progress(len(images), "Reading the photos", "photo") as bar:
         for batch in tasks.run_ahead(look, list(images["path"]), 32, []):
-            found += [row for _, row in batch]
+            found += [row[:2] for _, row in batch]
+            if thumbnails is not None:
+                thumbnails += [row[2] for _, row in batch]
             bar.update(len(batch))
     return pd.DataFrame(found, columns=["digest", "problem"], index=images.index)
+
+
+def find_copies(images: pd.DataFrame, thumbnails: np.ndarray) -> pd.DataFrame:
+    """
+    Return the pairs of photos in different splits that are copies at another size or quality.
+
+    Their `thumbnails`, a row for each row of `images`, correlate by 0.99 or more; features find
+    less than half of them. Now and then, two horizons or sunsets are taken for copies. If there
+    are any, a line says that accuracies may be too high.
+    """
+    splits, pairs = images["split"].astype(str).to_numpy(), [np.zeros((0, 2), int)]
+    for start in range(0, len(images), 256):  # all at once would take gigabytes
+        alike = thumbnails[start : start + 256] @ thumbnails[start:].T >= 0.99
+        pairs.append(np.argwhere(np.triu(alike, 1)) + start)
+    first, second = np.concatenate(pairs).T
+    crossing = splits[first] != splits[second]
+    sides = [images[["path", "split"]].iloc[rows[crossing]] for rows in (first, second)]
+    photo, copy = (side.reset_index(drop=True) for side in sides)
+    copies = photo.join(copy.add_suffix("_copy"))
+    if len(copies):
+        what = "pair(s) of photos in different splits look like copies of each other"
+        print(f"{len(copies)} {what}: accuracies may be too high.")
+    return copies
 
 
 def refuse_unreadable(images: pd.DataFrame) -> None:

@@ -423,6 +423,27 @@ def test_the_audit_finds_all_unreadable_photos_and_says_why_without_folders(draw
         assert str(drawn) not in row.problem
 
 
+def test_copies_at_another_size_or_quality_are_found_across_splits_only(drawn, capsys):
+    test, train = drawn / "seg_test" / "seg_test", drawn / "seg_train" / "seg_train"
+    photo = Image.open(test / "sea" / "0.jpg")
+    photo.resize((27, 20)).save(train / "sea" / "small.jpg", quality=50)
+    photo.convert("L").save(train / "forest" / "gray.png")
+    photo.save(test / "sea" / "again.jpg", quality=50)
+    Image.new("RGB", (9, 9)).save(train / "sea" / "black.png")
+    Image.new("RGB", (8, 8)).save(test / "sea" / "black.png")
+    (test / "sea" / "broken.jpg").touch()
+    thumbnails, images = [], scenes.folders.list_images(drawn)
+    images = images.join(scenes.photos.digest_photos(images, drawn, thumbnails=thumbnails))
+    copies = scenes.photos.find_copies(images, np.stack(thumbnails))
+    found = {(Path(row.path).name, Path(row.path_copy).name) for row in copies.itertuples()}
+    assert found == {(a, b) for a in ("small.jpg", "gray.png") for b in ("0.jpg", "again.jpg")}
+    assert set(copies["split"]) == {"train"}
+    said = "4 pair(s) of photos in different splits look like copies of each other: accuracies may"
+    assert said in capsys.readouterr().out
+    assert scenes.photos.find_copies(images[:3], np.stack(thumbnails[:3])).empty
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize(
     ("unreadable", "photos", "stops"),
     [(1, 3, False), (2, 3, False), (3, 60, False), (3, 59, True), (4, 60, True)],
