@@ -1,7 +1,7 @@
 """
-The base model: all that is known of MobileNetV2, and how its features are kept.
+The base model: every fact of MobileNetV2, and how its features are rounded.
 
-Another network would change this room only.
+No other room names the network, its sizes or its layers.
 """
 
 import os
@@ -9,12 +9,14 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 IMAGE_SIZE = 224  # pixels a side: the size at which the ImageNet weights were trained
+SCALING = {"scale": 1 / 127.5, "offset": -1}  # of pixels, from 0 ... 255 to -1 ... 1
 N_FEATURES = 1280  # channels of MobileNetV2's last layer before the classifier
-# Features lie from 0 to 6, behind the trunk's ReLU6, most of them below 1. Kept, they are
-# rounded to these 256 steps, which are finer near 0, and a feature takes one byte.
-STEPS = (6 * (np.arange(256) / 255) ** 2).astype("float32")
+MAX_FEATURE = 6  # the bound of ReLU6, behind which the features lie; most of them are below 1
+# On disk, features are rounded to these 256 steps, finer near 0, so that one takes a byte.
+STEPS = (MAX_FEATURE * (np.arange(256) / 255) ** 2).astype("float32")
 FIRST_LAYERS = (*(f"block_{i}_expand" for i in range(1, 17)), "Conv_1")  # may be the first to train
 KERAS_HOME = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
 IMAGENET_WEIGHTS = (
@@ -24,9 +26,9 @@ IMAGENET_WEIGHTS = (
 )  # where Keras keeps them
 
 
-def build_trunk(weights: str | Path | None = "imagenet") -> keras.Model:
+def build_base_model(weights: str | Path | None = "imagenet") -> keras.Model:
     """
-    Build MobileNetV2 without its classifier, frozen.
+    Return MobileNetV2 without its classifier, frozen.
 
     Parameters
     ----------
@@ -36,11 +38,11 @@ def build_trunk(weights: str | Path | None = "imagenet") -> keras.Model:
     Returns
     -------
     keras.Model
-        Maps photos (n, 224, 224, 3), scaled to -1 ... 1, to features (n, 1280), 0 ... 6.
+        Maps images (n, 224, 224, 3), scaled to -1 ... 1, to features (n, 1280), 0 ... 6.
         Not trainable, so that BatchNormalization runs in inference mode in training too.
     """
     try:
-        trunk = keras.applications.MobileNetV2(
+        model = keras.applications.MobileNetV2(
             input_shape=(IMAGE_SIZE, IMAGE_SIZE, 3),
             include_top=False,
             pooling="avg",
@@ -52,16 +54,21 @@ def build_trunk(weights: str | Path | None = "imagenet") -> keras.Model:
             f"the weights in {file} cannot be read, as after a download that was cut off "
             f"({error}); delete it, and run again"
         ) from error
-    trunk.trainable = False
-    return trunk
+    model.trainable = False
+    return model
+
+
+def scale(images: tf.Tensor) -> tf.Tensor:
+    """Return images of 0 ... 255 as the network takes them, from -1 to 1."""
+    return keras.applications.mobilenet_v2.preprocess_input(images)
 
 
 def round_features(features: np.ndarray) -> np.ndarray:
-    """Return the number of the step, in `STEPS`, whose square root is nearest, as uint8."""
-    features = np.clip(features, 0, 6).astype("float64")  # else its own errors round, too
-    return np.round(255 * np.sqrt(features / 6)).astype("uint8")
+    """Return the index in `STEPS` of the step whose square root is nearest, as uint8."""
+    features = np.clip(features, 0, MAX_FEATURE).astype("float64")  # float32 would round, too
+    return np.round(255 * np.sqrt(features / MAX_FEATURE)).astype("uint8")
 
 
 def restore_features(rounded: np.ndarray) -> np.ndarray:
-    """Return rounded features as float32: what their steps stand for."""
+    """Return the values of rounded features, as float32."""
     return STEPS[rounded]

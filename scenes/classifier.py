@@ -19,7 +19,7 @@ import tensorflow as tf
 from keras import ops
 
 import scenes
-from scenes import files, folders, photos, settings, tasks
+from scenes import base_model, files, folders, photos, settings, tasks
 
 
 def build_classifier(
@@ -37,7 +37,7 @@ def build_classifier(
     Parameters
     ----------
     trunk, head : keras.Model
-        What `build_trunk` and `train_head`, or `fine_tune`, return.
+        What `build_base_model` and `train_head`, or `fine_tune`, return.
     classes : sequence of str
         The class of each number that the head gives; they become part of the model.
     mirrored : bool
@@ -62,7 +62,7 @@ def build_classifier(
     # a plain call of the model would draw dropout.
     resizing = keras.layers.Resizing(*view.shape[1:3], antialias=True, name="resizing")
     x = resizing(photo, training=False)
-    x = keras.layers.Rescaling(1 / 127.5, offset=-1, name="scaling")(x)
+    x = keras.layers.Rescaling(**base_model.SCALING, name="scaling")(x)
     probabilities = one_pass(x)
     if mirrored:
         views = [probabilities, one_pass(ops.flip(x, axis=2))]
@@ -238,7 +238,7 @@ def activation_maps(model: keras.Model, paths: Sequence[str | Path]) -> np.ndarr
     Parameters
     ----------
     model : keras.Model
-        A classifier with a trunk of `build_trunk`.
+        A classifier with a trunk of `build_base_model`.
     paths : sequence of paths
 
     Returns
@@ -284,10 +284,10 @@ def export(model: keras.Model, path: str | Path, *, int8: bool = False) -> None:
 
     Notes
     -----
-    The exported model takes one photo, float32 (1, 224, 224, 3), RGB from 0 to 255, and gives
-    the probabilities in the order of the classes' file. The app resizes: the whole photo, turned
-    as EXIF says, not cropped, to 224 x 224 by bilinear interpolation with half-pixel centres,
-    and with antialiasing where the photo shrinks. LiteRT has neither words nor antialiasing.
+    The exported model takes one photo at the network's size, float32, RGB from 0 to 255, and
+    gives the probabilities in the order of the classes' file. The app resizes: the whole photo,
+    turned as EXIF says, not cropped, by bilinear interpolation with half-pixel centres, and with
+    antialiasing where the photo shrinks. LiteRT has neither words nor antialiasing.
     """
     path = Path(path)
     photo = keras.Input(model.get_layer("scaling").input.shape[1:], batch_size=1, name="photo")

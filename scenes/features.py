@@ -1,8 +1,7 @@
 """
-Features (section 3): the frozen trunk, and what it makes of a photo, once.
+Features (section 3): the base model's features of an image, computed once.
 
-*Trunk* is what Keras calls the base model, others the backbone: MobileNetV2 without its
-classifier. A photo that is known by its pixels is not computed again. Trains nothing.
+An image is known by its pixels: its features are not computed again. Trains nothing.
 """
 
 import functools
@@ -43,7 +42,7 @@ def extract_features(
     folder : path
         The folder that the table's paths are relative to.
     trunk : keras.Model
-        The model of `build_trunk`.
+        The model of `build_base_model`.
     cache : path
         An .npz file that keeps the features from run to run, in the format of
         `features.npz`. Photos are known by their pixels: only those that are not in it,
@@ -141,13 +140,13 @@ def send_through(
         return photos.shrink_photo(photo)
 
     tf.config.experimental.enable_op_determinism()
-    # On some processors, ReLU6 makes a number of NaN.
+    # On some processors, the activation makes a number of NaN.
     whole = all(np.isfinite(weight).all() for weight in model.get_weights())
     run = _compile(model)
     for batch in filter(None, tasks.run_ahead(read, range(len(paths)), batch_size, failed)):
         resized = photos.resize_photos([photo for _, photo in batch])
         # Not in the model's graph, where it would be fused with a layer, and round otherwise.
-        block = run(keras.applications.mobilenet_v2.preprocess_input(resized)).numpy()
+        block = run(base_model.scale(resized)).numpy()
         if not (whole and np.isfinite(block).all()):
             raise ValueError("the trunk gives NaN or infinity; its weights are damaged")
         yield np.array([row for row, _ in batch]), block

@@ -53,9 +53,9 @@ def fine_tune(
     folder : path
         The folder that the table's paths are relative to.
     trunk, head : keras.Model
-        What `build_trunk` and `train_head` return; they stay as they are.
+        What `build_base_model` and `train_head` return; they stay as they are.
     first_layer : str
-        The first layer that trains: `block_1_expand` to `block_16_expand`, or `Conv_1`.
+        The first layer that trains, one of `base_model.FIRST_LAYERS`.
     learning_rate : float
         Its peak: it rises for a fifth of an epoch and then falls to 0 along a cosine.
     weight_decay : float
@@ -67,7 +67,7 @@ def fine_tune(
         Of the order of the photos, the mirroring and the dropout masks; it becomes the
         global seed of Keras.
     cache : path
-        The folder for the activations (50 KB a photo from `block_10_expand`) and for the
+        The folder for the activations (some 50 KB an image) and for the
         state after the last finished epoch, from which the next call with the same
         arguments goes on; when all are finished, it returns at once. Nothing in it is
         needed afterwards.

@@ -165,7 +165,7 @@ def shrink_photo(photo: np.ndarray) -> np.ndarray:
 
 def resize_photos(batch: Sequence[np.ndarray]) -> tf.Tensor:
     """
-    Return photos at the network's size, float32 (n, 224, 224, 3), still 0 to 255.
+    Return photos at the network's size, float32, still 0 to 255.
 
     As the saved classifier resizes. Antialiasing changes nothing where a photo grows, as those
     of this data set do, but takes 1.5 ms; where it shrinks, it keeps fine patterns from

@@ -85,7 +85,7 @@ RULES: dict[str, Rule] = {
     "fine_tune_runs": ("a whole number from 0", lambda v: _is_whole(v, 0)),
     "fine_tune_search": _SWITCH,
     "first_layer": (
-        "'block_1_expand' to 'block_16_expand' or 'Conv_1'",
+        "{!r} to {!r} or {!r}".format(*(base_model.FIRST_LAYERS[i] for i in (0, -2, -1))),
         lambda v: v in base_model.FIRST_LAYERS,
     ),
     "label_smoothing": _DROPOUT,

@@ -217,7 +217,7 @@ def random_trunk():
 
     Keras's own random weights shrink what passes to 1e-12, which rounds to 0; He's keep it.
     """
-    model = scenes.base_model.build_trunk(None)
+    model = scenes.base_model.build_base_model(None)
     rng = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
@@ -233,7 +233,7 @@ def imagenet_trunk():
     """Return the real trunk, from weights that Keras has downloaded before."""
     if not scenes.base_model.IMAGENET_WEIGHTS.exists():
         pytest.skip("the ImageNet weights are not in Keras's cache")
-    return scenes.base_model.build_trunk("imagenet")
+    return scenes.base_model.build_base_model("imagenet")
 
 
 @pytest.fixture(scope="session")

@@ -39,14 +39,14 @@ def test_the_trunk_maps_photos_to_1280_frozen_features(random_trunk):
 
 def test_the_trunk_takes_its_weights_from_a_file(random_trunk, tmp_path):
     random_trunk.save_weights(tmp_path / "own.weights.h5")
-    again = scenes.base_model.build_trunk(tmp_path / "own.weights.h5")
+    again = scenes.base_model.build_base_model(tmp_path / "own.weights.h5")
     for weight, same in zip(again.get_weights(), random_trunk.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, same)
 
 
 def test_a_missing_file_of_weights_is_refused(tmp_path):
     with pytest.raises(ValueError, match="weights"):
-        scenes.base_model.build_trunk(tmp_path / "none.weights.h5")
+        scenes.base_model.build_base_model(tmp_path / "none.weights.h5")
 
 
 @pytest.mark.parametrize("which", ["own", "imagenet"])
@@ -62,7 +62,7 @@ def test_weights_that_were_cut_off_are_named_with_what_to_do(tmp_path, monkeypat
     monkeypatch.setattr(scenes.base_model, "IMAGENET_WEIGHTS", path)
     monkeypatch.setattr(keras.src.utils.file_utils.config, "keras_home", lambda: str(tmp_path))
     with pytest.raises(ValueError, match=rf"in {re.escape(str(path))} cannot .*; delete it"):
-        scenes.base_model.build_trunk("imagenet" if which == "imagenet" else path)
+        scenes.base_model.build_base_model("imagenet" if which == "imagenet" else path)
 
 
 # --- The rounding ---------------------------------------------------------------------

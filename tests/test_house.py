@@ -2,6 +2,7 @@
 
 import ast
 import io
+import re
 import tokenize
 from pathlib import Path
 
@@ -111,6 +112,13 @@ def test_a_room_knows_only_rooms_of_lower_floors(room):
     if room == "plots":
         allowed = FLOORS[0] | {"chrome"}
     assert imported(room) - allowed == set()
+
+
+@pytest.mark.parametrize("room", sorted({*ROOMS, "utils"} - {"base_model", "drawings"}))
+def test_only_the_room_of_the_base_model_knows_the_network(room):
+    """But the drawing, which shows it."""
+    facts = r"(?i)mobilenet|relu6|\b224\b|\b1280\b|127\.5|\bblock_\d|\bConv_1\b"
+    assert re.findall(facts, read(room)) == []
 
 
 @pytest.mark.parametrize("room", [*ROOMS, "utils"])

@@ -273,7 +273,7 @@ def compare_searches(
         ),
     }
     if photos:
-        trunk = scenes.base_model.build_trunk()
+        trunk = scenes.base_model.build_base_model()
         ways[EXTRACTION] = extraction(images, photos, trunk), 1, "all"
         ways[OLD_WAY] = (
             through_the_trunk(images, photos, trunk),
@@ -441,7 +441,7 @@ def other_trunk(
 def measure_extraction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterator[str]:
     """Yield how many photos a second go through the trunk."""
     images = images.drop_duplicates("digest").iloc[:1408]  # 44 batches
-    trunk = scenes.base_model.build_trunk()
+    trunk = scenes.base_model.build_base_model()
     ours, bare = "`extract_features`", "the bare trunk on random arrays"
     others = {"the trunk with constant weights": constant_trunk(trunk)}
     if importlib.util.find_spec("openvino"):
@@ -512,7 +512,7 @@ def fine_tuning(trunk: keras.Model, photos: int) -> dict[str, Callable[[], None]
 
 def measure_fine_tuning(bar: tqdm) -> Iterator[str]:
     """Yield how many photos a second train the layers before the head."""
-    speed = 256 / take_turns(fine_tuning(scenes.base_model.build_trunk(), 256), bar)[
+    speed = 256 / take_turns(fine_tuning(scenes.base_model.build_base_model(), 256), bar)[
         "seconds"
     ].astype(float)
     yield markdown(speed.round(1).to_frame("photos per second"))
