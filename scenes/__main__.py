@@ -31,7 +31,7 @@ def classify(options: argparse.Namespace) -> int:
         width = max(map(len, names), default=0)
         for name, row, probability in zip(names, table.itertuples(), best, strict=True):
             print(f"{name:{width}}  {row.label}  {probability:.1%}" + "  unsure" * row.unsure)
-    if options.maps:
+    if options.maps and len(table):
         write_maps(model, table, options.maps)
     if failed:
         print(f"{len(failed)} file(s) failed:", *failed, sep="\n    ", file=sys.stderr)

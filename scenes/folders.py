@@ -60,7 +60,9 @@ def find_photos(folder: str | Path | None = None) -> Path | None:
     Raises
     ------
     FileNotFoundError
-        `folder` or `INTEL_PHOTOS` is given but is no folder, or one of no known layout.
+        `folder` or `INTEL_PHOTOS` is given but is no folder.
+    ValueError
+        Several data sets on Kaggle's machines look right.
     """
     given = folder or os.environ.get("INTEL_PHOTOS")
     if given:

@@ -164,6 +164,7 @@ def test_nothing_but_unreadable_files_leaves_an_earlier_table(model, album, tmp_
     assert said.out == ""
     assert "1 file(s) failed:" in said.err
     assert csv.read_text() == "of an earlier call"
+    assert not (tmp_path / "maps").exists()
 
 
 def test_an_overlay_is_written_for_each_photo(model, album, tmp_path, monkeypatch):
