@@ -4,12 +4,15 @@ The base model: every fact of MobileNetV2, and how its features are rounded.
 No other room names the network, its sizes or its layers.
 """
 
+import json
 import os
+import re
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.activations import linear
 
 IMAGE_SIZE = 224  # pixels a side: the size at which the ImageNet weights were trained
 SCALING = {"scale": 1 / 127.5, "offset": -1}  # of pixels, from 0 ... 255 to -1 ... 1
@@ -72,3 +75,65 @@ def round_features(features: np.ndarray) -> np.ndarray:
 def restore_features(rounded: np.ndarray) -> np.ndarray:
     """Return the values of rounded features, as float32."""
     return STEPS[rounded]
+
+
+def fold_batch_norm(model: keras.Model) -> keras.Model:
+    """
+    Return a model in which convolutions do the work of batch normalization.
+
+    With fixed statistics, BatchNormalization is a scale and a shift per channel. Folded into
+    the kernel and the bias of the convolution before it, they cost no time.
+
+    Parameters
+    ----------
+    model : keras.Model
+        A functional model; it stays as it is.
+
+    Returns
+    -------
+    keras.Model
+        Frozen, and equal to `model` in inference up to float precision. All layers but the
+        BatchNormalization keep their names.
+
+    Raises
+    ------
+    ValueError
+        A BatchNormalization does not directly follow a Conv2D or DepthwiseConv2D, or the
+        output of that convolution is also used elsewhere.
+    """
+    config, source_of = model.get_config(), {}
+    graph = json.dumps([layer["inbound_nodes"] for layer in config["layers"]])
+    read = re.findall(r'"keras_history": \["([^"]+)"', graph)
+    read += keras.tree.flatten(config["output_layers"])
+
+    def call(layer: keras.Layer, *inputs: object, **options: object) -> object:
+        weights = model.get_layer(layer.name).get_weights()
+        if isinstance(layer, keras.layers.BatchNormalization):
+            conv = source_of.get(id(inputs[0]))
+            direct = isinstance(conv, keras.layers.Conv2D | keras.layers.DepthwiseConv2D)
+            if not direct or conv.activation is not linear or read.count(conv.name) > 1:
+                raise ValueError(
+                    f"{layer.name} cannot be folded: it must directly follow a Conv2D or "
+                    "DepthwiseConv2D whose output nothing else uses"
+                )
+            weights = _fold(conv, model.get_layer(layer.name))
+            layer = type(conv).from_config(conv.get_config() | {"use_bias": True})
+            inputs, options = [conv.input], {}
+        output = layer(*inputs, **options)
+        layer.set_weights(weights)
+        source_of[id(output)] = layer
+        return output
+
+    folded = keras.models.clone_model(model, call_function=call)
+    folded.trainable = False
+    return folded
+
+
+def _fold(conv: keras.Layer, norm: keras.layers.BatchNormalization) -> list[np.ndarray]:
+    """Return kernel and bias of a convolution that normalizes its output itself."""
+    kernel, bias = np.asarray(conv.kernel, "float64"), conv.bias if conv.use_bias else 0
+    scale = (norm.gamma if norm.scale else 1) / np.sqrt(norm.moving_variance + norm.epsilon)
+    scale = np.asarray(scale, "float64")
+    channels = kernel.shape[2:] if isinstance(conv, keras.layers.DepthwiseConv2D) else -1
+    shift = np.asarray(bias - norm.moving_mean) * scale + (norm.beta if norm.center else 0)
+    return [kernel * scale.reshape(channels), np.asarray(shift)]

@@ -111,3 +111,75 @@ def test_rounding_moves_the_test_accuracy_by_at_most_a_fifth_of_a_point(bundled)
         accuracies.append(np.mean(predicted == labels[~train]))
     assert min(accuracies) > 0.9
     assert abs(accuracies[0] - accuracies[1]) <= 0.002
+
+
+# --- Batch normalization folded -------------------------------------------------------
+
+
+def convolutions() -> keras.Model:
+    """Return convolutions with and without a bias, a scale, a shift, groups or a multiplier."""
+    x = image = keras.Input((9, 9, 3))
+    norm, relu = keras.layers.BatchNormalization, keras.layers.ReLU(6.0)
+    x = relu(norm()(keras.layers.Conv2D(4, 3, use_bias=False)(x)))
+    x = norm(center=False, epsilon=0.1)(keras.layers.DepthwiseConv2D(3, depth_multiplier=2)(x))
+    y = norm(scale=False)(keras.layers.Conv2D(8, 1, groups=2)(x))
+    return keras.Model(image, keras.layers.Add()([keras.layers.Conv2D(8, 1)(x), y]))
+
+
+def randomize(model: keras.Model) -> keras.Model:
+    """Return the model with random weights; Keras's own make batch normalization the identity."""
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        shapes = [weight.shape for weight in layer.get_weights()]
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([rng.uniform(0.5, 1.5, shape) for shape in shapes])
+        else:
+            inputs = 9 if isinstance(layer, keras.layers.DepthwiseConv2D) else 0
+            spread = [np.sqrt(2 / (inputs or np.prod(shape[:-1]))) for shape in shapes]
+            layer.set_weights([rng.normal(0, *pair) for pair in zip(spread, shapes, strict=True)])
+    return model
+
+
+@pytest.mark.parametrize("kind", ["small", "random", "imagenet"])
+def test_folded_is_unfolded_to_float_precision(kind, request):
+    if kind == "imagenet":
+        model = request.getfixturevalue("imagenet_trunk")
+    else:
+        model = convolutions() if kind == "small" else scenes.base_model.build_base_model(None)
+        randomize(model)
+    before = model.get_weights()
+    folded = scenes.base_model.fold_batch_norm(model)
+    images = np.random.default_rng(1).uniform(-1, 1, (4, *model.input_shape[1:])).astype("float32")
+    cuts = ["block_1_expand", "block_10_expand", "Conv_1"] if kind != "small" else []
+    for name in [*cuts, None]:
+        parts = [
+            keras.Model(m.input, m.get_layer(name).input if name else m.output)
+            for m in (model, folded)
+        ]
+        right, found = (part(images, training=False).numpy() for part in parts)
+        assert right.std() > 0.01
+        np.testing.assert_allclose(found, right, rtol=0, atol=1e-4 * np.abs(right).max())
+    assert not any(isinstance(x, keras.layers.BatchNormalization) for x in folded.layers)
+    assert not folded.trainable_weights
+    for weight, same in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, same)
+
+
+UNFOLDABLE = {
+    "no convolution": lambda x, y, norm: norm(keras.layers.Dense(3)(x)),
+    "an activation between": lambda x, y, norm: norm(keras.layers.ReLU()(y)),
+    "an activation inside": lambda x, y, norm: norm(
+        keras.layers.Conv2D(3, 1, activation="relu")(x)
+    ),
+    "another reader": lambda x, y, norm: keras.layers.Add()([norm(y), y]),
+    "an output of the model": lambda x, y, norm: [norm(y), y],
+}
+
+
+@pytest.mark.parametrize("fault", UNFOLDABLE)
+def test_what_cannot_be_folded_is_refused(fault):
+    image = keras.Input((8, 8, 3))
+    norm, y = keras.layers.BatchNormalization(name="norm"), keras.layers.Conv2D(3, 1)(image)
+    model = keras.Model(image, UNFOLDABLE[fault](image, y, norm))
+    with pytest.raises(ValueError, match="norm cannot be folded: it must directly follow a Conv2D"):
+        scenes.base_model.fold_batch_norm(model)
