@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 # TensorFlow reads these when it is imported. Its logs are noise in a notebook; a GPU's
 # memory is taken as it is needed; and large CPU tensors are kept instead of being handed
-# back to the operating system after every layer, which makes the trunk up to 2 x faster.
+# back to the operating system after every layer, which makes the base model up to 2 x faster.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")

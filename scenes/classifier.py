@@ -1,5 +1,5 @@
 """
-The classifier (sections 7, 10 and 12): trunk and head as one saved model, and its predictions.
+The classifier (sections 7, 10 and 12): base model and head as one saved model; predictions.
 
 The file alone says what its classes are, and loading it runs no code. Trains nothing.
 """
@@ -23,7 +23,7 @@ from scenes import base_model, files, folders, photos, settings, tasks
 
 
 def build_classifier(
-    trunk: keras.Model,
+    base: keras.Model,
     head: keras.Model,
     classes: Sequence[str],
     *,
@@ -32,11 +32,11 @@ def build_classifier(
     threshold: float = 0.0,
 ) -> keras.Model:
     """
-    Join trunk and head: photos in, labels and probabilities out.
+    Join base model and head: photos in, labels and probabilities out.
 
     Parameters
     ----------
-    trunk, head : keras.Model
+    base, head : keras.Model
         What `build_base_model` and `train_head`, or `fine_tune`, return.
     classes : sequence of str
         The class of each number that the head gives; they become part of the model.
@@ -55,8 +55,8 @@ def build_classifier(
         (n, classes), `label` (n,), the name of the most probable class, and `unsure` (n,).
         Resizing and scaling are layers of it.
     """
-    view = keras.Input(trunk.input_shape[1:], name="view")
-    one_pass = keras.Model(view, head(trunk(view, training=False)), name="one_pass")
+    view = keras.Input(base.input_shape[1:], name="view")
+    one_pass = keras.Model(view, head(base(view, training=False)), name="one_pass")
     photo = keras.Input((None, None, 3), name="photos")
     # Keras's Resizing takes itself to be in training where nothing is said, and passes this on:
     # a plain call of the model would draw dropout.
@@ -238,7 +238,7 @@ def activation_maps(model: keras.Model, paths: Sequence[str | Path]) -> np.ndarr
     Parameters
     ----------
     model : keras.Model
-        A classifier with a trunk of `build_base_model`.
+        A classifier with a base model of `build_base_model`.
     paths : sequence of paths
 
     Returns
@@ -249,13 +249,13 @@ def activation_maps(model: keras.Model, paths: Sequence[str | Path]) -> np.ndarr
 
     Notes
     -----
-    The trunk averages over 7 x 7 places and the head multiplies by a matrix, so that one may
-    multiply first (class activation maps; Zhou et al., 2016). The split is exact: the mean of a
+    The base model averages over 7 x 7 places and the head multiplies by a matrix, so that one
+    may multiply first (class activation maps; Zhou et al., 2016). The split is exact: the mean of a
     class's map, plus its bias, is its score in that pass, before the temperature. It says
     where a score comes from, not why.
     """
-    _, trunk, head = model.get_layer("one_pass").layers
-    places = keras.Model(trunk.input, trunk.layers[-1].input)  # up to the pooling
+    _, base, head = model.get_layer("one_pass").layers
+    places = keras.Model(base.input, base.layers[-1].input)  # up to the pooling
     scaling = model.get_layer("scaling")
     mirrored = any(layer.name == "average" for layer in model.layers)
     maps = []

@@ -16,7 +16,7 @@ import tensorflow as tf
 import scenes
 from scenes import base_model, files, photos, settings, tasks
 
-BLOCK_BATCHES = 32  # of photos go through the trunk in one task
+BLOCK_BATCHES = 32  # of photos go through the base model in one task
 BUNDLED_FEATURES = Path(__file__).parents[1] / "features.npz"
 
 
@@ -27,13 +27,13 @@ def weights_digest(model: keras.Model) -> str:
 def extract_features(
     images: pd.DataFrame,
     folder: str | Path,
-    trunk: keras.Model,
+    base: keras.Model,
     *,
     cache: str | Path,
     batch_size: int = 32,
 ) -> np.ndarray:
     """
-    Send each photo through the trunk once.
+    Send each photo through the base model once.
 
     Parameters
     ----------
@@ -41,15 +41,15 @@ def extract_features(
         The table of the photos, with digests.
     folder : path
         The folder that the table's paths are relative to.
-    trunk : keras.Model
+    base : keras.Model
         The model of `build_base_model`.
     cache : path
         An .npz file that keeps the features from run to run, in the format of
         `features.npz`. Photos are known by their pixels: only those that are not in it,
-        or not computed by this trunk, are computed; if there are any, it then holds the
+        or not computed by this base model, are computed; if there are any, it then holds the
         rows of `images`. Of interrupted work, all finished tasks are kept.
     batch_size : int
-        Photos that go through the trunk together.
+        Photos that go through the base model together.
 
     Returns
     -------
@@ -71,13 +71,13 @@ def extract_features(
     """
     settings.check(batch_size=batch_size)
     photos.refuse_unreadable(images)
-    cache, trunk_digest = Path(cache), weights_digest(trunk)
+    cache, base_digest = Path(cache), weights_digest(base)
     with files.locked(cache):
-        known, rounded = _read_cache(cache, trunk_digest)
+        known, rounded = _read_cache(cache, base_digest)
         missing = images[~images["digest"].isin(known)].drop_duplicates("digest")
         digests, parts, failed = [known], [rounded], []
         try:
-            for rows, block, problems in _extract(missing, folder, trunk, batch_size):
+            for rows, block, problems in _extract(missing, folder, base, batch_size):
                 digests.append(missing["digest"].to_numpy(dtype=str)[rows])
                 parts.append(block)
                 failed += problems
@@ -87,13 +87,13 @@ def extract_features(
             finished = images[images["digest"].isin(place)]
             rounded = rounded[finished["digest"].map(place).to_numpy(dtype=int)]
             if len(missing):
-                _write_features(cache, finished, rounded, trunk_digest)
+                _write_features(cache, finished, rounded, base_digest)
         photos.refuse(failed)
         return base_model.restore_features(rounded)
 
 
 def _extract(
-    images: pd.DataFrame, folder: str | Path, trunk: keras.Model, batch_size: int
+    images: pd.DataFrame, folder: str | Path, base: keras.Model, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
     """Yield (rows, their rounded features, problems) block by block, as the blocks end."""
     size = BLOCK_BATCHES * batch_size
@@ -105,19 +105,19 @@ def _extract(
         for start in starts
     ]
     amounts = [len(paths) for paths, *_ in calls]
-    with tasks.progress(len(images), "Photos through the trunk", "photo") as bar:
-        blocks = tasks.run_tasks(_extract_block, trunk, calls, bar, amounts)
+    with tasks.progress(len(images), "Photos through the base model", "photo") as bar:
+        blocks = tasks.run_tasks(_extract_block, base, calls, bar, amounts)
         for number, (rows, block, problems) in blocks:
             yield starts[number] + rows, block, problems
 
 
 def _extract_block(
-    trunk: keras.Model, paths: list[str], digests: list[str], folder: str, batch_size: int
+    base: keras.Model, paths: list[str], digests: list[str], folder: str, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Return (rows, their rounded features, problems) of one block: a task for any process."""
     rows, failed = [np.zeros(0, int)], []
     rounded = [np.zeros((0, base_model.N_FEATURES), "uint8")]
-    for numbers, features in send_through(trunk, paths, digests, folder, batch_size, failed):
+    for numbers, features in send_through(base, paths, digests, folder, batch_size, failed):
         rows.append(numbers)
         rounded.append(base_model.round_features(features))
     return np.concatenate(rows), np.concatenate(rounded), failed
@@ -148,7 +148,7 @@ def send_through(
         # Not in the model's graph, where it would be fused with a layer, and round otherwise.
         block = run(base_model.scale(resized)).numpy()
         if not (whole and np.isfinite(block).all()):
-            raise ValueError("the trunk gives NaN or infinity; its weights are damaged")
+            raise ValueError("the base model gives NaN or infinity; its weights are damaged")
         yield np.array([row for row, _ in batch]), block
 
 
@@ -158,7 +158,7 @@ def _compile(model: keras.Model) -> Callable:
     return tf.function(lambda batch: model(batch, training=False), reduce_retracing=True)
 
 
-def _read_cache(cache: Path, trunk_digest: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_cache(cache: Path, base_digest: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the digests and rounded features of the cache, none where it is of no use."""
     none = np.array([], dtype=str), np.zeros((0, base_model.N_FEATURES), "uint8")
     if not cache.exists():
@@ -171,7 +171,7 @@ def _read_cache(cache: Path, trunk_digest: str) -> tuple[np.ndarray, np.ndarray]
     except ValueError as error:
         print(f"The features are computed again: {error}")
         return none
-    if made_by != trunk_digest:
+    if made_by != base_digest:
         print(f"The features are computed again: {cache} is of other weights")
         return none
     first = ~images["digest"].duplicated().to_numpy()
@@ -179,11 +179,11 @@ def _read_cache(cache: Path, trunk_digest: str) -> tuple[np.ndarray, np.ndarray]
 
 
 def _write_features(
-    path: Path, images: pd.DataFrame, rounded: np.ndarray, trunk_digest: str
+    path: Path, images: pd.DataFrame, rounded: np.ndarray, base_digest: str
 ) -> None:
     columns = {
         "format": np.array(scenes.FORMAT),
-        "trunk": np.array(trunk_digest),
+        "trunk": np.array(base_digest),
         "classes": np.array(list(images["label"].cat.categories), dtype=str),
         "path": images["path"].to_numpy(dtype=str),
         "label": images["label"].cat.codes.to_numpy(dtype="int16"),
@@ -195,7 +195,7 @@ def _write_features(
 
 
 def _read_features(path: Path) -> tuple[pd.DataFrame, np.ndarray, str]:
-    """Read and check a file of features: the table, the rounded features, the trunk."""
+    """Read and check a file of features: the table, the rounded features, the base model."""
     schema = {
         "format": ("i", ()),
         "trunk": ("U", ()),

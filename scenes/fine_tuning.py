@@ -25,7 +25,7 @@ from scenes import features, files, photos, settings, tasks
 def fine_tune(
     images: pd.DataFrame,
     folder: str | Path,
-    trunk: keras.Model,
+    base: keras.Model,
     head: keras.Model,
     *,
     first_layer: str,
@@ -38,7 +38,7 @@ def fine_tune(
     cache: str | Path,
 ) -> tuple[keras.Model, keras.Model, pd.DataFrame]:
     """
-    Return trunk and head after the trunk's upper layers have trained together with the head.
+    Return base model and head after the upper layers of the one and the other have trained.
 
     The layers below `first_layer` stay as they are, so that what they make of a photo is
     data, as the features are for the head: their output is computed once for each photo and
@@ -52,7 +52,7 @@ def fine_tune(
         output for each category of its labels.
     folder : path
         The folder that the table's paths are relative to.
-    trunk, head : keras.Model
+    base, head : keras.Model
         What `build_base_model` and `train_head` return; they stay as they are.
     first_layer : str
         The first layer that trains, one of `base_model.FIRST_LAYERS`.
@@ -74,7 +74,7 @@ def fine_tune(
 
     Returns
     -------
-    trunk, head : keras.Model
+    base, head : keras.Model
         Trained copies, for `build_classifier`.
     history : DataFrame
         One row for each epoch: `epoch` (from 1), `loss` (with label smoothing and L2),
@@ -100,13 +100,13 @@ def fine_tune(
     settings.check(first_layer=first_layer, **options)
     images = images[images["split"].isin(["train", "validation"])]
     labels, training, validation = _targets(images, head)
-    name = _fingerprint(images, trunk, head, [first_layer, options])
+    name = _fingerprint(images, base, head, [first_layer, options])
     metrics = scenes.METRICS if len(validation) else scenes.METRICS[:2]
     checkpoint = _Checkpoint(Path(cache, f"fine-tuning-{name}.npz"), metrics)
     tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(int(seed))  # Keras refuses whole numbers of NumPy
-    trunk, head = (_copy_model(model) for model in (trunk, head))
-    lower, model = _cut(trunk, head, first_layer)
+    base, head = (_copy_model(model) for model in (base, head))
+    lower, model = _cut(base, head, first_layer)
     steps = -(-len(training) // batch_size)
     optimizer = _adamw(learning_rate, weight_decay, warm_up=-(-steps // 5), steps=epochs * steps)
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing)
@@ -117,7 +117,7 @@ def fine_tune(
             batches = functools.partial(_batches, activations, labels, training, batch_size, seed)
             held_out = (activations[validation, 0], labels[validation]) if len(validation) else None
             _fit(model, batches, held_out, checkpoint, epochs, steps)
-    return trunk, head, checkpoint.table()
+    return base, head, checkpoint.table()
 
 
 def _targets(images: pd.DataFrame, head: keras.Model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -137,21 +137,19 @@ def _targets(images: pd.DataFrame, head: keras.Model) -> tuple[np.ndarray, np.nd
     return np.eye(n_classes, dtype="float32")[images["label"].cat.codes], training, validation
 
 
-def _fingerprint(images: pd.DataFrame, trunk: keras.Model, head: keras.Model, options: list) -> str:
+def _fingerprint(images: pd.DataFrame, base: keras.Model, head: keras.Model, options: list) -> str:
     """Return what tells one training from another: all that its result depends on."""
     dropout, penalty = head.layers[0].rate, head.layers[-1].kernel_regularizer.l2
     versions = [scenes.FORMAT, tf.__version__, keras.__version__]
     table = [images["digest"], images["split"] == "train", images["label"].cat.codes]
-    weights = [*trunk.get_weights(), *head.get_weights()]
+    weights = [*base.get_weights(), *head.get_weights()]
     return files.fingerprint(versions, options, float(dropout), float(penalty), table, weights)
 
 
-def _cut(
-    trunk: keras.Model, head: keras.Model, first_layer: str
-) -> tuple[keras.Model, keras.Model]:
+def _cut(base: keras.Model, head: keras.Model, first_layer: str) -> tuple[keras.Model, keras.Model]:
     """Return the layers below `first_layer`, and a model of those from it on and the head."""
-    entrance = trunk.get_layer(first_layer).input
-    lower, upper = keras.Model(trunk.input, entrance), keras.Model(entrance, trunk.output)
+    entrance = base.get_layer(first_layer).input
+    lower, upper = keras.Model(base.input, entrance), keras.Model(entrance, base.output)
     for layer in upper.layers:
         layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
     return lower, keras.Sequential([keras.Input(entrance.shape[1:]), upper, head])

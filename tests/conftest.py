@@ -140,7 +140,7 @@ class CountPhotos(keras.layers.Layer):
         return shape
 
 
-def small_trunk(seed: int, *layers: keras.layers.Layer) -> keras.Model:
+def small_base_model(seed: int, *layers: keras.layers.Layer) -> keras.Model:
     """Return a model in the place of MobileNetV2 that tells photos apart and is fast."""
     photos = x = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3))
     spread = keras.initializers.RandomNormal(stddev=2.0, seed=seed)
@@ -191,15 +191,15 @@ def small_network(seed: int) -> keras.Model:
 
 
 @pytest.fixture(scope="session")
-def trunk():
-    """Return a small trunk whose photos are counted in `CountPhotos.seen`."""
-    return small_trunk(0, CountPhotos())
+def base():
+    """Return a small base model whose photos are counted in `CountPhotos.seen`."""
+    return small_base_model(0, CountPhotos())
 
 
 @pytest.fixture
-def count(trunk):
-    """Return a function that says how many photos went through the trunk since its last call."""
-    seen = trunk.layers[1].seen
+def count(base):
+    """Return a function that counts the photos through the base model since its last call."""
+    seen = base.layers[1].seen
 
     def photos() -> int:
         number = int(seen.numpy())
@@ -211,7 +211,7 @@ def count(trunk):
 
 
 @pytest.fixture(scope="session")
-def random_trunk():
+def random_base_model():
     """
     Return MobileNetV2 with random weights whose features spread over 0 to 6.
 
@@ -229,8 +229,8 @@ def random_trunk():
 
 
 @pytest.fixture(scope="session")
-def imagenet_trunk():
-    """Return the real trunk, from weights that Keras has downloaded before."""
+def imagenet_base_model():
+    """Return the real base, from weights that Keras has downloaded before."""
     if not scenes.base_model.IMAGENET_WEIGHTS.exists():
         pytest.skip("the ImageNet weights are not in Keras's cache")
     return scenes.base_model.build_base_model("imagenet")
@@ -239,7 +239,7 @@ def imagenet_trunk():
 @pytest.fixture(scope="session")
 def classifier():
     """Return a small classifier, photo in and probabilities out."""
-    return scenes.classifier.build_classifier(small_trunk(0), small_head(6), CLASSES)
+    return scenes.classifier.build_classifier(small_base_model(0), small_head(6), CLASSES)
 
 
 @pytest.fixture(scope="session")

@@ -21,26 +21,26 @@ def half_step(features: np.ndarray) -> np.ndarray:
     return half * (2 * np.sqrt(features) + half)
 
 
-# --- The trunk ------------------------------------------------------------------------
+# --- The base model ------------------------------------------------------------------------
 
 
-def test_the_trunk_maps_photos_to_1280_frozen_features(random_trunk):
-    assert random_trunk.input_shape == (None, 224, 224, 3)
-    assert random_trunk.output_shape == (None, 1280)
-    assert not random_trunk.trainable_weights
+def test_the_trunk_maps_photos_to_1280_frozen_features(random_base_model):
+    assert random_base_model.input_shape == (None, 224, 224, 3)
+    assert random_base_model.output_shape == (None, 1280)
+    assert not random_base_model.trainable_weights
     photos = np.random.default_rng(0).uniform(-1, 1, (2, 224, 224, 3)).astype("float32")
-    before = random_trunk.get_weights()
-    features = random_trunk(photos, training=True).numpy()
-    np.testing.assert_array_equal(features, random_trunk(photos, training=False))
-    for weight, same in zip(random_trunk.get_weights(), before, strict=True):
+    before = random_base_model.get_weights()
+    features = random_base_model(photos, training=True).numpy()
+    np.testing.assert_array_equal(features, random_base_model(photos, training=False))
+    for weight, same in zip(random_base_model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, same)
     assert 0 <= features.min() < features.max() <= 6
 
 
-def test_the_trunk_takes_its_weights_from_a_file(random_trunk, tmp_path):
-    random_trunk.save_weights(tmp_path / "own.weights.h5")
+def test_the_trunk_takes_its_weights_from_a_file(random_base_model, tmp_path):
+    random_base_model.save_weights(tmp_path / "own.weights.h5")
     again = scenes.base_model.build_base_model(tmp_path / "own.weights.h5")
-    for weight, same in zip(again.get_weights(), random_trunk.get_weights(), strict=True):
+    for weight, same in zip(again.get_weights(), random_base_model.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, same)
 
 
@@ -143,7 +143,7 @@ def randomize(model: keras.Model) -> keras.Model:
 @pytest.mark.parametrize("kind", ["small", "random", "imagenet"])
 def test_folded_is_unfolded_to_float_precision(kind, request):
     if kind == "imagenet":
-        model = request.getfixturevalue("imagenet_trunk")
+        model = request.getfixturevalue("imagenet_base_model")
     else:
         model = convolutions() if kind == "small" else scenes.base_model.build_base_model(None)
         randomize(model)

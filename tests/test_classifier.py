@@ -1,4 +1,4 @@
-"""The classifier predicts what trunk and head do, and is only loaded from good files."""
+"""The classifier predicts what base model and head do, and is only loaded from good files."""
 
 import hashlib
 import io
@@ -22,8 +22,8 @@ from conftest import (
     damage,
     draw,
     read_table,
+    small_base_model,
     small_head,
-    small_trunk,
     zip_edges,
 )
 from PIL import Image
@@ -72,7 +72,7 @@ def same_weights(model: keras.Model, other: keras.Model) -> bool:
 
 
 def test_a_saved_mobilenet_gives_what_the_head_gives_for_the_features(
-    drawn, random_trunk, tmp_path
+    drawn, random_base_model, tmp_path
 ):
     """Up to the rounding of the features, which the classifier does not do."""
     larger = Image.fromarray(draw(0, width=400, height=300))
@@ -80,9 +80,9 @@ def test_a_saved_mobilenet_gives_what_the_head_gives_for_the_features(
     images = read_table(drawn).query("split == 'test' and label == 'sea'")
     head = small_head(6)
     features = scenes.features.extract_features(
-        images, drawn, random_trunk, cache=tmp_path / "c.npz"
+        images, drawn, random_base_model, cache=tmp_path / "c.npz"
     )
-    classifier = scenes.classifier.build_classifier(random_trunk, head, CLASSES)
+    classifier = scenes.classifier.build_classifier(random_base_model, head, CLASSES)
     scenes.classifier.save_classifier(classifier, tmp_path / "whole.keras")
     loaded = scenes.classifier.load_classifier(tmp_path / "whole.keras")
     assert same_weights(loaded, classifier)
@@ -165,7 +165,7 @@ def test_no_photo_to_predict_is_an_error(classifier, tmp_path, photos):
 
 
 @pytest.mark.photos
-def test_real_photos_are_recognized(bundled, real_photos, imagenet_trunk):
+def test_real_photos_are_recognized(bundled, real_photos, imagenet_base_model):
     """A head of five epochs on the bundled features, on 48 real photos of the test."""
     images, features = bundled
     train = (images["split"] == "train").to_numpy()
@@ -173,7 +173,7 @@ def test_real_photos_are_recognized(bundled, real_photos, imagenet_trunk):
     settings = {"learning_rate": 0.001, "dropout": 0.1, "weight_decay": 1e-4, "epochs": 5}
     head, _ = scenes.heads.train_head(features[train], labels[train], **settings)
     sample = images[~train].groupby("label", observed=True).sample(8, random_state=0)
-    classifier = scenes.classifier.build_classifier(imagenet_trunk, head, CLASSES)
+    classifier = scenes.classifier.build_classifier(imagenet_base_model, head, CLASSES)
     table = scenes.classifier.predict(classifier, [real_photos / path for path in sample["path"]])
     assert np.mean(table["label"].astype(str).to_numpy() == sample["label"].to_numpy()) >= 0.8
     expected = head.predict(features[sample.index], verbose=0)
@@ -210,7 +210,9 @@ for answer in answers:
 @pytest.mark.parametrize("options", [{}, {"mirrored": True, "temperature": 2, "threshold": 0.9}])
 def test_a_saved_classifier_works_in_a_new_process_with_keras_alone(album, tmp_path, options):
     """Raw pixels in, words and probabilities out, with nothing of this project on the path."""
-    model = scenes.classifier.build_classifier(small_trunk(0), small_head(6), CLASSES, **options)
+    model = scenes.classifier.build_classifier(
+        small_base_model(0), small_head(6), CLASSES, **options
+    )
     scenes.classifier.save_classifier(model, tmp_path / "model.keras")
     np.save(tmp_path / "photo.npy", scenes.photos.read_photo(album / "3.png"))
     command = [sys.executable, "-I", "-c", IN_A_NEW_PROCESS, "model.keras", "photo.npy"]
@@ -234,7 +236,9 @@ def test_mirrored_and_not_are_averaged(classifier):
         classifier.predict(given, verbose=0)["probabilities"]
         for given in (noise(), noise()[:, :, ::-1])
     )
-    both = scenes.classifier.build_classifier(small_trunk(0), small_head(6), CLASSES, mirrored=True)
+    both = scenes.classifier.build_classifier(
+        small_base_model(0), small_head(6), CLASSES, mirrored=True
+    )
     averaged = both.predict(noise(), verbose=0)["probabilities"]
     np.testing.assert_allclose(averaged, (plain + mirrored) / 2, atol=1e-6)
     assert np.abs(plain - mirrored).max() > 0.01
@@ -244,7 +248,7 @@ def test_mirrored_and_not_are_averaged(classifier):
 def test_a_temperature_divides_the_scores_and_leaves_the_label(classifier, temperature):
     plain = classifier.predict(noise(), verbose=0)
     model = scenes.classifier.build_classifier(
-        small_trunk(0), small_head(6), CLASSES, temperature=temperature
+        small_base_model(0), small_head(6), CLASSES, temperature=temperature
     )
     given = model.predict(noise(), verbose=0)
     right = plain["probabilities"] ** (1 / temperature)
@@ -258,7 +262,7 @@ def test_photos_below_the_threshold_are_unsure(classifier, threshold, tmp_path):
     highest = np.sort(classifier.predict(noise(), verbose=0)["probabilities"].max(axis=1))
     value = highest[1] - 1e-4 if threshold == "second" else threshold
     model = scenes.classifier.build_classifier(
-        small_trunk(0), small_head(6), CLASSES, threshold=value
+        small_base_model(0), small_head(6), CLASSES, threshold=value
     )
     scenes.classifier.save_classifier(model, tmp_path / "model.keras")
     loaded = scenes.classifier.load_classifier(tmp_path / "model.keras")
@@ -277,7 +281,9 @@ ODD_CLASSES = ["with space", "Größe", "a,b", "1st", "<b>", "[UNK]", "🏔"]
 
 @pytest.mark.parametrize("classes", [["yes", "no"], ODD_CLASSES, [f"c{i}" for i in range(100)]])
 def test_a_file_knows_its_classes(classes, album, tmp_path):
-    model = scenes.classifier.build_classifier(small_trunk(0), small_head(len(classes)), classes)
+    model = scenes.classifier.build_classifier(
+        small_base_model(0), small_head(len(classes)), classes
+    )
     scenes.classifier.save_classifier(model, tmp_path / "model.keras")
     loaded = scenes.classifier.load_classifier(tmp_path / "model.keras")
     assert scenes.classifier.classes_of(loaded) == classes
@@ -308,9 +314,9 @@ def test_an_older_keras_is_told_to_be_replaced(saved, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def real_classifier(random_trunk):
+def real_classifier(random_base_model):
     return scenes.classifier.build_classifier(
-        random_trunk, small_head(6), CLASSES, mirrored=True, temperature=2
+        random_base_model, small_head(6), CLASSES, mirrored=True, temperature=2
     )
 
 
@@ -355,7 +361,7 @@ def test_the_map_of_the_mirror_image_is_flipped_back(real_classifier, album, tmp
 @pytest.mark.parametrize("int8", [False, True])
 def test_an_exported_model_gives_the_same_probabilities(classifier, album, tmp_path, int8, recwarn):
     model = scenes.classifier.build_classifier(
-        small_trunk(0), small_head(6), CLASSES, mirrored=True, temperature=2, threshold=0.5
+        small_base_model(0), small_head(6), CLASSES, mirrored=True, temperature=2, threshold=0.5
     )
     larger = Image.fromarray(draw(99, width=500, height=300))
     larger.save(album / "larger.png")

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from conftest import CLASSES, Payload, damage, draw, read_table, small_trunk, zip_edges
+from conftest import CLASSES, Payload, damage, draw, read_table, small_base_model, zip_edges
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -34,30 +34,30 @@ import scenes.tasks
 ROOT = Path(__file__).parents[1]
 
 
-def by_hand(photo: np.ndarray, trunk: keras.Model) -> np.ndarray:
+def by_hand(photo: np.ndarray, base: keras.Model) -> np.ndarray:
     """Return the features of one photo as Keras's own pieces compute them."""
     shrinks = max(photo.shape[:2]) > scenes.base_model.IMAGE_SIZE
     resized = tf.image.resize(photo, (224, 224), antialias=shrinks)
     scaled = keras.applications.mobilenet_v2.preprocess_input(resized[tf.newaxis])
-    return trunk(scaled, training=False).numpy()[0]
+    return base(scaled, training=False).numpy()[0]
 
 
 @pytest.fixture
-def extract(drawn, trunk, tmp_path):
+def extract(drawn, base, tmp_path):
     """Return a function that reads the drawn photos as the notebook does, with a cache."""
 
-    def run(images: pd.DataFrame | None = None, trunk: keras.Model = trunk, **options: object):
+    def run(images: pd.DataFrame | None = None, base: keras.Model = base, **options: object):
         images = read_table(drawn) if images is None else images
         options = {"cache": tmp_path / "cache.npz", "batch_size": 8, **options}
-        return scenes.features.extract_features(images, drawn, trunk, **options)
+        return scenes.features.extract_features(images, drawn, base, **options)
 
     return run
 
 
-# --- Photos through the trunk ---------------------------------------------------------
+# --- Photos through the base model ---------------------------------------------------------
 
 
-def test_features_are_the_trunks_within_the_rounding(drawn, random_trunk, extract):
+def test_features_are_the_trunks_within_the_rounding(drawn, random_base_model, extract):
     """Of photos that grow, that shrink, and that have the right size already."""
     folder = drawn / "seg_train" / "seg_train" / "sea"
     sizes = {"a": (224, 224), "b": (300, 100), "c": (90, 280), "d": (500, 400), "e": (150, 150)}
@@ -67,17 +67,17 @@ def test_features_are_the_trunks_within_the_rounding(drawn, random_trunk, extrac
         Image.fromarray(mixed).save(folder / f"{name}.png")
     images = read_table(drawn)
     images = images[images["path"].str.endswith(".png")]
-    features = extract(images, random_trunk, batch_size=2)
+    features = extract(images, random_base_model, batch_size=2)
     assert (features.shape, features.dtype) == ((5, 1280), np.float32)
     for row, path in zip(features, images["path"], strict=True):
-        right = by_hand(scenes.photos.read_photo(drawn / path), random_trunk)
+        right = by_hand(scenes.photos.read_photo(drawn / path), random_base_model)
         assert (np.abs(row - right) <= half_step(right) + 1e-4).all()
     assert np.ptp(features, axis=0).mean() > 0.1
 
 
 @pytest.mark.photos
 def test_bundled_features_are_those_of_the_real_photos(
-    bundled, real_photos, imagenet_trunk, tmp_path
+    bundled, real_photos, imagenet_base_model, tmp_path
 ):
     """Another machine's last digits may fall into the next step: it may be one off."""
     images, features = bundled
@@ -88,16 +88,18 @@ def test_bundled_features_are_those_of_the_real_photos(
     assert list(again["digest"]) == list(expected["digest"])
     cache = tmp_path / "cache.npz"
     rows = images.index[images["path"].isin(again["path"])]
-    computed = scenes.features.extract_features(again, real_photos, imagenet_trunk, cache=cache)
+    computed = scenes.features.extract_features(
+        again, real_photos, imagenet_base_model, cache=cache
+    )
     steps = [f.astype(int) for f in (computed, scenes.base_model.round_features(features[rows]))]
     assert np.abs(steps[0] - steps[1]).max() <= 1
     for path, row in list(zip(again["path"], features[rows], strict=True))[:6]:
-        right = by_hand(scenes.photos.read_photo(real_photos / path), imagenet_trunk)
+        right = by_hand(scenes.photos.read_photo(real_photos / path), imagenet_base_model)
         assert (np.abs(row - right) <= 1.1 * half_step(right) + 1e-4).all()
 
 
 @pytest.mark.parametrize("kind", ODD_PHOTOS)
-def test_an_odd_photo_gives_the_features_of_its_pixels(kind, trunk, tmp_path):
+def test_an_odd_photo_gives_the_features_of_its_pixels(kind, base, tmp_path):
     write, right, tolerance = ODD_PHOTOS[kind]
     write(tmp_path / f"{kind}.jpg")
     images = pd.DataFrame({"path": [f"{kind}.jpg"]})
@@ -105,9 +107,9 @@ def test_an_odd_photo_gives_the_features_of_its_pixels(kind, trunk, tmp_path):
         images[name] = pd.Categorical([categories[0]], categories)
     images = images.join(scenes.photos.digest_photos(images, tmp_path))
     features = scenes.features.extract_features(
-        images, tmp_path, trunk, cache=tmp_path / "cache.npz"
+        images, tmp_path, base, cache=tmp_path / "cache.npz"
     )
-    expected = by_hand(right.astype("float32"), trunk)
+    expected = by_hand(right.astype("float32"), base)
     assert expected.max() > 0
     np.testing.assert_allclose(features[0], expected, atol=0.05 + 0.1 * tolerance)
 
@@ -164,11 +166,11 @@ def test_photos_that_vanish_or_change_in_the_middle_are_all_listed_and_the_rest_
 
 
 def test_a_trunk_that_gives_nan_is_refused(extract):
-    broken = small_trunk(0)
+    broken = small_base_model(0)
     kernel, bias = broken.layers[-1].get_weights()
     broken.layers[-1].set_weights([kernel, np.where(np.arange(1280) == 7, np.nan, bias)])
-    with pytest.raises(ValueError, match="trunk gives NaN"):
-        extract(trunk=broken)
+    with pytest.raises(ValueError, match="base model gives NaN"):
+        extract(base=broken)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
@@ -178,7 +180,7 @@ def test_the_batch_size_changes_no_feature(extract, batch_size, tmp_path):
 
 
 @pytest.mark.parametrize("reader", ["extract_features", "predict"])
-def test_memory_grows_neither_with_the_photos_nor_with_their_pixels(reader, trunk, tmp_path):
+def test_memory_grows_neither_with_the_photos_nor_with_their_pixels(reader, base, tmp_path):
     """The peak of a process that takes 12 photos of 12 megapixels: 36 MB each when decoded."""
     pixels = draw(0, width=4000, height=3000)
     Image.fromarray(pixels).save(tmp_path / "0.png", compress_level=1)
@@ -198,27 +200,27 @@ MEMORY = """
 import os, resource, sys
 from pathlib import Path
 import pandas as pd
-from conftest import CLASSES, small_head, small_trunk
+from conftest import CLASSES, small_head, small_base_model
 from scenes import classifier, features, photos
 
 reader, folder = sys.argv[1], Path(sys.argv[2])
-paths, trunk = sorted(folder.glob("*.png")), small_trunk(0)
+paths, base = sorted(folder.glob("*.png")), small_base_model(0)
 digest = photos.photo_digest(photos.read_photo(paths[0]))
-model = classifier.build_classifier(trunk, small_head(6), CLASSES)
+model = classifier.build_classifier(base, small_head(6), CLASSES)
 peaks = []
 for n in (2, 12):
     if reader == "predict":
         assert len(classifier.predict(model, paths[:n])) == n
     else:
-        list(features.send_through(trunk, paths[:n], [digest] * n, folder, 32, []))
+        list(features.send_through(base, paths[:n], [digest] * n, folder, 32, []))
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
 print()
 print(*peaks)
 """
 
 
-def test_photos_read_ahead_of_the_trunk_are_bounded(drawn, trunk, monkeypatch):
-    """So memory grows by the output alone, though the trunk be slower than the reading."""
+def test_photos_read_ahead_of_the_base_model_are_bounded(drawn, base, monkeypatch):
+    """So memory grows by the output alone, though the base model be slower than the reading."""
     lock, read, done, ahead = threading.Lock(), [0], [0], []
     read_photo = scenes.photos.read_photo
 
@@ -233,7 +235,7 @@ def test_photos_read_ahead_of_the_trunk_are_bounded(drawn, trunk, monkeypatch):
     paths, digests = list(images["path"]), list(images["digest"])
     read[0] = 0
     ahead.clear()
-    for rows, _ in scenes.features.send_through(trunk, paths, digests, drawn, 8, []):
+    for rows, _ in scenes.features.send_through(base, paths, digests, drawn, 8, []):
         time.sleep(0.02)
         done[0] += len(rows)
     assert read[0] == done[0] == len(images) > 200
@@ -317,7 +319,7 @@ def test_what_was_done_before_an_interrupt_is_kept(
             if next(left, None) == batches - 1:
                 signal.raise_signal(signal.SIGINT)  # what Jupyter's stop button sends
 
-        if "trunk" in args[1]:
+        if "base model" in args[1]:
             bar.update = interrupt_in_the_middle
         return bar
 
@@ -342,9 +344,9 @@ def test_a_second_run_at_the_same_time_is_refused(extract, tmp_path):
     assert len(extract()) > 0
 
 
-def test_a_cache_of_other_weights_is_computed_again_with_a_word(extract, count, trunk, capsys):
+def test_a_cache_of_other_weights_is_computed_again_with_a_word(extract, count, base, capsys):
     features = extract()
-    other = extract(trunk=small_trunk(1))
+    other = extract(base=small_base_model(1))
     assert "computed again" in capsys.readouterr().out
     assert np.abs(other - features).max() > 0.1
     count()
@@ -407,7 +409,7 @@ def test_a_file_that_is_no_cache_of_features_stays_as_it_is(
     with pytest.raises(
         ValueError, match=r"cache\.npz is no cache of features, and is not replaced"
     ):
-        extract(trunk=small_trunk(1))
+        extract(base=small_base_model(1))
     assert path.read_bytes() == before
     assert count() == 0
 
@@ -509,17 +511,17 @@ def test_a_damaged_file_of_features_is_refused_or_read_right(small_file, tmp_pat
 def test_a_damaged_cache_never_changes_the_features(
     small_file, tmp_path, monkeypatch, capsys, seed
 ):
-    """500 cases through `extract_features`, in which only the trunk's work is left out."""
+    """500 cases through `extract_features`, in which only the base model's work is left out."""
     _, good, images, features = small_file
     asked = []
 
-    def compute(trunk, paths, digests, photos, batch_size, failed):
+    def compute(base, paths, digests, photos, batch_size, failed):
         asked.append(len(digests))
         rows = [list(images["digest"]).index(digest) for digest in digests]
         yield np.arange(len(digests)), features[rows]
 
     monkeypatch.setattr(scenes.features, "send_through", compute)
-    monkeypatch.setattr(scenes.features, "weights_digest", lambda trunk: "trunk")
+    monkeypatch.setattr(scenes.features, "weights_digest", lambda base: "trunk")
     rng, edges = np.random.default_rng(100 + seed), zip_edges(good)
     cache, refused = tmp_path / "cache.npz", 0
     for _ in range(100):

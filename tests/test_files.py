@@ -29,7 +29,7 @@ SCHEMA = {"features": (np.uint8, (60, 1280))}
 
 
 @pytest.fixture(params=["features", "classifier", "html", "script"])
-def write(request, drawn, trunk, classifier, shown, monkeypatch):
+def write(request, drawn, base, classifier, shown, monkeypatch):
     """Return the name of each file that the helpers write, and a function that writes it."""
     figure = go.Figure(go.Scatter(y=np.arange(20_000)))  # too large for the small disk
     images = read_table(drawn)
@@ -134,32 +134,32 @@ def test_a_read_only_folder_leaves_the_old_file_and_says_so(write, small_disk):
 
 
 def test_features_on_a_full_disk_are_an_error_and_the_next_run_has_a_cache(
-    drawn, trunk, count, small_disk
+    drawn, base, count, small_disk
 ):
     folder, _ = small_disk
     images, cache = read_table(drawn), folder / "cache.npz"
     few = images.iloc[::10]
-    first = scenes.features.extract_features(few, drawn, trunk, cache=cache)
+    first = scenes.features.extract_features(few, drawn, base, cache=cache)
     (folder / "others").write_bytes(bytes(80_000))
     count()
     with pytest.raises(OSError, match=r"cannot write .*cache\.npz \(No space left on device\)"):
-        scenes.features.extract_features(images, drawn, trunk, cache=cache)
+        scenes.features.extract_features(images, drawn, base, cache=cache)
     count()
     np.testing.assert_array_equal(
-        scenes.features.extract_features(few, drawn, trunk, cache=cache), first
+        scenes.features.extract_features(few, drawn, base, cache=cache), first
     )
     assert count() == 0
     (folder / "others").unlink()
-    scenes.features.extract_features(images, drawn, trunk, cache=cache)
+    scenes.features.extract_features(images, drawn, base, cache=cache)
     assert count() == len(images) - len(few)
 
 
 @pytest.mark.parametrize("cache", ["cache.npz", "new/cache.npz"])
-def test_features_in_a_read_only_folder_are_an_error_that_names_it(drawn, trunk, small_disk, cache):
+def test_features_in_a_read_only_folder_are_an_error_that_names_it(drawn, base, small_disk, cache):
     folder, make_read_only = small_disk
     make_read_only()
     with pytest.raises(OSError, match=rf"cannot write {folder}/.*\(Read-only file system\)"):
-        scenes.features.extract_features(read_table(drawn), drawn, trunk, cache=folder / cache)
+        scenes.features.extract_features(read_table(drawn), drawn, base, cache=folder / cache)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, MemoryError])

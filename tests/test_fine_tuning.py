@@ -56,7 +56,7 @@ def images(drawn_once):
 
 @pytest.fixture(scope="module")
 def network():
-    """Return a trunk that is fast, and has the kinds and names of MobileNetV2's last layers."""
+    """Return a fast base model with the kinds and names of MobileNetV2's last layers."""
     return small_network(0)
 
 
@@ -76,11 +76,11 @@ def cache(tmp_path_factory):
 def tune(images, drawn_once, network, head, cache):
     """Return a function that trains with small settings, from the first epoch on."""
 
-    def train(images=images, trunk=network, head=head, cache=cache, anew=True, **settings):
+    def train(images=images, base=network, head=head, cache=cache, anew=True, **settings):
         for path in cache.glob("fine-tuning-*") if anew else ():
             path.unlink()
         return scenes.fine_tuning.fine_tune(
-            images, drawn_once, trunk, head, cache=cache, **SMALL | settings
+            images, drawn_once, base, head, cache=cache, **SMALL | settings
         )
 
     return train
@@ -88,7 +88,7 @@ def tune(images, drawn_once, network, head, cache):
 
 @pytest.fixture(scope="module")
 def tuned(images, drawn_once, network, head, cache):
-    """Return trunk, head and history of one training."""
+    """Return base, head and history of one training."""
     return scenes.fine_tuning.fine_tune(images, drawn_once, network, head, cache=cache, **SMALL)
 
 
@@ -98,9 +98,9 @@ def sent(monkeypatch):
     numbers = []
     original = scenes.features.send_through
 
-    def count(trunk, paths, *rest):
+    def count(base, paths, *rest):
         numbers.append(len(paths))
-        return original(trunk, paths, *rest)
+        return original(base, paths, *rest)
 
     monkeypatch.setattr(scenes.features, "send_through", count)
     return numbers
@@ -115,7 +115,7 @@ def assert_same(first, second):
 
 
 def read_photos(images, photos):
-    """Return what goes into the trunk."""
+    """Return what goes into the base."""
     arrays = [scenes.photos.read_photo(photos / path) for path in images["path"]]
     return scenes.photos.resize_photos(arrays).numpy() / 127.5 - 1
 
@@ -124,10 +124,10 @@ def read_photos(images, photos):
 
 
 def test_upper_layers_train_and_all_else_stays(tuned, network, head):
-    trunk, tuned_head, _ = tuned
+    base, tuned_head, _ = tuned
     names = [layer.name for layer in network.layers]
     first = names.index(SMALL["first_layer"])
-    for number, (before, after) in enumerate(zip(network.layers, trunk.layers, strict=True)):
+    for number, (before, after) in enumerate(zip(network.layers, base.layers, strict=True)):
         same = all(map(np.array_equal, before.get_weights(), after.get_weights()))
         is_norm = isinstance(before, keras.layers.BatchNormalization)
         trains = number >= first and not is_norm and before.get_weights()
@@ -135,17 +135,17 @@ def test_upper_layers_train_and_all_else_stays(tuned, network, head):
     assert not np.array_equal(head.get_weights()[0], tuned_head.get_weights()[0])
 
 
-def test_mobilenet_is_cut_before_the_first_layer_and_normalization_stays_frozen(random_trunk):
+def test_mobilenet_is_cut_before_the_first_layer_and_normalization_stays_frozen(random_base_model):
     head = build_head(6, dropout=0.0, weight_decay=0.0)
-    trunk = scenes.fine_tuning._copy_model(random_trunk)
-    lower, model = scenes.fine_tuning._cut(trunk, head, "block_10_expand")
+    base = scenes.fine_tuning._copy_model(random_base_model)
+    lower, model = scenes.fine_tuning._cut(base, head, "block_10_expand")
     photos = np.random.default_rng(0).uniform(-1, 1, (2, 224, 224, 3)).astype("float32")
-    whole = head(random_trunk(photos)).numpy()
+    whole = head(random_base_model(photos)).numpy()
     np.testing.assert_allclose(model(lower(photos)).numpy(), whole, atol=1e-4)
-    names = [layer.name for layer in trunk.layers]
+    names = [layer.name for layer in base.layers]
     kernels = [
         weight.path
-        for layer in trunk.layers[names.index("block_10_expand") :]
+        for layer in base.layers[names.index("block_10_expand") :]
         if not isinstance(layer, keras.layers.BatchNormalization)
         for weight in layer.weights
     ]
@@ -162,11 +162,11 @@ def test_trunk_and_head_given_stay_as_they_are(tune, network, head):
 
 
 def test_history_is_that_of_the_models_returned(tuned, images, drawn_once):
-    trunk, head, history = tuned
+    base, head, history = tuned
     assert list(history.columns) == ["epoch", *scenes.METRICS]
     assert list(history["epoch"]) == [1, 2]
     held_out = images[images["split"] == "validation"]
-    features = trunk.predict(read_photos(held_out, drawn_once), verbose=0)
+    features = base.predict(read_photos(held_out, drawn_once), verbose=0)
     kernel, bias = head.get_weights()
     scores = tf.nn.log_softmax(features @ kernel + bias).numpy()
     labels = keras.utils.to_categorical(held_out["label"].cat.codes, 6)
@@ -189,7 +189,7 @@ def test_it_trains_as_the_whole_network_would(images, drawn_once, network, tune,
     start = build_head(6, dropout=0.0, weight_decay=1e-3)
     start.layers[-1].bias.assign(np.linspace(-1, 1, 6))
     rate, decay = 1e-3, 20.0
-    trunk, head, history = tune(head=start, epochs=1, weight_decay=decay, seed=3)
+    base, head, history = tune(head=start, epochs=1, weight_decay=decay, seed=3)
 
     training = images[images["split"].isin(["train", "validation"])]
     rows = np.flatnonzero(training["split"] == "train")
@@ -243,7 +243,7 @@ def test_it_trains_as_the_whole_network_would(images, drawn_once, network, tune,
 
     assert history["loss"].item() == pytest.approx(sum(losses) / len(rows), rel=0.01)
     for mine, theirs, first in (
-        (trunk, plain, network),
+        (base, plain, network),
         (head, plain_head, start),
     ):
         moved = [b - a for a, b in zip(first.get_weights(), theirs.get_weights(), strict=True)]

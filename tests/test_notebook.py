@@ -709,7 +709,7 @@ TUNED = {"OUTPUT": "results", "SHRINK_FACTOR": 1, "RUNS": 1, "EPOCHS": 8, "HEAD_
 
 @pytest.mark.photos
 @pytest.mark.slow
-def test_two_classes_of_real_photos_are_learned(tmp_path, real_photos, imagenet_trunk):
+def test_two_classes_of_real_photos_are_learned(tmp_path, real_photos, imagenet_base_model):
     built = {"buildings", "street"}
     name = lambda path: "built" if path.parent.name in built else "natural"  # noqa: E731
     resort(real_photos.resolve(), tmp_path / "two", name, 25)
@@ -722,7 +722,7 @@ def test_two_classes_of_real_photos_are_learned(tmp_path, real_photos, imagenet_
 @pytest.mark.photos
 @pytest.mark.slow
 def test_twelve_classes_that_nobody_can_tell_apart_are_told_by_chance(
-    tmp_path, real_photos, imagenet_trunk
+    tmp_path, real_photos, imagenet_base_model
 ):
     """Of the photos put into the right one of the six, half are in the right half of it."""
     half = lambda path: f"{path.parent.name} {'even' if int(path.stem) % 2 == 0 else 'odd'}"  # noqa: E731
@@ -738,7 +738,7 @@ def test_twelve_classes_that_nobody_can_tell_apart_are_told_by_chance(
 @pytest.mark.photos
 @pytest.mark.slow
 def test_photos_and_bundled_features_give_the_same_results(
-    tmp_path, real_photos, imagenet_trunk, run_on_features
+    tmp_path, real_photos, imagenet_base_model, run_on_features
 ):
     settings = SMALL | {"FINE_TUNE_RUNS": 0}
     variables = {"INTEL_PHOTOS": str(real_photos.resolve())}

@@ -295,7 +295,7 @@ def test_feature_map_takes_a_sample_by_its_seed(photos):
 
 
 def test_feature_map_bears_features_that_are_all_alike(photos):
-    """As those of a trunk without weights are."""
+    """As those of a base model without weights are."""
     labels = photos[6][0]["label"][:12]
     figure = scenes.plots.feature_map(np.zeros((12, 1280), "float32"), labels, "Zeros")
     assert sum(len(trace.x) for trace in figure.data) == 12

@@ -104,7 +104,7 @@ def test_photos_are_resized_on_the_cpu():
 
 @pytest.mark.parametrize("task", ["extraction", "head", "fold", "fine-tuning"])
 def test_a_task_enables_determinism_in_whatever_process_it_runs(
-    task, drawn_once, trunk, tmp_path, monkeypatch
+    task, drawn_once, base, tmp_path, monkeypatch
 ):
     images = read_table(drawn_once)
     images = images[images["label"].notna()]
@@ -113,7 +113,7 @@ def test_a_task_enables_determinism_in_whatever_process_it_runs(
     fine = {"first_layer": "block_16_expand", "learning_rate": 0.001, "label_smoothing": 0.1}
     state.disable_op_determinism()
     if task == "extraction":
-        scenes.features.extract_features(images, drawn_once, trunk, cache=tmp_path / "cache.npz")
+        scenes.features.extract_features(images, drawn_once, base, cache=tmp_path / "cache.npz")
     elif task == "head":
         scenes.heads.train_head(*data, **setting, epochs=1)
     elif task == "fold":

@@ -72,7 +72,7 @@ SOME = SETTINGS[1::12]  # of which a way is measured that would take too long fo
 SHAPES = {1: (1, 1, 1), 12: (3, 1, 4), 36: (3, 3, 4), 144: (6, 4, 6), 512: (8, 8, 8)}
 FOLDS = (2, 5, 10)
 EXTRACTION = "side by side, with the extraction of the features"
-OLD_WAY = "photos through the frozen trunk in each epoch (2020)"
+OLD_WAY = "photos through the frozen base model in each epoch (2020)"
 STEPS = (1, 8, 36)  # of plain Keras, batches for each call of the graph
 
 Photos = tuple[np.ndarray, np.ndarray]  # features and labels
@@ -192,10 +192,8 @@ def scikit_learn_search(train: Photos, validation: Photos) -> float:
     return search.fit(features, labels).best_score_
 
 
-def through_the_trunk(
-    images: pd.DataFrame, photos: Path, trunk: keras.Model
-) -> Callable[[], float]:
-    """Return a task that trains one epoch on photos through the frozen trunk, as in 2020."""
+def through_the_trunk(images: pd.DataFrame, photos: Path, base: keras.Model) -> Callable[[], float]:
+    """Return a task that trains one epoch on photos through the frozen base, as in 2020."""
 
     def read(path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         photo = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
@@ -216,7 +214,7 @@ def through_the_trunk(
     )
     model = keras.Sequential(
         [
-            trunk,
+            base,
             build_head(N_CLASSES, dropout=0.3, weight_decay=1e-4),
         ]
     )
@@ -273,10 +271,10 @@ def compare_searches(
         ),
     }
     if photos:
-        trunk = scenes.base_model.build_base_model()
-        ways[EXTRACTION] = extraction(images, photos, trunk), 1, "all"
+        base = scenes.base_model.build_base_model()
+        ways[EXTRACTION] = extraction(images, photos, base), 1, "all"
         ways[OLD_WAY] = (
-            through_the_trunk(images, photos, trunk),
+            through_the_trunk(images, photos, base),
             len(SETTINGS) * EPOCHS,
             f"1 epoch, x {len(SETTINGS) * EPOCHS}",
         )
@@ -373,24 +371,24 @@ def draw_growth(table: pd.DataFrame) -> None:
         scenes.plots.show(figure, "search_growth", ROOT / "plotly_plots")
 
 
-# --- Photos through the trunk ---------------------------------------------------------
+# --- Photos through the base model ---------------------------------------------------------
 
 
-def extraction(images: pd.DataFrame, photos: Path, trunk: keras.Model) -> Callable[[], None]:
+def extraction(images: pd.DataFrame, photos: Path, base: keras.Model) -> Callable[[], None]:
     """Return a task that computes the features of all these photos."""
 
     def task() -> None:
         with tempfile.TemporaryDirectory() as folder:
             cache = Path(folder, "features.npz")
-            scenes.features.extract_features(images, photos, trunk, cache=cache)
+            scenes.features.extract_features(images, photos, base, cache=cache)
 
     return task
 
 
-def bare_trunk(trunk: keras.Model, photos: int) -> Callable[[], None]:
-    """Return a task that sends random arrays through the trunk: the ceiling of extraction."""
+def bare_trunk(base: keras.Model, photos: int) -> Callable[[], None]:
+    """Return a task that sends random arrays through the base: the ceiling of extraction."""
     batch = tf.random.uniform((32, IMAGE_SIZE, IMAGE_SIZE, 3), -1, 1)
-    run = tf.function(trunk)
+    run = tf.function(base)
 
     def task() -> None:
         for _ in range(photos // 32):
@@ -399,36 +397,36 @@ def bare_trunk(trunk: keras.Model, photos: int) -> Callable[[], None]:
     return task
 
 
-def openvino_trunk(trunk: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the trunk as OpenVINO computes it."""
+def openvino_base_model(base: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the base model as OpenVINO computes it."""
     import openvino
 
     with tempfile.TemporaryDirectory() as folder, quiet():
-        trunk.export(folder, verbose=False)
+        base.export(folder, verbose=False)
         model = openvino.convert_model(folder)
     compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda batch: compiled(batch)[0]
 
 
-def constant_trunk(trunk: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the trunk with weights that TensorFlow may work into each other beforehand."""
-    weights = [variable.numpy() for variable in trunk.non_trainable_variables]  # it is frozen
+def constant_base_model(base: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the base model with weights that TensorFlow may work into each other beforehand."""
+    weights = [variable.numpy() for variable in base.non_trainable_variables]  # it is frozen
 
     @tf.function
     def run(batch: tf.Tensor) -> tf.Tensor:
         constants = [tf.constant(weight) for weight in weights]
-        return trunk.stateless_call([], constants, batch, training=False)[0]
+        return base.stateless_call([], constants, batch, training=False)[0]
 
     return lambda batch: run(batch).numpy()
 
 
 def other_trunk(
-    run: Callable[[np.ndarray], np.ndarray], trunk: keras.Model, photos: int
+    run: Callable[[np.ndarray], np.ndarray], base: keras.Model, photos: int
 ) -> Callable[[], float]:
     """Return a task that sends random arrays through `run`, and says how far it is off."""
     batch = np.random.default_rng(0).uniform(-1, 1, (32, IMAGE_SIZE, IMAGE_SIZE, 3))
     batch = batch.astype("float32")
-    expected = trunk(batch, training=False).numpy()
+    expected = base(batch, training=False).numpy()
 
     def task() -> float:
         for _ in range(photos // 32):
@@ -439,21 +437,21 @@ def other_trunk(
 
 
 def measure_extraction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterator[str]:
-    """Yield how many photos a second go through the trunk."""
+    """Yield how many photos a second go through the base."""
     images = images.drop_duplicates("digest").iloc[:1408]  # 44 batches
-    trunk = scenes.base_model.build_base_model()
-    ours, bare = "`extract_features`", "the bare trunk on random arrays"
-    others = {"the trunk with constant weights": constant_trunk(trunk)}
+    base = scenes.base_model.build_base_model()
+    ours, bare = "`extract_features`", "the bare base model on random arrays"
+    others = {"the base model with constant weights": constant_base_model(base)}
     if importlib.util.find_spec("openvino"):
-        others["the trunk in OpenVINO"] = openvino_trunk(trunk)
+        others["the base model in OpenVINO"] = openvino_base_model(base)
     else:
         yield "OpenVINO is not installed."
-    tasks = {ours: extraction(images, photos, trunk), bare: bare_trunk(trunk, len(images))}
-    tasks |= {name: other_trunk(run, trunk, len(images)) for name, run in others.items()}
+    tasks = {ours: extraction(images, photos, base), bare: bare_trunk(base, len(images))}
+    tasks |= {name: other_trunk(run, base, len(images)) for name, run in others.items()}
     table = take_turns(tasks, bar)
     speed = len(images) / table["seconds"].astype(float)
     yield markdown(speed.round(1).to_frame("photos per second"))
-    yield f"Extraction runs at {speed[ours] / speed[bare]:.2f} x the bare trunk."
+    yield f"Extraction runs at {speed[ours] / speed[bare]:.2f} x the bare base."
     for name in others:
         off = table.loc[name, "result"]
         yield f"With {name}, the features (0 to 6) differ by at most {off:.0e}."
@@ -481,20 +479,20 @@ def measure_prediction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterato
 # --- Fine-tuning, and the whole notebook ----------------------------------------------
 
 
-def fine_tuning(trunk: keras.Model, photos: int) -> dict[str, Callable[[], None]]:
+def fine_tuning(base: keras.Model, photos: int) -> dict[str, Callable[[], None]]:
     """Return an epoch of fine-tuning from activations, and one through the whole network."""
-    entrance = trunk.get_layer(FIRST_LAYER).input
-    lower, upper = keras.Model(trunk.input, entrance), keras.Model(entrance, trunk.output)
-    trunk.trainable = True
-    for layer in trunk.layers:
+    entrance = base.get_layer(FIRST_LAYER).input
+    lower, upper = keras.Model(base.input, entrance), keras.Model(entrance, base.output)
+    base.trainable = True
+    for layer in base.layers:
         norm = isinstance(layer, keras.layers.BatchNormalization)
         layer.trainable = layer in upper.layers and not norm
-    pixels = np.random.default_rng(0).uniform(-1, 1, (photos, *trunk.input_shape[1:]))
+    pixels = np.random.default_rng(0).uniform(-1, 1, (photos, *base.input_shape[1:]))
     labels = np.arange(photos) % N_CLASSES
     epochs = {}
     for name, (below, inputs) in {
         "fine-tuning from activations": (upper, lower.predict(pixels, verbose=0)),
-        "the same layers through the whole network": (trunk, pixels),
+        "the same layers through the whole network": (base, pixels),
     }.items():
         model = keras.Sequential(
             [
