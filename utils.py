@@ -10,7 +10,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_fscore_support
-from sklearn.preprocessing import normalize
 
 import scenes
 from scenes import calibration, folders, grid_search, photos, settings
@@ -341,61 +340,3 @@ def list_suspects(images: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFra
         suggested_probability=of_other.round(4),
     )
     return table.iloc[np.lexsort([table["path"], of_label - of_other])].reset_index(drop=True)
-
-
-def near_copies(X: np.ndarray, digests: Sequence[str], *, threshold: float = 0.95) -> pd.DataFrame:
-    """
-    Return the pairs of photos that are nearly, but not in each pixel, the same.
-
-    Parameters
-    ----------
-    X : ndarray, shape (n, n_features)
-    digests : sequence of str
-        Of each photo's pixels; pairs with the same one are no near copies.
-    threshold : float
-        From which cosine of the features on two photos are a pair.
-
-    Returns
-    -------
-    DataFrame
-        The rows `first` < `second` of each pair and their `cosine`, the nearest pair first.
-    """
-    unit = normalize(X)
-    digests, pairs = np.asarray(digests), []
-    for start in range(0, len(unit), 256):  # all cosines at once would take gigabytes
-        cosines = unit[start : start + 256] @ unit[start:].T
-        first, second = np.nonzero(np.triu(cosines >= threshold, 1))
-        pairs.append((start + first, start + second, cosines[first, second]))
-    first, second, cosine = map(np.concatenate, zip(*pairs, strict=True))
-    table = pd.DataFrame({"first": first, "second": second, "cosine": cosine})
-    table = table[digests[first] != digests[second]]
-    return table.sort_values(["cosine", "first"], ascending=[False, True], ignore_index=True)
-
-
-def compare_readings(readings: pd.DataFrame) -> pd.DataFrame:
-    """
-    Return how many photos were read as the suggestion, as their label, as another class, unclear.
-
-    What is counted was judged before the label and the suggestion were looked up.
-
-    Parameters
-    ----------
-    readings : DataFrame
-        `label`, `suggested` (a class, missing where none is), `chosen`, why the photo was read,
-        and `reading`, a class or 'unclear'.
-
-    Returns
-    -------
-    DataFrame
-        One row for each kind of choice, with the columns `suggestion`, `label`, `other` and
-        `unclear`.
-    """
-    cases = {
-        "unclear": readings["reading"] == "unclear",
-        "label": readings["reading"] == readings["label"],
-        "suggestion": readings["reading"] == readings["suggested"],
-    }
-    read_as = np.select([*cases.values()], [*cases], "other")
-    names = ["suggestion", "label", "other", "unclear"]
-    counts = pd.crosstab(readings["chosen"], read_as)
-    return counts.reindex(columns=names, fill_value=0).rename_axis(columns="read as")

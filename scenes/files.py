@@ -221,7 +221,7 @@ def write_spreadsheet(table: pd.DataFrame, csv: str | Path) -> None:
 
 def read_csv(csv: str | Path) -> pd.DataFrame:
     """Read what `write_csv` writes; a class may be called 01 or True."""
-    texts = dict.fromkeys(("path", "digest", "label", "suggested", "reading"), str)
+    texts = dict.fromkeys(("path", "digest", "label"), str)
     return pd.read_csv(csv, dtype=texts, encoding="utf-8", encoding_errors="surrogateescape")
 
 

@@ -1,5 +1,7 @@
-"""Wrong labels are found where they are known to be, and the committed readings add up."""
+"""Wrong labels are found where they are known to be, and each number of a study is computed."""
 
+import importlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,57 +10,79 @@ import pytest
 from conftest import CLASSES
 
 import utils
+from studies import common, label_noise
 
-RESULTS = Path(utils.__file__).with_name("results")
+ROOT = Path(__file__).parents[1]
+STUDIES = ["label_noise"]
 # The class that each one is confused with most.
 NEIGHBOURS = ["street", "mountain", "mountain", "glacier", "glacier", "buildings"]
 
 
-def table(name: str) -> pd.DataFrame:
-    return pd.read_csv(RESULTS / name)
+# --- The pages ------------------------------------------------------------------------
 
 
-# --- find_suspects --------------------------------------------------------------------
+@pytest.mark.parametrize("name", STUDIES)
+def test_each_number_of_a_page_is_computed_by_its_script(name):
+    page = (ROOT / "studies" / f"{name}.md").read_text("utf-8")
+    text = re.sub(r"```.*?```|\]\(.*?\)|`.*?`|25 November 2026", "", page, flags=re.DOTALL)
+    text = " ".join(text.split())
+    for number in importlib.import_module(f"studies.{name}").numbers():
+        assert number in text
+        text = text.replace(number, "", 1)
+    assert re.findall(r"\d[\d.,]*", text) == []  # there is no other number
 
 
-def test_a_photo_is_suspect_where_another_class_passes_its_threshold_and_its_own_does_not():
-    probabilities = np.array(
-        [
-            [0.9, 0.1, 0.0],  # thresholds: 0.6, 0.5, 0.6
-            [0.3, 0.6, 0.1],  # 0.6 of class 1 is enough
-            [0.6, 0.4, 0.0],
-            [0.4, 0.6, 0.0],
-            [0.5, 0.4, 0.1],  # 0.5 of class 0 is not, though class 0 is the most probable
-            [0.4, 0.0, 0.6],
-        ]
-    )
-    labels = np.array([0, 0, 0, 1, 1, 2])
-
-    assert utils.find_suspects(probabilities, labels).tolist() == [-1, 1, -1, -1, -1, -1]
+def test_the_readme_says_of_the_labels_what_the_study_says():
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    of_labels = [number for number in label_noise.numbers() if "clear ones" in number]
+    assert [number in readme for number in of_labels] == [True, True]
 
 
-def test_the_most_probable_class_that_passes_is_suggested():
-    probabilities = np.array(
-        [
-            [0.1, 0.5, 0.4],  # thresholds: 0.5, 0.41, 0.35; classes 1 and 2 pass
-            [0.9, 0.1, 0.0],
-            [0.4, 0.6, 0.0],
-            [0.8, 0.2, 0.0],
-            [0.55, 0.43, 0.02],  # class 0 passes, but so does its own
-            [0.3, 0.2, 0.5],
-            [0.45, 0.42, 0.13],  # class 0 is more probable than class 1, but does not pass
-            [0.3, 0.27, 0.43],
-        ]
-    )
-    labels = np.array([0, 0, 1, 1, 1, 2, 2, 2])
-
-    assert utils.find_suspects(probabilities, labels).tolist() == [1, -1, -1, 0, -1, -1, 1, -1]
+# --- Label noise: find_suspects -------------------------------------------------------
 
 
-def test_a_class_without_photos_is_never_suggested():
-    probabilities = np.array([[0.1, 0.1, 0.8], [0.9, 0.1, 0.0], [0.2, 0.8, 0.0]])
-
-    assert utils.find_suspects(probabilities, np.array([0, 0, 1])).tolist() == [-1, -1, -1]
+@pytest.mark.parametrize(
+    ("probabilities", "labels", "suggested"),
+    [
+        pytest.param(
+            [
+                [0.9, 0.1, 0.0],  # thresholds: 0.6, 0.5, 0.6
+                [0.3, 0.6, 0.1],  # 0.6 of class 1 is enough
+                [0.6, 0.4, 0.0],
+                [0.4, 0.6, 0.0],
+                [0.5, 0.4, 0.1],  # 0.5 of class 0 is not, though class 0 is the most probable
+                [0.4, 0.0, 0.6],
+            ],
+            [0, 0, 0, 1, 1, 2],
+            [-1, 1, -1, -1, -1, -1],
+            id="another class reaches its threshold and the label does not",
+        ),
+        pytest.param(
+            [
+                [0.1, 0.5, 0.4],  # thresholds: 0.5, 0.41, 0.35; classes 1 and 2 reach theirs
+                [0.9, 0.1, 0.0],
+                [0.4, 0.6, 0.0],
+                [0.8, 0.2, 0.0],
+                [0.55, 0.43, 0.02],  # class 0 reaches it, but so does the label
+                [0.3, 0.2, 0.5],
+                [0.45, 0.42, 0.13],  # class 0 is more probable than class 1, but below its own
+                [0.3, 0.27, 0.43],
+            ],
+            [0, 0, 1, 1, 1, 2, 2, 2],
+            [1, -1, -1, 0, -1, -1, 1, -1],
+            id="the most probable such class is suggested",
+        ),
+        pytest.param(
+            [[0.1, 0.1, 0.8], [0.9, 0.1, 0.0], [0.2, 0.8, 0.0]],
+            [0, 0, 1],
+            [-1, -1, -1],
+            id="a class without photos is never suggested",
+        ),
+    ],
+)
+def test_a_label_is_flagged_by_the_thresholds_of_the_classes(probabilities, labels, suggested):
+    found = utils.find_suspects(np.array(probabilities), np.array(labels))
+    assert found.tolist() == suggested
 
 
 def test_suspects_are_listed_the_most_suspect_first_and_ties_by_path():
@@ -132,130 +156,51 @@ def test_labels_that_were_made_wrong_are_found(quarter, share, precision, neighb
     assert (suggested == labels)[found].mean() > 0.9
 
 
-# --- near_copies ----------------------------------------------------------------------
-
-
-def test_near_copies_are_pairs_above_the_threshold_with_other_pixels():
-    rng = np.random.default_rng(0)
-    features = rng.uniform(0, 3, (1500, 1280)) * (rng.random((1500, 1280)) < 0.1)
-    digests = [str(row) for row in range(1500)]
-    features[1400] = 2 * features[5]  # in another block, and longer: the angle counts
-    features[1150] = features[1100] + 0.2 * features[8]  # both in one block
-    features[9] = features[7] + 0.3 * features[8]  # a cosine of about 0.96
-    features[20] = features[19]
-    digests[20] = digests[19]  # the same pixels: `audit_images` finds these
-    features[30] = 0
-
-    pairs = utils.near_copies(features, digests)
-
-    assert pairs[["first", "second"]].to_numpy().tolist() == [[5, 1400], [1100, 1150], [7, 9]]
-    assert pairs["cosine"].tolist() == pytest.approx([1, 0.98, 0.96], abs=0.01)
-    assert len(utils.near_copies(features, digests, threshold=0.99)) == 1
-
-
-# --- compare_readings -----------------------------------------------------------------
+# --- Label noise: readings and near-duplicates ----------------------------------------
 
 
 def test_readings_are_counted_by_what_they_agree_with():
     readings = pd.DataFrame(
         {
-            "path": list("abcde"),
             "label": ["sea", "sea", "sea", "sea", "street"],
             "suggested": ["forest", "forest", "forest", None, None],
             "chosen": ["suspect", "suspect", "suspect", "random", "random"],
             "reading": ["forest", "sea", "unclear", "street", "street"],
         }
     )
-
-    counts = utils.compare_readings(readings)
-
-    assert counts.loc["suspect"].to_dict() == {
-        "suggestion": 1,
-        "label": 1,
-        "other": 0,
-        "unclear": 1,
-    }
-    assert counts.loc["random"].to_dict() == {
-        "suggestion": 0,
-        "label": 1,
-        "other": 1,
-        "unclear": 0,
-    }
+    counts = label_noise.count_annotations(readings)
+    assert list(counts.columns) == ["suggestion", "label", "other", "unclear"]
+    assert counts.loc["suspect"].tolist() == [1, 1, 0, 1]
+    assert counts.loc["random"].tolist() == [0, 1, 1, 0]
 
 
-# --- The committed tables -------------------------------------------------------------
+@pytest.mark.parametrize("name", ["label_suspects", "label_reading", "label_mistakes"])
+def test_the_committed_tables_are_of_the_bundled_photos(bundled, name):
+    images, rows = bundled[0].set_index("path"), common.read(name)
+    assert not rows.duplicated(["path", *rows.columns.intersection(["chosen"])]).any()
+    assert (images["label"].astype(str)[rows["path"]].to_numpy() == rows["label"]).all()
+    assert (rows["suggested"] != rows["label"]).all()
+    assert set(rows["suggested"].dropna()) <= set(CLASSES)
+    if "reading" in rows:
+        assert set(rows["reading"]) <= {*CLASSES, "unclear"}
+        assert rows["suggested"][rows["chosen"].isin(["suspect", "mistake"])].notna().all()
+        assert (images["split"][rows["path"][rows["chosen"] != "suspect"]] == "test").all()
+    else:
+        margin = rows["suggested_probability"] - rows["label_probability"]
+        assert (margin.diff().dropna() < 0.0002).all(), "the most doubtful first"
 
 
-def test_the_committed_tables_are_of_the_bundled_photos(bundled):
-    images = bundled[0].set_index("path")
-
-    for name in ("label_suspects.csv", "label_reading.csv"):
-        rows = table(name)
-        assert (images["label"].astype(str)[rows["path"]].to_numpy() == rows["label"]).all()
-        assert (images["split"].astype(str)[rows["path"]].to_numpy() == rows["split"]).all()
-
-
-def test_suspects_are_sorted_and_suggest_another_class():
-    suspects = table("label_suspects.csv")
-
-    assert (suspects["suggested"] != suspects["label"]).all()
-    assert set(suspects["suggested"]) <= set(CLASSES)
-    margin = suspects["suggested_probability"] - suspects["label_probability"]
-    assert (margin.diff().dropna() < 0.0002).all()
-
-
-def test_the_200_most_suspect_photos_and_200_test_photos_were_read():
-    readings = table("label_reading.csv")
-    suspects = table("label_suspects.csv")
-
-    assert set(readings["reading"]) <= {*CLASSES, "unclear"}
-    chosen = readings.groupby("chosen")["path"]
-    assert set(chosen.get_group("suspect")) == set(suspects["path"][:200])
-    suggested = suspects.set_index("path")["suggested"].reindex(readings["path"])
-    assert suggested.fillna("").tolist() == readings["suggested"].fillna("").tolist()
-    assert chosen.get_group("random").nunique() == 200
-    assert (readings["split"][readings["chosen"] == "random"] == "test").all()
-
-
-def test_the_mistakes_that_all_fine_tuned_runs_shared_were_read(bundled):
-    """
-    134 test photos that three runs guessed wrong alike, and 52 that all three had right.
-
-    These runs came before the committed ones, two of which were trained again on another
-    processor: they share 125 of the 134 wrong guesses, and have all 52 right.
-    """
-    mistakes = table("label_mistakes.csv")
-    assert mistakes["path"].is_unique
-    images = bundled[0].set_index("path").loc[mistakes["path"]]
-    assert (images["split"] == "test").all()
-    assert images["label"].tolist() == mistakes["label"].tolist()
-    assert set(mistakes["reading"]) <= {*CLASSES, "unclear"}
-    counts = utils.compare_readings(mistakes).sum(axis=1)
-    assert counts.to_dict() == {"mistake": 134, "right": 52}
-    wrong = mistakes[mistakes["chosen"] == "mistake"].set_index("path")
-    assert set(wrong["suggested"]) <= set(CLASSES)
-    assert (wrong["suggested"] != wrong["label"]).all()
-    right = mistakes[mistakes["chosen"] == "right"].set_index("path")
-    assert right["suggested"].isna().all()
-
-    predictions = table("fine_tuning_predictions.csv")
-    predictions["guess"] = predictions[CLASSES].idxmax(axis=1)
-    guesses = predictions.pivot(index="path", columns="run", values="guess")
-    assert guesses.loc[wrong.index].eq(wrong["suggested"], axis=0).all(axis=1).sum() == 125
-    assert guesses.loc[right.index].eq(right["label"], axis=0).all(axis=None)
-
-
-def test_each_near_copy_was_judged_and_is_one(bundled):
-    images, features = bundled
-    pairs = table("near_copies.csv")
-    place = pd.Series(np.arange(len(images)), index=images["path"])
-    first, second = (place[pairs[name]].to_numpy() for name in ("path_1", "path_2"))
-
-    lengths = np.linalg.norm(features[first], axis=1) * np.linalg.norm(features[second], axis=1)
-    cosines = (features[first] * features[second]).sum(axis=1) / lengths
-    assert cosines == pytest.approx(pairs["cosine"].to_numpy(), abs=0.0001)
-    assert (pairs["cosine"] >= 0.95).all()
-    assert set(pairs["same_picture"]) <= {"yes", "no", "unsure"}
-    for side, rows in (("1", first), ("2", second)):
-        assert (images["split"].astype(str).to_numpy()[rows] == pairs[f"split_{side}"]).all()
-        assert (images["label"].astype(str).to_numpy()[rows] == pairs[f"label_{side}"]).all()
+def test_the_near_duplicates_are_those_that_were_judged():
+    """Among these photos and every 4th other; `audit_images` finds those of the same pixels."""
+    (images, X, _), judged = common.load_images(), common.read("near_copies")
+    rows = images["path"].isin([*judged["path_1"], *judged["path_2"]])
+    rows |= np.arange(len(images)) % 4 == 0
+    found = label_noise.near_duplicates(X[rows], images["digest"][rows])
+    np.testing.assert_allclose(found["cosine"], judged["cosine"], atol=0.0001)
+    images = images[rows].replace({"split": {"validation": "train"}})
+    for number, side in enumerate(("first", "second"), start=1):
+        for column in ("path", "split", "label"):
+            assert (
+                images[column].iloc[found[side]].tolist() == judged[f"{column}_{number}"].tolist()
+            )
+    assert set(judged["same_picture"]) <= {"yes", "no", "unsure"}

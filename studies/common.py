@@ -1,0 +1,51 @@
+"""What the studies share: the committed tables, the bundled features, numbers as the pages say."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+import scenes
+import utils
+from scenes import calibration, features, files
+
+ROOT = Path(__file__).parents[1]
+
+
+def read(name: str) -> pd.DataFrame:
+    """Return a committed table of `results/`."""
+    return files.read_csv(ROOT / "results" / f"{name}.csv")
+
+
+def write(table: pd.DataFrame, name: str) -> None:
+    """Replace a committed table of `results/` as a whole."""
+    files.write_csv(table, ROOT / "results" / f"{name}.csv")
+
+
+def load_images() -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Return the bundled images, split as in the notebook, their features and class numbers."""
+    tf.config.experimental.enable_op_determinism()
+    images, rounded = features.load_bundled_features()
+    images = utils.create_validation(utils.drop_leaks(images))
+    X = features.restore_features(rounded[images.index])
+    return images, X, images["label"].cat.codes.to_numpy()
+
+
+def best_setting() -> dict:
+    """Return the arguments of `train_head` that the committed grid search has chosen."""
+    best = utils.best_hyperparameters(files.read_csv(ROOT / "grid_search.csv"))
+    chosen = {name: best[name] for name in scenes.HYPERPARAMETERS}
+    return chosen | {"epochs": best["epoch"], "batch_size": 128}
+
+
+def share(correct: Sequence[bool]) -> str:
+    """Return a share with its 95% confidence interval (Wilson)."""
+    accuracy, low, high, _ = calibration.accuracy(correct)
+    return f"{accuracy:.1%} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def row(*cells: object) -> str:
+    """Return a row of a Markdown table."""
+    return f"| {' | '.join(map(str, cells))} |"
