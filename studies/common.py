@@ -27,10 +27,9 @@ def write(table: pd.DataFrame, name: str) -> None:
 def load_images() -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """Return the bundled images, split as in the notebook, their features and class numbers."""
     tf.config.experimental.enable_op_determinism()
-    images, rounded = features.load_bundled_features()
+    images, X = features.load_bundled_features()
     images = utils.create_validation(utils.drop_leaks(images))
-    X = features.restore_features(rounded[images.index])
-    return images, X, images["label"].cat.codes.to_numpy()
+    return images, X[images.index], images["label"].cat.codes.to_numpy()
 
 
 def best_setting() -> dict:
