@@ -70,7 +70,7 @@ with contextlib.suppress(RuntimeError):  # in use already, and then the first is
 tf.get_logger().setLevel("ERROR")
 
 SPLITS = ("train", "validation", "test", "prediction")
-FORMAT = 2  # of features.npz and of the cache
+FORMAT = 3  # of features.npz, of the cache and of a run's results
 # Columns of the grid search's results.
 HYPERPARAMETERS = ["learning_rate", "dropout", "weight_decay"]
 METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")

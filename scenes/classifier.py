@@ -56,7 +56,8 @@ def build_classifier(
         Resizing and scaling are layers of it.
     """
     view = keras.Input(base.input_shape[1:], name="view")
-    one_pass = keras.Model(view, head(base(view, training=False)), name="one_pass")
+    folded = base_model.fold_batch_norm(base)
+    one_pass = keras.Model(view, head(folded(view, training=False)), name="one_pass")
     photo = keras.Input((None, None, 3), name="photos")
     # Keras's Resizing takes itself to be in training where nothing is said, and passes this on:
     # a plain call of the model would draw dropout.

@@ -100,13 +100,14 @@ def _extract(
     starts = range(0, len(images), size)
     folder = str(Path(folder).resolve())
     columns = [list(images[name]) for name in ("path", "digest")]
+    folded = base_model.fold_batch_norm(base) if len(images) else base
     calls = [
         (*(column[start : start + size] for column in columns), folder, batch_size)
         for start in starts
     ]
     amounts = [len(paths) for paths, *_ in calls]
     with tasks.progress(len(images), "Photos through the base model", "photo") as bar:
-        blocks = tasks.run_tasks(_extract_block, base, calls, bar, amounts)
+        blocks = tasks.run_tasks(_extract_block, folded, calls, bar, amounts)
         for number, (rows, block, problems) in blocks:
             yield starts[number] + rows, block, problems
 
@@ -163,7 +164,7 @@ def _read_cache(cache: Path, base_digest: str) -> tuple[np.ndarray, np.ndarray]:
     none = np.array([], dtype=str), np.zeros((0, base_model.N_FEATURES), "uint8")
     if not cache.exists():
         return none
-    ours = files.begins_with(cache, b"format.npy", b"trunk.npy")
+    ours = files.begins_with(cache, b"format.npy", b"base_model.npy")
     if not ours or cache.resolve() == BUNDLED_FEATURES.resolve():
         raise ValueError(f"{cache} is no cache of features, and is not replaced; choose another")
     try:
@@ -183,7 +184,7 @@ def _write_features(
 ) -> None:
     columns = {
         "format": np.array(scenes.FORMAT),
-        "trunk": np.array(base_digest),
+        "base_model": np.array(base_digest),
         "classes": np.array(list(images["label"].cat.categories), dtype=str),
         "path": images["path"].to_numpy(dtype=str),
         "label": images["label"].cat.codes.to_numpy(dtype="int16"),
@@ -198,7 +199,7 @@ def _read_features(path: Path) -> tuple[pd.DataFrame, np.ndarray, str]:
     """Read and check a file of features: the table, the rounded features, the base model."""
     schema = {
         "format": ("i", ()),
-        "trunk": ("U", ()),
+        "base_model": ("U", ()),
         "classes": ("U", ("k",)),
         "path": ("U", ("n",)),
         "label": (np.int16, ("n",)),
@@ -224,7 +225,7 @@ def _read_features(path: Path) -> tuple[pd.DataFrame, np.ndarray, str]:
             "problem": "",
         }
     )
-    return images, data["features"], str(data["trunk"])
+    return images, data["features"], str(data["base_model"])
 
 
 def load_bundled_features(

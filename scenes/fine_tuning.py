@@ -19,7 +19,7 @@ import tensorflow as tf
 from keras import ops
 
 import scenes
-from scenes import features, files, photos, settings, tasks
+from scenes import base_model, features, files, photos, settings, tasks
 
 
 def fine_tune(
@@ -212,7 +212,8 @@ def _activations(
     of all that it depends on and one of its content: a damaged file is computed again.
     """
     photo = keras.Input(lower.input_shape[1:])
-    views = ops.stack([lower(photo), lower(ops.flip(photo, axis=2))], axis=1)
+    folded = base_model.fold_batch_norm(lower)
+    views = ops.stack([folded(photo), folded(ops.flip(photo, axis=2))], axis=1)
     both = keras.Model(photo, ops.cast(views, "float16"))
     versions = [scenes.FORMAT, tf.__version__, keras.__version__]
     name = files.fingerprint(versions, images["digest"], lower.get_weights())

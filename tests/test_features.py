@@ -538,7 +538,7 @@ def test_a_damaged_cache_never_changes_the_features(
     assert capsys.readouterr().out.count("computed again") == computed
 
 
-ARRAYS = ("format", "trunk", "classes", "path", "label", "split", "digest", "features")
+ARRAYS = ("format", "base_model", "classes", "path", "label", "split", "digest", "features")
 CONVERSIONS = ("float64", "complex64", "bool", "S8", "object", "datetime64[s]", "uint16")
 
 
