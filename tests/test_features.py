@@ -1,13 +1,11 @@
 """The features are right, computed once, kept, and never read wrong from a damaged file."""
 
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import threading
 import time
-import zipfile
 from pathlib import Path
 
 import keras
@@ -15,9 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from conftest import CLASSES, Payload, damage, draw, read_table, small_base_model, zip_edges
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from conftest import CLASSES, damage, draw, read_table, small_base_model, zip_edges
 from PIL import Image
 from test_base_model import half_step
 from test_photos import ODD_PHOTOS, UNREADABLE
@@ -494,9 +490,9 @@ def read_or_refuse(path: Path, images: pd.DataFrame, features: np.ndarray) -> bo
     return False
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_damaged_file_of_features_is_refused_or_read_right(small_file, tmp_path, seed):
-    """1,000 cases: cut off anywhere, or with bytes changed in the arrays and the headers."""
+    """200 cases: cut off anywhere, or with bytes changed in the arrays and the headers."""
     _, good, images, features = small_file
     rng, edges = np.random.default_rng(seed), zip_edges(good)
     path = tmp_path / "features.npz"
@@ -538,113 +534,15 @@ def test_a_damaged_cache_never_changes_the_features(
     assert capsys.readouterr().out.count("computed again") == computed
 
 
-ARRAYS = ("format", "base_model", "classes", "path", "label", "split", "digest", "features")
-CONVERSIONS = ("float64", "complex64", "bool", "S8", "object", "datetime64[s]", "uint16")
-
-
-def to_kind(array: np.ndarray, kind: str) -> np.ndarray:
-    """Return an array of another kind and the same shape."""
-    try:
-        return array.astype(kind)
-    except (ValueError, UnicodeError):
-        return np.zeros(array.shape, kind)
-
-
-# What can be wrong in a file whose checksums are right.
-WRONG = {
-    "missing": lambda array: None,
-    "cut": lambda array: array[:-1] if array.ndim else None,
-    "longer": lambda array: np.concatenate([array, array]) if array.ndim else array[None],
-    "another axis": lambda array: array[..., None],
-    "flat": lambda array: array.reshape(-1) if array.ndim != 1 else array[None],
-    "no rows": lambda array: array[:0] if array.ndim else array.reshape(1)[:0],
-    "out of range": lambda array: (
-        np.full(array.shape, 100, array.dtype) if array.dtype.kind == "i" else array[..., None]
-    ),
-    "below range": lambda array: (
-        np.full(array.shape, -2, array.dtype) if array.dtype.kind == "i" else array[..., None]
-    ),
-    "NaN": lambda array: np.full(array.shape, np.nan),
-    "infinity": lambda array: np.full(array.shape, np.inf),
-    "text": lambda array: np.full(array.shape, "1e-4") if array.dtype.kind != "U" else None,
-    "structured": lambda array: np.zeros(array.shape, [("a", "i4"), ("b", "f4")]),
-} | {kind: lambda array, kind=kind: to_kind(array, kind) for kind in CONVERSIONS}
-
-
-@pytest.mark.parametrize("name", ARRAYS)
-@pytest.mark.parametrize("harm", WRONG)
-def test_a_wrong_array_is_refused(small_file, tmp_path, name, harm):
-    _, good, images, features = small_file
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("label", -2), ("label", 6), ("split", -1), ("split", 4), ("classes", "sea"), ("format", 1)],
+)
+def test_values_that_mean_nothing_are_refused(small_file, tmp_path, name, value):
+    """What `files.read_arrays` cannot know; its own tests are those of types, shapes, pickles."""
     path = tmp_path / "features.npz"
-    path.write_bytes(good)
+    path.write_bytes(small_file[1])
     with np.load(path) as archive:
-        wrong = WRONG[harm](archive[name])
+        wrong = np.full_like(archive[name], value)
     rewrite(path, **{name: wrong})
-    assert read_or_refuse(path, images, features)
-
-
-@settings(max_examples=300)
-@given(st.permutations(ARRAYS), st.data())
-def test_wrong_arrays_together_are_refused_and_right_ones_read_in_any_order(
-    small_file, order, data
-):
-    """300 cases; the file stays readable where the only change is the order of the arrays."""
-    path, good, images, features = small_file
-    harms = data.draw(
-        st.dictionaries(st.sampled_from(ARRAYS), st.sampled_from(sorted(WRONG)), max_size=4)
-    )
-    path = path.with_name("wrong.npz")
-    path.write_bytes(good)
-    with np.load(path) as archive:
-        arrays = {name: archive[name] for name in order}
-    arrays |= {name: WRONG[harm](arrays[name]) for name, harm in harms.items()}
-    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
-    assert read_or_refuse(path, images, features) == bool(harms)
-
-
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-@pytest.mark.parametrize("name", ARRAYS)
-def test_an_array_that_is_there_twice_or_is_no_array_is_refused(small_file, tmp_path, name):
-    _, good, images, features = small_file
-    path = tmp_path / "features.npz"
-    path.write_bytes(good)
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(f"{name}.npy", archive.read(f"{name}.npy"))
-    assert read_or_refuse(path, images, features)
-    with zipfile.ZipFile(path, "w") as archive, zipfile.ZipFile(small_file[0]) as original:
-        for other in ARRAYS:
-            content = b"no array" if other == name else original.read(f"{other}.npy")
-            archive.writestr(f"{other}.npy", content)
-    assert read_or_refuse(path, images, features)
-
-
-@pytest.mark.parametrize("name", ARRAYS)
-@pytest.mark.parametrize("reader", ["bundled features", "cache"])
-def test_a_pickle_in_a_file_of_features_is_not_run(small_file, tmp_path, capsys, name, reader):
-    _, good, images, features = small_file
-    path, proof = tmp_path / "features.npz", tmp_path / "proof"
-    payload = np.empty(ROWS, dtype=object)
-    payload[:] = Payload(proof)
-    path.write_bytes(good)
-    rewrite(path, **{name: payload})
-    if reader == "bundled features":
-        assert read_or_refuse(path, images, features)
-    elif name == "format":  # by its first bytes, a file of something else
-        with pytest.raises(ValueError, match="is no cache of features"):
-            scenes.features._read_cache(path, "trunk")
-    else:
-        assert len(scenes.features._read_cache(path, "trunk")[0]) == 0
-        assert "computed again" in capsys.readouterr().out
-    assert not proof.exists()
-    with np.load(path, allow_pickle=True) as archive:  # where pickles are allowed, it runs
-        archive[name]
-    assert proof.exists()
-
-
-def test_a_pickle_in_place_of_a_file_of_features_is_not_run(small_file, tmp_path):
-    path, proof = tmp_path / "features.npz", tmp_path / "proof"
-    path.write_bytes(pickle.dumps(Payload(proof)))
     assert read_or_refuse(path, *small_file[2:])
-    assert not proof.exists()
-    pickle.loads(path.read_bytes())
-    assert proof.exists()
