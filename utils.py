@@ -221,6 +221,18 @@ def best_hyperparameters(results: pd.DataFrame) -> dict[str, float]:
     return told | {"epoch": int(told["epoch"])} | runner_up.to_dict()
 
 
+def accuracy_by_other_folds(results: pd.DataFrame) -> float:
+    """
+    Return the mean accuracy of each fold at the setting and epoch that the other folds choose.
+
+    The highest mean of many settings and epochs is optimistic; this one is not.
+    """
+    index = [*scenes.HYPERPARAMETERS, "epoch"]
+    folds = results.pivot(index=index, columns="fold", values="val_accuracy")
+    chosen = {fold: folds.drop(columns=fold).mean(axis=1).idxmax() for fold in folds}
+    return float(np.mean([folds.loc[choice, fold] for fold, choice in chosen.items()]))
+
+
 def mcnemar(right: Sequence[bool], other: Sequence[bool]) -> float:
     """
     Return the p-value of McNemar's exact test of two classifiers on the same photos.

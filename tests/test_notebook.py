@@ -308,6 +308,7 @@ def test_committed_results_are_of_the_settings_in_the_notebook(committed):
     sizes = [len(kept[name]) for name in ("LEARNING_RATES", "DROPOUTS", "WEIGHT_DECAYS")]
     assert len(results) == np.prod(sizes) * kept["FOLDS"] * kept["EPOCHS"]
     best = utils.best_hyperparameters(results)
+    assert f"other folds: {utils.accuracy_by_other_folds(results):.2%}\n" in text(committed)
     shown = table_after(committed, "best").iloc[0]
     for name in ("learning_rate", "dropout", "weight_decay", "epoch"):
         assert shown[name] == pytest.approx(best[name])

@@ -95,6 +95,16 @@ def test_one_setting_has_no_runner_up():
     assert np.isnan(best["noise"])
 
 
+def test_other_folds_choose_setting_and_epoch():
+    """By hand: the other folds' means choose B, 0.9, for fold 1, A, 0.8, and A's epoch 2, 0.865."""
+    accuracies = {
+        A: [(0.9, 0.88), (0.8, 0.85), (0.7, 0.6)],
+        B: [(0.6, 0.1), (0.9, 0.1), (0.9, 0.1)],
+    }
+    results = results_of({s: [[(a, 1) for a in fold] for fold in t] for s, t in accuracies.items()})
+    assert utils.accuracy_by_other_folds(results) == pytest.approx((0.6 + 0.8 + 0.6) / 3)
+
+
 @settings(max_examples=40)
 @given(st.data(), st.integers(1, 4), st.integers(2, 4), st.integers(1, 3))
 def test_the_choice_is_the_one_of_exact_numbers_in_any_order_of_rows(
