@@ -171,16 +171,13 @@ def _check_array(
     """Raise an error if an array is not what it must be; `lengths` of letters are filled in."""
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{name} is no array")
-    if isinstance(kind, str) and len(kind) == 1:
-        right = array.dtype.kind == kind
-    else:
-        kind = np.dtype(kind)
-        right = array.dtype == kind
-    if right and array.ndim == len(shape):
-        for length, found in zip(shape, array.shape, strict=True):
-            known = lengths.setdefault(length, found) if isinstance(length, str) else length
-            right &= found == known
-    if not right or array.ndim != len(shape):
+    letter = isinstance(kind, str) and len(kind) == 1
+    right = array.dtype.kind == kind if letter else array.dtype == np.dtype(kind)
+    wanted = tuple(
+        lengths.setdefault(length, found) if isinstance(length, str) else length
+        for length, found in zip(shape, array.shape, strict=False)
+    )
+    if not right or array.ndim != len(shape) or array.shape != wanted:
         raise ValueError(
             f"its array {name} is {array.dtype} {array.shape}, where {kind} {shape} is needed"
         )

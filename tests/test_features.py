@@ -518,6 +518,7 @@ def test_a_damaged_cache_never_changes_the_features(
 
     monkeypatch.setattr(scenes.features, "send_through", compute)
     monkeypatch.setattr(scenes.features, "weights_digest", lambda base: "trunk")
+    monkeypatch.setattr(scenes.base_model, "fold_batch_norm", lambda base: base)
     rng, edges = np.random.default_rng(100 + seed), zip_edges(good)
     cache, refused = tmp_path / "cache.npz", 0
     for _ in range(100):
