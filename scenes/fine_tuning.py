@@ -7,7 +7,6 @@ An interrupted training goes on from its last finished epoch. Knows nothing of g
 import errno
 import functools
 import math
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -218,19 +217,17 @@ def _activations(
     versions = [scenes.FORMAT, tf.__version__, keras.__version__]
     name = files.fingerprint(versions, images["digest"], lower.get_weights())
     with files.locked(cache / "activations.npy"):
-        kept = [path for path in cache.glob("activations-*.npy") if _is_ours(path)]
+        kept = [
+            path
+            for path in cache.glob(f"activations-{'[0-9a-f]' * 16}-{'[0-9a-f]' * 16}.npy")
+            if files.begins_with(path, b"NUMPY", b"'descr': '<f2'")
+        ]
         for path in kept:
             if path.stem == f"activations-{name}-{files.file_digest(path)}":
                 return np.load(path, mmap_mode="r")
         for path in kept:
             path.unlink()  # damaged, or of other images or layers
         return np.load(_write_activations(images, folder, both, cache, name), mmap_mode="r")
-
-
-def _is_ours(path: Path) -> bool:
-    """Return whether a file is one of activations, by its name and its first bytes."""
-    named = re.fullmatch(r"activations-[0-9a-f]{16}-[0-9a-f]{16}\.npy", path.name)
-    return bool(named) and files.begins_with(path, b"NUMPY", b"'descr': '<f2'")
 
 
 def _write_activations(
