@@ -19,7 +19,12 @@ def download_photos() -> Path:
     """Download the data set from Kaggle (about 350 MB, once) and return its folder."""
     import kagglehub  # only here: it takes a second, and few runs download
 
-    return folders.find_photos(kagglehub.dataset_download("puneet6060/intel-image-classification"))
+    try:
+        folder = kagglehub.dataset_download("puneet6060/intel-image-classification")
+    except OSError as error:  # the errors of requests are such
+        reason = f"Kaggle cannot be reached ({type(error).__name__})"
+        raise OSError(f"{reason}: connect to the network, or set DOWNLOAD = False") from error
+    return folders.find_photos(folder)
 
 
 def audit_images(images: pd.DataFrame) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import requests
 from conftest import draw, read_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,6 +36,15 @@ def test_download_photos_returns_the_folder_that_kagglehub_made(drawn, monkeypat
     monkeypatch.setattr("kagglehub.dataset_download", lambda name: asked.append(name) or str(drawn))
     assert utils.download_photos() == drawn
     assert asked == ["puneet6060/intel-image-classification"]
+
+
+def test_a_download_without_network_is_one_sentence(monkeypatch):
+    def fail(name):
+        raise requests.ConnectionError("HTTPSConnectionPool(host='api.kaggle.com', port=443)")
+
+    monkeypatch.setattr("kagglehub.dataset_download", fail)
+    with pytest.raises(OSError, match=r"^Kaggle cannot be reached \(ConnectionError\): connect"):
+        utils.download_photos()
 
 
 @pytest.fixture
