@@ -52,12 +52,8 @@ class Output:
             A setting has changed since the folder was chosen, or another run has taken the
             folder: what would be written there is not what the folder says.
         """
-        for key, now in _made_with(settings.pick(self._namespace)).items():
-            if now != (was := self._made["settings"][key]):
-                raise ValueError(
-                    f"{key} was {was!r} when the folder {self.folder} was chosen, and is now "
-                    f"{now!r}: run all cells again, from section 1 on, or set it back"
-                )
+        now = self._made | {"settings": _made_with(settings.pick(self._namespace))}
+        _refuse_others(self.folder, self._made, now)
         _refuse_others(self.folder, _read(self.folder / "settings.json"), self._made)
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,16 +165,15 @@ def _name(made: dict) -> str:
 
 def _recorded(folder: Path) -> dict | None:
     """Return the configuration of the results in a folder; None if it holds no results."""
+    path = folder / "settings.json"
+    made = _read(path) if path.exists() else None
     results = [path.name for name in RESULTS for path in folder.glob(name)]
-    if (folder / "settings.json").exists():
-        made = _read(folder / "settings.json")
-        return made if results else None
-    if results:
+    if results and not made:
         raise ValueError(
             f"{folder} holds {results[0]}, but no settings.json that records the configuration "
             "of these results; choose another OUTPUT"
         )
-    return None
+    return made if results else None
 
 
 def _read(path: Path) -> dict:
@@ -193,13 +188,10 @@ def _read(path: Path) -> dict:
 
 def _refuse_others(folder: Path, there: dict, made: dict) -> None:
     """Raise an error that names the first difference of two configurations, if there is one."""
-    was, now = (
-        config["settings"] | {name: config.get(name) for name in ("photos", "versions")}
-        for config in (there, made)
-    )
-    for name, value in now.items():
+    was = there["settings"] | there
+    for name, value in (made["settings"] | made).items():
         if was.get(name) != value:
             raise ValueError(
                 f"the results in {folder} were computed with {name} = {was.get(name)!r}; it is "
-                f"{value!r} now. Choose another OUTPUT, set it back, or delete those results"
+                f"{value!r} now. Set it back, or choose another OUTPUT and run all cells again"
             )
