@@ -1,5 +1,5 @@
 """
-Drawings: pictures that matplotlib draws, of photos and of the idea.
+Drawings: class activation maps over photos, by matplotlib.
 
 They return what they draw and write no file. Numbers are drawn in `plots`. A notebook shows
 matplotlib's figures whatever MPLBACKEND says.
@@ -11,13 +11,9 @@ import numpy as np
 from IPython import get_ipython
 from IPython.core.pylabtools import select_figure_formats
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, Rectangle
 
 if shell := get_ipython():
     select_figure_formats(shell, {"png"})
-
-DATA, FROZEN, TRAINS = "#CFE5F3", "#E4E4E4", "#FBD9BC"  # told apart in grey, too
-EDGE = "#444444"
 
 
 def maps(photos: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles: Sequence[str]) -> Figure:
@@ -51,43 +47,4 @@ def maps(photos: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles: Seque
         axis.imshow(strength, alpha=0.5, vmin=0, vmax=1, **over)
         axis.set_title(title, fontsize=10, parse_math=False)
     figure.tight_layout()
-    return figure
-
-
-def scheme() -> Figure:
-    """Return the drawing of the idea: what is frozen, what is data, and what trains."""
-    figure = Figure(figsize=(8.5, 4.3))
-    axis = figure.subplots()
-    axis.set(xlim=(0, 17), ylim=(0, 8.6))
-    axis.axis("off")
-    boxes = [
-        (0.2, 5.2, 2.4, DATA, "photo\n224 x 224 x 3"),
-        (3.7, 5.2, 3.9, FROZEN, "trunk: MobileNetV2\n2.3 million weights\nfrozen"),
-        (8.7, 5.2, 3.0, DATA, "1280 numbers\ncomputed once,\nkept"),
-        *((12.8 + 0.82 * i, 5.2, 0.62, TRAINS, "1280 x n") for i in range(5)),
-        (0.2, 1.2, 2.4, DATA, "photo and\nits mirror image"),
-        (3.7, 1.2, 2.4, FROZEN, "lower layers\nfrozen"),
-        (7.2, 1.2, 3.0, DATA, "what enters the\nfirst layer that\ntrains: kept, too"),
-        (11.3, 1.2, 3.2, TRAINS, "upper layers\ntrain a little"),
-        (15.6, 1.2, 1.14, TRAINS, "head"),
-    ]
-    for left, bottom, width, color, words in boxes:
-        place = (left, bottom), width, 2.2
-        axis.add_patch(FancyBboxPatch(*place, "round,pad=0.08", facecolor=color, edgecolor=EDGE))
-        upright = 90 if width < 1 else 0
-        middle = left + width / 2, bottom + 1.1
-        axis.text(*middle, words, ha="center", va="center", fontsize=9, rotation=upright)
-    arrows = [(2.75, 6.3, 3.55), (7.75, 6.3, 8.55), (11.85, 6.3, 12.65)]
-    arrows += [(2.75, 2.3, 3.55), (6.25, 2.3, 7.05), (10.35, 2.3, 11.15), (14.65, 2.3, 15.45)]
-    for start, height, end in arrows:
-        arrow = {"arrowstyle": "-|>", "color": EDGE, "shrinkA": 0, "shrinkB": 0}
-        axis.annotate("", (end, height), (start, height), arrowprops=arrow)
-    heading = {"fontsize": 11, "fontweight": "bold"}
-    axis.text(0.12, 7.9, "Many heads train side by side, on numbers computed once", **heading)
-    axis.text(0.12, 3.9, "Fine-tuning: the same idea, one storey lower", **heading)
-    legend = {"data": DATA, "frozen": FROZEN, "trains": TRAINS}
-    for i, (word, color) in enumerate(legend.items()):
-        axis.add_patch(Rectangle((0.12 + 2.2 * i, 0.1), 0.5, 0.4, facecolor=color, edgecolor=EDGE))
-        axis.text(0.75 + 2.2 * i, 0.3, word, va="center", fontsize=9)
-    figure.tight_layout(pad=0.2)
     return figure

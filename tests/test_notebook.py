@@ -202,25 +202,20 @@ def test_each_cell_that_shows_photos_is_tagged(committed):
     assert found == stripped != set()
 
 
-def test_no_image_but_figures_the_scheme_and_the_two_sample_photos(committed):
+def test_no_image_but_figures_and_the_two_sample_photos(committed):
     """The sample photos are those of scikit-learn, which may be shown."""
-    others = [
-        o.data for tag in ("drawn", "samples") for c in tagged(committed, tag) for o in c.outputs
-    ]
+    others = [o.data for cell in tagged(committed, "samples") for o in cell.outputs]
     for data in bundles(committed):
         drawn = any(kind.startswith("image/") for kind in data)
         assert not drawn or PLOTLY in data or data in others
     assert not any("attachments" in cell for cell in committed.cells)
 
 
-@pytest.mark.parametrize("tag", ["drawn", "samples"])
-def test_such_a_picture_is_that_of_a_fresh_drawing(committed, tag):
+def test_such_a_picture_is_that_of_a_fresh_drawing(committed):
     """So that nothing else can stand in its place."""
-    [cell] = tagged(committed, tag)
+    [cell] = tagged(committed, "samples")
     [shown] = [o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})]
-    load = (
-        [c.source for c in code_cells(committed) if c.id == "use-load"] if tag == "samples" else []
-    )
+    load = [c.source for c in code_cells(committed) if c.id == "use-load"]
     code = "\n".join(["from pathlib import Path", IMPORTS, *load, cell.source])
     output = SimpleNamespace(model=lambda: MODEL, write=lambda table, name: None)
     namespace = {"output": output, "display": lambda shown: None}
@@ -352,7 +347,9 @@ def test_no_photo_is_committed():
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     kinds = {*Image.registered_extensions(), ".svg"}
     images = [name for name in listed.split("\0") if Path(name).suffix.lower() in kinds]
-    assert [name for name in images if not re.fullmatch(r"plotly_plots/\w+\.png", name)] == []
+    assert [
+        name for name in images if not re.fullmatch(r"plotly_plots/\w+\.png|docs/idea\.svg", name)
+    ] == []
 
 
 def test_readme_gives_the_figures_of_the_notebook_in_few_words(committed):
