@@ -144,8 +144,8 @@ def _set_apart(split: str, images: pd.DataFrame, ratio: float, seed: int) -> pd.
     return images
 
 
-def _compare(results: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each setting and epoch, the best first, as `summarize` describes them."""
+def rank_epochs(results: pd.DataFrame) -> pd.DataFrame:
+    """Return a row for each setting and epoch, the best first, with the columns of `summarize`."""
     folds = results.pivot(
         index=[*scenes.HYPERPARAMETERS, "epoch"], columns="fold", values="val_accuracy"
     )
@@ -177,30 +177,7 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
         differences of the folds). Accuracies that agree in 9 digits are ties, broken by
         lower loss.
     """
-    return _compare(results).drop_duplicates(scenes.HYPERPARAMETERS, ignore_index=True)
-
-
-def condense(results: pd.DataFrame, epochs: Sequence[int]) -> pd.DataFrame:
-    """
-    Keep some epochs of each setting of a grid search.
-
-    Returns
-    -------
-    DataFrame
-        The columns of `summarize` and `kept`; for each setting a row for each of these
-        epochs, and one for its best epoch, where `kept` is 'best'. `behind` and `noise`
-        compare all of them with the best setting at its best epoch.
-    """
-    table = _compare(results)
-    best = table.drop_duplicates(scenes.HYPERPARAMETERS).assign(kept="best")
-    some = table[table["epoch"].isin(epochs)]
-    some = some.assign(kept=some["epoch"].astype(str))
-    kept = pd.concat([some, best]).sort_values(
-        [*scenes.HYPERPARAMETERS, "epoch", "kept"], ignore_index=True
-    )
-    return kept[
-        [*scenes.HYPERPARAMETERS, "kept", *kept.columns.drop([*scenes.HYPERPARAMETERS, "kept"])]
-    ]
+    return rank_epochs(results).drop_duplicates(scenes.HYPERPARAMETERS, ignore_index=True)
 
 
 def best_hyperparameters(results: pd.DataFrame) -> dict[str, float]:

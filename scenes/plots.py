@@ -222,41 +222,6 @@ def heatmap(summary: pd.DataFrame, title: str) -> go.Figure:
     return _style(figure, title)
 
 
-def best(summary: pd.DataFrame, x: str, y: str, title: str) -> go.Figure:
-    """Return a heat map of the highest mean validation accuracy for each pair of values."""
-    table = 100 * summary.pivot_table(index=y, columns=x, values="val_accuracy", aggfunc="max")
-    figure = _heat(
-        table.to_numpy(),
-        [f"{value:g}" for value in table.columns],
-        [f"{value:g}" for value in table.index],
-        labels={"x": x.replace("_", " "), "y": y.replace("_", " "), "color": "accuracy (%)"},
-        zmin=np.nanquantile(table, 0.25),  # else the worst leave one colour for all others
-        origin="lower",
-    )
-    return _style(figure, title)
-
-
-def parallel(summary: pd.DataFrame, title: str) -> go.Figure:
-    """Return parallel coordinates: a line for each setting, coloured by its accuracy."""
-    dimensions = []
-    for name in scenes.HYPERPARAMETERS:  # at equal distances, whatever the values
-        values, places = np.unique(summary[name], return_inverse=True)
-        ticks = [f"{value:g}" for value in values]
-        dimensions.append({"values": places, "tickvals": [*range(len(ticks))], "ticktext": ticks})
-    accuracy = 100 * summary["val_accuracy"]
-    ticks = np.linspace(summary["epoch"].min(), summary["epoch"].max(), 8).round()
-    dimensions.append({"values": summary["epoch"], "tickvals": np.unique(ticks)})
-    dimensions.append({"values": accuracy, "tickformat": ".2f"})
-    labels = [*scenes.HYPERPARAMETERS, "best epoch", "accuracy (%)"]
-    for dimension, label in zip(dimensions, labels, strict=True):
-        dimension["label"] = label.replace("_", " ")
-    # The worst settings are far below the rest, which would all have one colour.
-    line = {"color": accuracy, "colorscale": "Viridis", "cmin": accuracy.quantile(0.25)}
-    line |= {"cmax": accuracy.max(), "showscale": True}
-    figure = go.Figure(go.Parcoords(dimensions=dimensions, line=line))
-    return _style(figure, title, height=600).update_layout(margin={"t": 110})
-
-
 # --- Trainings and their models -------------------------------------------------------
 
 

@@ -19,11 +19,9 @@ import scenes
 from scenes import files, settings
 
 # Where things lie, and how much is run: results with others of these are of the same make.
-OF_NO_RESULT = ("PHOTOS", "DOWNLOAD", "OUTPUT", "CACHE")
-OF_NO_RESULT += ("FINE_TUNE_RUNS", "FINE_TUNE_SEARCH", "LARGE_SEARCH")
+OF_NO_RESULT = ("PHOTOS", "DOWNLOAD", "OUTPUT", "CACHE", "FINE_TUNE_RUNS", "FINE_TUNE_SEARCH")
 # All that a run writes beside settings.json. A folder without any of it may be used by any run.
-RESULTS = ("grid_search.csv", "grid_search_large_histories.csv", ".grid_search*-*")
-RESULTS += ("*classifier.keras", "plotly_plots", "results")
+RESULTS = ("grid_search.csv", ".grid_search*-*", "*classifier.keras", "plotly_plots", "results")
 VERSIONS = {"tensorflow": tf.__version__, "keras": keras.__version__, "format": scenes.FORMAT}
 COMMITTED = settings.PROJECT  # the folder of the committed results
 

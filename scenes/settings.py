@@ -91,11 +91,6 @@ RULES: dict[str, Rule] = {
     "label_smoothing": _DROPOUT,
     "fine_tune_rate": _LEARNING_RATE,
     "fine_tune_epochs": _POSITIVE,
-    "large_search": _SWITCH,
-}
-RULES |= {
-    f"large_{name}": RULES[name]
-    for name in ("learning_rates", "dropouts", "weight_decays", "epochs")
 }
 # What arguments may be that are no settings.
 ARGUMENTS: dict[str, Rule] = {

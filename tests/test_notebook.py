@@ -29,6 +29,7 @@ import scenes.classifier
 import scenes.features
 import scenes.runs
 import utils
+from studies import large_search
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = "intel_classification.ipynb"
@@ -48,10 +49,6 @@ SMALL = {
     "HEAD_EPOCHS": 2,
     "RUNS": 2,
     "RUN_EPOCHS": 2,
-    "LARGE_LEARNING_RATES": [0.0005, 0.001],
-    "LARGE_DROPOUTS": [0.0, 0.3],
-    "LARGE_WEIGHT_DECAYS": [0.0, 0.001],
-    "LARGE_EPOCHS": 3,
     "FIRST_LAYER": "block_16_expand",
     "FINE_TUNE_EPOCHS": 1,
 }
@@ -235,7 +232,8 @@ def test_such_a_picture_is_that_of_a_fresh_drawing(committed):
 def test_each_figure_is_also_a_file_and_an_image(committed):
     folder = ROOT / "plotly_plots"
     names = figures(committed)
-    drawn = {*names, "search_growth"}  # the last one by benchmark.py
+    # Of the others, one is drawn by benchmark.py and two by studies/large_search.py.
+    drawn = {*names, "search_growth", *large_search.figures()}
     expected = {f"{name}.{suffix}" for name in drawn for suffix in ("html", "png")}
     assert {path.name for path in folder.iterdir()} == expected | {"plotly.min.js"}
     for name, data in names.items():
@@ -307,17 +305,6 @@ def test_committed_results_are_of_the_settings_in_the_notebook(committed):
     shown = table_after(committed, "best").iloc[0]
     for name in ("learning_rate", "dropout", "weight_decay", "epoch"):
         assert shown[name] == pytest.approx(best[name])
-
-
-def test_the_large_search_is_that_of_the_settings():
-    kept = pd.read_csv(ROOT / "results" / "grid_search_large.csv")
-    settings = json.loads((ROOT / "settings.json").read_text("utf-8"))["settings"]
-    names = ["learning_rate", "dropout", "weight_decay"]
-    grid = pd.MultiIndex.from_product(settings[f"LARGE_{name.upper()}S"] for name in names)
-    best = kept[kept["kept"] == "best"]
-    assert sorted(best.set_index(names).index) == sorted(grid)
-    for _, rows in kept[kept["kept"] != "best"].groupby(names):
-        assert list(rows["epoch"]) == [10, 25, 50, settings["LARGE_EPOCHS"]]
 
 
 def test_fine_tuned_runs_predict_all_test_photos(committed):
@@ -467,7 +454,7 @@ def run_on_drawn_photos(tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("drawn à côté")
     settings = {"PHOTOS": "drawn", "WEIGHTS": None, "OUTPUT": "results", "SHRINK_FACTOR": 1}
-    settings |= {"FINE_TUNE_RUNS": 2, "FINE_TUNE_SEARCH": True, "LARGE_SEARCH": True}
+    settings |= {"FINE_TUNE_RUNS": 2, "FINE_TUNE_SEARCH": True}
     draw_photos(folder / "drawn")
     (folder / ".git" / "info").mkdir(parents=True)
     poor = {"BROWSER_PATH": str(folder / "none"), "MPLBACKEND": "Agg"}
@@ -573,23 +560,10 @@ def test_a_run_on_photos_writes_what_fine_tuning_gave(run_on_drawn_photos):
     assert mirrored["val_accuracy"][0] == pytest.approx(histories["val_accuracy"][epochs - 1])
 
 
-def test_a_large_search_leaves_its_condensed_results(run_on_drawn_photos):
-    results = run_on_drawn_photos.results
-    histories = pd.read_csv(results / "grid_search_large_histories.csv")
-    kept = pd.read_csv(results / "results" / "grid_search_large.csv")
-    assert len(histories) == 2 * 2 * 2 * SMALL["FOLDS"] * SMALL["LARGE_EPOCHS"]
-    assert list(kept["kept"].value_counts()[["3", "best"]]) == [8, 8]
-    key = ["learning_rate", "dropout", "weight_decay", "epoch"]
-    means = histories.groupby(key)["val_accuracy"].mean()
-    shown = kept.set_index(key)["val_accuracy"]
-    np.testing.assert_allclose(shown, means[shown.index], atol=1e-6)
-
-
 def test_what_is_not_run_is_shown_as_committed(run_on_features, committed):
     assert not list(run_on_features.results.glob("results/*fine_tuning*"))
-    for name in ("fine_tuning", "grid_search_large_epochs"):
-        shown = figures(run_on_features.notebook)[name][PLOTLY]["data"]
-        assert shown == figures(committed)[name][PLOTLY]["data"]
+    shown = figures(run_on_features.notebook)["fine_tuning"][PLOTLY]["data"]
+    assert shown == figures(committed)["fine_tuning"][PLOTLY]["data"]
 
 
 def test_a_changed_setting_stops_what_would_write_over_the_results(tmp_path):

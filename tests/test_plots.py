@@ -118,8 +118,6 @@ def figures(results, history, photos, tables, answered):
     drawn = {
         "grid_search": scenes.plots.grid_search(results, "Two rates"),
         "heatmap": scenes.plots.heatmap(summary, "All settings"),
-        "best": scenes.plots.best(summary, "dropout", "epoch", "Each pair"),
-        "parallel": scenes.plots.parallel(summary, "Twelve settings"),
         "history": scenes.plots.history(history, "Three runs"),
         "calibration": scenes.plots.calibration(tables, "Two classifiers"),
         "coverage": scenes.plots.coverage(answered, "The surest first", answered=0.75),
@@ -140,8 +138,6 @@ AXES = {
     "feature_map 6": {"t-SNE 1 (no unit)", "t-SNE 2 (no unit)"},
     "grid_search": {"epoch", "validation accuracy"},
     "heatmap": {"weight decay", "dropout"},
-    "best": {"dropout", "epoch"},
-    "parallel": {"learning rate", "dropout", "weight decay", "best epoch", "accuracy (%)"},
     "history": {"epoch", "loss", "accuracy"},
     "confusion 6": {"predicted class", "true class"},
     "calibration": {
@@ -150,15 +146,14 @@ AXES = {
     },
     "coverage": {"coverage", "selective accuracy"},
 }
-TITLES = ["The photos", "A map", "Two rates", "All settings", "Each pair", "Twelve settings"]
-TITLES += ["Three runs", "Mistakes", "Two classifiers", "The surest first"]
+TITLES = ["The photos", "A map", "Two rates", "All settings", "Three runs", "Mistakes"]
+TITLES += ["Two classifiers", "The surest first"]
 
 
 def texts(figure: go.Figure) -> set[str]:
     """Return the titles of the axes and all annotations."""
     axes = [*figure.select_xaxes(), *figure.select_yaxes()]
     notes = {note.text for note in figure.layout.annotations}
-    notes |= {d.label for t in figure.select_traces({"type": "parcoords"}) for d in t.dimensions}
     return notes | {axis.title.text for axis in axes if axis.title.text}
 
 
@@ -191,9 +186,8 @@ def test_a_plot_has_the_title_it_is_given_named_axes_and_the_common_look(figures
     assert figure.layout.height >= 400
 
 
-@pytest.mark.parametrize("name", sorted(AXES.keys() - {"parallel"}))
+@pytest.mark.parametrize("name", sorted(AXES))
 def test_a_plot_is_drawn_without_webgl(figures, name):
-    """Plotly draws parallel coordinates with WebGL alone; the PNG shows them everywhere."""
     assert {trace.type for trace in figures[name].data} <= {"bar", "scatter", "heatmap"}
 
 
@@ -375,39 +369,6 @@ def test_heatmap_shows_the_best_mean_accuracy_of_each_setting(figures, results):
         assert list(heat.x) == [f"{decay:g}" for decay in DECAYS]
         assert list(heat.y) == [f"{dropout:g}" for dropout in DROPOUTS]
         np.testing.assert_allclose(heat.z, 100 * best[rate].unstack(), atol=1e-6)
-
-
-def test_best_shows_the_highest_accuracy_of_each_pair(figures, results):
-    summary = utils.summarize(results)
-    [heat] = figures["best"].data
-    assert list(heat.x) == [f"{dropout:g}" for dropout in DROPOUTS]
-    assert list(heat.y) == [f"{epoch}" for epoch in sorted(summary["epoch"].unique())]
-    for row, epoch in enumerate(sorted(summary["epoch"].unique())):
-        for column, dropout in enumerate(DROPOUTS):
-            same = summary[(summary["epoch"] == epoch) & (summary["dropout"] == dropout)]
-            shown = heat.z[row][column]
-            if len(same):
-                assert shown == pytest.approx(100 * same["val_accuracy"].max())
-            else:
-                assert np.isnan(shown)
-
-
-def test_parallel_gives_each_setting_its_line(figures, results):
-    summary = utils.summarize(results)
-    [lines] = figures["parallel"].data
-    dimensions = dict(
-        zip([*scenes.HYPERPARAMETERS, "epoch", "accuracy"], lines.dimensions, strict=True)
-    )
-    for name in scenes.HYPERPARAMETERS:
-        ticks = np.array(dimensions[name].ticktext, dtype=float)
-        assert list(ticks) == sorted(summary[name].unique())
-        np.testing.assert_array_equal(ticks[np.array(dimensions[name]["values"])], summary[name])
-    np.testing.assert_array_equal(dimensions["epoch"]["values"], summary["epoch"])
-    ticks = dimensions["epoch"]["tickvals"]
-    assert set(ticks) <= set(range(1, EPOCHS + 1))
-    assert (min(ticks), max(ticks)) == (summary["epoch"].min(), summary["epoch"].max())
-    for shown in (dimensions["accuracy"]["values"], lines.line.color):
-        np.testing.assert_allclose(shown, 100 * summary["val_accuracy"])
 
 
 # --- Trainings and their models -------------------------------------------------------

@@ -13,6 +13,7 @@ from sklearn.metrics import balanced_accuracy_score
 import scenes
 import utils
 from scenes import calibration
+from studies import large_search
 
 COLUMNS = [*scenes.HYPERPARAMETERS, "fold", "epoch", *scenes.METRICS]
 
@@ -71,7 +72,7 @@ def test_each_setting_is_compared_with_the_best_fold_by_fold():
     assert (best["behind"], best["noise"]) == (0, 0)
     assert other["behind"] == pytest.approx(0.04)
     assert other["noise"] == pytest.approx(np.std([0.08, 0.04, 0.0], ddof=1) / 3**0.5)
-    kept = utils.condense(results, [2, 7])
+    kept = large_search.keep_epochs(results, [2, 7])
     assert list(kept.columns[:5]) == [*scenes.HYPERPARAMETERS, "kept", "epoch"]
     found = [tuple(row) for row in kept[[*scenes.HYPERPARAMETERS, "kept", "epoch"]].to_numpy()]
     assert found == [(*A, "2", 2), (*A, "best", 2), (*B, "best", 1), (*B, "2", 2)]

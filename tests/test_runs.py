@@ -42,8 +42,7 @@ def test_only_an_explicit_output_writes_the_committed_results(committed, tmp_pat
 def test_a_folder_says_what_its_results_are_made_with(committed):
     output = scenes.runs.output_folder({**SETTINGS, "DROPOUTS": np.array([0.5])}, committed)
     made = json.loads((output.folder / "settings.json").read_text())
-    free = {"PHOTOS", "DOWNLOAD", "OUTPUT", "CACHE"}
-    free |= {"FINE_TUNE_RUNS", "FINE_TUNE_SEARCH", "LARGE_SEARCH"}
+    free = {"PHOTOS", "DOWNLOAD", "OUTPUT", "CACHE", "FINE_TUNE_RUNS", "FINE_TUNE_SEARCH"}
     settings = {**SETTINGS, "DROPOUTS": [0.5]}
     assert made["settings"] == {k: v for k, v in settings.items() if k not in free}
     csv = committed[["label", "split", "digest"]].to_csv(index=False, lineterminator="\n")
@@ -58,7 +57,7 @@ def test_where_the_photos_lie_and_how_much_is_run_makes_no_difference(committed)
     moved = pd.concat([committed.assign(path="elsewhere/" + committed["path"]), unlabelled])
     same = {"LEARNING_RATES": tuple(SETTINGS["LEARNING_RATES"]), "CACHE": "/tmp/c"}
     same |= {"PHOTOS": "elsewhere", "DOWNLOAD": True, "DROPOUTS": np.array([0.1, 0.3, 0.5])}
-    same |= {"FINE_TUNE_RUNS": 3, "FINE_TUNE_SEARCH": True, "LARGE_SEARCH": True}
+    same |= {"FINE_TUNE_RUNS": 3, "FINE_TUNE_SEARCH": True}
     assert folder_of(moved, **same) == folder_of(committed)
     assert folder_of(moved, **same, OUTPUT=".") == "."
 
@@ -136,7 +135,6 @@ def test_output_is_taken_at_its_word_once(committed, tmp_path):
 WRITTEN = [
     "grid_search.csv",
     ".grid_search-0123456789abcdef",
-    "grid_search_large_histories.csv",
     "intel_classifier.keras",
     "head_classifier.keras",
     "plotly_plots",

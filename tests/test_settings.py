@@ -74,11 +74,6 @@ IMPOSSIBLE_SETTINGS = {
     "FIRST_LAYER": ["block_0_expand", "block_17_expand", "Conv1", "out_relu", "", None, 10, []],
     "FINE_TUNE_RATE": RATE,
     "FINE_TUNE_EPOCHS": POSITIVE,
-    "LARGE_SEARCH": [1, 0, None, "True"],
-    "LARGE_LEARNING_RATES": [*LISTS, *each(RATE)],
-    "LARGE_DROPOUTS": [*LISTS, *each(SHARE)],
-    "LARGE_WEIGHT_DECAYS": [*LISTS, *each(DECAY)],
-    "LARGE_EPOCHS": POSITIVE,
 }
 POSSIBLE_SETTINGS = {
     "PHOTOS": [None, "photos", Path("photos")],
@@ -105,11 +100,6 @@ POSSIBLE_SETTINGS = {
     "FIRST_LAYER": ["block_1_expand", "block_16_expand", "Conv_1"],
     "FINE_TUNE_RATE": [1, 1e-9],
     "FINE_TUNE_EPOCHS": [1],
-    "LARGE_SEARCH": [True, False],
-    "LARGE_LEARNING_RATES": [[1], (0.1, 0.2)],
-    "LARGE_DROPOUTS": [[0], [0.1, 0]],
-    "LARGE_WEIGHT_DECAYS": [[10], [0, 1e-9]],
-    "LARGE_EPOCHS": [1],
 }
 
 
@@ -171,7 +161,7 @@ def test_a_possible_setting_is_taken_as_it_is(name, value):
         ("FINE_TUNE_RATE", "1e-4", "YAML reads 1e-4 as text, too: write 0.0001"),
         ("LEARNING_RATES", "[0.001]", 'by -y "LEARNING_RATES: [0.001]", not by -p'),
         ("DOWNLOAD", "true", "write True"),
-        ("LARGE_SEARCH", "false", "write False"),
+        ("FINE_TUNE_SEARCH", "false", "write False"),
         ("EPOCHS", 0, None),
         ("FIRST_LAYER", "conv", None),
         ("DROPOUTS", ["many"], None),

@@ -1,6 +1,7 @@
 """Wrong labels are found where they are known to be, and each number of a study is computed."""
 
 import importlib
+import itertools
 import re
 from pathlib import Path
 
@@ -8,14 +9,22 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import CLASSES
+from search import fake_training
 
+import scenes
 import utils
-from studies import common, label_noise
+from scenes import grid_search
+from studies import common, label_noise, large_search
 
 ROOT = Path(__file__).parents[1]
-STUDIES = ["label_noise"]
+STUDIES = ["label_noise", "large_search"]
 # The class that each one is confused with most.
 NEIGHBOURS = ["street", "mountain", "mountain", "glacier", "glacier", "buildings"]
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return common.load_images()
 
 
 # --- The pages ------------------------------------------------------------------------
@@ -36,6 +45,35 @@ def test_the_readme_says_of_the_labels_what_the_study_says():
     readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
     of_labels = [number for number in label_noise.numbers() if "clear ones" in number]
     assert [number in readme for number in of_labels] == [True, True]
+
+
+# --- The large search -----------------------------------------------------------------
+
+
+def test_a_search_is_condensed_and_a_plot_shows_its_best(loaded, monkeypatch, tmp_path):
+    lists = {"learning_rates": [0.0005, 0.001], "dropouts": [0.0], "weight_decays": [0.0, 0.001]}
+    monkeypatch.setattr(large_search, "GRID", lists)
+    monkeypatch.setattr(large_search, "EPOCHS", [1, 2])
+    monkeypatch.setattr(common, "load_images", lambda: tuple(part[::40] for part in loaded))
+    monkeypatch.setattr(grid_search, "_fit", fake_training)
+    monkeypatch.setattr(common, "ROOT", tmp_path)
+    (tmp_path / "results").mkdir()
+    large_search.run()
+    results = pd.read_csv(tmp_path / "runs" / "large_search" / "search.csv")
+    means = results.groupby(["learning_rate", "epoch", "weight_decay"])["val_accuracy"].mean()
+    shown = large_search.figures()["grid_search_large_epochs"].data[0]
+    np.testing.assert_allclose(shown.z, 100 * means.unstack().max(axis=1).unstack(), atol=1e-4)
+    assert (list(shown.x), list(shown.y)) == (["1", "2"], ["0.0005", "0.001"])
+    assert list(common.read("grid_search_large")["kept"].value_counts()) == [4, 4, 4]
+
+
+def test_the_large_search_is_that_of_its_lists():
+    kept = common.read("grid_search_large")
+    grid = itertools.product(*large_search.GRID.values())
+    best = kept[kept["kept"] == "best"]
+    assert sorted(best[scenes.HYPERPARAMETERS].itertuples(index=False, name=None)) == sorted(grid)
+    for _, rows in kept[kept["kept"] != "best"].groupby(scenes.HYPERPARAMETERS):
+        assert list(rows["epoch"]) == large_search.EPOCHS
 
 
 # --- Label noise: find_suspects -------------------------------------------------------
@@ -190,9 +228,9 @@ def test_the_committed_tables_are_of_the_bundled_photos(bundled, name):
         assert (margin.diff().dropna() < 0.0002).all(), "the most doubtful first"
 
 
-def test_the_near_duplicates_are_those_that_were_judged():
+def test_the_near_duplicates_are_those_that_were_judged(loaded):
     """Among these photos and every 4th other; `audit_images` finds those of the same pixels."""
-    (images, X, _), judged = common.load_images(), common.read("near_copies")
+    (images, X, _), judged = loaded, common.read("near_copies")
     rows = images["path"].isin([*judged["path_1"], *judged["path_2"]])
     rows |= np.arange(len(images)) % 4 == 0
     found = label_noise.near_duplicates(X[rows], images["digest"][rows])
