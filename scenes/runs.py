@@ -8,6 +8,7 @@ trains nothing.
 import contextlib
 import json
 import os
+import re
 from pathlib import Path
 
 import keras
@@ -128,6 +129,8 @@ def output_folder(namespace: dict, images: pd.DataFrame) -> Output:
         else:
             with files.replacing(path) as beside:
                 text = json.dumps(made, indent=1, ensure_ascii=False)
+                # YAML, and so papermill's -f, takes 1e-05 for text and 1.0e-05 for a number.
+                text = re.sub(r'(?m)^ *("\w+": )?\d(?=e[-+]\d+,?$)', r"\g<0>.0", text)
                 beside.write_text(text + "\n", encoding="utf-8")
     return Output(folder, made, namespace)
 

@@ -8,12 +8,17 @@ import ast
 import difflib
 import numbers
 import os
+import re
+import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from scenes import base_model
+
+Rule = tuple[str, Callable[[object], bool]]
 
 
 def _is_number(value: object, low: float, high: float = float("inf")) -> bool:
@@ -37,6 +42,14 @@ def _is_path(value: object) -> bool:
     return value is None or (isinstance(value, (str, os.PathLike)) and str(value) != "")
 
 
+def _is_cache(value: object) -> bool:
+    return value is not None and _is_path(value) and Path(value).resolve() != PROJECT
+
+
+def _list_of(rule: Rule) -> Rule:
+    return f"a list of different numbers, each {rule[0]}", lambda v: _is_list(v, rule[1])
+
+
 PROJECT = Path(__file__).resolve().parents[1]  # its features.npz would be taken for the cache
 _TINY = float(np.finfo("float32").tiny)
 _SWITCH = "True or False", lambda v: isinstance(v, bool)
@@ -46,36 +59,21 @@ _NOT_NEGATIVE = "a number from 0", lambda v: _is_number(v, 0)
 _LEARNING_RATE = "a number above 0, up to 1", lambda v: _is_number(v, _TINY, 1)
 _DROPOUT = "a number from 0 to below 1", lambda v: _is_number(v, 0) and v < 1
 _SHARE = "a number above 0, up to 0.5", lambda v: _is_number(v, _TINY, 0.5)
-Rule = tuple[str, Callable[[object], bool]]
 # What each setting may be: in words for the error message, and as a test.
 RULES: dict[str, Rule] = {
     "photos": _FOLDER,
     "download": _SWITCH,
-    "weights": ("'imagenet', the path of a weights file, or None", _is_path),
+    "weights": ("'imagenet', None or a weights file of the base model without a head", _is_path),
     "output": _FOLDER,
-    "cache": (
-        "the path of a folder, and not that of the project itself",
-        lambda v: (
-            v is not None and _is_path(v) and not os.path.isfile(v) and Path(v).resolve() != PROJECT
-        ),
-    ),
+    "cache": ("a folder that can be written to, other than the project's own", _is_cache),
     # Keras takes 32 bits, and the runs of the notebook count on from it.
     "seed": ("a whole number from 0 to 4000000000", lambda v: _is_whole(v, 0) and v <= 4 * 10**9),
     "shrink_factor": _POSITIVE,
     "test_ratio": _SHARE,
     "validation_ratio": _SHARE,
-    "learning_rates": (
-        f"a list of different numbers, each {_LEARNING_RATE[0]}",
-        lambda v: _is_list(v, _LEARNING_RATE[1]),
-    ),
-    "dropouts": (
-        f"a list of different numbers, each {_DROPOUT[0]}",
-        lambda v: _is_list(v, _DROPOUT[1]),
-    ),
-    "weight_decays": (
-        f"a list of different numbers, each {_NOT_NEGATIVE[0]}",
-        lambda v: _is_list(v, _NOT_NEGATIVE[1]),
-    ),
+    "learning_rates": _list_of(_LEARNING_RATE),
+    "dropouts": _list_of(_DROPOUT),
+    "weight_decays": _list_of(_NOT_NEGATIVE),
     "epochs": _POSITIVE,
     "folds": ("a whole number from 2", lambda v: _is_whole(v, 2)),
     "batch_size": _POSITIVE,
@@ -114,20 +112,15 @@ def check(**values: object) -> None:
 def _hint(name: str, value: object, allowed: str) -> str:
     """Return what helps where a value came as text, as from papermill or YAML."""
     texts = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, str)]
+    if name.upper() in PATHS and isinstance(value, numbers.Number):
+        return f" (write it in quotes; papermill takes it by -r {name} {value}, not by -p)"
     if value in ("true", "false"):
         return f" (write {value.title()})"
     if isinstance(value, str) and value.lstrip().startswith("["):
         return f' (papermill takes a list by -y "{name}: {value}", not by -p)'
-    if any(_is_text_of_number(text) for text in texts):
+    if any(re.fullmatch(r"[-+]?\.?\d[\d.]*(e[-+]?\d+)?", text, re.IGNORECASE) for text in texts):
         return " (write it without quotes; YAML reads 1e-4 as text, too: write 0.0001 or 1.0e-4)"
     return ""
-
-
-def _is_text_of_number(text: str) -> bool:
-    try:
-        return np.isfinite(float(text))
-    except ValueError:
-        return False
 
 
 def check_settings(namespace: dict) -> dict:
@@ -138,7 +131,8 @@ def check_settings(namespace: dict) -> dict:
     ----------
     namespace : dict
         The notebook's `globals()`. A `~` in the path of a setting is replaced there, too,
-        so that all cells take the same folder.
+        so that all cells take the same folder; and the settings of a settings.json, given to
+        papermill by `-f`, are set there.
 
     Returns
     -------
@@ -148,18 +142,40 @@ def check_settings(namespace: dict) -> dict:
     Raises
     ------
     ValueError
-        A value is impossible, a setting is missing, or papermill was given a name that is
-        almost one (it sets such a variable and goes on, and the run would ignore it).
+        A value is impossible, a file or folder cannot be used, a setting is missing, or
+        papermill was given a name that is almost one (it sets such a variable and goes on, and
+        the run would ignore it).
         A reader's own variables may have any name.
     """
     names = [name.upper() for name in RULES]
-    for name in _from_papermill(namespace):
-        near = difflib.get_close_matches(name.upper(), names, n=1, cutoff=0.75)
-        if name not in names and near:
+    given = _from_papermill(namespace)
+    if isinstance(recorded := given.get("settings"), dict):  # from a settings.json, by -f
+        beside = ("settings", "classes", "photos", "versions")
+        given = recorded | {name: value for name, value in given.items() if name not in beside}
+        namespace |= given
+    for name in [name for name in given if name not in names]:
+        if near := difflib.get_close_matches(name.upper(), names, n=1, cutoff=0.75):
             raise ValueError(f"there is no setting {name}; do you mean {near[0]}?")
-        if name not in names and not name.startswith("PAPERMILL_"):
+        if not name.startswith("PAPERMILL_"):
             print(f"{name} is no setting of this notebook: its own cells do not use it.")
-    return pick(namespace)
+    settings = pick(namespace)
+    _check_files(settings)
+    return settings
+
+
+def _check_files(settings: dict) -> None:
+    """Raise an error if the cache cannot be written to, or the weights cannot be loaded."""
+    try:
+        name = "CACHE"
+        Path(settings[name]).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=settings[name]).close()
+        name = "WEIGHTS"
+        with warnings.catch_warnings(action="ignore"):  # one for each layer without weights
+            if settings[name] not in ("imagenet", None):
+                base_model.build_base_model(settings[name])
+    except Exception as error:  # Keras, h5py and zipfile raise a dozen kinds
+        told = f"{name} is {settings[name]!r}; it must be {RULES[name.lower()][0]}"
+        raise ValueError(f"{told} ({str(error).splitlines()[0]})") from error
 
 
 def pick(namespace: dict) -> dict:

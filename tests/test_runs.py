@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import papermill.iorw
 import pytest
 from conftest import CLASSES
-from test_settings import NOTEBOOK, POSSIBLE_SETTINGS, SETTINGS
+from test_settings import NOTEBOOK, POSSIBLE_SETTINGS, SETTINGS, injected
 
 import scenes
 import scenes.files
 import scenes.runs
+import scenes.settings
 import utils
 
 
@@ -48,6 +50,16 @@ def test_a_folder_says_what_its_results_are_made_with(committed):
     csv = committed[["label", "split", "digest"]].to_csv(index=False, lineterminator="\n")
     assert made["photos"] == scenes.files.fingerprint(csv)
     assert list(made["versions"]) == ["tensorflow", "keras", "format"]
+
+
+def test_papermill_takes_a_settings_file_to_repeat_a_run(committed, capsys):
+    changed = {"LEARNING_RATES": [1e-5, 0.002], "FINE_TUNE_RATE": 3e-05, "EPOCHS": 3}
+    output = scenes.runs.output_folder(SETTINGS | changed, committed)
+    given = papermill.iorw.read_yaml_file(str(output.folder / "settings.json"))
+    namespace = injected(**given, EPOCHS=4)  # by -f, and -p EPOCHS 4
+    assert scenes.settings.check_settings(namespace) == SETTINGS | changed | {"EPOCHS": 4}
+    assert (namespace["FINE_TUNE_RATE"], namespace["EPOCHS"]) == (3e-05, 4)
+    assert capsys.readouterr().out == ""
 
 
 def test_where_the_photos_lie_and_how_much_is_run_makes_no_difference(committed):
