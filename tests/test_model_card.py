@@ -61,6 +61,11 @@ def figures() -> list[str]:
     )
     none = pd.read_csv(ROOT / "results" / "none_of_the_classes.csv")
     missed = none["left_out_answered"] / none["left_out_photos"]
+    other = pd.read_csv(ROOT / "results" / "unknown_photos.csv").set_index("set")
+    signs, clothing = (
+        share(np.arange(row.photos) < row.answered)
+        for row in other.loc[["sign-digits", "clothing"]].itertuples()
+    )
     samples = pd.read_csv(ROOT / "results" / "sample_predictions.csv")
     palace, flower = samples[CLASSES].max(axis=1)
     unsure = right[~answered]
@@ -90,6 +95,8 @@ def figures() -> list[str]:
         ", ".join(f"{name} {part:.0%}" for name, part in zip(CLASSES, missed, strict=True)),
         f"in all {none['left_out_answered'].sum() / none['left_out_photos'].sum():.0%} of "
         f"{none['left_out_photos'].sum():,}",
+        f"of {other.photos['sign-digits']} hand signs {signs}",
+        f"of {other.photos['clothing']} pieces of clothing {clothing}",
         f"buildings ({palace:.0%}) and a flower sea ({flower:.0%}, unsure)",
         "150 x 150 pixels",
         *(

@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CLASSES
+from conftest import CLASSES, draw
+from PIL import Image
 from search import fake_training
 
-import scenes
+import scenes.classifier
 import utils
 from scenes import grid_search
-from studies import common, label_noise, large_search
+from studies import common, label_noise, large_search, unknown_classes
 
 ROOT = Path(__file__).parents[1]
-STUDIES = ["label_noise", "large_search"]
+STUDIES = ["label_noise", "large_search", "unknown_classes"]
 # The class that each one is confused with most.
 NEIGHBOURS = ["street", "mountain", "mountain", "glacier", "glacier", "buildings"]
 
@@ -33,7 +34,8 @@ def loaded():
 @pytest.mark.parametrize("name", STUDIES)
 def test_each_number_of_a_page_is_computed_by_its_script(name):
     page = (ROOT / "studies" / f"{name}.md").read_text("utf-8")
-    text = re.sub(r"```.*?```|\]\(.*?\)|`.*?`|25 November 2026", "", page, flags=re.DOTALL)
+    no_results = r"```.*?```|\]\(.*?\)|`.*?`|25 November 2026|95% CI|Apache 2\.0|CC0"
+    text = re.sub(no_results, "", page, flags=re.DOTALL)
     text = " ".join(text.split())
     for number in importlib.import_module(f"studies.{name}").numbers():
         assert number in text
@@ -45,6 +47,12 @@ def test_the_readme_says_of_the_labels_what_the_study_says():
     readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
     of_labels = [number for number in label_noise.numbers() if "clear ones" in number]
     assert [number in readme for number in of_labels] == [True, True]
+
+
+def test_the_notebook_says_of_unknown_classes_what_the_study_says():
+    held = common.read("none_of_the_classes")[["left_out_answered", "left_out_photos"]].sum()
+    said = f"{held.iloc[0] / held.iloc[1]:.0%} of the test images get an answer"
+    assert said in (ROOT / "intel_classification.ipynb").read_text("utf-8")
 
 
 # --- The large search -----------------------------------------------------------------
@@ -74,6 +82,34 @@ def test_the_large_search_is_that_of_its_lists():
     assert sorted(best[scenes.HYPERPARAMETERS].itertuples(index=False, name=None)) == sorted(grid)
     for _, rows in kept[kept["kept"] != "best"].groupby(scenes.HYPERPARAMETERS):
         assert list(rows["epoch"]) == large_search.EPOCHS
+
+
+# --- Unknown classes ------------------------------------------------------------------
+
+
+def test_a_held_out_class_is_answered_as_the_table_says(loaded):
+    images, X, _ = loaded
+    row = unknown_classes.without("forest", images, X)
+    committed = common.read("none_of_the_classes").set_index("left_out").loc["forest"]
+    for name in committed.index:  # another processor may move a photo or two
+        assert row[name] == pytest.approx(committed[name], rel=0.02, abs=3)
+
+
+def test_photos_of_other_subjects_are_counted_by_folder(classifier, monkeypatch, tmp_path):
+    """The small model answers all of them, one by one."""
+    for name, count in {"a": 3, "b": 2}.items():
+        (tmp_path / name).mkdir()
+        for seed in range(count):
+            Image.fromarray(draw(seed)).save(tmp_path / name / f"{seed}.png")
+    monkeypatch.setattr(common, "ROOT", tmp_path)
+    (tmp_path / "results").mkdir()
+    scenes.classifier.save_classifier(classifier, tmp_path / "intel_classifier.keras")
+    unknown_classes.photos(str(tmp_path / "a"), str(tmp_path / "b"))
+    table = common.read("unknown_photos")
+    assert table[["set", "photos", "answered", "share"]].to_numpy().tolist() == [
+        ["a", 3, 3, 1],
+        ["b", 2, 2, 1],
+    ]
 
 
 # --- Label noise: find_suspects -------------------------------------------------------
