@@ -323,7 +323,7 @@ def test_fine_tuned_runs_predict_all_test_photos(committed):
 def test_accuracy_of_the_head_is_what_these_features_allow(committed):
     """Its interval holds the 92.3% of scikit-learn's logistic regression on these features."""
     shown = table_after(committed, "final-accuracy").iloc[0]
-    assert shown["from"] < 0.923 < shown["to"]
+    assert shown["ci_low"] < 0.923 < shown["ci_high"]
     assert shown["photos"] == 3000
 
 
