@@ -1,5 +1,5 @@
 """
-The command line: `python -m scenes classify PHOTO_OR_FOLDER...`.
+The command line: `python -m scenes classify PHOTO_OR_FOLDER...` and `export MODEL OUT.tflite`.
 
 Needs neither the photos of the data set nor a network. Writes only what it is asked to.
 """
@@ -53,6 +53,13 @@ def write_maps(model, table, folder: Path) -> None:
             figure.savefig(beside)
 
 
+def export(options: argparse.Namespace) -> int:
+    """Write a model for phones, and the names of its classes beside it; return 0."""
+    classifier.export(classifier.load_classifier(options.model), options.out, int8=options.int8)
+    print(f"Wrote {photos.printable(options.out)} and, beside it, the names of its classes.")
+    return 0
+
+
 def new_csv(name: str) -> Path:
     """Return the path of a table to be written, or say before the work why there can be none."""
     path = Path(name)
@@ -60,6 +67,17 @@ def new_csv(name: str) -> Path:
         raise argparse.ArgumentTypeError(f"{name} must end in .csv, so that no photo is replaced")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
+    return path
+
+
+def new_tflite(name: str) -> Path:
+    """Return the path of an exported model, if neither it nor the file of its classes exists."""
+    path = Path(name)
+    if path.suffix != ".tflite" or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{name} must end in .tflite, in a folder that exists")
+    for file in (path, path.with_suffix(".txt")):
+        if file.exists():
+            raise argparse.ArgumentTypeError(f"{file} exists; choose another name")
     return path
 
 
@@ -72,16 +90,25 @@ def new_folder(name: str) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m scenes", description="Classify photos of scenes.")
+    parser = argparse.ArgumentParser(
+        "python -m scenes", description="Classify photos of scenes, or export a model."
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     command = commands.add_parser("classify", help="say what photos show")
     command.add_argument("photos", nargs="+", metavar="PHOTO_OR_FOLDER", help="folders are walked")
     command.add_argument("--csv", type=new_csv, metavar="FILE", help=CSV_HELP)
     command.add_argument("--maps", type=new_folder, metavar="FOLDER", help="write what it looks at")
     command.add_argument("--model", type=Path, default=MODEL, metavar="FILE", help="another model")
+    command.set_defaults(run=classify)
+    command = commands.add_parser("export", help="write a model for phones (LiteRT)")
+    command.add_argument("model", type=Path, metavar="MODEL", help="a .keras file")
+    command.add_argument("out", type=new_tflite, metavar="OUT.tflite", help="OUT.txt: its classes")
+    command.add_argument("--int8", action="store_true", help="weights of 8 bits: a smaller file")
+    command.set_defaults(run=export)
     sys.stdout.reconfigure(errors="backslashreplace")  # a name may be any bytes
     try:
-        return classify(parser.parse_args(arguments))
+        options = parser.parse_args(arguments)
+        return options.run(options)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

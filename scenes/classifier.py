@@ -7,7 +7,6 @@ The file alone says what its classes are, and loading it runs no code. Trains no
 import json
 import os
 import sys
-import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,6 @@ import pandas as pd
 import tensorflow as tf
 from keras import ops
 
-import scenes
 from scenes import base_model, files, folders, photos, settings, tasks
 
 
@@ -298,21 +296,3 @@ def export(model: keras.Model, path: str | Path, *, int8: bool = False) -> None:
         keras.Model(photo, behind(photo)).export(beside, format="litert", verbose=False, **options)
     with files.replacing(path.with_suffix(".txt")) as beside:
         beside.write_text("\n".join(classes_of(model)) + "\n", encoding="utf-8")
-
-
-@scenes.silent()  # LiteRT says which delegate it has made
-def run_exported(file: str | Path, paths: Sequence[str | Path]) -> np.ndarray:
-    """Return the probabilities (n, classes) that an exported model gives, as an app gets them."""
-    with warnings.catch_warnings(action="ignore"):  # the successor is a package of its own
-        interpreter = tf.lite.Interpreter(str(file), num_threads=os.cpu_count())
-    interpreter.allocate_tensors()
-    photo, probabilities = (
-        details[0]["index"]
-        for details in (interpreter.get_input_details(), interpreter.get_output_details())
-    )
-    answers = []
-    for path in paths:
-        interpreter.set_tensor(photo, photos.resize_photos([photos.read_photo(path)]))
-        interpreter.invoke()
-        answers.append(interpreter.get_tensor(probabilities)[0])
-    return np.stack(answers)

@@ -36,6 +36,7 @@ import scenes.features
 import scenes.heads
 import scenes.photos
 from scenes import calibration
+from studies import mobile_export
 
 
 @pytest.fixture(scope="module")
@@ -368,7 +369,7 @@ def test_an_exported_model_gives_the_same_probabilities(classifier, album, tmp_p
     scenes.classifier.export(model, tmp_path / "model.tflite", int8=int8)
     assert (tmp_path / "model.txt").read_text().split() == CLASSES
     paths = sorted(album.iterdir())
-    given = scenes.classifier.run_exported(tmp_path / "model.tflite", paths)
+    given = mobile_export.run_exported(tmp_path / "model.tflite", paths)
     right = scenes.classifier.predict(model, paths)[CLASSES]
     np.testing.assert_allclose(given, right, atol=0.05 if int8 else 1e-4)
     assert not [w for w in recwarn if "deprecated" in str(w.message) and "lite" in str(w.message)]

@@ -221,3 +221,25 @@ def test_an_interrupt_is_no_traceback(model, album, monkeypatch):
 
     monkeypatch.setattr(scenes.classifier, "predict", interrupt)
     assert scenes.__main__.main(["classify", str(album), *model]) == 130
+
+
+# --- export ---------------------------------------------------------------------------
+
+
+def test_a_model_is_exported_and_replaces_no_file(model, tmp_path, capsys):
+    files = {"whole.tflite": [], "small.tflite": ["--int8"]}
+    for name, option in files.items():
+        command = ["export", model[1], str(tmp_path / name), *option]
+        classes = (tmp_path / name).with_suffix(".txt")
+        classes.write_text("a note of the user's")
+        with pytest.raises(SystemExit):
+            scenes.__main__.main(command)
+        assert f"{classes.name} exists; choose another name" in capsys.readouterr().err
+        classes.unlink()
+        assert scenes.__main__.main(command) == 0
+        assert classes.read_text().split() == CLASSES
+        with pytest.raises(SystemExit):
+            scenes.__main__.main(command)
+        assert f"{name} exists; choose another name" in capsys.readouterr().err
+    whole, small = ((tmp_path / name).stat().st_size for name in files)
+    assert small < whole / 2

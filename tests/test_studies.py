@@ -18,7 +18,7 @@ from scenes import grid_search
 from studies import common, label_noise, large_search, unknown_classes
 
 ROOT = Path(__file__).parents[1]
-STUDIES = ["label_noise", "large_search", "unknown_classes"]
+STUDIES = ["label_noise", "large_search", "mobile_export", "unknown_classes"]
 # The class that each one is confused with most.
 NEIGHBOURS = ["street", "mountain", "mountain", "glacier", "glacier", "buildings"]
 

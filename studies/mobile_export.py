@@ -1,0 +1,85 @@
+"""
+Mobile export: the numbers of `mobile_export.md`, and how to repeat what they come from.
+
+`python -m studies.mobile_export` prints each number of the page. With `measure PHOTOS`, it exports
+the shipped model, predicts the test photos with each file, and writes `results/exported.csv` (five
+minutes on two cores; PHOTOS is the folder of the Kaggle data set).
+"""
+
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+import scenes
+from scenes import classifier, features, photos
+from studies import common
+
+FILES = {"LiteRT": False, "LiteRT, 8-bit weights": True}
+
+
+@scenes.silent()  # LiteRT says which delegate it has made
+def run_exported(file: str | Path, paths: Sequence[str | Path]) -> np.ndarray:
+    """Return the probabilities (n, classes) that an exported model gives, as an app gets them."""
+    with warnings.catch_warnings(action="ignore"):  # the successor is a package of its own
+        interpreter = tf.lite.Interpreter(str(file), num_threads=os.cpu_count())
+    interpreter.allocate_tensors()
+    photo, probabilities = (
+        details[0]["index"]
+        for details in (interpreter.get_input_details(), interpreter.get_output_details())
+    )
+    answers = []
+    for path in paths:
+        interpreter.set_tensor(photo, photos.resize_photos([photos.read_photo(path)]))
+        interpreter.invoke()
+        answers.append(interpreter.get_tensor(probabilities)[0])
+    return np.stack(answers)
+
+
+def measure(folder: str) -> None:
+    """Write size, accuracy and agreement with the Keras model of each exported file."""
+    images = features.load_bundled_features()[0].query("split == 'test'")
+    paths, y = [Path(folder, path) for path in images["path"]], images["label"].cat.codes
+    file = common.ROOT / "intel_classifier.keras"
+    model = classifier.load_classifier(file)
+    by_keras = classifier.predict(model, paths)["label"].cat.codes.to_numpy()
+    rows = [["Keras", file.stat().st_size, np.mean(by_keras == y), 1.0]]
+    with tempfile.TemporaryDirectory() as temporary:
+        for name, int8 in FILES.items():
+            file = Path(temporary, "model.tflite")
+            classifier.export(model, file, int8=int8)
+            predicted = run_exported(file, paths).argmax(axis=1)
+            agreement = np.mean(predicted == by_keras)
+            rows.append([name, file.stat().st_size, np.mean(predicted == y), agreement])
+    columns = ["model", "bytes", "accuracy", "agreement"]
+    common.write(pd.DataFrame(rows, columns=columns), "exported")
+
+
+def numbers() -> list[str]:
+    """Return each row and phrase of the page that holds a number."""
+    table = common.read("exported").set_index("model")
+    n = len(common.read("fine_tuning_predictions").query("run == 1"))
+    correct = table["accuracy"].map(lambda share: np.arange(n) < round(share * n))
+    return [
+        *map(
+            common.row,
+            table.index,
+            (table["bytes"] / 1e6).map("{:.1f}".format),
+            correct.map(common.share),
+            table["agreement"].map("{:.1%}".format),
+        ),
+        f"on the {n:,} test photos",
+    ]
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        {"measure": measure}[sys.argv[1]](*sys.argv[2:])
+    else:
+        print(*numbers(), sep="\n")
