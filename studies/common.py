@@ -1,6 +1,7 @@
 """What the studies share: the committed tables, the bundled features, numbers as the pages say."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,14 @@ import utils
 from scenes import calibration, features, files
 
 ROOT = Path(__file__).parents[1]
+
+
+def main(numbers: Callable[[], list[str]], **commands: Callable) -> None:
+    """Print the numbers of a page or, if the command line names a command, run that."""
+    name, *arguments = sys.argv[1:] or [None]
+    if name and name not in commands:
+        sys.exit(f"{name} is no command of this study; it must be one of {', '.join(commands)}")
+    commands[name](*arguments) if name else print(*numbers(), sep="\n")
 
 
 def read(name: str) -> pd.DataFrame:

@@ -2,27 +2,23 @@
 Label noise: the numbers of `label_noise.md`, and how to repeat what they come from.
 
 `python -m studies.label_noise` prints each number of the page. With `pairs`, it lists the
-near-duplicates; with `clean`, it trains heads with the flagged labels removed, softened or
-changed, and writes `results/label_cleaning.csv` (two minutes); with `sheets PHOTOS FOLDER`, it
-draws the 400 photos of `results/label_reading.csv` in the order of the reading, with nothing but
-numbers, for another reader. The sheets show the photos, so they must not be published.
+near-duplicates; with `clean`, it trains heads with the flagged labels removed or changed, and
+writes `results/label_cleaning.csv` (two minutes); with `sheets PHOTOS FOLDER`, it draws the photos
+of `results/label_reading.csv` for another reader. The sheets must not be published.
 """
 
-import sys
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-import keras
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw, ImageFont
 from sklearn.preprocessing import normalize
 
 import utils
-from scenes import features, grid_search, heads, photos
+from scenes import features, grid_search, heads
 from studies import common
 
-GRID, SIZE = 4, 256  # a sheet holds GRID x GRID photos of SIZE pixels
 THRESHOLD = 0.95  # the cosine of near-duplicates
 ROWS = {
     "random": "random test photos",
@@ -70,82 +66,46 @@ def near_duplicates(X: np.ndarray, digests: Sequence[str]) -> pd.DataFrame:
 def pairs() -> None:
     """Print the near-duplicates among the bundled images."""
     images, X, _ = common.load_images()
-    table = near_duplicates(X, images["digest"])
-    for side in ("first", "second"):
-        table[side] = images["path"].to_numpy()[table[side]]
-    print(table.to_string())
+    table, paths = near_duplicates(X, images["digest"]), images["path"].to_numpy()
+    print(table.assign(first=paths[table["first"]], second=paths[table["second"]]).to_string())
 
 
 def clean() -> None:
     """Train on labels cleaned in several ways, and compare on the same validation images."""
     images, X, y = common.load_images()
-    train, held_out = ((images["split"] == name).to_numpy() for name in ("train", "validation"))
-    setting, classes = common.best_setting(), np.eye(y.max() + 1, dtype="float32")
-    oof_probabilities = np.zeros((train.sum(), len(classes)), "float32")
-    groups = images["digest"][train]
-    for rest, fold in grid_search.make_folds(y[train], groups, folds=5, seed=0):
-        head, _ = heads.train_head(X[train][rest], y[train][rest], **setting)
-        oof_probabilities[fold] = head.predict(X[train][fold], verbose=0)
-    suggested = utils.find_suspects(oof_probabilities, y[train])
-    flagged, every, labels = suggested >= 0, np.ones(train.sum(), bool), classes[y[train]]
-    changed = np.where(flagged[:, None], classes[suggested], labels)
-    others = every.copy()
-    others[np.random.default_rng(0).choice(len(every), flagged.sum(), replace=False)] = False
+    val, train = ((images["split"] == name).to_numpy() for name in ("validation", "train"))
+    X_val, y_val, X, y, groups = X[val], y[val], X[train], y[train], images["digest"][train]
+    setting, probabilities = common.best_setting(), np.zeros((len(y), y.max() + 1))
+    for rest, fold in grid_search.make_folds(y, groups, folds=5, seed=0):
+        probabilities[fold] = heads.train_head(X[rest], y[rest], **setting)[0](X[fold])
+    suggested = utils.find_suspects(probabilities, y)
+    kept, others = suggested < 0, np.ones(len(y), bool)
+    others[np.random.default_rng(0).choice(len(y), (~kept).sum(), replace=False)] = False
     ways = {
-        "all photos": (every, labels),
-        "flagged removed": (~flagged, labels),
-        "flagged softened": (every, (labels + changed) / 2),
-        "flagged changed": (every, changed),
-        "as many others removed": (others, labels),
+        "all photos": (slice(None), y),
+        "flagged removed": (kept, y),
+        "flagged changed": (slice(None), np.where(kept, y, suggested)),
+        "as many others removed": (others, y),
     }
     rows = []
-    for name, (kept, targets) in ways.items():
-        for seed in range(3):
-            head = train_on_shares(X[train][kept], targets[kept], seed=seed, **setting)
-            probabilities = head.predict(X[held_out], verbose=0)
-            of_label = probabilities[np.arange(held_out.sum()), y[held_out]]
-            accuracy = np.mean(probabilities.argmax(axis=1) == y[held_out])
-            rows.append([name, kept.sum(), seed, accuracy, -np.log(of_label.clip(1e-7)).mean()])
+    for (name, (chosen, labels)), seed in itertools.product(ways.items(), range(3)):
+        head, _ = heads.train_head(X[chosen], labels[chosen], **setting, seed=seed)
+        probabilities = head.predict(X_val, verbose=0)
+        of_label = probabilities[np.arange(len(y_val)), y_val]
+        accuracy = np.mean(probabilities.argmax(axis=1) == y_val)
+        rows.append([name, len(y[chosen]), seed, accuracy, -np.log(of_label).mean()])
     columns = ["labels", "photos", "seed", "val_accuracy", "val_loss"]
     common.write(pd.DataFrame(rows, columns=columns), "label_cleaning")
 
 
-def train_on_shares(
-    X: np.ndarray,
-    shares: np.ndarray,
-    *,
-    seed: int,
-    learning_rate: float,
-    batch_size: int,
-    epochs: int,
-    **penalty: float,
-) -> keras.Model:
-    """Return a head trained as `train_head` does, but on labels that are shares of classes."""
-    keras.utils.set_random_seed(seed)
-    head = heads.build_head(X.shape[1], shares.shape[1], **penalty)
-    head.compile(
-        keras.optimizers.Adam(learning_rate),
-        loss="categorical_crossentropy",
-        steps_per_execution=64,
-        jit_compile=False,
-    )
-    head.fit(X, shares, batch_size=batch_size, epochs=epochs, verbose=0)
-    return head
-
-
 def sheets(source: str, folder: str) -> None:
-    """Draw the photos of the reading on sheets in a new folder, numbered and without labels."""
+    """Draw the photos of the reading in a new folder, 16 a sheet, numbered and without labels."""
     Path(folder).mkdir(parents=True)
-    paths, font = common.read("label_reading")["path"], ImageFont.load_default(22)
-    for start in range(0, len(paths), GRID**2):
-        sheet = Image.new("RGB", (GRID * (SIZE + 6), GRID * (SIZE + 32)), "white")
-        draw = ImageDraw.Draw(sheet)
-        for place, path in enumerate(paths[start : start + GRID**2]):
-            left, top = (place % GRID) * (SIZE + 6), (place // GRID) * (SIZE + 32)
-            photo = Image.fromarray(photos.read_photo(Path(source, path))).resize((SIZE, SIZE))
-            sheet.paste(photo, (left, top + 28))
-            draw.text((left + 4, top + 2), str(start + place + 1), fill="black", font=font)
-        sheet.save(Path(folder, f"sheet_{start // GRID**2 + 1:02}.png"))
+    paths = [Path(source, path) for path in common.read("label_reading")["path"]]
+    for start in range(0, len(paths), 16):
+        titles = range(start + 1, start + 17)
+        figure = utils.show_images(paths[start : start + 16], titles, columns=4)
+        figure.savefig(Path(folder, f"sheet_{start // 16 + 1:02}.png"))
 
 
 def numbers() -> list[str]:
@@ -174,11 +134,11 @@ def numbers_of_errors() -> list[str]:
     guesses = table.select_dtypes("number").idxmax(axis=1).unstack().reset_index("label")
     correct = guesses[1] == guesses["label"]
     shared = ~correct & (guesses[[1, 2, 3]].nunique(axis=1) == 1)
-    readings = common.read("label_mistakes").set_index("path")
-    readings = readings[readings["suggested"] == guesses[1][shared].reindex(readings.index)]
-    as_label = (readings["reading"] == readings["label"]).sum()
-    not_shared = (~correct & ~shared).sum()
-    won = not_shared + shared.sum() * as_label / len(readings)
+    read = pd.concat([common.read("label_reading"), common.read("label_mistakes")])
+    read = read.drop_duplicates("path")[["path", "label", "reading"]].set_index("path")
+    read = read[read.index.isin(correct.index[shared])]
+    as_label, not_shared = (read["reading"] == read["label"]).sum(), (~correct & ~shared).sum()
+    won = not_shared + shared.sum() * as_label / len(read)
     flagged = correct.index.isin(common.read("label_suspects")["path"])
     pairs = common.read("near_copies")
     crossing = pairs[(pairs["split_1"] != pairs["split_2"]) & (pairs["same_picture"] == "yes")]
@@ -187,8 +147,8 @@ def numbers_of_errors() -> list[str]:
     return [
         f"{(~correct).sum()} errors on the {len(correct):,} test photos",
         f"{not_shared} of them are not shared by all three runs",
-        f"Of the {shared.sum()} shared ones, {len(readings)} were read, {as_label} as their label",
-        f"{shared.sum() - len(readings)} were never read",
+        f"Of the {shared.sum()} shared ones, {len(read)} were read, {as_label} as their label",
+        f"{shared.sum() - len(read)} were never read",
         f"would reach {(correct.sum() + won) / len(correct):.1%}",
         f"{common.share(correct)} on all test photos",
         f"{common.share(correct[~flagged])} without the {flagged.sum()} flagged ones",
@@ -200,22 +160,11 @@ def numbers_of_errors() -> list[str]:
 
 
 def numbers_of_cleaning() -> list[str]:
-    table = common.read("label_cleaning")
-    accuracy = table.pivot(index="seed", columns="labels", values="val_accuracy")
+    accuracy = common.read("label_cleaning").pivot(index="seed", columns="labels")["val_accuracy"]
     gain = 100 * accuracy.sub(accuracy["all photos"], axis=0)
-    return [
-        common.row(
-            name,
-            f"{accuracy[name].mean():.2%}",
-            f"{gain[name].mean():+.2f}",
-            f"{gain[name].sem():.2f}",
-        )
-        for name in table["labels"].unique()
-    ]
+    gains = gain.mean().map("{:+.2f}".format), gain.sem().map("{:.2f}".format)
+    return [*map(common.row, gain, accuracy.mean().map("{:.2%}".format), *gains)]
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        {"clean": clean, "pairs": pairs, "sheets": sheets}[sys.argv[1]](*sys.argv[2:])
-    else:
-        print(*numbers(), sep="\n")
+    common.main(numbers, clean=clean, pairs=pairs, sheets=sheets)

@@ -6,7 +6,6 @@ with `run`, it searches, and writes `results/grid_search_large.csv` (35 minutes 
 interrupted search resumes).
 """
 
-import sys
 from collections.abc import Sequence
 
 import pandas as pd
@@ -60,19 +59,10 @@ def best_of(table: pd.DataFrame, x: str, y: str) -> go.Figure:
     low = cells.stack().quantile(0.25)  # else the worst leave one colour for all others
     names = {"x": x.replace("_", " "), "y": y.replace("_", " "), "color": "accuracy (%)"}
     title = f"Highest validation accuracy (%)<br><sup>the colours begin at {low:.2f}%</sup>"
-    figure = px.imshow(
-        cells.rename(columns="{:g}".format, index="{:g}".format),
-        labels=names,
-        title=title,
-        text_auto=".2f",
-        zmin=low,
-        color_continuous_scale="Viridis",
-        template="plotly_white",
-        origin="lower",
-        aspect="auto",
-        width=850,
-        height=500,
-    )
+    cells = cells.rename(columns="{:g}".format, index="{:g}".format)
+    look = {"zmin": low, "color_continuous_scale": "Viridis", "origin": "lower", "aspect": "auto"}
+    look |= {"template": "plotly_white", "text_auto": ".2f", "width": 850, "height": 500}
+    figure = px.imshow(cells, labels=names, title=title, **look)
     return figure.update_coloraxes(showscale=False)
 
 
@@ -116,7 +106,4 @@ def draw() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        {"run": run, "plots": draw}[sys.argv[1]]()
-    else:
-        print(*numbers(), sep="\n")
+    common.main(numbers, plots=draw, run=run)

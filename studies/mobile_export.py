@@ -7,7 +7,6 @@ minutes on two cores; PHOTOS is the folder of the Kaggle data set).
 """
 
 import os
-import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -21,8 +20,6 @@ import scenes
 from scenes import classifier, features, photos
 from studies import common
 
-FILES = {"LiteRT": False, "LiteRT, 8-bit weights": True}
-
 
 @scenes.silent()  # LiteRT says which delegate it has made
 def run_exported(file: str | Path, paths: Sequence[str | Path]) -> np.ndarray:
@@ -30,10 +27,8 @@ def run_exported(file: str | Path, paths: Sequence[str | Path]) -> np.ndarray:
     with warnings.catch_warnings(action="ignore"):  # the successor is a package of its own
         interpreter = tf.lite.Interpreter(str(file), num_threads=os.cpu_count())
     interpreter.allocate_tensors()
-    photo, probabilities = (
-        details[0]["index"]
-        for details in (interpreter.get_input_details(), interpreter.get_output_details())
-    )
+    photo = interpreter.get_input_details()[0]["index"]
+    probabilities = interpreter.get_output_details()[0]["index"]
     answers = []
     for path in paths:
         interpreter.set_tensor(photo, photos.resize_photos([photos.read_photo(path)]))
@@ -51,7 +46,7 @@ def measure(folder: str) -> None:
     by_keras = classifier.predict(model, paths)["label"].cat.codes.to_numpy()
     rows = [["Keras", file.stat().st_size, np.mean(by_keras == y), 1.0]]
     with tempfile.TemporaryDirectory() as temporary:
-        for name, int8 in FILES.items():
+        for name, int8 in {"LiteRT": False, "LiteRT, 8-bit weights": True}.items():
             file = Path(temporary, "model.tflite")
             classifier.export(model, file, int8=int8)
             predicted = run_exported(file, paths).argmax(axis=1)
@@ -66,20 +61,10 @@ def numbers() -> list[str]:
     table = common.read("exported").set_index("model")
     n = len(common.read("fine_tuning_predictions").query("run == 1"))
     correct = table["accuracy"].map(lambda share: np.arange(n) < round(share * n))
-    return [
-        *map(
-            common.row,
-            table.index,
-            (table["bytes"] / 1e6).map("{:.1f}".format),
-            correct.map(common.share),
-            table["agreement"].map("{:.1%}".format),
-        ),
-        f"on the {n:,} test photos",
-    ]
+    sizes = (table["bytes"] / 1e6).map("{:.1f}".format)
+    cells = table.index, sizes, correct.map(common.share), table["agreement"].map("{:.1%}".format)
+    return [*map(common.row, *cells), f"on the {n:,} test photos"]
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        {"measure": measure}[sys.argv[1]](*sys.argv[2:])
-    else:
-        print(*numbers(), sep="\n")
+    common.main(numbers, measure=measure)

@@ -7,7 +7,6 @@ that never saw one of the classes, and writes `results/none_of_the_classes.csv` 
 `results/unknown_photos.csv`.
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -53,10 +52,9 @@ def photos(*folders: str) -> None:
     model, rows = classifier.load_classifier(common.ROOT / "intel_classifier.keras"), []
     for folder in folders:
         table = classifier.predict(model, folder)
-        answers = table["label"][~table["unsure"]]
-        counts = answers.value_counts()
-        row = {"set": Path(folder).name, "photos": len(table), "answered": len(answers)}
-        row |= {"share": len(answers) / len(table), "label": counts.idxmax(), "times": counts.max()}
+        counts = table["label"][~table["unsure"]].value_counts()
+        row = {"set": Path(folder).name, "photos": len(table), "answered": counts.sum()}
+        row |= {"share": (~table["unsure"]).mean(), "label": counts.idxmax(), "times": counts.max()}
         rows.append(row)
     common.write(pd.DataFrame(rows), "unknown_photos")
 
@@ -77,7 +75,4 @@ def numbers() -> list[str]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        {"held_out": held_out, "photos": photos}[sys.argv[1]](*sys.argv[2:])
-    else:
-        print(*numbers(), sep="\n")
+    common.main(numbers, held_out=held_out, photos=photos)
