@@ -164,7 +164,8 @@ def _read_cache(cache: Path, base_digest: str) -> tuple[np.ndarray, np.ndarray]:
     none = np.array([], dtype=str), np.zeros((0, base_model.N_FEATURES), "uint8")
     if not cache.exists():
         return none
-    ours = files.begins_with(cache, b"format.npy", b"base_model.npy")
+    second = (b"base_model.npy", b"trunk.npy")  # the latter in a cache of format 2
+    ours = any(files.begins_with(cache, b"format.npy", name) for name in second)
     if not ours or cache.resolve() == BUNDLED_FEATURES.resolve():
         raise ValueError(f"{cache} is no cache of features, and is not replaced; choose another")
     try:

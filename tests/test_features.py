@@ -367,15 +367,22 @@ def rewrite(path: Path, /, **changed: np.ndarray | None) -> None:
     np.savez(path, **{k: v for k, v in arrays.items() if v is not None})
 
 
+def make_format_2(path: Path) -> None:
+    with np.load(path) as archive:
+        arrays = {"trunk" if k == "base_model" else k: v for k, v in archive.items()}
+    np.savez(path, **arrays | {"format": np.array(2)})
+
+
 @pytest.mark.parametrize(
     "harm",
     [
         cut,
         flip,
+        make_format_2,
         lambda path: rewrite(path, format=np.array(scenes.FORMAT + 1)),
         lambda path: rewrite(path, digest=None),
     ],
-    ids=["cut off", "bit flipped", "other version", "array missing"],
+    ids=["cut off", "bit flipped", "format 2", "other version", "array missing"],
 )
 def test_a_damaged_cache_is_computed_again_with_a_word(extract, count, capsys, tmp_path, harm):
     features = extract()
