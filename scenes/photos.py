@@ -1,8 +1,8 @@
 """
 Photos (section 2): their pixels, and their size for the network.
 
-A photo is its pixels: one decoder for all modules, and no photo is moved or changed. Knows
-nothing of networks.
+A photo is its pixels: one decoder for all modules, and no photo is moved or changed. Of the
+base model, only its image size is known here.
 """
 
 import io

@@ -24,7 +24,7 @@ def half_step(features: np.ndarray) -> np.ndarray:
 # --- The base model ------------------------------------------------------------------------
 
 
-def test_the_trunk_maps_photos_to_1280_frozen_features(random_base_model):
+def test_the_base_model_maps_photos_to_1280_frozen_features(random_base_model):
     assert random_base_model.input_shape == (None, 224, 224, 3)
     assert random_base_model.output_shape == (None, 1280)
     assert not random_base_model.trainable_weights
@@ -37,7 +37,7 @@ def test_the_trunk_maps_photos_to_1280_frozen_features(random_base_model):
     assert 0 <= features.min() < features.max() <= 6
 
 
-def test_the_trunk_takes_its_weights_from_a_file(random_base_model, tmp_path):
+def test_the_base_model_takes_its_weights_from_a_file(random_base_model, tmp_path):
     random_base_model.save_weights(tmp_path / "own.weights.h5")
     again = scenes.base_model.build_base_model(tmp_path / "own.weights.h5")
     for weight, same in zip(again.get_weights(), random_base_model.get_weights(), strict=True):

@@ -53,7 +53,9 @@ def extract(drawn, base, tmp_path):
 # --- Photos through the base model ---------------------------------------------------------
 
 
-def test_features_are_the_trunks_within_the_rounding(drawn, random_base_model, extract):
+def test_features_are_those_of_the_base_model_within_the_rounding(
+    drawn, random_base_model, extract
+):
     """Of photos that grow, that shrink, and that have the right size already."""
     folder = drawn / "seg_train" / "seg_train" / "sea"
     sizes = {"a": (224, 224), "b": (300, 100), "c": (90, 280), "d": (500, 400), "e": (150, 150)}
@@ -161,7 +163,7 @@ def test_photos_that_vanish_or_change_in_the_middle_are_all_listed_and_the_rest_
     assert count() == 3 + len(images)
 
 
-def test_a_trunk_that_gives_nan_is_refused(extract):
+def test_a_base_model_that_gives_nan_is_refused(extract):
     broken = small_base_model(0)
     kernel, bias = broken.layers[-1].get_weights()
     broken.layers[-1].set_weights([kernel, np.where(np.arange(1280) == 7, np.nan, bias)])
@@ -270,7 +272,7 @@ def test_a_photo_is_known_by_its_pixels_not_by_its_name_or_format(drawn, extract
     assert count() == 0
 
 
-def test_copies_go_through_the_trunk_once(drawn, extract, count):
+def test_copies_go_through_the_base_model_once(drawn, extract, count):
     folder = drawn / "seg_train" / "seg_train" / "sea"
     (folder / "copy.jpg").write_bytes((folder / "0.jpg").read_bytes())
     images = read_table(drawn)

@@ -153,7 +153,7 @@ def test_mobilenet_is_cut_before_the_first_layer_and_normalization_stays_frozen(
     assert len(kernels) == 3 * 7 + 1, "three of each of seven blocks, and Conv_1"
 
 
-def test_trunk_and_head_given_stay_as_they_are(tune, network, head):
+def test_base_model_and_head_given_stay_as_they_are(tune, network, head):
     before = [w.copy() for model in (network, head) for w in model.get_weights()]
     tune(epochs=1)
     after = [w for model in (network, head) for w in model.get_weights()]

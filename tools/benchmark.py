@@ -192,7 +192,9 @@ def scikit_learn_search(train: Photos, validation: Photos) -> float:
     return search.fit(features, labels).best_score_
 
 
-def through_the_trunk(images: pd.DataFrame, photos: Path, base: keras.Model) -> Callable[[], float]:
+def through_the_base_model(
+    images: pd.DataFrame, photos: Path, base: keras.Model
+) -> Callable[[], float]:
     """Return a task that trains one epoch on photos through the frozen base, as in 2020."""
 
     def read(path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -274,7 +276,7 @@ def compare_searches(
         base = scenes.base_model.build_base_model()
         ways[EXTRACTION] = extraction(images, photos, base), 1, "all"
         ways[OLD_WAY] = (
-            through_the_trunk(images, photos, base),
+            through_the_base_model(images, photos, base),
             len(SETTINGS) * EPOCHS,
             f"1 epoch, x {len(SETTINGS) * EPOCHS}",
         )
@@ -385,7 +387,7 @@ def extraction(images: pd.DataFrame, photos: Path, base: keras.Model) -> Callabl
     return task
 
 
-def bare_trunk(base: keras.Model, photos: int) -> Callable[[], None]:
+def bare_base_model(base: keras.Model, photos: int) -> Callable[[], None]:
     """Return a task that sends random arrays through the base: the ceiling of extraction."""
     batch = tf.random.uniform((32, IMAGE_SIZE, IMAGE_SIZE, 3), -1, 1)
     run = tf.function(base)
@@ -446,7 +448,7 @@ def measure_extraction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterato
         others["the base model in OpenVINO"] = openvino_base_model(base)
     else:
         yield "OpenVINO is not installed."
-    tasks = {ours: extraction(images, photos, base), bare: bare_trunk(base, len(images))}
+    tasks = {ours: extraction(images, photos, base), bare: bare_base_model(base, len(images))}
     tasks |= {name: other_trunk(run, base, len(images)) for name, run in others.items()}
     table = take_turns(tasks, bar)
     speed = len(images) / table["seconds"].astype(float)
