@@ -53,9 +53,7 @@ def extract(drawn, base, tmp_path):
 # --- Photos through the base model ---------------------------------------------------------
 
 
-def test_features_are_those_of_the_base_model_within_the_rounding(
-    drawn, random_base_model, extract
-):
+def test_features_equal_the_base_models_within_the_rounding(drawn, random_base_model, extract):
     """Of photos that grow, that shrink, and that have the right size already."""
     folder = drawn / "seg_train" / "seg_train" / "sea"
     sizes = {"a": (224, 224), "b": (300, 100), "c": (90, 280), "d": (500, 400), "e": (150, 150)}

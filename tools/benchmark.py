@@ -192,7 +192,7 @@ def scikit_learn_search(train: Photos, validation: Photos) -> float:
     return search.fit(features, labels).best_score_
 
 
-def through_the_base_model(
+def through_base_model(
     images: pd.DataFrame, photos: Path, base: keras.Model
 ) -> Callable[[], float]:
     """Return a task that trains one epoch on photos through the frozen base, as in 2020."""
@@ -276,7 +276,7 @@ def compare_searches(
         base = scenes.base_model.build_base_model()
         ways[EXTRACTION] = extraction(images, photos, base), 1, "all"
         ways[OLD_WAY] = (
-            through_the_base_model(images, photos, base),
+            through_base_model(images, photos, base),
             len(SETTINGS) * EPOCHS,
             f"1 epoch, x {len(SETTINGS) * EPOCHS}",
         )
@@ -422,7 +422,7 @@ def constant_base_model(base: keras.Model) -> Callable[[np.ndarray], np.ndarray]
     return lambda batch: run(batch).numpy()
 
 
-def other_trunk(
+def other_model(
     run: Callable[[np.ndarray], np.ndarray], base: keras.Model, photos: int
 ) -> Callable[[], float]:
     """Return a task that sends random arrays through `run`, and says how far it is off."""
@@ -449,7 +449,7 @@ def measure_extraction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterato
     else:
         yield "OpenVINO is not installed."
     tasks = {ours: extraction(images, photos, base), bare: bare_base_model(base, len(images))}
-    tasks |= {name: other_trunk(run, base, len(images)) for name, run in others.items()}
+    tasks |= {name: other_model(run, base, len(images)) for name, run in others.items()}
     table = take_turns(tasks, bar)
     speed = len(images) / table["seconds"].astype(float)
     yield markdown(speed.round(1).to_frame("photos per second"))
