@@ -258,6 +258,21 @@ def test_the_learning_rate_rises_and_then_falls_to_0():
     np.testing.assert_allclose(rates, [0, 5e-4, 1e-3, 5e-4, 0], atol=1e-9)
 
 
+def test_the_learning_rate_rises_for_a_fifth_of_an_epoch(tune, monkeypatch):
+    """Of 12 batches an epoch, three; at the end of all epochs it is 0."""
+    rates, adamw = [], scenes.fine_tuning._adamw
+
+    def record(*arguments, **options):
+        optimizer = adamw(*arguments, **options)
+        rates.extend(float(optimizer._learning_rate(step)) for step in (0, 1, 2, 3, 24))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scenes.fine_tuning, "_adamw", record)
+    with pytest.raises(KeyboardInterrupt):
+        tune(batch_size=2)
+    np.testing.assert_allclose(rates, np.array([0, 1, 2, 3, 0]) * 1e-3 / 3, atol=1e-9)
+
+
 def test_labels_are_smoothed(tune, tuned):
     assert not np.array_equal(
         tune(label_smoothing=0.9)[1].get_weights()[0], tuned[1].get_weights()[0]
