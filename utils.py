@@ -144,11 +144,15 @@ def _set_apart(split: str, images: pd.DataFrame, ratio: float, seed: int) -> pd.
     return images
 
 
+def _by_fold(results: pd.DataFrame) -> pd.DataFrame:
+    """Return validation accuracies: a row for each setting and epoch, a column for each fold."""
+    index = [*scenes.HYPERPARAMETERS, "epoch"]
+    return results.pivot(index=index, columns="fold", values="val_accuracy")
+
+
 def rank_epochs(results: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each setting and epoch, the best first, with the columns of `summarize`."""
-    folds = results.pivot(
-        index=[*scenes.HYPERPARAMETERS, "epoch"], columns="fold", values="val_accuracy"
-    )
+    folds = _by_fold(results)
     table = pd.DataFrame(
         {
             "val_accuracy": folds.mean(axis=1).round(9),
@@ -209,8 +213,7 @@ def accuracy_by_other_folds(results: pd.DataFrame) -> float:
 
     The highest mean of many settings and epochs is optimistic; this one is not.
     """
-    index = [*scenes.HYPERPARAMETERS, "epoch"]
-    folds = results.pivot(index=index, columns="fold", values="val_accuracy")
+    folds = _by_fold(results)
     chosen = {fold: folds.drop(columns=fold).mean(axis=1).idxmax() for fold in folds}
     return float(np.mean([folds.loc[choice, fold] for fold, choice in chosen.items()]))
 
