@@ -87,7 +87,7 @@ def test_bundled_features_are_those_of_the_real_photos(
     computed = scenes.features.extract_features(
         again, real_photos, imagenet_base_model, cache=cache
     )
-    steps = [f.astype(int) for f in (computed, scenes.base_model.round_features(features[rows]))]
+    steps = [scenes.base_model.round_features(f).astype(int) for f in (computed, features[rows])]
     assert np.abs(steps[0] - steps[1]).max() <= 1
     for path, row in list(zip(again["path"], features[rows], strict=True))[:6]:
         right = by_hand(scenes.photos.read_photo(real_photos / path), imagenet_base_model)
