@@ -34,6 +34,7 @@ def grid_search(
     folds: int,
     groups: Sequence | None = None,
     batch_size: int = 128,
+    class_weight: str | None = None,
     seed: int = 0,
     csv: str | Path,
 ) -> pd.DataFrame:
@@ -53,6 +54,10 @@ def grid_search(
     epochs, folds, batch_size : int
     groups : sequence of length n, optional
         Photos of the same group never stand on both sides of a fold.
+    class_weight : None or 'balanced'
+        See `heads.class_weights`. The weights are computed from the training part of each
+        fold; they weight the cross-entropy and the accuracy of its training and validation
+        photos. The folds are stratified: with 'balanced', accuracies are balanced accuracies.
     seed : int
         Fold k is seeded from (seed, k), so that it does not matter when it runs.
     csv : path
@@ -84,6 +89,7 @@ def grid_search(
     """
     grid = {"learning_rates": learning_rates, "dropouts": dropouts, "weight_decays": weight_decays}
     options = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
+    options["class_weight"] = class_weight
     settings.check(**grid, **options, folds=folds)
     X, y, n_classes = heads.check_data(X, y)
     splits = make_folds(y, groups, folds=folds, seed=seed)
@@ -93,7 +99,7 @@ def grid_search(
     csv = Path(csv)
     parts = csv.with_name(f".{csv.stem}-{name}")
     with files.locked(csv):
-        histories = _train(parts, blocks, splits, X, y, n_classes, **options)
+        histories = _train(parts, blocks, splits, X, y, options | {"n_classes": n_classes})
         tables = [_fold_table(history, block, fold) for history, block, fold in histories]
         results = pd.concat(tables).sort_values(
             [*scenes.HYPERPARAMETERS, "fold", "epoch"], ignore_index=True
@@ -140,23 +146,30 @@ def check_sizes(images: pd.DataFrame, **ratios: float) -> None:
     """
     given = {f"{split.upper()}_RATIO" for split in images["split"].unique()}
     ratios = {name: value for name, value in ratios.items() if name not in given}
-    parts = {name: round(max(value, 1 / value)) for name, value in ratios.items()}
-    tests = parts.get("TEST_RATIO", 0)
-    most = max(parts[name] for name in parts if name != "TEST_RATIO")
-    needed = max(tests, -(-most * tests // (tests - 1))) if tests else most
+    folds = {name: value if name == "FOLDS" else round(1 / value) for name, value in ratios.items()}
+    tests = folds.get("TEST_RATIO")
+    most = max(n for name, n in folds.items() if name != "TEST_RATIO")
+
+    def without_test(n: int) -> int:
+        return n - -(-n // tests) if tests else n
+
+    needed = next(n for n in itertools.count(tests or 1) if without_test(n) >= most)
     train = images[images["split"] == "train"]
     sizes = train.groupby("label", observed=True)["digest"].nunique()
     if (size := int(sizes.min())) < needed:
-        rest = size - -(-size // min(tests, size)) if tests else size
-        fit = {name: size if name == "TEST_RATIO" else rest for name in parts}
-        fit = {name: n for name, n in fit.items() if n < parts[name]}
-        fit = {name: n if name == "FOLDS" else 1 / n for name, n in fit.items()}
-        said = [", ".join(f"{name} {n:.2g}" for name, n in s.items()) for s in (ratios, fit)]
-        said = [" and ".join(line.rsplit(", ", 1)) for line in said]
-        raise ValueError(
-            f"{sizes.idxmin()} has {size} photos; with {said[0]} a class needs {needed}: add photos"
-            + f", or set {said[1]}" * (rest > 1)
-        )
+        advice = "add photos"
+        if (rest := without_test(size)) > 1:
+            fit = {"TEST_RATIO": size, "VALIDATION_RATIO": rest, "FOLDS": rest}
+            fit = {name: fit[name] for name in folds if fit[name] < folds[name]}
+            fit = {name: n if name == "FOLDS" else 1 / n for name, n in fit.items()}
+            advice += f", or set {_listed(fit)}"
+        needs = f"with {_listed(ratios)} a class needs {needed}"
+        raise ValueError(f"{sizes.idxmin()} has {size} photos; {needs}: {advice}")
+
+
+def _listed(values: dict[str, float]) -> str:
+    """Return 'A 1, B 2 and C 3'."""
+    return " and ".join(", ".join(f"{name} {n:.2g}" for name, n in values.items()).rsplit(", ", 1))
 
 
 def _divide(
@@ -192,16 +205,11 @@ def _train(
     splits: list[tuple[np.ndarray, np.ndarray]],
     X: np.ndarray,
     y: np.ndarray,
-    n_classes: int,
-    *,
-    epochs: int,
-    batch_size: int,
-    seed: int,
+    options: dict,
 ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, list[float]], int]]:
     """Yield (history, grid, fold) of each block and fold, as they are read or trained."""
-    left, calls = [], []
-    total = len(splits) * len(blocks) * epochs
-    with tasks.progress(total, "Grid search", "epoch") as bar:
+    left, calls, epochs = [], [], options["epochs"]
+    with tasks.progress(len(splits) * len(blocks) * epochs, "Grid search", "epoch") as bar:
         for (number, block), (fold, rows) in itertools.product(
             enumerate(blocks, start=1), enumerate(splits, start=1)
         ):
@@ -211,10 +219,8 @@ def _train(
                 bar.update(epochs)
                 yield history, block, fold
                 continue
-            fold_seed = int(np.random.SeedSequence([seed, fold]).generate_state(1)[0])
-            options = {"epochs": epochs, "batch_size": batch_size, "seed": fold_seed}
-            options |= {"n_classes": n_classes, "grid": block}
-            calls.append((*rows, options))
+            seed = int(np.random.SeedSequence([options["seed"], fold]).generate_state(1)[0])
+            calls.append((*rows, options | {"grid": block, "seed": seed}))
             left.append((part, block, fold))
         shared, amounts = (X, y), [epochs] * len(calls)
         for number, history in tasks.run_tasks(_train_fold, shared, calls, bar, amounts):
@@ -248,6 +254,7 @@ def _fit(
     n_classes: int,
     epochs: int,
     batch_size: int,
+    class_weight: str | None,
     seed: int,
 ) -> dict[str, np.ndarray]:
     """Return each metric's history, shape (epochs, D, H), for all heads of one fold."""
@@ -255,13 +262,19 @@ def _fit(
         **grid, n_features=X.shape[1], n_classes=n_classes, seed=seed
     )
     model.steps_per_execution = heads.steps(len(training), batch_size)
+    weights = heads.class_weights(y[training], class_weight, n_classes)
+    (X_train, y_train, train_weights), validation_data = (
+        (X[rows], y[rows], weights[y[rows]] if class_weight else None)
+        for rows in (training, validation)
+    )
     keras.utils.set_random_seed(seed)
     history = model.fit(
-        X[training],
-        y[training],
+        X_train,
+        y_train,
+        sample_weight=train_weights,
         batch_size=batch_size,
         epochs=epochs,
-        validation_data=(X[validation], y[validation]),
+        validation_data=validation_data,
         validation_batch_size=256,
         verbose=0,
     ).history

@@ -49,6 +49,27 @@ def check_data(
     return X, y.astype("int32"), n_classes or len(classes)
 
 
+def class_weights(y: np.ndarray, class_weight: str | None, n_classes: int) -> np.ndarray:
+    """
+    Return the weight of each class, shape (n_classes,).
+
+    Parameters
+    ----------
+    y : ndarray of int
+        The class numbers of the training set.
+    class_weight : None or 'balanced'
+        None: 1 for each class. 'balanced': n / (n_classes * images of the class), as in
+        scikit-learn, so that all classes have the same total weight; 0 for a class without
+        images.
+    n_classes : int
+    """
+    settings.check(class_weight=class_weight)
+    if class_weight is None:
+        return np.ones(n_classes, "float32")
+    counts = np.bincount(y, minlength=n_classes)
+    return (len(y) / (n_classes * np.maximum(counts, 1)) * (counts > 0)).astype("float32")
+
+
 def build_head(
     n_features: int, n_classes: int, *, dropout: float, weight_decay: float
 ) -> keras.Sequential:
@@ -94,6 +115,7 @@ def train_head(
     validation_data: tuple[np.ndarray, np.ndarray] | None = None,
     epochs: int,
     batch_size: int = 128,
+    class_weight: str | None = None,
     seed: int = 0,
 ) -> tuple[keras.Sequential, pd.DataFrame]:
     """
@@ -109,6 +131,9 @@ def train_head(
     validation_data : (X, y), optional
         Evaluated after each epoch.
     epochs, batch_size : int
+    class_weight : None or 'balanced'
+        See `class_weights`. The weights are computed from `y`; they weight the cross-entropy
+        and the accuracy of the training and the validation data.
     seed : int
         Seeds the initial weights, the order of the images and the dropout masks; it becomes
         the global seed of Keras.
@@ -122,24 +147,20 @@ def train_head(
     """
     settings.check(learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, seed=seed)
     X, y, n_classes = check_data(X, y)
+    weights = class_weights(y, class_weight, n_classes)
     if validation_data:
-        *validation_data, _ = check_data(*validation_data, n_classes)
+        X_val, y_val, _ = check_data(*validation_data, n_classes)
+        validation_data = X_val, y_val, weights[y_val] if class_weight else None
     with one_training, tasks.progress(epochs, "Training the head", "epoch") as bar:
         tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(int(seed))  # Keras refuses whole numbers of NumPy
         head = build_head(X.shape[1], n_classes, dropout=dropout, weight_decay=weight_decay)
-        model = keras.Sequential([head])  # the head itself is saved without an optimizer
-        model.compile(
-            optimizer=keras.optimizers.Adam(learning_rate),
-            loss="sparse_categorical_crossentropy",
-            metrics=["accuracy"],
-            steps_per_execution=steps(len(X), batch_size),
-            jit_compile=False,  # compiling so small a graph takes longer than it saves
-        )
+        model = _compile(head, learning_rate, steps(len(X), batch_size))
         update = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: bar.update())
         history = model.fit(
             X,
             y,
+            sample_weight=weights[y] if class_weight else None,
             batch_size=batch_size,
             epochs=epochs,
             validation_data=validation_data,
@@ -148,6 +169,19 @@ def train_head(
         )
     metrics = {name: history.history[name] for name in scenes.METRICS if name in history.history}
     return head, pd.DataFrame({"epoch": range(1, epochs + 1), **metrics})
+
+
+def _compile(head: keras.Sequential, learning_rate: float, steps: int) -> keras.Sequential:
+    """Return a compiled model of the head, which itself is saved without an optimizer."""
+    model = keras.Sequential([head])
+    model.compile(
+        optimizer=keras.optimizers.Adam(learning_rate),
+        loss="sparse_categorical_crossentropy",
+        weighted_metrics=["accuracy"],
+        steps_per_execution=steps,
+        jit_compile=False,  # compiling so small a graph takes longer than it saves
+    )
+    return model
 
 
 def steps(n: int, batch_size: int) -> int:

@@ -24,7 +24,7 @@ from keras import ops
 
 
 class MeanPerHead(keras.metrics.Metric):
-    """The mean over an epoch's examples of one number per head."""
+    """The (weighted) mean over an epoch's examples of one number per head."""
 
     def __init__(self, shape: tuple[int, int], name: str):
         super().__init__(name=name)
@@ -120,13 +120,22 @@ class SideBySideHeads(keras.Model):
         return ops.reshape(scores, (self.heads[0], -1, self.heads[1], self.n_classes))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """Return the sum of the heads' losses, each a mean over the batch plus L2."""
+        """
+        Return the sum of the heads' losses, each a mean over the batch plus L2.
+
+        Weights count as in Keras: the sum of weighted losses is divided by the batch size,
+        the sum of weighted accuracies by the sum of the weights.
+        """
         batch_size = ops.cast(ops.shape(y)[0], "float32")
         y = ops.broadcast_to(ops.reshape(y, (1, -1, 1)), ops.shape(y_pred)[:-1])
         entropy = keras.losses.sparse_categorical_crossentropy(y, y_pred, from_logits=True)
+        correct = ops.cast(ops.equal(ops.argmax(y_pred, axis=-1), ops.cast(y, "int32")), "float32")
+        count = batch_size
+        if sample_weight is not None:
+            weights = ops.reshape(sample_weight, (-1, 1))
+            entropy, correct, count = entropy * weights, correct * weights, ops.sum(weights)
         squares = ops.reshape(ops.sum(ops.square(self.kernel), axis=1), (*self.heads, -1))
         losses = ops.mean(entropy, axis=1) + ops.sum(squares, axis=-1) * self.penalties
-        correct = ops.equal(ops.argmax(y_pred, axis=-1), ops.cast(y, "int32"))
         self.head_loss.update_state(losses * batch_size, batch_size)
-        self.head_accuracy.update_state(ops.sum(ops.cast(correct, "float32"), axis=1), batch_size)
+        self.head_accuracy.update_state(ops.sum(correct, axis=1), count)
         return ops.sum(losses)

@@ -28,6 +28,13 @@ def make_photos(n: int, *, n_classes: int = 6, seed: int = 0) -> tuple[np.ndarra
     return np.clip(features, 0, 6).astype("float32"), labels
 
 
+def make_unequal(n: int, *, n_classes: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    """Return some of `make_photos(n)`: of the classes all, half, a third, all, half, ..."""
+    features, labels = make_photos(n, n_classes=n_classes)
+    kept = np.arange(n) % (1 + labels % 3) == 0
+    return features[kept], labels[kept]
+
+
 def fake_training(features, labels, training, validation, *, grid, epochs, seed, **options):
     """Stand in for `_fit`: at once, random numbers that depend on the seed alone."""
     heads = len(grid["learning_rates"]) * len(grid["weight_decays"])

@@ -18,7 +18,8 @@ import tensorflow as tf
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from joblib.parallel import ThreadingBackend
-from search import fake_training, make_photos
+from search import fake_training, make_photos, make_unequal
+from sklearn.utils.class_weight import compute_class_weight
 
 import scenes
 import scenes.base_model
@@ -52,10 +53,10 @@ EPOCHS = 4
 BATCH = 64  # the 295 training photos below are four batches and a partial one of 39
 
 
-def make_halves(n_classes=6, n=360):
+def make_halves(n_classes=6, n=360, make=make_photos):
     """Return training and validation photos."""
-    features, labels = make_photos(n, n_classes=n_classes)
-    train = round(0.82 * n)
+    features, labels = make(n, n_classes=n_classes)
+    train = round(0.82 * len(labels))
     return (features[:train], labels[:train]), (features[train:], labels[train:])
 
 
@@ -76,10 +77,11 @@ def step_by_step():
     tf.config.run_functions_eagerly(False)
 
 
-def train_side_by_side(halves, grid, seed, n_classes=6):
+def train_side_by_side(halves, grid, seed, n_classes=6, class_weight=None):
     features, labels = map(np.concatenate, zip(*halves, strict=True))
     rows = np.split(np.arange(len(labels)), [len(halves[0][1])])
     options = {"n_classes": n_classes, "epochs": EPOCHS, "batch_size": BATCH, "seed": seed}
+    options["class_weight"] = class_weight
     return scenes.grid_search._fit(features, labels, *rows, grid=grid, **options)
 
 
@@ -96,7 +98,7 @@ def pick(history, grid, learning_rate, dropout, weight_decay):
     return pd.DataFrame({name: history[name][:, *head] for name in scenes.METRICS})
 
 
-def train_alone(train, validation, setting, *, epochs, batch_size, seed):
+def train_alone(train, validation, setting, *, epochs, batch_size, seed, class_weight=None):
     """
     Train one head by a plain Keras `fit`, from the weights and with the masks of the search.
 
@@ -115,22 +117,29 @@ def train_alone(train, validation, setting, *, epochs, batch_size, seed):
     head.compile(
         optimizer=keras.optimizers.Adam(learning_rate),
         loss="sparse_categorical_crossentropy",
-        metrics=["accuracy"],
+        weighted_metrics=["accuracy"],
         steps_per_execution=8,
     )
+    weights = compute_class_weight(class_weight, classes=np.arange(n_classes), y=train[1])
     history = head.fit(
-        *train, batch_size=batch_size, epochs=epochs, validation_data=validation, verbose=0
+        *train,
+        class_weight=class_weight and dict(enumerate(weights)),
+        batch_size=batch_size,
+        epochs=epochs,
+        validation_data=(*validation, weights[validation[1]]),
+        verbose=0,
     )
     return pd.DataFrame(history.history)[list(scenes.METRICS)]
 
 
-def train_fold_alone(photos, setting, fold, *, folds, seed, epochs=2, batch_size=64, groups=None):
+def train_fold_alone(photos, setting, fold, *, folds, seed, groups=None, **options):
     """Train one head by a plain `fit` on the photos of a fold, and seeded as the search is."""
     features, labels = photos
     splits = scenes.grid_search.make_folds(labels, groups, folds=folds, seed=seed)
     train, validation = ((features[rows], labels[rows]) for rows in splits[fold - 1])
     seed = int(np.random.SeedSequence([seed, fold]).generate_state(1)[0])
-    return train_alone(train, validation, setting, epochs=epochs, batch_size=batch_size, seed=seed)
+    options = {"epochs": 2, "batch_size": 64, **options}
+    return train_alone(train, validation, setting, **options, seed=seed)
 
 
 def rows_of(results, setting, fold):
@@ -139,17 +148,27 @@ def rows_of(results, setting, fold):
     return rows[list(scenes.METRICS)]
 
 
-@pytest.mark.parametrize(("n_classes", "seed"), [(6, 0), (2, 2), (37, 3)])
-def test_a_head_trains_side_by_side_as_alone(step_by_step, n_classes, seed):
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("n_classes", "seed", "make", "class_weight"),
+    [
+        (6, 0, make_photos, None),
+        (2, 2, make_photos, None),
+        (37, 3, make_photos, None),
+        (6, 4, make_unequal, "balanced"),
+    ],
+)
+def test_a_head_trains_side_by_side_as_alone(step_by_step, n_classes, seed, make, class_weight):
     """
     With the same initial weights, batches and masks, all four figures of each epoch agree.
 
     To 1e-4; measured: 1e-6. Keras's own Dropout makes the masks of the head that is alone.
     """
-    halves = make_halves(n_classes)
-    history = train_side_by_side(halves, GRID, seed, n_classes)
+    halves = make_halves(n_classes, make=make)
+    options = {"seed": seed, "class_weight": class_weight}
+    history = train_side_by_side(halves, GRID, n_classes=n_classes, **options)
     for setting in ((0.005, 0.0, 1e-2), (0.0005, 0.3, 1e-4), (0.005, 0.5, 1e-4)):
-        alone = train_alone(*halves, setting, epochs=EPOCHS, batch_size=BATCH, seed=seed)
+        alone = train_alone(*halves, setting, epochs=EPOCHS, batch_size=BATCH, **options)
         together = pick(history, GRID, *setting)
         np.testing.assert_allclose(together, alone, rtol=0, atol=1e-4, err_msg=str(setting))
 
@@ -182,6 +201,7 @@ def test_with_other_masks_and_weights_a_head_alone_does_as_well(step_by_step):
     assert abs(loss) < 0.04
 
 
+@pytest.mark.quick
 def test_equal_settings_give_equal_columns(step_by_step, halves):
     equal = {"learning_rates": [0.005] * 2, "dropouts": [0.3] * 2, "weight_decays": [1e-3] * 3}
     for name, metric in train_side_by_side(halves, equal, 0).items():
@@ -189,6 +209,7 @@ def test_equal_settings_give_equal_columns(step_by_step, halves):
         np.testing.assert_allclose(metric, first, rtol=0, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "grid",
     [
@@ -204,6 +225,7 @@ def test_a_head_does_not_depend_on_the_heads_beside_it(step_by_step, side_by_sid
     np.testing.assert_allclose(other, pick(side_by_side, GRID, *setting), rtol=0, atol=1e-5)
 
 
+@pytest.mark.quick
 def test_training_figures_are_means_over_photos_and_validation_is_at_the_end(step_by_step, halves):
     """
     By NumPy: the loss of each head is its mean cross-entropy plus its own penalty.
@@ -269,6 +291,7 @@ def test_each_photo_validates_once_and_groups_stay_together(data, folds, seed):
         assert set(labels[train]) == set(labels)
 
 
+@pytest.mark.quick
 @given(labels_and_groups(), st.integers(2, 6), st.integers(0, 99))
 def test_each_class_is_spread_evenly_over_the_folds(data, folds, seed):
     labels, _ = data
@@ -460,6 +483,18 @@ def test_an_error_in_a_task_is_raised_and_not_tried_again(photos, tmp_path, monk
     assert len(calls) == 2
 
 
+# --- Too few photos -------------------------------------------------------------------
+
+
+def test_a_class_with_one_photo_is_named_without_settings_that_fit():
+    images = pd.DataFrame(
+        {"label": ["rose"] + ["tulip"] * 9, "split": "train", "digest": range(10)}
+    )
+    ratios = {"TEST_RATIO": 0.2, "VALIDATION_RATIO": 0.2, "FOLDS": 5}
+    with pytest.raises(ValueError, match=r"^rose has 1 photos; .* a class needs 7: add photos$"):
+        scenes.grid_search.check_sizes(images, **ratios)
+
+
 # --- The table and its file -----------------------------------------------------------
 
 N = 96
@@ -550,6 +585,19 @@ def test_the_table_holds_what_plain_fits_give(searched, photos):
     folds = {name: SMALL[name] for name in ("epochs", "folds", "batch_size", "seed")}
     for fold, setting in ((1, (0.001, 0.0, 1e-2)), (3, (0.005, 0.3, 1e-4))):
         alone = train_fold_alone(photos, setting, fold, **folds)
+        np.testing.assert_allclose(rows_of(results, setting, fold), alone, rtol=0, atol=1e-4)
+
+
+def test_the_table_of_unequal_classes_holds_what_weighted_plain_fits_give(tmp_path):
+    """The weights are those of the training part of each fold."""
+    photos = make_unequal(130)
+    options = {"class_weight": "balanced", "epochs": 2, "folds": 3, "batch_size": 24, "seed": 7}
+    lists = {name: values[:1] for name, values in GRID.items()}
+    csv = tmp_path / "grid_search.csv"
+    results = scenes.grid_search.grid_search(*photos, **lists, **options, csv=csv)
+    setting = tuple(values[0] for values in lists.values())
+    for fold in (1, 2):
+        alone = train_fold_alone(photos, setting, fold, **options)
         np.testing.assert_allclose(rows_of(results, setting, fold), alone, rtol=0, atol=1e-4)
 
 
@@ -828,6 +876,7 @@ OTHER_SEARCHES = {
     "epochs": lambda x, y: (x, y, {"epochs": 3}),
     "folds": lambda x, y: (x, y, {"folds": 4}),
     "batch size": lambda x, y: (x, y, {"batch_size": 25}),
+    "class weight": lambda x, y: (x, y, {"class_weight": "balanced"}),
     "seed": lambda x, y: (x, y, {"seed": 8}),
     "groups": lambda x, y: (x, y, {"groups": np.arange(N) // 2}),
     "one feature": lambda x, y: (np.where(x == x[5, 5], x + 1e-6, x), y, {}),

@@ -9,13 +9,17 @@ import textwrap
 import keras
 import numpy as np
 import pytest
-from search import make_photos
+from search import make_photos, make_unequal
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.utils.class_weight import compute_class_weight
 
 import scenes
 import scenes.base_model
 import scenes.grid_search
 import scenes.heads
 import scenes.side_by_side
+
+pytestmark = pytest.mark.quick
 
 N, EPOCHS = 100, 8
 build_head = functools.partial(scenes.heads.build_head, scenes.base_model.N_FEATURES)
@@ -135,6 +139,64 @@ def test_a_batch_larger_than_the_data_is_one_batch_of_all(photos):
     penalty = SETTING["weight_decay"] * np.square(initial[0]).sum()
     assert history["loss"].item() == pytest.approx(entropy + penalty, abs=1e-4)
     assert history["accuracy"].item() == pytest.approx(accuracy, abs=1e-6)
+
+
+# --- Class weights --------------------------------------------------------------------
+
+
+def test_class_weights_are_those_of_scikit_learn():
+    y = np.repeat([0, 1, 2], [6, 3, 1])
+    for class_weight in (None, "balanced"):
+        weights = scenes.heads.class_weights(y, class_weight, 3)
+        np.testing.assert_allclose(
+            weights, compute_class_weight(class_weight, classes=np.arange(3), y=y), rtol=1e-6
+        )
+    absent = scenes.heads.class_weights(y, "balanced", 4)
+    np.testing.assert_allclose(absent, [10 / 24, 10 / 12, 10 / 4, 0], rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def unequal():
+    """Return training and validation photos of unequal classes, in other proportions."""
+    X, y = make_unequal(200)
+    return (X[:80], y[:80]), (X[80:], y[80:])
+
+
+def test_class_weights_train_as_those_of_a_plain_fit(unequal):
+    """Keras weights the training set; the validation set has the same weights of classes."""
+    train, (X_val, y_val) = unequal
+    options = {"epochs": 3, "batch_size": 32}
+    head, history = scenes.heads.train_head(
+        *train, **SETTING, **options, validation_data=unequal[1], class_weight="balanced", seed=3
+    )
+    keras.utils.set_random_seed(3)
+    plain = build_head(6, dropout=SETTING["dropout"], weight_decay=SETTING["weight_decay"])
+    plain.compile(
+        keras.optimizers.Adam(SETTING["learning_rate"]),
+        "sparse_categorical_crossentropy",
+        weighted_metrics=["accuracy"],
+    )
+    weights = compute_class_weight("balanced", classes=np.arange(6), y=train[1])
+    weighted = {"class_weight": dict(enumerate(weights))}
+    weighted["validation_data"] = X_val, y_val, weights[y_val]
+    expected = plain.fit(*train, **options, **weighted, verbose=0).history
+    for name in scenes.METRICS:
+        np.testing.assert_allclose(history[name], expected[name], atol=1e-6, err_msg=name)
+    np.testing.assert_allclose(head.get_weights()[0], plain.get_weights()[0], atol=1e-6)
+
+
+def test_balanced_weights_give_balanced_accuracy_and_learn_rare_classes(unequal):
+    """If the validation set has the proportions of the training set: here it is the same."""
+    train, _ = unequal
+    options = {**SETTING, "validation_data": train, "epochs": 2, "batch_size": 32, "seed": 3}
+    recalls = {}
+    for class_weight in (None, "balanced"):
+        head, history = scenes.heads.train_head(*train, **options, class_weight=class_weight)
+        recalls[class_weight] = balanced_accuracy_score(
+            train[1], head.predict(train[0], verbose=0).argmax(axis=1)
+        )
+    assert history["val_accuracy"].iloc[-1] == pytest.approx(recalls["balanced"], abs=1e-6)
+    assert recalls["balanced"] > recalls[None]
 
 
 # --- Data that cannot be trained on ---------------------------------------------------
