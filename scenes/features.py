@@ -193,7 +193,7 @@ def _write_features(
         "digest": images["digest"].to_numpy(dtype=str),
         "features": rounded,
     }
-    files.write_arrays(path, columns)
+    files.write_arrays(path, columns, compressed=True)
 
 
 def _read_features(path: Path) -> tuple[pd.DataFrame, np.ndarray, str]:

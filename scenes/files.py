@@ -100,9 +100,9 @@ def replacing(path: Path) -> Iterator[Path]:
         move(beside, Path(path))
 
 
-def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def write_arrays(path: Path, arrays: dict[str, np.ndarray], *, compressed: bool = False) -> None:
     with replacing(path) as beside:
-        np.savez_compressed(beside, **arrays)
+        (np.savez_compressed if compressed else np.savez)(beside, **arrays)
 
 
 def begins_with(path: Path, *parts: bytes) -> bool:
@@ -138,7 +138,7 @@ def read_arrays(
     Returns
     -------
     dict
-        The arrays of `schema`; others in the file are passed over.
+        The arrays of `schema`; others in the file are ignored.
 
     Raises
     ------
@@ -181,16 +181,6 @@ def _check_array(
         raise ValueError(
             f"its array {name} is {array.dtype} {array.shape}, where {kind} {shape} is needed"
         )
-
-
-def write_runs(table: pd.DataFrame, csv: str | Path) -> None:
-    """Write a table of numbered runs to a CSV, which keeps the other runs that it holds."""
-    csv = Path(csv)
-    with locked(csv):
-        if csv.exists():
-            kept = read_csv(csv)
-            table = pd.concat([kept[~kept["run"].isin(table["run"])], table])
-        write_csv(table.sort_values("run", kind="stable"), csv)
 
 
 def write_csv(table: pd.DataFrame, csv: str | Path, **options: str) -> None:
@@ -240,8 +230,8 @@ def locked(path: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         if error.errno not in NO_LOCKS:
-            told = f"cannot write {path} ({error.strerror}); choose another folder"
-            raise OSError(error.errno, told) from error
+            message = f"cannot write {path} ({error.strerror}); choose another folder"
+            raise OSError(error.errno, message) from error
         print(f"No file can be locked in {path.parent}: let no second run write there.")
     try:
         if lock.is_locked:

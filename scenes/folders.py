@@ -29,7 +29,7 @@ LAYOUTS = """the folder must look like one of these:
 KAGGLE_INPUT = Path("/kaggle/input")  # where Kaggle's own machines keep data sets
 # Names of the tables' columns, which stand beside a column for each class, and what a CSV's
 # reader takes for a missing value.
-REFUSED_CLASSES = ("path", "label", "split", "digest", "problem", "run", "unsure")
+REFUSED_CLASSES = ("path", "label", "split", "digest", "problem", "model", "run", "unsure")
 REFUSED_CLASSES += ("NA", "#NA", "<NA>", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "None")
 
 # Folders that programs keep beside photos: macOS in a zip, a NAS, Windows, and this project.
@@ -239,7 +239,7 @@ def list_images(folder: str | Path) -> pd.DataFrame:
     FileNotFoundError
         There are no two classes, or a class of another split has no photo for training.
     ValueError
-        A class has a name that leads to confusion, or splits and classes cannot be told apart.
+        A class has a name that leads to confusion, or splits look like classes.
     """
     folder = Path(folder).expanduser()
     splits = _split_folders(folder)
@@ -276,13 +276,86 @@ def list_images(folder: str | Path) -> pd.DataFrame:
     return images
 
 
+def apply_corrections(images: pd.DataFrame, path: str | Path | None) -> pd.DataFrame:
+    """
+    Return the table with the labels of a corrections file; no photo is moved.
+
+    What is corrected is printed. Without a file (None), no label changes.
+
+    Parameters
+    ----------
+    images : DataFrame
+        The table of `list_images`.
+    path : path or None
+        A CSV file (UTF-8, with commas or semicolons) with the columns `path` and `label`;
+        others are ignored, as those of `utils.list_flagged_labels`. An empty label leaves the
+        photo out.
+
+    Returns
+    -------
+    DataFrame
+        The rows that stay, with their index, and `corrected`: whether the label has changed.
+
+    Raises
+    ------
+    ValueError
+        The file is no such CSV, or names a photo that the table does not have, an unknown
+        class, or a photo with different labels.
+    """
+    images = images.assign(corrected=False)
+    if path is None:
+        return images
+    labels = images["path"].map(_read_corrections(path, images))  # missing for other photos
+    left_out = labels == ""
+    corrected = labels.notna() & ~left_out & (labels != images["label"].astype(str))
+    images.loc[corrected, "label"] = labels[corrected]
+    images["corrected"] = corrected
+    in_test = sum((corrected | left_out) & (images["split"] == "test"))
+    line = f"{corrected.sum()} label(s) corrected and {left_out.sum()} photo(s) left out"
+    if in_test:
+        line += f", {in_test} of them test photos; corrections of test photos flatter the model"
+    print(f"{photos.printable(path)}: {line}.")
+    return images[~left_out]
+
+
+def _read_corrections(path: str | Path, images: pd.DataFrame) -> pd.Series:
+    """Return the label of each path in a corrections file, all of the table."""
+    here = photos.printable(path)
+    with open(path, "rb") as file:
+        first = file.readline()
+    options = {"sep": ";" if first.count(b";") > first.count(b",") else ",", "dtype": str}
+    options |= {"keep_default_na": False, "encoding": "utf-8-sig"}
+    try:
+        table = pd.read_csv(path, **options, encoding_errors="surrogateescape")
+        table = table[["path", "label"]].drop_duplicates()
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"{here} is no CSV file with the columns path and label ({error}); correct it, or "
+            "set CORRECTIONS = None"
+        ) from error
+    known, classes = images["path"][images["label"].notna()], images["label"].cat.categories
+    if len(unknown := table["path"][~table["path"].isin(known)]):
+        raise ValueError(
+            f"{here} names {photos.some(unknown)}, which is the path of no labelled photo; correct "
+            "the path, relative to the folder of the photos and with slashes, or delete the line"
+        )
+    for row in table[~table["label"].isin(["", *classes])].itertuples():
+        raise ValueError(
+            f"{here} labels {photos.printable(row.path)} as {photos.printable(row.label)}; it must "
+            f"be one of {photos.some(classes)}, or empty to leave the photo out"
+        )
+    if len(twice := table["path"][table["path"].duplicated()]):
+        raise ValueError(f"{here} gives {photos.some(twice)} different labels; keep one of them")
+    return table.set_index("path")["label"]
+
+
 def _loose(folder: Path) -> list[Path]:
     """Return what lies beside the folders that are read."""
     return list({*folder.iterdir()} - {*_subfolders(folder)})
 
 
 def _check_layout(folder: Path, splits: dict[str, Path]) -> None:
-    """Raise an error if splits and classes cannot be told apart."""
+    """Raise an error if splits look like classes."""
     here, tops = photos.printable(folder), list(filter(_holds_photos, _subfolders(folder)))
     classes = photos.some(place.name for place in tops if not _split_of(place))
     if splits and not ("train" in splits and _subfolders(splits["train"])):

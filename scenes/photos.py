@@ -244,14 +244,16 @@ def digest_photos(
     return pd.DataFrame(found, columns=["digest", "problem"], index=images.index)
 
 
-def find_copies(images: pd.DataFrame, thumbnails: np.ndarray) -> pd.DataFrame:
+def find_copies(images: pd.DataFrame, thumbnails: np.ndarray | None) -> pd.DataFrame:
     """
     Return the pairs of photos in different splits that are copies at another size or quality.
 
-    Their `thumbnails`, a row for each row of `images`, correlate by 0.99 or more; features find
-    less than half of them. Now and then, two horizons or sunsets are taken for copies. If there
-    are any, a line says that accuracies may be too high.
+    Their thumbnails correlate by 0.99 or more; features find less than half of them. Now and
+    then, two horizons or sunsets are taken for copies. If there are any, a line says that
+    accuracies may be too high. None are found without thumbnails (None), which are
+    those of a whole table, in whose order the index of `images` counts.
     """
+    thumbnails = np.zeros((len(images), 1)) if thumbnails is None else thumbnails[images.index]
     splits, pairs = images["split"].astype(str).to_numpy(), [np.zeros((0, 2), int)]
     for start in range(0, len(images), 256):  # all at once would take gigabytes
         alike = thumbnails[start : start + 256] @ thumbnails[start:].T >= 0.99

@@ -53,17 +53,6 @@ def write(request, drawn, base, classifier, shown, monkeypatch):
     }[request.param]
 
 
-def test_a_csv_of_runs_keeps_the_other_runs(tmp_path):
-    path = tmp_path / "runs.csv"
-    table = pd.DataFrame({"run": [2, 2, 1], "epoch": [1, 2, 1], "loss": [0.5, 0.25, 1 / 3]})
-    scenes.files.write_runs(table, path)
-    assert path.read_text() == "run,epoch,loss\n1,1,0.3333333\n2,1,0.5\n2,2,0.25\n"
-    other = pd.DataFrame({"run": [2], "epoch": [1], "loss": [0.75], "val": [9]})
-    scenes.files.write_runs(other, path)
-    assert path.read_text() == "run,epoch,loss,val\n1,1,0.3333333,\n2,1,0.75,9\n"
-    assert not left_behind(tmp_path, "runs.csv", ".runs.csv.lock")
-
-
 def test_a_spreadsheet_runs_no_text_as_a_formula(tmp_path):
     texts = [*(f"{sign}1+1" for sign in "=+-@\t\r"), "a=1", "冰", "two\rlines", "two\nlines"]
     table = pd.DataFrame({"path": texts, "label": pd.Categorical(texts), "-1": -0.5})

@@ -357,3 +357,77 @@ def test_the_real_photos_are_all_in_the_table(real_photos):
     counts = images.groupby(["split", "label"], observed=True).size()
     assert list(counts["train"]) == [2191, 2271, 2404, 2512, 2274, 2382]
     assert list(counts["test"]) == [437, 474, 553, 525, 510, 501]
+
+
+# --- Corrections ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def corrections(table, tmp_path):
+    """Return a function that applies a file of this text to a table: three photos a class train."""
+    images = table.assign(split=table["split"].where(table.index % 4 < 3, "test"))
+
+    def apply(text: str, **encoding: str) -> pd.DataFrame:
+        (tmp_path / "labels.csv").write_text(text, **{"encoding": "utf-8"} | encoding)
+        return scenes.folders.apply_corrections(images, tmp_path / "labels.csv")
+
+    apply.images = images
+    return apply
+
+
+CORRECTIONS = "path,label,suggested\n0.jpg,sea,forest\n1.jpg,buildings,sea\n4.jpg,,sea\n7.jpg,,\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("sep", [",", ";"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_labels_are_corrected_and_photos_left_out(corrections, capsys, encoding, sep, newline):
+    images = corrections.images.copy(deep=True)
+    table = corrections(CORRECTIONS.replace(",", sep), encoding=encoding, newline=newline)
+    pd.testing.assert_frame_equal(corrections.images, images)
+    expected = images.drop([4, 7])
+    expected.loc[0, "label"] = "sea"
+    expected["corrected"] = expected.index == 0
+    pd.testing.assert_frame_equal(table, expected)
+    said = "labels.csv: 1 label(s) corrected and 2 photo(s) left out, 1 of them test photos"
+    assert f"{said}; corrections of test photos flatter the model.\n" in capsys.readouterr().out
+
+
+def test_corrections_of_training_photos_flatter_nobody(corrections, capsys):
+    corrections("path,label\n0.jpg,sea\n0.jpg,sea\n")
+    assert capsys.readouterr().out.endswith(": 1 label(s) corrected and 0 photo(s) left out.\n")
+
+
+def test_without_a_file_no_label_is_corrected(corrections, capsys):
+    table = scenes.folders.apply_corrections(corrections.images, None)
+    pd.testing.assert_frame_equal(table, corrections.images.assign(corrected=False))
+    assert capsys.readouterr().out == ""
+
+
+def test_photos_with_names_of_any_bytes_are_corrected(corrections):
+    corrections.images.loc[0, "path"] = "caf\udce9, one.jpg"
+    written = 'label,path\nsea,"caf\udce9, one.jpg"\n'
+    assert corrections(written, errors="surrogateescape")["label"][0] == "sea"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "is no CSV file with the columns path and label (No columns to parse from file)"),
+        ("path;suggested\n0.jpg;sea\n", "is no CSV file with the columns path and label ("),
+        ("path,label\n0.jpg,sea,1,2\n1,sea\n2,sea,1,2,3\n", "is no CSV file with the columns"),
+        ("path,label\n0.jpg,sea\na\x0b.jpg,sea\n", "names a\\x0b.jpg, which is the path of no"),
+        ("path,label\n0.jpg,lake\n", "labels 0.jpg as lake; it must be one of buildings, forest"),
+        ("path,label\n0.jpg,nan\n", "labels 0.jpg as nan; it must be one of"),
+        ("path,label\n0.jpg,sea\n0.jpg,\n", "gives 0.jpg different labels; keep one"),
+    ],
+)
+def test_corrections_that_mean_nothing_are_refused(corrections, text, told):
+    with pytest.raises(ValueError, match=re.escape(f"labels.csv {told}")):
+        corrections(text)
+
+
+def test_a_photo_without_a_label_gets_none_by_corrections(corrections):
+    corrections.images["label"] = corrections.images["label"].where(corrections.images.index != 0)
+    with pytest.raises(ValueError, match=r"names 0\.jpg, which is the path of no labelled photo"):
+        corrections("path,label\n0.jpg,sea\n")

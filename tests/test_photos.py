@@ -440,7 +440,12 @@ def test_copies_at_another_size_or_quality_are_found_across_splits_only(drawn, c
     assert set(copies["split"]) == {"train"}
     said = "4 pair(s) of photos in different splits look like copies of each other: accuracies may"
     assert said in capsys.readouterr().out
-    assert scenes.photos.find_copies(images[:3], np.stack(thumbnails[:3])).empty
+    part = images[~images["path"].str.endswith("small.jpg")]
+    of_part = scenes.photos.find_copies(part, np.stack(thumbnails))
+    assert {Path(path).name for path in of_part["path"]} == {"gray.png"}
+    capsys.readouterr()
+    assert scenes.photos.find_copies(images[:3], np.stack(thumbnails)).empty
+    assert scenes.photos.find_copies(images, None).empty
     assert capsys.readouterr().out == ""
 
 
