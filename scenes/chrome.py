@@ -8,6 +8,7 @@ of what a figure shows.
 import asyncio
 import atexit
 import contextlib
+import io
 import logging
 import os
 import signal
@@ -18,6 +19,7 @@ from concurrent.futures import Future
 import kaleido
 import plotly.graph_objects as go
 from kaleido.errors import ChromeNotFoundError
+from PIL import Image
 
 START_PATIENCE = 180  # seconds that a plot waits for Chrome's start: 65 on a busy machine
 PATIENCE = 60  # seconds in which Chrome must draw a picture
@@ -38,7 +40,11 @@ class _Chrome:
         self._is_late = False
 
     def draw(self, figure: go.Figure) -> tuple[bytes | None, str | None]:
-        """Return a figure as PNG and None, or None and the reason that there is no PNG."""
+        """
+        Return a figure as PNG and None, or None and the reason that there is no PNG.
+
+        The PNG has twice the figure's width and height in pixels.
+        """
         if self._failed:
             return None, self._failed
         if not self._loop:
@@ -47,8 +53,8 @@ class _Chrome:
             threading.Thread(target=self._loop.run_forever, daemon=True).start()
             atexit.register(self._close)
             self._started = self._run(self._start())
-        # Not larger than the figure: JupyterLab shows it pixel by pixel until the mouse is over it.
-        options = {"width": figure.layout.width, "height": figure.layout.height, "format": "png"}
+        size = {"width": figure.layout.width, "height": figure.layout.height}
+        options = size | {"format": "png", "scale": 2}  # sharp on a screen of twice the density
         try:
             self._started.result(START_PATIENCE)
             drawing = self._kaleido.calc_fig(figure.to_dict(), opts=options)
@@ -102,6 +108,13 @@ def _why(error: Exception) -> str:
     words = error.args[0] if error.args else ""
     words = str(words[0] if isinstance(words, tuple) and words else words)
     return (words.splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def halve(png: bytes) -> bytes:
+    """Return a PNG of `draw` as large as its figure; JupyterLab would cut off a larger one."""
+    with Image.open(io.BytesIO(png)) as picture:
+        picture.reduce(2).save(half := io.BytesIO(), "PNG")
+    return half.getvalue()
 
 
 draw = _Chrome().draw

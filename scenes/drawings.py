@@ -26,8 +26,8 @@ def maps(photos: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles: Seque
     ----------
     photos : sequence of ndarray of uint8, shape (height, width, 3)
     maps : sequence of ndarray, shape (rows, columns)
-        What each place adds to a class's score; it is drawn from its lowest, dark, to its
-        highest value, bright, and smoothly, as if the photo were as coarse as the map.
+        The contribution of each location to the score of a class. Each map has a colour scale
+        of its own, from its lowest value (dark) to its highest (bright), and is interpolated.
     titles : sequence of str
     """
     columns = min(4, max(1, len(photos)))

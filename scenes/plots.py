@@ -29,9 +29,6 @@ from scenes import chrome, files
 # The first six are those of the six classes of the committed results.
 PALETTE = ("#E69F00", "#009E73", "#56B4E9", "#D55E00", "#0072B2", "#CC79A7", "#000000", "#F0E442")
 SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star")
-# The same for lines with bands: yellow shows no lines, and the first differ in lightness.
-CURVES = ("#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
-DASHES = ("solid", "dash", "dot", "dashdot")
 SPLIT_COLORS = {"train": "#0072B2", "validation": "#56B4E9", "test": "#BFBFBF"}
 TRAINING_COLOR, VALIDATION_COLOR = "#0072B2", "#D55E00"
 LEGEND_CLASSES = 20  # more have no room in a legend: the mouse names them
@@ -43,16 +40,24 @@ LETTERS = 24  # of a class's name that are shown; the mouse shows all
 # --- What all have in common ----------------------------------------------------------
 
 
-def _style(figure: go.Figure, title: str, *, height: int = 500) -> go.Figure:
+def _style(figure: go.Figure, title: str, subtitle: str = "", *, height: int = 500) -> go.Figure:
     """Give a figure the look that all have in common, as wide as a notebook's column."""
+    smaller = {"text": subtitle, "font": {"size": 13, "color": "#666666"}}
+    place = {"x": 0.02, "xanchor": "left", "y": 1 - 28 / height, "yanchor": "top"}
     return figure.update_layout(
         template="plotly_white",
-        title={"text": title, "x": 0.02, "xanchor": "left"},
+        title={"text": title, "subtitle": smaller} | place,
         font={"family": "Liberation Sans, Arial, sans-serif", "size": 14},
         width=850,
         height=height,
-        margin={"l": 80, "r": 30, "t": 90, "b": 70},
+        margin={"l": 80, "r": 30, "t": 100, "b": 70},
     )
+
+
+def _legend_below(figure: go.Figure) -> go.Figure:
+    """Put the legend of a figure below its axes, where long names have room."""
+    place = {"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom"}
+    return figure.update_layout(legend=place, margin_b=140)
 
 
 def _plain(name: str) -> str:
@@ -78,47 +83,29 @@ def _class_axis(classes: Sequence[str]) -> dict:
     return {"type": "category", "automargin": True, **ticks}
 
 
-def _line_and_band(
-    curve: pd.DataFrame, name: str, *, color: str, dash: str, legend: bool
-) -> list[go.Scatter]:
-    """Return a line of the `mean` and a band of one standard deviation (`std`) around it."""
-    x, mean, spread = list(curve.index), curve["mean"], curve["std"].fillna(0)
-    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-    band = go.Scatter(
-        x=[*x, *reversed(x)],
-        y=[*(mean + spread), *reversed(list(mean - spread))],
-        mode="lines",  # else fewer than 20 points are drawn as points, too
-        fill="toself",
-        fillcolor=f"rgba({red},{green},{blue},0.18)",
-        line={"width": 0},
-        hoverinfo="skip",
-    )
-    line = go.Scatter(x=x, y=mean, line={"color": color, "dash": dash}, name=name)
-    line.mode = "lines" if len(x) > 1 else "markers"  # one point makes no line
-    band.update(legendgroup=name, showlegend=False)
-    return [band, line.update(legendgroup=name, showlegend=legend)]
-
-
-def _epoch_axis(epochs: pd.Series) -> dict:
+def _epoch_axis(epochs: Sequence[int]) -> dict:
     """Return an axis whose ticks are whole numbers, however few they are."""
     return {"dtick": 1} if np.ptp(epochs) < 6 else {}
 
 
+def _wrap(panels: int) -> tuple[dict, int]:
+    """Return how panels are wrapped into rows of at most four, and the height of the figure."""
+    rows = -(-panels // 4)
+    spacing = {"facet_col_spacing": 0.02, "facet_row_spacing": 0.2 / rows}
+    return {"facet_col_wrap": -(-panels // rows)} | spacing, 260 + 240 * rows
+
+
 def _heat(values: np.ndarray, x: Sequence, y: Sequence, **options: object) -> go.Figure:
     """Return a heat map of accuracies in %, with a column and a row for each name."""
-    figure = px.imshow(
-        values,
-        x=list(x),
-        y=list(y),
-        **{"aspect": "auto", "color_continuous_scale": "Viridis", "text_auto": ".2f"} | options,
-    )
+    look = {"aspect": "auto", "color_continuous_scale": "Viridis"} | options
+    figure = px.imshow(values, x=list(x), y=list(y), **look)
     return figure.update_xaxes(type="category").update_yaxes(type="category")
 
 
 # --- The photos and their features ----------------------------------------------------
 
 
-def counts(images: pd.DataFrame, title: str) -> go.Figure:
+def counts(images: pd.DataFrame, title: str, *, subtitle: str = "") -> go.Figure:
     """Return bars of the number of labelled photos of each class, stacked by split."""
     classes = _classes(images["label"])
     table = images.groupby(["split", "label"], observed=True).size().reset_index(name="photos")
@@ -135,11 +122,18 @@ def counts(images: pd.DataFrame, title: str) -> go.Figure:
     )
     # A number above a bar would look like the sum of all below it.
     figure.update_traces(textangle=0, textposition="inside").update_xaxes(**_class_axis(classes))
-    return _style(figure, title).update_layout(uniformtext={"minsize": 9, "mode": "hide"})
+    figure.update_layout(uniformtext={"minsize": 9, "mode": "hide"})
+    return _style(figure, title, subtitle)
 
 
 def feature_map(
-    features: np.ndarray, labels: pd.Series, title: str, *, sample: int = 1200, seed: int = 0
+    features: np.ndarray,
+    labels: pd.Series,
+    title: str,
+    *,
+    subtitle: str = "",
+    sample: int = 1200,
+    seed: int = 0,
 ) -> go.Figure:
     """
     Return a map of a sample of the features, coloured by class.
@@ -163,94 +157,127 @@ def feature_map(
         figure.add_scatter(  # as SVG: WebGL does not draw everywhere
             x=x, y=y, mode="markers", marker=look, name=_short(name), hovertemplate=whole
         )
-    figure.update_xaxes(title="t-SNE 1 (no unit)").update_yaxes(title="t-SNE 2 (no unit)")
+    figure.update_xaxes(title="t-SNE 1", showticklabels=False)
+    figure.update_yaxes(title="t-SNE 2", showticklabels=False)
     figure.update_layout(showlegend=len(classes) <= LEGEND_CLASSES, legend_title="class")
-    return _style(figure, title, height=700)
+    return _style(figure, title, subtitle, height=700)
 
 
 # --- The grid search ------------------------------------------------------------------
 
 
-def _rate_titles(rates: Sequence[float]) -> list[str]:
-    """Return the titles of panels beside each other, which have no room for one line if many."""
-    return [f"learning rate{'<br>' if len(rates) > 3 else ' '}{rate:g}" for rate in rates]
+def grid_search(results: pd.DataFrame, title: str, *, subtitle: str = "") -> go.Figure:
+    """
+    Return mean validation accuracy over folds by epoch: a panel for each learning rate.
+
+    The setting with the highest accuracy is in colour, with the standard deviation over folds
+    at its best epoch. The axis begins where most curves are in the later half of the epochs.
+    """
+    by_epoch = results.groupby([*scenes.HYPERPARAMETERS, "epoch"])
+    means = by_epoch[["val_accuracy", "val_loss"]].mean().round(9)
+    means = means.sort_values(["val_accuracy", "val_loss"], ascending=[False, True], kind="stable")
+    (*best, epoch), top = means.index[0], means["val_accuracy"].iloc[0]
+    std = np.nan_to_num(by_epoch["val_accuracy"].std()[*best, epoch])  # NaN of a single fold
+    curves = means["val_accuracy"].unstack().astype("float32")  # half the size in the notebook
+    epochs, rates = list(curves.columns), list(curves.index.levels[0])
+    # A missing value ends each line: one trace for a panel is smaller than one for each line.
+    lines = curves.reindex(columns=[*epochs, epochs[-1] + 1]).rename_axis(columns="epoch")
+    table = lines.stack(future_stack=True).rename("validation accuracy").reset_index()
+    panels, height = _wrap(len(rates))
+    panels |= {"facet_col": "learning_rate", "render_mode": "svg"}  # WebGL lies above the best
+    figure = px.line(table, "epoch", "validation accuracy", **panels)
+    figure.for_each_annotation(lambda note: note.update(text=note.text.replace("_rate=", " rate ")))
+    mode = "lines" if len(epochs) > 1 else "markers"  # one point makes no line
+    grey = {"line": {"color": "#BFBFBF", "width": 1}, "mode": mode, "name": "each setting"}
+    figure.update_traces(**grey, hovertemplate=None, hoverinfo="skip")
+    figure.data[0].showlegend = True
+    panel = figure.data[rates.index(best[0])]
+    look = {"marker": {"color": VALIDATION_COLOR, "size": 9}, "xaxis": panel.xaxis}
+    look |= {"yaxis": panel.yaxis, "hovertemplate": "epoch %{x}: %{y:.2%}<extra></extra>"}
+    name = "best setting: learning rate {:g}, dropout {:g}, weight decay {:g}".format(*best)
+    figure.add_scatter(x=epochs, y=curves.loc[*best], mode=mode, name=name, **look)
+    name = f"its best epoch: {epoch} ({top:.2%}"
+    name += f", standard deviation over folds {std:.2%})" if std else ")"
+    bar = {"array": [std]}
+    figure.add_scatter(x=[epoch], y=[top], error_y=bar, mode="markers", name=name, **look)
+    low = min(curves.iloc[:, len(epochs) // 2 :].stack().quantile(0.05), top - std)
+    margin = 0.05 * (top + std - low) + 0.001
+    figure.update_yaxes(range=[low - margin, top + std + margin])
+    room = 0.5 + 0.02 * np.ptp(epochs)
+    figure.update_xaxes(range=[epochs[0] - room, epochs[-1] + room], **_epoch_axis(epochs))
+    return _legend_below(_style(figure, title, subtitle, height=height + 60))
 
 
-def grid_search(results: pd.DataFrame, title: str) -> go.Figure:
-    """Return validation accuracy by epoch: a panel per dropout and learning rate."""
-    rates, dropouts, decays = (sorted(results[n].unique()) for n in scenes.HYPERPARAMETERS)
-    figure = make_subplots(
-        len(dropouts),
-        len(rates),
-        shared_xaxes="all",
-        shared_yaxes="all",
-        horizontal_spacing=0.02,
-        vertical_spacing=0.03,
-        column_titles=_rate_titles(rates),
-        row_titles=[f"dropout {dropout:g}" for dropout in dropouts],
-        x_title="epoch",
-        y_title="validation accuracy",
-    )
-    accuracy = results.groupby([*scenes.HYPERPARAMETERS, "epoch"])["val_accuracy"]
-    curves = accuracy.agg(["mean", "std"])
-    for (i, rate), (j, dropout), (k, decay) in itertools.product(
-        *map(enumerate, (rates, dropouts, decays))
-    ):
-        look = {"color": CURVES[k % len(CURVES)], "dash": DASHES[k % len(DASHES)]}
-        curve = curves.loc[(rate, dropout, decay)]
-        traces = _line_and_band(curve, f"{decay:g}", legend=i == j == 0, **look)
-        figure.add_traces(traces, rows=j + 1, cols=i + 1)
-    figure.update_layout(legend={"title": "weight decay", "x": 1.06})
-    figure.update_xaxes(**_epoch_axis(results["epoch"]))
-    return _style(figure, title, height=200 + 200 * len(dropouts))
-
-
-def heatmap(summary: pd.DataFrame, title: str) -> go.Figure:
+def heatmap(summary: pd.DataFrame, title: str, *, subtitle: str = "") -> go.Figure:
     """Return a heat map of the mean validation accuracy of each setting of `summarize`."""
     accuracy = summary.set_index(scenes.HYPERPARAMETERS)["val_accuracy"].sort_index()
     rates, dropouts, decays = accuracy.index.levels
+    panels, height = _wrap(len(rates))
+    numbers = panels["facet_col_wrap"] * len(decays) <= 20  # as far as one can read them
     figure = _heat(
         100 * accuracy.to_numpy().reshape(accuracy.index.levshape),
         [f"{decay:g}" for decay in decays],
         [f"{dropout:g}" for dropout in dropouts],
         facet_col=0,
         labels={"x": "weight decay", "y": "dropout", "color": "accuracy (%)"},
-        text_auto=".2f" if len(rates) * len(decays) <= 20 else False,  # as far as one can read it
+        text_auto=".2f" if numbers else False,
+        **panels,
     )
-    for note, text in zip(figure.layout.annotations, _rate_titles(rates), strict=True):
-        note.text = text
-    return _style(figure, title)
+    for note in figure.layout.annotations:  # "facet_col=0"
+        note.text = f"learning rate {rates[int(note.text.split('=')[1])]:g}"
+    figure.update_coloraxes(showscale=not numbers)
+    return _style(figure, title, subtitle, height=height)
 
 
 # --- Trainings and their models -------------------------------------------------------
 
 
-def history(history: pd.DataFrame, title: str) -> go.Figure:
+def history(history: pd.DataFrame, title: str, *, subtitle: str = "") -> go.Figure:
+    """Return the curves of loss and accuracy, training and validation, of one training."""
+    figure = make_subplots(1, 2, horizontal_spacing=0.1)
+    mode = "lines" if len(history) > 1 else "markers"  # one point makes no line
+    lines = {"training": ("", {"color": TRAINING_COLOR, "dash": "dash"})}
+    lines["validation"] = ("val_", {"color": VALIDATION_COLOR})
+    for column, metric in enumerate(("loss", "accuracy"), start=1):
+        for name, (prefix, line) in lines.items():
+            if prefix + metric in history:
+                look = {"name": name, "mode": mode, "line": line, "showlegend": column == 1}
+                curve = history[prefix + metric].round(5).tolist()
+                figure.add_scatter(x=history["epoch"], y=curve, **look, row=1, col=column)
+        figure.update_yaxes(title=metric, col=column)
+    figure.update_xaxes(title="epoch", **_epoch_axis(history["epoch"]))
+    return _style(figure, title, subtitle)
+
+
+def learning_curve(table: pd.DataFrame, title: str, *, subtitle: str = "") -> go.Figure:
     """
-    Return the curves of loss and accuracy, training and validation.
+    Return validation accuracy by number of training photos: mean and range over seeds.
 
     Parameters
     ----------
-    history : DataFrame
-        What `train_head` or `fine_tune` returns; or those of several runs, concatenated:
-        the lines are then their means, and bands show one standard deviation.
-    title : str
+    table : DataFrame
+        A row for each training: its number of training `photos`, `seed` and `val_accuracy`.
+    title, subtitle : str
     """
-    by_epoch = history.groupby("epoch")
-    figure = make_subplots(1, 2, horizontal_spacing=0.1)
-    kinds = {"training": ("", TRAINING_COLOR, "dash")}
-    kinds["validation"] = ("val_", VALIDATION_COLOR, "solid")
-    for column, metric in enumerate(("loss", "accuracy"), start=1):
-        for name, (prefix, color, dash) in kinds.items():
-            if prefix + metric in history:
-                curve = by_epoch[prefix + metric].agg(["mean", "std"])
-                look = {"color": color, "dash": dash, "legend": column == 1}
-                figure.add_traces(_line_and_band(curve, name, **look), rows=1, cols=column)
-        figure.update_yaxes(title=metric, col=column)
-    return _style(figure.update_xaxes(title="epoch", **_epoch_axis(history["epoch"])), title)
+    ends = table.groupby("photos")["val_accuracy"].agg(["min", "mean", "max"]).reset_index()
+    y = "validation accuracy<br>(mean, range over seeds)"
+    figure = px.line(
+        ends.assign(above=ends["max"] - ends["mean"], below=ends["mean"] - ends["min"]),
+        x="photos",
+        y="mean",
+        error_y="above",
+        error_y_minus="below",
+        markers=True,
+        color_discrete_sequence=[VALIDATION_COLOR],
+        labels={"photos": "number of training photos (log scale)", "mean": y},
+    )
+    figure.update_xaxes(type="log", tickvals=ends["photos"], tickformat=",d")
+    return _style(figure.update_yaxes(tickformat=".1%"), title, subtitle)
 
 
-def confusion(labels: pd.Series, predictions: Sequence[str], title: str) -> go.Figure:
+def confusion(
+    labels: pd.Series, predictions: Sequence[str], title: str, *, subtitle: str = ""
+) -> go.Figure:
     """Return a heat map of true by predicted class, with counts and row percentages."""
     classes = _classes(labels)
     counts = confusion_matrix(labels.astype(str), predictions, labels=list(labels.cat.categories))
@@ -270,47 +297,58 @@ def confusion(labels: pd.Series, predictions: Sequence[str], title: str) -> go.F
     pointed = "predicted class: %{x}<br>true class: %{y}<br>%{text}<extra></extra>"
     numbers = "%{text}" if len(classes) <= NUMBERED_CLASSES else None
     figure.update_traces(text=cells, texttemplate=numbers, hovertemplate=pointed)
+    figure.update_coloraxes(showscale=not numbers)
     figure.update_xaxes(**_class_axis(classes)).update_yaxes(**_class_axis(classes))
-    return _style(figure, title, height=700)
+    return _style(figure, title, subtitle, height=700)
 
 
-def calibration(tables: dict[str, pd.DataFrame], title: str) -> go.Figure:
+def calibration(
+    tables: dict[str, pd.DataFrame], title: str, *, confidences: dict, subtitle: str = ""
+) -> go.Figure:
     """
-    Return the reliability diagram of tables of `calibration`, named in the legend.
+    Return a reliability diagram above a histogram of confidence.
 
-    The area of a point grows with its photos: a small one says little.
+    Parameters
+    ----------
+    tables : dict of str to DataFrame
+        Tables of `reliability` by the names that the legend shows; the error bars are their
+        confidence intervals.
+    title, subtitle : str
+    confidences : dict of str to sequence of float
+        The confidence for each photo, by the same names.
     """
-    figure = go.Figure()
+    figure = make_subplots(2, 1, shared_xaxes=True, row_heights=[0.84, 0.16], vertical_spacing=0.03)
+    lowest = min(table[["confidence", "ci_low"]].min(axis=None) for table in tables.values())
+    ends = [np.floor(10 * lowest) / 10, 1]
     line = {"color": "#999999", "dash": "dot"}
-    figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line=line, name="as often right as sure")
+    figure.add_scatter(x=ends, y=ends, mode="lines", line=line, name="perfect calibration")
     styles = itertools.cycle(zip(PALETTE, SYMBOLS, strict=False))
-    most = max(table["photos"].max() for table in tables.values())
+    hover = "confidence %{x:.3f}, accuracy %{y:.3f}, %{customdata} photos"
     for (name, table), (color, symbol) in zip(tables.items(), styles, strict=False):
-        figure.add_scatter(
-            x=table["confidence"],
-            y=table["accuracy"],
-            customdata=table["photos"],
-            mode="lines+markers",
-            line={"color": color},
-            marker={"symbol": symbol, "size": 5 + 15 * np.sqrt(table["photos"] / most)},
-            name=name,
-            hovertemplate="confidence %{x:.3f}, accuracy %{y:.3f}, %{customdata} photos",
-        )
-    figure.update_xaxes(title="confidence: probability of the predicted class")
-    figure.update_yaxes(title="accuracy: share of the photos that it is right on")
-    # Where no point lies, unless a classifier is often sure and seldom right.
-    corner = {"x": 0.98, "y": 0.02, "xanchor": "right", "yanchor": "bottom"}
-    return _style(figure, title, height=600).update_layout(legend=corner)
+        x, y = table["confidence"], table["accuracy"]
+        bars = {"array": table["ci_high"] - y, "arrayminus": y - table["ci_low"], "thickness": 1}
+        look = {"mode": "markers", "marker": {"color": color, "symbol": symbol, "size": 7}}
+        look |= {"name": name, "customdata": table["photos"], "hovertemplate": hover}
+        figure.add_scatter(x=x, y=y, error_y=bars, **look)
+        photos, edges = np.histogram(confidences[name], bins=50, range=ends)
+        look = {"mode": "lines", "line": {"color": color, "shape": "hv"}, "showlegend": False}
+        figure.add_scatter(x=edges, y=[*photos, 0], row=2, col=1, **look, hoverinfo="skip")
+    axis = {"range": [ends[0], 1.02]}  # the markers of an accuracy of 1 are shown whole
+    figure.update_xaxes(**axis, domain=[0.19, 0.81])  # so that the diagram is square
+    figure.update_yaxes(**axis, title="accuracy", row=1).update_yaxes(title="photos", row=2)
+    figure.update_xaxes(title="confidence (probability of the predicted class)", row=2)
+    return _legend_below(_style(figure, title, subtitle, height=800))
 
 
-def coverage(table: pd.DataFrame, title: str, *, answered: float) -> go.Figure:
+def coverage(table: pd.DataFrame, title: str, *, answered: float, subtitle: str = "") -> go.Figure:
     """
     Return the accuracy-coverage curve of a table of `coverage_curve`.
 
     `answered` is the coverage at the abstention threshold, which is marked.
     """
-    figure = px.line(table, "coverage", "accuracy", color_discrete_sequence=[TRAINING_COLOR])
-    figure.update_traces(hovertemplate="coverage %{x:.1%}, accuracy %{y:.2%}<extra></extra>")
+    figure = px.line(table, "coverage", "accuracy", render_mode="svg")  # as of `feature_map`
+    hover = "coverage %{x:.1%}, accuracy %{y:.2%}<extra></extra>"
+    figure.update_traces(line_color=TRAINING_COLOR, hovertemplate=hover)
     accuracy = np.interp(answered, table["coverage"], table["accuracy"])
     text = f"threshold: coverage {answered:.1%},<br>selective accuracy {accuracy:.2%}"
     figure.add_annotation(x=answered, y=accuracy, text=text, ax=-70, ay=60, arrowhead=6)
@@ -318,7 +356,7 @@ def coverage(table: pd.DataFrame, title: str, *, answered: float) -> go.Figure:
     figure.update_yaxes(title="selective accuracy", tickformat=".1%")
     low = min(table["accuracy"].min(), 0.98)  # if all are correct, the axis ends at 100%, too
     figure.update_yaxes(range=[1.05 * low - 0.05, 1.05 - 0.05 * low])
-    return _style(figure, title)
+    return _style(figure, title, subtitle)
 
 
 # --- Shown and saved ------------------------------------------------------------------
@@ -334,9 +372,10 @@ def show(figure: go.Figure, name: str, folder: str | Path) -> None:
     The HTML files of a folder share one `plotly.min.js` and need no network. The PNG needs
     Chrome or Chromium; without it, an older PNG is removed, and the first plot prints the
     reason, also when its cell runs again. What is shown holds the figure and, for pages made
-    of the notebook, the PNG or, if there is none, an HTML form, which can be moved and opened
-    without network: that of the first plot holds plotly's script, 5 MB, for the whole page.
-    The others name the script's address, too, for Colab, where each output is a page.
+    of the notebook, the PNG at half its resolution or, if there is none, an HTML form, which
+    can be moved and opened without network: that of the first plot holds plotly's script,
+    5 MB, for the whole page. The others name the script's address, too, for Colab, where each
+    output is a page.
     """
     (folder := Path(folder)).mkdir(parents=True, exist_ok=True)
     png, problem = chrome.draw(figure)  # it may take long: the files of an older figure stay
@@ -351,7 +390,7 @@ def show(figure: go.Figure, name: str, folder: str | Path) -> None:
                 beside.write_bytes(content)
     shown = {"application/vnd.plotly.v1+json": json.loads(figure.to_json())}
     if png:
-        shown["image/png"] = png
+        shown["image/png"] = chrome.halve(png)
     else:
         if _first.setdefault(problem, name) == name:
             print(problem)

@@ -130,14 +130,16 @@ def test_a_run_without_a_chrome_ends_well_with_pages_and_advice(tmp_path, kind):
 
 
 @pytest.mark.browser
-def test_a_picture_is_as_large_as_its_figure_and_the_same_again(chrome):
+def test_a_picture_has_twice_the_size_of_its_figure_and_is_the_same_again(chrome):
     (first, _), (again, _) = chrome.draw(FIGURE), chrome.draw(FIGURE)
     assert first == again
-    with Image.open(io.BytesIO(first)) as picture:
-        assert picture.format == "PNG"
-        assert picture.size == (400, 300)
-        colours = picture.convert("RGB").getcolors(400 * 300)
-    assert sum(n for n, colour in colours if colour == (0, 0, 255)) > 5000  # the bars
+    for png, scale in ((first, 2), (scenes.chrome.halve(first), 1)):
+        with Image.open(io.BytesIO(png)) as picture:
+            assert picture.format == "PNG"
+            assert picture.size == (400 * scale, 300 * scale)
+            colours = picture.convert("RGB").getcolors(800 * 600)
+        blue = sum(n for n, colour in colours if colour == (0, 0, 255))  # the bars
+        assert blue > 5000 * scale**2
 
 
 @pytest.mark.browser

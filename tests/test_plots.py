@@ -1,6 +1,7 @@
 """Each plot shows its numbers, in one look, for any classes, and is saved to be opened anywhere."""
 
 import html
+import io
 import json
 import re
 from functools import partial
@@ -10,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from conftest import find_browser
+from PIL import Image
 from plotly.offline import get_plotlyjs
 
 import scenes
@@ -18,6 +20,7 @@ import scenes.plots
 import utils
 
 RATES, DROPOUTS, DECAYS, FOLDS, EPOCHS = [0.001, 0.01], [0.1, 0.3, 0.5], [0, 1e-4], 3, 4
+N = "n = 120 photos"
 LONG = "a name of a class that goes on and on and on"
 ODD = ["<b>x</b>", "two words", "a, comma", "Zürich", "7 & <i>", "%{x} &amp;", "$a$", "100", LONG]
 
@@ -51,15 +54,18 @@ def results():
 
 @pytest.fixture(scope="module")
 def history():
-    """Return the histories of three runs of four epochs."""
-    rng = np.random.default_rng(0)
-    runs = [
-        pd.DataFrame({"epoch": range(1, 5), "run": run}).join(
-            pd.DataFrame(rng.uniform(0, 1, (4, 4)), columns=list(scenes.METRICS))
-        )
-        for run in (1, 2, 3)
-    ]
-    return pd.concat(runs)
+    """Return the history of a training of four epochs."""
+    values = np.random.default_rng(0).uniform(0, 1, (4, 4))
+    return pd.DataFrame({"epoch": range(1, 5)}).join(
+        pd.DataFrame(values, columns=list(scenes.METRICS))
+    )
+
+
+@pytest.fixture(scope="module")
+def trainings():
+    """Return the accuracies of trainings with three seeds on 100 and 400 photos."""
+    table = pd.DataFrame({"photos": [100, 400] * 3, "seed": [0, 0, 1, 1, 2, 2]})
+    return table.assign(val_accuracy=[0.7, 0.8, 0.72, 0.83, 0.77, 0.83])
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +89,19 @@ def photos():
 @pytest.fixture(scope="module")
 def tables():
     """Return the reliability of two classifiers."""
-    confidence = np.linspace(0.05, 0.95, 10)
+    confidence = np.linspace(0.35, 0.95, 10)
     table = pd.DataFrame({"confidence": confidence, "accuracy": confidence, "photos": 200})
-    return {"honest": table, "boastful": table.assign(accuracy=confidence**2)}
+    tables = {"calibrated": table, "overconfident": table.assign(accuracy=confidence**2)}
+    return {
+        name: table.assign(ci_low=table["accuracy"] - 0.02, ci_high=table["accuracy"] + 0.01)
+        for name, table in tables.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def confidences(tables):
+    """Return the confidence for each photo of `tables`."""
+    return {name: np.repeat(table["confidence"], 200) for name, table in tables.items()}
 
 
 @pytest.fixture(scope="module")
@@ -112,42 +128,50 @@ def short_tsne():
 
 
 @pytest.fixture(scope="module")
-def figures(results, history, photos, tables, answered):
+def figures(results, history, trainings, photos, tables, confidences, answered):
     """Return one figure of each plot of numbers, and three for each number of classes."""
     summary = utils.summarize(results)
     drawn = {
-        "grid_search": scenes.plots.grid_search(results, "Two rates"),
-        "heatmap": scenes.plots.heatmap(summary, "All settings"),
-        "history": scenes.plots.history(history, "Three runs"),
-        "calibration": scenes.plots.calibration(tables, "Two classifiers"),
-        "coverage": scenes.plots.coverage(answered, "The surest first", answered=0.75),
+        "grid_search": scenes.plots.grid_search(results, "Two rates", subtitle=N),
+        "heatmap": scenes.plots.heatmap(summary, "All settings", subtitle=N),
+        "history": scenes.plots.history(history, "One training", subtitle=N),
+        "learning_curve": scenes.plots.learning_curve(trainings, "Two sizes", subtitle=N),
+        "calibration": scenes.plots.calibration(
+            tables, "Two classifiers", confidences=confidences, subtitle=N
+        ),
+        "coverage": scenes.plots.coverage(answered, "Coverage", answered=0.75, subtitle=N),
     }
     for number, (images, features, predictions) in photos.items():
         labels = images["label"]
-        drawn[f"counts {number}"] = scenes.plots.counts(images, "The photos")
+        drawn[f"counts {number}"] = scenes.plots.counts(images, "The photos", subtitle=N)
         with pytest.MonkeyPatch.context() as patch:
             if number != 6:  # one map is enough to be looked at: t-SNE takes seconds
                 patch.setattr(scenes.plots, "TSNE", FirstTwo)
-            drawn[f"feature_map {number}"] = scenes.plots.feature_map(features, labels, "A map")
-        drawn[f"confusion {number}"] = scenes.plots.confusion(labels, predictions, "Mistakes")
+            drawn[f"feature_map {number}"] = scenes.plots.feature_map(
+                features, labels, "A map", subtitle=N
+            )
+        drawn[f"confusion {number}"] = scenes.plots.confusion(
+            labels, predictions, "Mistakes", subtitle=N
+        )
     return drawn
 
 
 AXES = {
     "counts 6": {"class", "number of photos"},
-    "feature_map 6": {"t-SNE 1 (no unit)", "t-SNE 2 (no unit)"},
+    "feature_map 6": {"t-SNE 1", "t-SNE 2"},
     "grid_search": {"epoch", "validation accuracy"},
     "heatmap": {"weight decay", "dropout"},
     "history": {"epoch", "loss", "accuracy"},
-    "confusion 6": {"predicted class", "true class"},
-    "calibration": {
-        "confidence: probability of the predicted class",
-        "accuracy: share of the photos that it is right on",
+    "learning_curve": {
+        "number of training photos (log scale)",
+        "validation accuracy<br>(mean, range over seeds)",
     },
+    "confusion 6": {"predicted class", "true class"},
+    "calibration": {"confidence (probability of the predicted class)", "accuracy", "photos"},
     "coverage": {"coverage", "selective accuracy"},
 }
-TITLES = ["The photos", "A map", "Two rates", "All settings", "Three runs", "Mistakes"]
-TITLES += ["Two classifiers", "The surest first"]
+TITLES = ["The photos", "A map", "Two rates", "All settings", "One training", "Two sizes"]
+TITLES += ["Mistakes", "Two classifiers", "Coverage"]
 
 
 def texts(figure: go.Figure) -> set[str]:
@@ -155,14 +179,6 @@ def texts(figure: go.Figure) -> set[str]:
     axes = [*figure.select_xaxes(), *figure.select_yaxes()]
     notes = {note.text for note in figure.layout.annotations}
     return notes | {axis.title.text for axis in axes if axis.title.text}
-
-
-def lines_of(figure: go.Figure) -> list[go.Scatter]:
-    return [trace for trace in figure.data if not trace.fill]
-
-
-def bands_of(figure: go.Figure) -> list[go.Scatter]:
-    return [trace for trace in figure.data if trace.fill]
 
 
 def read(shown: object) -> str:
@@ -177,6 +193,7 @@ def read(shown: object) -> str:
 def test_a_plot_has_the_title_it_is_given_named_axes_and_the_common_look(figures, name, title):
     figure = figures[name]
     assert figure.layout.title.text == title
+    assert figure.layout.title.subtitle.text == N
     assert texts(figure) >= AXES[name]
     common = figures["counts 6"].layout
     assert figure.layout.font == common.font
@@ -189,6 +206,15 @@ def test_a_plot_has_the_title_it_is_given_named_axes_and_the_common_look(figures
 @pytest.mark.parametrize("name", sorted(AXES))
 def test_a_plot_is_drawn_without_webgl(figures, name):
     assert {trace.type for trace in figures[name].data} <= {"bar", "scatter", "heatmap"}
+
+
+def test_a_long_curve_is_drawn_without_webgl(results):
+    table = pd.DataFrame({"coverage": np.linspace(0, 1, 3000), "accuracy": 1.0})
+    coverage = scenes.plots.coverage(table, "3,000 photos", answered=1)
+    long = pd.concat([results.assign(epoch=results["epoch"] + 4 * i) for i in range(50)])
+    search = scenes.plots.grid_search(long, "200 epochs")
+    assert len(search.data[0].x) > 1000
+    assert {trace.type for trace in [*coverage.data, *search.data]} == {"scatter"}
 
 
 # --- Any classes ----------------------------------------------------------------------
@@ -278,6 +304,11 @@ def test_feature_map_puts_photos_of_a_class_near_each_other(figures):
             assert min(distances, key=distances.get) == name
 
 
+def test_the_axes_of_a_feature_map_have_no_numbers(figures):
+    axes = (figures["feature_map 6"].layout.xaxis, figures["feature_map 6"].layout.yaxis)
+    assert [axis.showticklabels for axis in axes] == [False, False]
+
+
 def test_feature_map_takes_a_sample_by_its_seed(photos):
     images, features, _ = photos[6]
     first, again = (
@@ -298,64 +329,119 @@ def test_feature_map_bears_features_that_are_all_alike(photos):
 # --- The grid search ------------------------------------------------------------------
 
 
-def test_grid_search_shows_each_setting_with_mean_and_band(figures, results):
-    figure = figures["grid_search"]
-    lines, bands = lines_of(figure), bands_of(figure)
-    assert len(lines) == len(bands) == len(RATES) * len(DROPOUTS) * len(DECAYS)
-    assert {f"learning rate {rate:g}" for rate in RATES} <= texts(figure)
-    assert {f"dropout {dropout:g}" for dropout in DROPOUTS} <= texts(figure)
+def curves_of(figure: go.Figure) -> dict[str, list[list[float]]]:
+    """Return the grey curves of each panel by its title."""
+    titles = {(note.x, note.y): note.text for note in figure.layout.annotations}
+    found = {}
+    for trace in figure.data[:-2]:
+        x, y = (figure.layout[f"{axis[0]}axis{axis[1:]}"] for axis in (trace.xaxis, trace.yaxis))
+        [title] = [text for place, text in titles.items() if is_above(x.domain, y.domain, *place)]
+        ends = np.flatnonzero(np.isnan(trace.y))
+        starts = [0, *(ends[:-1] + 1)]
+        found[title] = [trace.y[i:j].tolist() for i, j in zip(starts, ends, strict=True)]
+    return found
+
+
+def is_above(x: tuple, y: tuple, note_x: float, note_y: float) -> bool:
+    """Return whether a title stands right above a panel with these domains."""
+    return x[0] < note_x < x[1] and abs(note_y - y[1]) < 0.01
+
+
+def test_grid_search_shows_each_setting_in_the_panel_of_its_learning_rate(figures, results):
+    curves = curves_of(figures["grid_search"])
     by_setting = results.groupby([*scenes.HYPERPARAMETERS, "epoch"])["val_accuracy"]
-    mean, std = by_setting.mean(), by_setting.std()
-    left = iter(zip(lines, bands, strict=True))
-    for column, rate in enumerate(RATES):
-        for row, dropout in enumerate(DROPOUTS):
-            for decay in DECAYS:
-                line, band = next(left)
-                expected, spread = mean[rate, dropout, decay], std[rate, dropout, decay]
-                panel = row * len(RATES) + column + 1
-                assert line.xaxis == band.xaxis == ("x" if panel == 1 else f"x{panel}")
-                assert line.name == f"{decay:g}"
-                assert list(line.x) == list(range(1, EPOCHS + 1))
-                np.testing.assert_allclose(line.y, expected)
-                np.testing.assert_allclose(band.y[:EPOCHS], expected + spread)
-                np.testing.assert_allclose(band.y[EPOCHS:], (expected - spread)[::-1])
+    expected = by_setting.mean().unstack()
+    assert list(curves) == [f"learning rate {rate:g}" for rate in RATES]
+    for rate, shown in zip(RATES, curves.values(), strict=True):
+        np.testing.assert_allclose(shown, expected.loc[rate], rtol=1e-6)
+    assert list(figures["grid_search"].data[0].x)[:EPOCHS] == list(range(1, EPOCHS + 1))
 
 
-def test_grid_search_names_each_weight_decay_once_in_one_colour(figures):
-    lines = lines_of(figures["grid_search"])
-    assert [line.name for line in lines if line.showlegend] == [f"{decay:g}" for decay in DECAYS]
-    for decay in DECAYS:
-        same = {(t.line.color, t.line.dash) for t in lines if t.name == f"{decay:g}"}
-        assert len(same) == 1
+@pytest.mark.parametrize("folds", [1, FOLDS])
+def test_grid_search_shows_the_best_setting_and_its_standard_deviation(results, folds):
+    some = results[results["fold"] <= folds]
+    *grey, line, point = scenes.plots.grid_search(some, "The best in colour").data
+    best = utils.summarize(some).iloc[0]
+    curve = some.set_index(scenes.HYPERPARAMETERS).loc[*best[scenes.HYPERPARAMETERS]]
+    np.testing.assert_allclose(line.y, curve.groupby("epoch")["val_accuracy"].mean(), rtol=1e-6)
+    rate, dropout, decay = best[scenes.HYPERPARAMETERS]
+    setting = f"learning rate {rate:g}, dropout {dropout:g}, weight decay {decay:g}"
+    assert line.name == f"best setting: {setting}"
+    assert (*point.x, *point.y) == (best["epoch"], pytest.approx(best["val_accuracy"]))
+    told = f"its best epoch: {best['epoch']:g} ({best['val_accuracy']:.2%}"
+    if folds > 1:
+        told += f", standard deviation over folds {best['std']:.2%}"
+        assert point.error_y.array[0] == pytest.approx(best["std"])
+    assert point.name == f"{told})"
+    panel = grey[RATES.index(rate)]
+    assert line.xaxis == point.xaxis == panel.xaxis
+    assert line.yaxis == point.yaxis == panel.yaxis
+    assert {trace.line.color for trace in grey} == {"#BFBFBF"}
+    assert line.marker.color == point.marker.color == scenes.plots.VALIDATION_COLOR
 
 
-def test_grid_search_shares_its_axes(figures):
-    for axes in (figures["grid_search"].select_xaxes, figures["grid_search"].select_yaxes):
-        ranges = [axis.matches for axis in axes()]
-        assert len(ranges) == len(RATES) * len(DROPOUTS)
-        assert len({matched for matched in ranges if matched}) == ranges.count(None) == 1
+def test_of_equal_accuracies_the_best_setting_has_the_lower_loss(results):
+    rows = results.assign(val_accuracy=0.9, val_loss=1.0)
+    last = (rows["learning_rate"] == RATES[1]) & (rows["dropout"] == DROPOUTS[2])
+    rows.loc[last & (rows["epoch"] == 3), "val_loss"] = 0.5
+    *_, line, point = scenes.plots.grid_search(rows, "Ties").data
+    assert line.name.endswith("learning rate 0.01, dropout 0.5, weight decay 0")
+    assert list(point.x) == [3]
 
 
-@pytest.mark.parametrize("decays", [1, 7, 9])
-def test_grid_search_takes_any_number_of_settings(results, decays):
-    one = results.query("learning_rate == 0.001 and dropout == 0.1 and weight_decay == 0")
-    many = pd.concat([one.assign(weight_decay=10.0**-i) for i in range(decays)])
-    lines = lines_of(scenes.plots.grid_search(many, "Many"))
-    assert len({(t.line.color, t.line.dash) for t in lines}) == len(lines) == decays
-    assert len({t.line.color for t in lines}) == min(decays, 7)
+def test_the_accuracy_axis_leaves_out_the_first_epochs(results):
+    """It shows the later half, but for the lowest twentieth, and the error bar."""
+    rising = results.assign(val_accuracy=0.2 * results["epoch"] + 0.05 * results["fold"])
+    axes = list(scenes.plots.grid_search(rising, "From 0.3 to 0.9").select_yaxes())
+    low, high = axes[0].range
+    assert 0.65 < low < 0.7
+    assert 0.95 < high < 1
+    assert {axis.matches for axis in axes} <= {None, "y"}
 
 
-def test_many_panels_have_titles_in_two_lines_and_many_cells_no_numbers(results):
+@pytest.mark.parametrize(("rates", "rows"), [(1, 1), (4, 1), (5, 2), (8, 2), (9, 3)])
+def test_panels_are_wrapped_into_rows_of_at_most_four(results, rates, rows):
     one = results.query("learning_rate == 0.001")
-    many = pd.concat([one.assign(learning_rate=10.0**-i) for i in range(1, 6)])
-    titles = {f"learning rate<br>{10.0**-i:g}" for i in range(1, 6)}
-    assert titles <= texts(scenes.plots.grid_search(many, "Five rates"))
-    heats = scenes.plots.heatmap(utils.summarize(many), "Five rates")
-    assert titles <= texts(heats)
-    assert heats.data[0].texttemplate
-    more = pd.concat([many.assign(weight_decay=0.1 * i) for i in range(5)])
-    more = more.drop_duplicates([*scenes.HYPERPARAMETERS, "fold", "epoch"])
-    assert not scenes.plots.heatmap(utils.summarize(more), "25 columns").data[0].texttemplate
+    many = pd.concat([one.assign(learning_rate=10.0**-i) for i in range(rates, 0, -1)])
+    titles = [f"learning rate {10.0**-i:g}" for i in range(rates, 0, -1)]
+    search = scenes.plots.grid_search(many, "Many rates")
+    heats = scenes.plots.heatmap(utils.summarize(many), "Many rates")
+    assert list(curves_of(search)) == titles
+    assert sorted(note.text for note in heats.layout.annotations) == sorted(titles)
+    for figure in (search, heats):
+        assert len({axis.domain for axis in figure.select_yaxes()}) == rows
+    assert heats.layout.height == search.layout.height - 60 == 260 + 240 * rows
+
+
+def test_a_large_search_takes_little_room_in_the_notebook(results):
+    """512 settings of 20 epochs, in the figure and not in its template of 7 kB."""
+    index = pd.MultiIndex.from_product(
+        [np.arange(1, 9) / 1000, np.arange(8) / 10, np.arange(8) / 1000, [1], range(1, 21)],
+        names=[*scenes.HYPERPARAMETERS, "fold", "epoch"],
+    )
+    accuracy = np.random.default_rng(0).uniform(0.8, 0.9, len(index))
+    large = pd.DataFrame({"val_accuracy": accuracy, "val_loss": accuracy}, index).reset_index()
+    figure = scenes.plots.grid_search(large, "512 settings")
+    assert len(figure.data) == 10
+    assert len(figure.to_json()) < 10 * len(index) + 20_000
+
+
+def test_a_search_of_one_setting_and_epoch_is_a_point(results):
+    one = results.query("learning_rate == 0.001 and dropout == 0.1 and weight_decay == 0")
+    figure = scenes.plots.grid_search(one[(one["epoch"] == 1) & (one["fold"] == 1)], "One")
+    assert {trace.mode for trace in figure.data} == {"markers"}
+    low, high = figure.layout.yaxis.range
+    assert low < figure.data[-1].y[0] < high
+
+
+def test_heatmap_has_numbers_or_a_colour_bar(results):
+    few = scenes.plots.heatmap(utils.summarize(results), "Four columns")
+    many = pd.concat([results.assign(weight_decay=0.1 * i) for i in range(11)])
+    many = many.drop_duplicates([*scenes.HYPERPARAMETERS, "fold", "epoch"])
+    many = scenes.plots.heatmap(utils.summarize(many), "22 columns")
+    assert few.data[0].texttemplate == "%{z:.2f}"
+    assert not many.data[0].texttemplate
+    assert [f.layout.coloraxis.showscale for f in (few, many)] == [False, True]
 
 
 def test_heatmap_shows_the_best_mean_accuracy_of_each_setting(figures, results):
@@ -374,28 +460,31 @@ def test_heatmap_shows_the_best_mean_accuracy_of_each_setting(figures, results):
 # --- Trainings and their models -------------------------------------------------------
 
 
-def test_history_shows_means_and_bands_of_several_runs(figures, history):
-    lines, bands = lines_of(figures["history"]), bands_of(figures["history"])
+def test_history_shows_training_and_validation(figures, history):
+    lines = figures["history"].data
     metrics = ["loss", "val_loss", "accuracy", "val_accuracy"]
     assert [line.name for line in lines] == ["training", "validation"] * 2
-    for line, band, metric in zip(lines, bands, metrics, strict=True):
-        by_epoch = history.groupby("epoch")[metric]
+    assert [line.showlegend for line in lines] == [True, True, False, False]
+    for line, metric in zip(lines, metrics, strict=True):
         assert list(line.x) == [1, 2, 3, 4]
-        np.testing.assert_allclose(line.y, by_epoch.mean())
-        np.testing.assert_allclose(band.y[:4], by_epoch.mean() + by_epoch.std())
+        np.testing.assert_allclose(line.y, history[metric], atol=1e-5)
     assert lines[0].line.color == lines[2].line.color != lines[1].line.color
-
-
-def test_history_of_one_run_has_bands_without_width(history):
-    one = history[history["run"] == 1]
-    band = bands_of(scenes.plots.history(one, "One run"))[0]
-    np.testing.assert_array_equal(band.y, [*one["loss"], *one["loss"][::-1]])
 
 
 def test_history_of_one_epoch_is_a_point_that_one_can_see(history):
     figure = scenes.plots.history(history[history["epoch"] == 1], "One epoch")
-    assert {line.mode for line in lines_of(figure)} == {"markers"}
-    assert lines_of(figure)[1].line.color == scenes.plots.VALIDATION_COLOR  # and of the point
+    assert {line.mode for line in figure.data} == {"markers"}
+    assert figure.data[1].line.color == scenes.plots.VALIDATION_COLOR  # and of the point
+
+
+def test_learning_curve_shows_mean_and_range_over_seeds_by_number_of_photos(figures):
+    figure = figures["learning_curve"]
+    [line] = figure.data
+    assert list(line.x) == list(figure.layout.xaxis.tickvals) == [100, 400]
+    assert figure.layout.xaxis.type == "log"
+    np.testing.assert_allclose(line.y, [0.73, 0.82])
+    np.testing.assert_allclose(line.error_y.array, [0.04, 0.01])
+    np.testing.assert_allclose(line.error_y.arrayminus, [0.03, 0.02])
 
 
 @pytest.mark.parametrize("name", ["grid_search", "history"])
@@ -405,7 +494,7 @@ def test_epochs_are_whole_numbers(figures, name):
 
 def test_history_without_validation_shows_training_alone(history):
     figure = scenes.plots.history(history[["epoch", "loss", "accuracy"]], "No validation")
-    assert {line.name for line in lines_of(figure)} == {"training"}
+    assert {line.name for line in figure.data} == {"training"}
 
 
 @pytest.mark.parametrize("number", [2, 6, 100])
@@ -420,6 +509,7 @@ def test_confusion_shows_counts_and_row_percentages(figures, photos, number):
         assert shown == f"{n}<br>{share:.1f}%"
     assert "%{text}" in heat.hovertemplate
     assert heat.texttemplate == ("%{text}" if number <= 12 else None)
+    assert figures[f"confusion {number}"].layout.coloraxis.showscale == (number > 12)
 
 
 def test_confusion_bears_a_class_without_photos():
@@ -428,16 +518,42 @@ def test_confusion_bears_a_class_without_photos():
     assert heat.z[4][4] == np.sum(heat.z) == 100
 
 
-def test_calibration_shows_each_bin_under_its_name(figures, tables):
-    diagonal, *lines = figures["calibration"].data
-    assert list(diagonal.x) == list(diagonal.y) == [0, 1]
-    assert len({line.line.color for line in lines}) == len(lines) == 2
-    for line, (name, table) in zip(lines, tables.items(), strict=True):
-        np.testing.assert_allclose(line.x, table["confidence"])
-        np.testing.assert_allclose(line.y, table["accuracy"])
-        assert line.name == name
-        areas = (line.marker.size - 5) ** 2
-        np.testing.assert_allclose(areas / areas.max(), table["photos"] / table["photos"].max())
+def test_calibration_shows_each_bin_with_its_interval_under_its_name(figures, tables):
+    diagonal, *traces = figures["calibration"].data
+    assert diagonal.name == "perfect calibration"
+    assert list(diagonal.x) == list(diagonal.y)
+    points = traces[::2]
+    assert len({trace.marker.color for trace in points}) == len(points) == 2
+    for trace, (name, table) in zip(points, tables.items(), strict=True):
+        assert trace.name == name
+        assert trace.mode == "markers"
+        np.testing.assert_allclose(trace.x, table["confidence"])
+        np.testing.assert_allclose(trace.y, table["accuracy"])
+        np.testing.assert_allclose(trace.y + trace.error_y.array, table["ci_high"])
+        np.testing.assert_allclose(trace.y - trace.error_y.arrayminus, table["ci_low"])
+
+
+def test_calibration_has_a_histogram_of_the_confidence_for_all_photos(figures, confidences):
+    _, *traces = figures["calibration"].data
+    for points, steps, values in zip(traces[::2], traces[1::2], confidences.values(), strict=True):
+        assert steps.line.color == points.marker.color
+        assert (points.yaxis, steps.yaxis) == (None, "y2")
+        photos, edges = np.array(steps.y[:-1]), np.array(steps.x)
+        assert photos.sum() == len(values)
+        assert ((values > edges[3]) & (values < edges[30])).sum() == photos[3:30].sum() > 0
+
+
+def test_the_reliability_diagram_is_square_and_shows_all_that_is_in_it(figures, tables):
+    layout = figures["calibration"].layout
+    margin = layout.margin
+    width = np.ptp(layout.xaxis.domain) * (layout.width - margin.l - margin.r)
+    height = np.ptp(layout.yaxis.domain) * (layout.height - margin.t - margin.b)
+    assert width == pytest.approx(height, rel=0.03)
+    assert layout.xaxis.range == layout.yaxis.range == layout.xaxis2.range
+    low, high = layout.xaxis.range
+    lowest = min(table["ci_low"].min() for table in tables.values())
+    assert lowest - 0.1 < low <= lowest
+    assert high > 1
 
 
 def test_coverage_shows_the_accuracy_of_each_share_and_marks_the_chosen_one(figures):
@@ -497,12 +613,18 @@ def test_a_page_holds_the_figure(figures, shown, tmp_path):
     assert json.loads(data[1]) == json.loads(figures["heatmap"].to_json())["data"]
 
 
-def test_a_picture_is_saved_and_shown_beside_the_figure(figures, shown, monkeypatch, tmp_path):
-    monkeypatch.setattr(scenes.chrome, "draw", lambda figure: (b"a picture", None))
+def test_a_picture_is_saved_and_shown_at_half_its_size(figures, shown, monkeypatch, tmp_path):
+    """JupyterLab cuts off one that is larger than its figure."""
+    Image.new("RGB", (40, 20), "#0072B2").save(picture := io.BytesIO(), "PNG")
+    monkeypatch.setattr(scenes.chrome, "draw", lambda figure: (picture.getvalue(), None))
     scenes.plots.show(figures["heatmap"], "heat", tmp_path)
-    assert (tmp_path / "heat.png").read_bytes() == b"a picture"
-    figure = json.loads(figures["heatmap"].to_json())
-    assert shown == [{"application/vnd.plotly.v1+json": figure, "image/png": b"a picture"}]
+    assert (tmp_path / "heat.png").read_bytes() == picture.getvalue()
+    [data] = shown
+    assert set(data) == {"application/vnd.plotly.v1+json", "image/png"}
+    assert data["application/vnd.plotly.v1+json"] == json.loads(figures["heatmap"].to_json())
+    with Image.open(io.BytesIO(data["image/png"])) as half:
+        assert half.size == (20, 10)
+        assert half.getcolors() == [(200, (0, 0x72, 0xB2))]
 
 
 @pytest.fixture
