@@ -1,5 +1,5 @@
 """
-Calibration (section 10): is a classifier as accurate as it is confident?
+Calibration (sections 9 and 10): is a classifier as accurate as it is confident?
 
 Temperature, abstention threshold, reliability, coverage and confidence intervals. Works on
 probabilities and labels; knows nothing of images and models.
@@ -12,6 +12,8 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 
+MIN_ERRORS = 20  # of fewer held-out errors, temperature and threshold are mostly noise
+
 
 def accuracy(correct: Sequence[bool]) -> pd.Series:
     """Return the share of True, its 95% confidence interval (Wilson, 1927) and the count."""
@@ -20,6 +22,12 @@ def accuracy(correct: Sequence[bool]) -> pd.Series:
         return pd.Series({"accuracy": np.nan, "ci_low": 0.0, "ci_high": 1.0, "photos": 0})
     low, high = binomtest(hits, n).proportion_ci(method="wilson")
     return pd.Series({"accuracy": hits / n, "ci_low": low, "ci_high": high, "photos": n})
+
+
+def percent(correct: Sequence[bool]) -> str:
+    """Return the share of True with its 95% confidence interval, as '94.0% (93.1 to 94.8)'."""
+    share, low, high, _ = accuracy(correct)
+    return f"{share:.1%} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
@@ -70,18 +78,43 @@ def fit_threshold(probabilities: np.ndarray, y: np.ndarray, *, accuracy: float =
     return float((curve["confidence"][last] + following[last]) / 2)
 
 
-def reliability(probabilities: np.ndarray, y: np.ndarray, *, bins: int = 10) -> pd.DataFrame:
+def fit(*held_out: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
     """
-    Return mean `confidence`, `accuracy` and number of `photos` per bin of confidence.
+    Return `temperature` and `threshold` for `build_classifier`.
 
-    Confidence is the probability of the predicted class; the bins are of equal width, and
-    empty ones are left out.
+    Parameters
+    ----------
+    *held_out : tuples of ndarray
+        Probabilities (n, classes) and labels (n,) of images that the classifier has not
+        trained on. The first set with `MIN_ERRORS` misclassified images is used. If none
+        has so many, the classifier stays as it is and never abstains, and a line says so.
     """
-    confidence = probabilities.max(axis=1)
-    correct = probabilities.argmax(axis=1) == y
-    table = pd.DataFrame({"confidence": confidence, "accuracy": correct, "photos": 1})
-    groups = table.groupby(np.minimum((confidence * bins).astype(int), bins - 1))
-    return groups.agg({"confidence": "mean", "accuracy": "mean", "photos": "sum"})
+    for probabilities, y in held_out:
+        errors = int((probabilities.argmax(axis=1) != y).sum())
+        if errors >= MIN_ERRORS:
+            temperature = fit_temperature(probabilities, y)
+            threshold = fit_threshold(apply_temperature(probabilities, temperature), y)
+            return {"temperature": temperature, "threshold": threshold}
+    print(
+        f"Only {errors} held-out errors, too few to fit temperature and threshold (from "
+        f"{MIN_ERRORS}): the model never abstains, and may be overconfident."
+    )
+    return {"temperature": 1.0, "threshold": 0.0}
+
+
+def reliability(probabilities: np.ndarray, y: np.ndarray, *, bins: int = 15) -> pd.DataFrame:
+    """
+    Return mean `confidence`, `accuracy`, `ci_low`, `ci_high` and `photos` per bin of confidence.
+
+    Confidence is the probability of the predicted class. The bins are of equal mass: each holds
+    the same number of photos (one more or less), but photos of the same confidence stay together.
+    """
+    confidence = pd.Series(probabilities.max(axis=1))
+    groups = (confidence.rank(method="min") - 1) * bins // len(confidence)
+    correct = pd.Series(probabilities.argmax(axis=1) == y)
+    table = correct.groupby(groups).apply(accuracy).unstack().astype({"photos": int})
+    table.insert(0, "confidence", confidence.groupby(groups).mean())
+    return table
 
 
 def expected_calibration_error(table: pd.DataFrame) -> float:

@@ -5,6 +5,8 @@ import pytest
 
 from scenes import calibration
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture(scope="module")
 def chances():
@@ -16,19 +18,44 @@ def chances():
     return {"honest": honest, "boastful": boastful}, labels
 
 
-def test_calibration_compares_confidence_and_accuracy_bin_by_bin():
-    """Two photos at 0.6, one right; three at 0.95, all right; one at 1.0, wrong."""
-    labels = np.array([0, 1, 2, 3, 4, 0])
-    sure = [0.6, 0.6, 0.95, 0.95, 0.95, 1.0]
-    predicted = [0, 0, 2, 3, 4, 5]
-    probabilities = np.repeat((1 - np.array(sure))[:, None] / 5, 6, axis=1)
-    probabilities[np.arange(6), predicted] = sure
-    table = calibration.reliability(probabilities, labels)
-    np.testing.assert_allclose(table["confidence"], [0.6, 3.85 / 4])
-    np.testing.assert_allclose(table["accuracy"], [0.5, 0.75])
-    assert list(table["photos"]) == [2, 4]
-    expected = (2 * 0.1 + 4 * (3.85 / 4 - 0.75)) / 6
-    assert calibration.expected_calibration_error(table) == pytest.approx(expected)
+def with_confidence(confidence: list[float], correct: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities of three classes with these confidences, and the labels."""
+    predicted = np.arange(len(confidence)) % 3
+    probabilities = np.repeat((1 - np.array(confidence))[:, None] / 2, 3, axis=1)
+    probabilities[np.arange(len(confidence)), predicted] = confidence
+    return probabilities, np.where(correct, predicted, (predicted + 1) % 3)
+
+
+def test_reliability_compares_confidence_and_accuracy_in_bins_of_equal_mass():
+    probabilities, labels = with_confidence([0.9, 0.6, 1.0, 0.7, 0.95, 0.8], [1, 0, 1, 1, 0, 1])
+    table = calibration.reliability(probabilities, labels, bins=3)
+    np.testing.assert_allclose(table["confidence"], [0.65, 0.85, 0.975])
+    np.testing.assert_allclose(table["accuracy"], [0.5, 1, 0.5])
+    assert list(table["photos"]) == [2, 2, 2]
+    expected = calibration.accuracy([True, False])[["ci_low", "ci_high"]]
+    np.testing.assert_allclose(table.loc[0, ["ci_low", "ci_high"]].astype(float), expected)
+    error = calibration.expected_calibration_error(table)
+    assert error == pytest.approx((0.15 + 0.15 + 0.475) / 3)
+
+
+def test_photos_of_the_same_confidence_share_a_bin_and_the_error_is_weighted_by_photos():
+    probabilities, labels = with_confidence([0.5, 0.6, 1, 1, 1, 1], [1, 0, 1, 1, 1, 0])
+    table = calibration.reliability(probabilities, labels, bins=6)
+    np.testing.assert_allclose(table["confidence"], [0.5, 0.6, 1])
+    assert list(table["photos"]) == [1, 1, 4]
+    error = calibration.expected_calibration_error(table)
+    assert error == pytest.approx((0.5 + 0.6 + 4 * 0.25) / 6)
+    assert len(calibration.reliability(*with_confidence([0.4] * 20, [1] * 20))) == 1
+
+
+@pytest.mark.parametrize("photos", [3, 100, 3001])
+def test_reliability_has_15_bins_of_as_many_photos_as_there_are(photos):
+    confidence = np.random.default_rng(0).uniform(0.4, 1, photos)
+    table = calibration.reliability(*with_confidence(list(confidence), [1] * photos))
+    assert len(table) == min(photos, 15)
+    assert table["photos"].sum() == photos
+    assert np.ptp(table["photos"]) <= 1
+    assert table["confidence"].is_monotonic_increasing
 
 
 def test_the_calibration_error_tells_honest_from_boastful(chances):
@@ -112,3 +139,32 @@ def test_of_no_photos_nothing_is_known():
     found = calibration.accuracy([])
     assert np.isnan(found["accuracy"])
     assert list(found[["ci_low", "ci_high", "photos"]]) == [0, 1, 0]
+
+
+def with_errors(errors: int, n: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    """Return overconfident probabilities of two classes, so many of them of the wrong one."""
+    confidence = np.linspace(0.9, 0.999, n)
+    y = (np.arange(n) < errors).astype(int)  # the least confident are the wrong ones
+    return np.stack([confidence, 1 - confidence], axis=1), y
+
+
+def test_temperature_and_threshold_come_from_the_first_set_with_enough_errors(capsys):
+    few, enough, more = map(with_errors, (19, 20, 60))
+    given = calibration.fit(few, enough, more)
+    assert given == calibration.fit(enough)
+    temperature = calibration.fit_temperature(*enough)
+    calibrated = calibration.apply_temperature(enough[0], temperature)
+    threshold = calibration.fit_threshold(calibrated, enough[1])
+    assert given == {"temperature": temperature, "threshold": threshold}
+    assert given != calibration.fit(more)
+    assert capsys.readouterr().out == ""
+
+
+def test_with_few_errors_everywhere_the_model_never_abstains_and_says_so(capsys):
+    given = calibration.fit(with_errors(3), with_errors(19))
+    assert given == {"temperature": 1.0, "threshold": 0.0}
+    assert "Only 19 held-out errors, too few to fit" in capsys.readouterr().out
+
+
+def test_a_percentage_has_its_confidence_interval():
+    assert calibration.percent(np.arange(3000) < 2820) == "94.0% (93.1 to 94.8)"
