@@ -12,7 +12,7 @@ from pathlib import Path
 
 from scenes import classifier, files, folders, photos
 
-MODEL = Path(__file__).parents[1] / "intel_classifier.keras"
+MODEL = Path(__file__).parents[1] / "classifier.keras"
 CSV_HELP = """write all probabilities, for spreadsheets (UTF-8 with BOM; text that begins with
 = + - @, tab or carriage return gets an apostrophe before it, so that it is no formula)"""
 

@@ -1,5 +1,5 @@
 """
-The classifier (sections 7, 10 and 12): base model and head as one saved model; predictions.
+The classifier (sections 8, 9 and 11): base model and head as one saved model; predictions.
 
 The file alone says what its classes are, and loading it runs no code. Trains nothing.
 """
@@ -25,7 +25,6 @@ def build_classifier(
     head: keras.Model,
     classes: Sequence[str],
     *,
-    mirrored: bool = False,
     temperature: float = 1.0,
     threshold: float = 0.0,
 ) -> keras.Model:
@@ -38,8 +37,6 @@ def build_classifier(
         What `build_base_model` and `train_head`, or `fine_tune`, return.
     classes : sequence of str
         The class of each number that the head gives; they become part of the model.
-    mirrored : bool
-        Average what the network says of a photo and of its mirror image.
     temperature : float
         The logarithms of the probabilities are divided by it (Guo et al., 2017): above 1,
         the model is less sure; the label stays.
@@ -62,12 +59,8 @@ def build_classifier(
     resizing = keras.layers.Resizing(*view.shape[1:3], antialias=True, name="resizing")
     x = resizing(photo, training=False)
     x = keras.layers.Rescaling(**base_model.SCALING, name="scaling")(x)
-    probabilities = one_pass(x)
-    if mirrored:
-        views = [probabilities, one_pass(ops.flip(x, axis=2))]
-        probabilities = keras.layers.Average(name="average")(views)
     # Two constants of the file stand in layers, where they can be read back by name.
-    cooled = keras.layers.Rescaling(1 / temperature, name="temperature")(ops.log(probabilities))
+    cooled = keras.layers.Rescaling(1 / temperature, name="temperature")(ops.log(one_pass(x)))
     probabilities = keras.layers.Softmax(name="probabilities")(cooled)
     margin = keras.layers.Rescaling(1.0, offset=-threshold, name="margin")
     # No folder, so no class, is called "/": Keras refuses a class that is called as this token.
@@ -242,30 +235,21 @@ def activation_maps(model: keras.Model, paths: Sequence[str | Path]) -> np.ndarr
 
     Returns
     -------
-    ndarray of float32, shape (n, passes, 7, 7, classes)
-        A pass for the photo and, in a mirrored classifier, one for its mirror image, flipped
-        back. The mean over passes is what an overlay shows.
+    ndarray of float32, shape (n, 7, 7, classes)
 
     Notes
     -----
     The base model averages over 7 x 7 places and the head multiplies by a matrix, so that one
     may multiply first (class activation maps; Zhou et al., 2016). The split is exact: the mean of a
-    class's map, plus its bias, is its score in that pass, before the temperature. It says
-    where a score comes from, not why.
+    class's map, plus its bias, is its score before the temperature. It says where a score
+    comes from, not why.
     """
     _, base, head = model.get_layer("one_pass").layers
     places = keras.Model(base.input, base.layers[-1].input)  # up to the pooling
-    scaling = model.get_layer("scaling")
-    mirrored = any(layer.name == "average" for layer in model.layers)
-    maps = []
-    for path in paths:
-        photo = photos.resize_photos([photos.read_photo(path)])
-        views = [photo, photo[:, :, ::-1]][: 1 + mirrored]
-        # One view at a time: a model that is called keeps what all its layers give to the end.
-        found = [ops.matmul(places(scaling(view)), head.layers[-1].kernel)[0] for view in views]
-        maps.append(np.stack(found))
-        maps[-1][1:] = maps[-1][1:, :, ::-1]
-    return np.stack(maps)
+    scaling, kernel = model.get_layer("scaling"), head.layers[-1].kernel
+    images = (photos.resize_photos([photos.read_photo(path)]) for path in paths)
+    # One photo at a time: a model that is called keeps the outputs of all layers to the end.
+    return np.concatenate([ops.matmul(places(scaling(image)), kernel) for image in images])
 
 
 def export(model: keras.Model, path: str | Path, *, int8: bool = False) -> None:

@@ -1,14 +1,14 @@
 """
-Fine-tuning (sections 9 and 10): the layers before the head train, too.
+Fine-tuning (section 8): the upper layers of the base model train, too.
 
-An interrupted training goes on from its last finished epoch. Knows nothing of grids.
+An interrupted training resumes after its last finished epoch. Knows nothing of grids.
 """
 
 import errno
 import functools
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -18,7 +18,13 @@ import tensorflow as tf
 from keras import ops
 
 import scenes
-from scenes import base_model, features, files, photos, settings, tasks
+from scenes import base_model, features, files, heads, photos, settings, tasks
+
+# A few hundred images make few steps an epoch, and five such epochs make the model worse than
+# its own head (tools/BENCHMARK.md). So all trainings take at least so many steps, and none so
+# many epochs that a dozen images are learned by heart.
+MIN_STEPS, MAX_EPOCHS = 400, 60
+STEPS_A_MINUTE = 240  # with half of the layers, on two CPU cores; only to announce the time
 
 
 def fine_tune(
@@ -33,15 +39,16 @@ def fine_tune(
     label_smoothing: float,
     epochs: int,
     batch_size: int = 32,
+    class_weight: str | None = None,
     seed: int = 0,
     cache: str | Path,
 ) -> tuple[keras.Model, keras.Model, pd.DataFrame]:
     """
-    Return base model and head after the upper layers of the one and the other have trained.
+    Return the base model and the head, trained together from `first_layer` on.
 
-    The layers below `first_layer` stay as they are, so that what they make of a photo is
-    data, as the features are for the head: their output is computed once for each photo and
-    its mirror image, and each epoch trains the upper layers on one of the two, by chance.
+    The layers below `first_layer` are frozen, so their activations are data, as the features
+    are for the head: they are computed once for each image and its horizontal flip, and each
+    epoch trains the upper layers on one of the two, drawn at random.
 
     Parameters
     ----------
@@ -56,14 +63,19 @@ def fine_tune(
     first_layer : str
         The first layer that trains, one of `base_model.FIRST_LAYERS`.
     learning_rate : float
-        Its peak: it rises for a fifth of an epoch and then falls to 0 along a cosine.
+        Its peak: it rises for a tenth of the steps and then falls to 0 along a cosine.
     weight_decay : float
         Of AdamW (Loshchilov & Hutter, 2019), on all weights but biases.
     label_smoothing : float
         The share of each label that is spread over all classes (Szegedy et al., 2016).
-    epochs, batch_size : int
+    epochs : int
+        At least; small training sets take more, see `count_epochs`.
+    batch_size : int
+    class_weight : {None, 'balanced'}
+        'balanced' weights each class by the inverse of its frequency in the training set, in
+        the loss and in the accuracies.
     seed : int
-        Of the order of the photos, the mirroring and the dropout masks; it becomes the
+        Of the order of the images, the flips and the dropout masks; it becomes the
         global seed of Keras.
     cache : path
         The folder for the activations (some 50 KB an image) and for the
@@ -94,33 +106,45 @@ def fine_tune(
     (In a model built by Keras's functional API it is not enough to call a layer with
     `training=False`: `fit` overrides that. A frozen BatchNormalization layer is safe.)
     """
-    options = {"learning_rate": learning_rate, "weight_decay": weight_decay, "epochs": epochs}
-    options |= {"label_smoothing": label_smoothing, "batch_size": batch_size, "seed": seed}
-    settings.check(first_layer=first_layer, **options)
+    options = {"learning_rate": learning_rate, "weight_decay": weight_decay, "seed": seed}
+    options |= {"label_smoothing": label_smoothing, "batch_size": batch_size, "epochs": epochs}
+    options |= {"class_weight": class_weight, "first_layer": first_layer}
+    settings.check(**options)
     images = images[images["split"].isin(["train", "validation"])]
-    labels, training, validation = _targets(images, head)
-    name = _fingerprint(images, base, head, [first_layer, options])
-    metrics = scenes.METRICS if len(validation) else scenes.METRICS[:2]
-    checkpoint = _Checkpoint(Path(cache, f"fine-tuning-{name}.npz"), metrics)
+    labels, weights, training, validation = _targets(images, head, class_weight)
+    steps = -(-len(training) // batch_size)
+    epochs = count_epochs(steps, epochs)
+    name = _fingerprint(images, base, head, options | {"epochs": epochs})
+    checkpoint = _Checkpoint(Path(cache, f"fine-tuning-{name}.npz"), with_val=len(validation) > 0)
     tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(int(seed))  # Keras refuses whole numbers of NumPy
     base, head = (_copy_model(model) for model in (base, head))
     lower, model = _cut(base, head, first_layer)
-    steps = -(-len(training) // batch_size)
-    optimizer = _adamw(learning_rate, weight_decay, warm_up=-(-steps // 5), steps=epochs * steps)
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing)
-    model.compile(optimizer, loss=loss, metrics=["accuracy"], jit_compile=False)
+    optimizer = _adamw(learning_rate, weight_decay, steps=epochs * steps)
+    model.compile(optimizer, loss, weighted_metrics=["accuracy"], jit_compile=False)
     with files.locked(checkpoint.path):
         if checkpoint.restore(model) < epochs:
-            activations = _activations(images, folder, lower, Path(cache))
-            batches = functools.partial(_batches, activations, labels, training, batch_size, seed)
-            held_out = (activations[validation, 0], labels[validation]) if len(validation) else None
+            data = (_activations(images, folder, lower, Path(cache)), labels, weights)
+            held_out = (data[0][validation, 0], labels[validation], weights[validation])
+            batches = functools.partial(_batches, *data, training, batch_size, seed)
             _fit(model, batches, held_out, checkpoint, epochs, steps)
     return base, head, checkpoint.table()
 
 
-def _targets(images: pd.DataFrame, head: keras.Model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the labels, a column for each class, and the rows for training and validation."""
+def count_epochs(steps: int, epochs: int) -> int:
+    """
+    Return how many epochs of so many steps a training takes: `epochs`, or more if it is short.
+
+    More until there are `MIN_STEPS` steps in all, but not more than `MAX_EPOCHS` epochs.
+    """
+    return max(epochs, min(MAX_EPOCHS, -(-MIN_STEPS // steps)))
+
+
+def _targets(
+    images: pd.DataFrame, head: keras.Model, class_weight: str | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return one-hot labels, sample weights, and the rows for training and validation."""
     training, validation = (
         np.flatnonzero(images["split"] == split) for split in ("train", "validation")
     )
@@ -133,10 +157,12 @@ def _targets(images: pd.DataFrame, head: keras.Model) -> tuple[np.ndarray, np.nd
             f"images have {n_classes} classes, and the head has {outputs} outputs; train a head "
             "on the labels of these images"
         )
-    return np.eye(n_classes, dtype="float32")[images["label"].cat.codes], training, validation
+    y = images["label"].cat.codes.to_numpy()
+    weights = heads.class_weights(y[training], class_weight, n_classes)[y]
+    return np.eye(n_classes, dtype="float32")[y], weights, training, validation
 
 
-def _fingerprint(images: pd.DataFrame, base: keras.Model, head: keras.Model, options: list) -> str:
+def _fingerprint(images: pd.DataFrame, base: keras.Model, head: keras.Model, options: dict) -> str:
     """Return what tells one training from another: all that its result depends on."""
     dropout, penalty = head.layers[0].rate, head.layers[-1].kernel_regularizer.l2
     versions = [scenes.FORMAT, tf.__version__, keras.__version__]
@@ -157,7 +183,7 @@ def _cut(base: keras.Model, head: keras.Model, first_layer: str) -> tuple[keras.
 def _fit(
     model: keras.Model,
     batches: Callable[[range], tf.data.Dataset],
-    held_out: tuple[np.ndarray, np.ndarray] | None,
+    held_out: tuple[np.ndarray, ...],
     checkpoint: "_Checkpoint",
     epochs: int,
     steps: int,
@@ -165,6 +191,8 @@ def _fit(
     """Train the epochs, of so many steps each, that the checkpoint does not hold."""
     done = len(checkpoint.history)
     left = range(done * steps, epochs * steps)
+    minutes = math.ceil(len(left) / STEPS_A_MINUTE)
+    print(f"Fine-tuning: {epochs} epochs of {steps} batches, about {minutes} min on two CPU cores.")
     with tasks.progress(epochs * steps, "Fine-tuning", "batch") as bar:
         bar.update(left.start)
         moving = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: bar.update())
@@ -174,16 +202,15 @@ def _fit(
             initial_epoch=done,
             steps_per_epoch=steps,
             shuffle=False,
-            validation_data=held_out,
+            validation_data=held_out if len(held_out[0]) else None,
             verbose=0,
             callbacks=[moving, checkpoint],
         )
 
 
-def _adamw(
-    learning_rate: float, weight_decay: float, *, warm_up: int, steps: int
-) -> keras.optimizers.Optimizer:
-    """Return AdamW whose learning rate rises for `warm_up` steps and then falls to 0."""
+def _adamw(learning_rate: float, weight_decay: float, *, steps: int) -> keras.optimizers.Optimizer:
+    """Return AdamW whose learning rate rises for a tenth of the steps and then falls to 0."""
+    warm_up = -(-steps // 10)
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0,
         decay_steps=max(1, steps - warm_up),
@@ -267,6 +294,7 @@ def _write_activations(
 def _batches(
     activations: np.memmap,
     labels: np.ndarray,
+    weights: np.ndarray,
     rows: np.ndarray,
     batch_size: int,
     seed: int,
@@ -285,15 +313,15 @@ def _batches(
         rng = np.random.default_rng([seed, epoch])
         return rng.permutation(rows), rng.integers(2, size=len(rows))
 
-    def read(number: np.int64) -> tuple[np.ndarray, np.ndarray]:
+    def read(number: np.int64) -> tuple[np.ndarray, ...]:
         epoch, batch = divmod(int(number), steps)
         part = slice(batch * batch_size, (batch + 1) * batch_size)
         order, views = (numbers[part] for numbers in shuffle(epoch))
-        return activations[order, views].astype("float32"), labels[order]
+        return activations[order, views].astype("float32"), labels[order], weights[order]
 
-    def load(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        batch = tf.numpy_function(read, [number], (tf.float32, tf.float32), stateful=False)
-        for tensor, array in zip(batch, (activations[0, 0], labels[0]), strict=True):
+    def load(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        batch = tf.numpy_function(read, [number], (tf.float32,) * 3, stateful=False)
+        for tensor, array in zip(batch, (activations[0, 0], labels[0], weights[0]), strict=True):
             tensor.set_shape((None, *array.shape))
         return tuple(batch)
 
@@ -308,9 +336,9 @@ class _Checkpoint(keras.callbacks.Callback):
     of different epochs, and keeps neither the history nor how far dropout has drawn.
     """
 
-    def __init__(self, path: Path, metrics: Sequence[str]):
+    def __init__(self, path: Path, *, with_val: bool):
         super().__init__()
-        self.path, self.metrics, self.history = path, metrics, []
+        self.path, self.metrics, self.history = path, scenes.METRICS[: 4 if with_val else 2], []
 
     def _state(self, model: keras.Model) -> dict[str, keras.Variable]:
         draws = [v for v in model.variables if v.name == "seed_generator_state"]

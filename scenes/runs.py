@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -19,8 +20,8 @@ import tensorflow as tf
 import scenes
 from scenes import files, settings
 
-# Where things lie, and how much is run: results with others of these are of the same make.
-OF_NO_RESULT = ("PHOTOS", "DOWNLOAD", "OUTPUT", "CACHE", "FINE_TUNE_RUNS", "FINE_TUNE_SEARCH")
+# Where things lie. What corrections change, the fingerprint of the photos holds.
+OF_NO_RESULT = ("PHOTOS", "DOWNLOAD", "CORRECTIONS", "OUTPUT", "CACHE")
 # All that a run writes beside settings.json. A folder without any of it may be used by any run.
 RESULTS = ("grid_search.csv", ".grid_search*-*", "*classifier.keras", "plotly_plots", "results")
 VERSIONS = {"tensorflow": tf.__version__, "keras": keras.__version__, "format": scenes.FORMAT}
@@ -67,31 +68,31 @@ class Output:
         """Write a table to `results/`; the file is replaced as a whole."""
         files.write_csv(table, self.file(f"results/{name}"))
 
-    def write_runs(self, table: pd.DataFrame, name: str) -> None:
-        """Write a table of numbered runs to `results/`, beside the other runs there."""
-        files.write_runs(table, self.file(f"results/{name}"))
-
-    def table(self, name: str) -> pd.DataFrame | None:
+    def keep(self, tables: Sequence[pd.DataFrame], name: str) -> pd.DataFrame:
         """
-        Return a table of this run's results or, with a word, the committed one.
+        Write the tables that a run has computed, as one, to `results/`, and return it.
 
-        None, with a word, where the committed results are of other classes.
+        Without any, return what an earlier run has written there or, with a message, the
+        committed table.
         """
-        path = self._of_run_or_committed(Path("results", name))
-        return path and files.read_csv(path)
+        if tables:
+            table = pd.concat(tables, ignore_index=True)
+            self.write(table, name)
+            return table
+        return files.read_csv(self._of_run_or_committed(Path("results", name)))
 
-    def model(self) -> Path | None:
-        """Return the path of this run's fine-tuned model or, with a word, the committed one."""
-        return self._of_run_or_committed(Path("intel_classifier.keras"))
+    def model(self) -> Path:
+        """Return the path of this run's model or, with a message, of the committed one."""
+        return self._of_run_or_committed(Path("classifier.keras"))
 
-    def _of_run_or_committed(self, name: Path) -> Path | None:
+    def _of_run_or_committed(self, name: Path) -> Path:
         if (self.folder / name).exists():
             return self.folder / name
         if _read(COMMITTED / "settings.json")["classes"] != self.classes:
-            print(f"This run has not made {name.name}, and the committed one is of other photos.")
-            return None
-        print(f"This run has not made {name.name}: shown is the committed one.")
-        return COMMITTED / name
+            raise ValueError(f"{name.name} is missing in {self.folder}: run all cells again")
+        print(f"{name.name} was not computed in this run; showing the committed results.")
+        path, here = COMMITTED / name, Path.cwd()
+        return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def output_folder(namespace: dict, images: pd.DataFrame) -> Output:
@@ -119,6 +120,8 @@ def output_folder(namespace: dict, images: pd.DataFrame) -> Output:
     """
     chosen = settings.pick(namespace)
     made = {"settings": _made_with(chosen), "classes": list(images["label"].cat.categories)}
+    if chosen["CORRECTIONS"] is not None:
+        made["corrections"] = files.file_digest(chosen["CORRECTIONS"])
     made |= {"photos": _photos(images), "versions": VERSIONS}
     folder = Path(chosen["OUTPUT"] or Path("runs", _name(made)))
     _recorded(folder)  # raises before anything is written beside files that are not ours
@@ -158,8 +161,8 @@ def _name(made: dict) -> str:
         for name, value in made["settings"].items()
         if value != committed["settings"].get(name) and not isinstance(value, (list, str))
     ][:4]
-    words += ["photos"] * (made["photos"] != committed["photos"])
-    words += ["versions"] * (made["versions"] != committed.get("versions"))
+    names = ("corrections", "photos", "versions")
+    words += [name for name in names if made.get(name) != committed.get(name)]
     words += ["unchanged"] * (made == committed)
     return "-".join([*words, files.fingerprint(made)[:8]])
 
@@ -189,10 +192,15 @@ def _read(path: Path) -> dict:
 
 def _refuse_others(folder: Path, there: dict, made: dict) -> None:
     """Raise an error that names the first difference of two configurations, if there is one."""
-    was = there["settings"] | there
-    for name, value in (made["settings"] | made).items():
-        if was.get(name) != value:
+    was, now = there["settings"] | there, made["settings"] | made
+    for name in now | was:
+        if was.get(name) != now.get(name):
+            what = f"{name} = {was.get(name)!r}; it is {now.get(name)!r} now"
+            if name in ("photos", "corrections"):  # hashes, which say nothing to a person
+                what = (
+                    "other photos, labels or splits: PHOTOS, CORRECTIONS or what they hold changed"
+                )
             raise ValueError(
-                f"the results in {folder} were computed with {name} = {was.get(name)!r}; it is "
-                f"{value!r} now. Set it back, or choose another OUTPUT and run all cells again"
+                f"the results in {folder} were computed with {what}. Set it back, or choose "
+                "another OUTPUT and run all cells again"
             )

@@ -59,10 +59,12 @@ _NOT_NEGATIVE = "a number from 0", lambda v: _is_number(v, 0)
 _LEARNING_RATE = "a number above 0, up to 1", lambda v: _is_number(v, _TINY, 1)
 _DROPOUT = "a number from 0 to below 1", lambda v: _is_number(v, 0) and v < 1
 _SHARE = "a number above 0, up to 0.5", lambda v: _is_number(v, _TINY, 0.5)
+_RATES = _list_of(_LEARNING_RATE)
 # What each setting may be: in words for the error message, and as a test.
 RULES: dict[str, Rule] = {
     "photos": _FOLDER,
     "download": _SWITCH,
+    "corrections": ("None or a CSV file with the columns path and label", _is_path),
     "weights": ("'imagenet', None or a weights file of the base model without a head", _is_path),
     "output": _FOLDER,
     "cache": ("a folder that can be written to, other than the project's own", _is_cache),
@@ -71,23 +73,25 @@ RULES: dict[str, Rule] = {
     "shrink_factor": _POSITIVE,
     "test_ratio": _SHARE,
     "validation_ratio": _SHARE,
-    "learning_rates": _list_of(_LEARNING_RATE),
+    "learning_rates": _RATES,
     "dropouts": _list_of(_DROPOUT),
     "weight_decays": _list_of(_NOT_NEGATIVE),
     "epochs": _POSITIVE,
     "folds": ("a whole number from 2", lambda v: _is_whole(v, 2)),
     "batch_size": _POSITIVE,
-    "head_epochs": _POSITIVE,
-    "runs": _POSITIVE,
-    "run_epochs": _POSITIVE,
-    "fine_tune_runs": ("a whole number from 0", lambda v: _is_whole(v, 0)),
-    "fine_tune_search": _SWITCH,
+    "class_weight": (
+        "None or 'balanced'",
+        lambda v: v is None or (isinstance(v, str) and v == "balanced"),
+    ),
     "first_layer": (
         "{!r} to {!r} or {!r}".format(*(base_model.FIRST_LAYERS[i] for i in (0, -2, -1))),
         lambda v: v in base_model.FIRST_LAYERS,
     ),
     "label_smoothing": _DROPOUT,
-    "fine_tune_rate": _LEARNING_RATE,
+    "fine_tune_rates": (
+        f"[] or {_RATES[0]}",
+        lambda v: (isinstance(v, list) and not v) or _RATES[1](v),
+    ),
     "fine_tune_epochs": _POSITIVE,
 }
 # What arguments may be that are no settings.
@@ -96,7 +100,7 @@ ARGUMENTS: dict[str, Rule] = {
     "dropout": _DROPOUT,
     "weight_decay": _NOT_NEGATIVE,
 }
-PATHS = ("PHOTOS", "WEIGHTS", "OUTPUT", "CACHE")
+PATHS = ("PHOTOS", "CORRECTIONS", "WEIGHTS", "OUTPUT", "CACHE")
 
 
 def check(**values: object) -> None:
@@ -114,7 +118,7 @@ def _hint(name: str, value: object, allowed: str) -> str:
     texts = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, str)]
     if name.upper() in PATHS and isinstance(value, numbers.Number):
         return f" (write it in quotes; papermill takes it by -r {name} {value}, not by -p)"
-    if value in ("true", "false"):
+    if str(value) in ("true", "false"):
         return f" (write {value.title()})"
     if isinstance(value, str) and value.lstrip().startswith("["):
         return f' (papermill takes a list by -y "{name}: {value}", not by -p)'
@@ -150,7 +154,7 @@ def check_settings(namespace: dict) -> dict:
     names = [name.upper() for name in RULES]
     given = _from_papermill(namespace)
     if isinstance(recorded := given.get("settings"), dict):  # from a settings.json, by -f
-        beside = ("settings", "classes", "photos", "versions")
+        beside = ("settings", "classes", "photos", "corrections", "versions")
         given = recorded | {name: value for name, value in given.items() if name not in beside}
         namespace |= given
     for name in [name for name in given if name not in names]:
@@ -164,18 +168,21 @@ def check_settings(namespace: dict) -> dict:
 
 
 def _check_files(settings: dict) -> None:
-    """Raise an error if the cache cannot be written to, or the weights cannot be loaded."""
+    """Raise an error if the cache cannot be written to, or a file cannot be read."""
     try:
         name = "CACHE"
         Path(settings[name]).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=settings[name]).close()
+        name = "CORRECTIONS"
+        if settings[name] is not None:
+            Path(settings[name]).open().close()
         name = "WEIGHTS"
         with warnings.catch_warnings(action="ignore"):  # one for each layer without weights
             if settings[name] not in ("imagenet", None):
                 base_model.build_base_model(settings[name])
     except Exception as error:  # Keras, h5py and zipfile raise a dozen kinds
-        told = f"{name} is {settings[name]!r}; it must be {RULES[name.lower()][0]}"
-        raise ValueError(f"{told} ({str(error).splitlines()[0]})") from error
+        rule = f"{name} is {settings[name]!r}; it must be {RULES[name.lower()][0]}"
+        raise ValueError(f"{rule} ({str(error).splitlines()[0]})") from error
 
 
 def pick(namespace: dict) -> dict:

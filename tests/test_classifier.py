@@ -35,6 +35,7 @@ import scenes.classifier
 import scenes.features
 import scenes.heads
 import scenes.photos
+import utils
 from scenes import calibration
 from studies import mobile_export
 
@@ -208,7 +209,7 @@ for answer in answers:
 """
 
 
-@pytest.mark.parametrize("options", [{}, {"mirrored": True, "temperature": 2, "threshold": 0.9}])
+@pytest.mark.parametrize("options", [{}, {"temperature": 2, "threshold": 0.9}])
 def test_a_saved_classifier_works_in_a_new_process_with_keras_alone(album, tmp_path, options):
     """Raw pixels in, words and probabilities out, with nothing of this project on the path."""
     model = scenes.classifier.build_classifier(
@@ -230,19 +231,6 @@ def test_a_saved_classifier_works_in_a_new_process_with_keras_alone(album, tmp_p
 
 def noise(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (4, 50, 60, 3)).astype("float32")
-
-
-def test_mirrored_and_not_are_averaged(classifier):
-    plain, mirrored = (
-        classifier.predict(given, verbose=0)["probabilities"]
-        for given in (noise(), noise()[:, :, ::-1])
-    )
-    both = scenes.classifier.build_classifier(
-        small_base_model(0), small_head(6), CLASSES, mirrored=True
-    )
-    averaged = both.predict(noise(), verbose=0)["probabilities"]
-    np.testing.assert_allclose(averaged, (plain + mirrored) / 2, atol=1e-6)
-    assert np.abs(plain - mirrored).max() > 0.01
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1, 3])
@@ -317,7 +305,7 @@ def test_an_older_keras_is_told_to_be_replaced(saved, tmp_path):
 @pytest.fixture(scope="module")
 def real_classifier(random_base_model):
     return scenes.classifier.build_classifier(
-        random_base_model, small_head(6), CLASSES, mirrored=True, temperature=2
+        random_base_model, small_head(6), CLASSES, temperature=2
     )
 
 
@@ -326,34 +314,22 @@ def softmax(scores: np.ndarray) -> np.ndarray:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def test_the_maps_split_the_scores_of_each_pass_exactly(real_classifier, album):
+def test_the_maps_split_the_scores_exactly(real_classifier, album):
     """Maps of another photo, or with two classes exchanged, do not."""
     paths = sorted(album.iterdir())[:3]
     maps = scenes.classifier.activation_maps(real_classifier, paths)
-    assert maps.shape == (3, 2, 7, 7, 6)
+    assert maps.shape == (3, 7, 7, 6)
     one_pass, scaling = (real_classifier.get_layer(name) for name in ("one_pass", "scaling"))
     bias = np.array(one_pass.layers[-1].layers[-1].bias)
     photos = [scenes.photos.resize_photos([scenes.photos.read_photo(path)]) for path in paths]
-    right = np.stack(
-        [[one_pass(scaling(view))[0] for view in (photo, photo[:, :, ::-1])] for photo in photos]
-    )
-    means = maps.mean(axis=(2, 3)) + bias
+    right = np.concatenate([one_pass(scaling(photo)) for photo in photos])
+    means = maps.mean(axis=(1, 2)) + bias
     np.testing.assert_allclose(softmax(means), right, atol=1e-4)
-    for wrong in (means[::-1], means[..., [0, 1, 2, 4, 3, 5]], means[:, ::-1]):
+    for wrong in (means[::-1], means[..., [0, 1, 2, 4, 3, 5]]):
         assert np.abs(softmax(wrong) - right).max() > 1e-3
     given = real_classifier.predict(np.concatenate(photos), verbose=0)["probabilities"]
-    cooled = np.sqrt(softmax(means).mean(axis=1))  # a temperature of 2
+    cooled = np.sqrt(softmax(means))  # a temperature of 2
     np.testing.assert_allclose(given, cooled / cooled.sum(axis=1, keepdims=True), atol=1e-4)
-
-
-def test_the_map_of_the_mirror_image_is_flipped_back(real_classifier, album, tmp_path):
-    photo = scenes.photos.read_photo(album / "5.png")
-    Image.fromarray(photo[:, ::-1]).save(tmp_path / "mirrored.png")
-    given = scenes.classifier.activation_maps(
-        real_classifier, [album / "5.png", tmp_path / "mirrored.png"]
-    )
-    np.testing.assert_allclose(given[0, 0], given[1, 1, :, ::-1], atol=1e-4)
-    assert np.abs(given[0, 0] - given[1, 1]).max() > 0.01
 
 
 # --- On a phone -----------------------------------------------------------------------
@@ -362,7 +338,7 @@ def test_the_map_of_the_mirror_image_is_flipped_back(real_classifier, album, tmp
 @pytest.mark.parametrize("int8", [False, True])
 def test_an_exported_model_gives_the_same_probabilities(classifier, album, tmp_path, int8, recwarn):
     model = scenes.classifier.build_classifier(
-        small_base_model(0), small_head(6), CLASSES, mirrored=True, temperature=2, threshold=0.5
+        small_base_model(0), small_head(6), CLASSES, temperature=2, threshold=0.5
     )
     larger = Image.fromarray(draw(99, width=500, height=300))
     larger.save(album / "larger.png")
@@ -378,9 +354,9 @@ def test_an_exported_model_gives_the_same_probabilities(classifier, album, tmp_p
 # --- The committed model --------------------------------------------------------------
 
 ROOT = Path(__file__).parents[1]
-MODEL = ROOT / "intel_classifier.keras"
+MODEL = ROOT / "classifier.keras"
 RESULTS = ROOT / "results"
-SHA256 = "a514bada48d00edbd54cb62da33445df969647e2716a42e1a08226bbca3276ae"
+SHA256 = "7a699193b3f1de158740cd641cd6b5c57d8be5dfa310c055e1faa5767705cf8c"
 
 
 @pytest.fixture(scope="module")
@@ -395,14 +371,13 @@ def test_the_committed_model_is_the_tested_one():
 
 def test_the_committed_model_has_the_constants_that_the_validation_photos_give(committed):
     assert scenes.classifier.classes_of(committed) == CLASSES
-    table = pd.read_csv(RESULTS / "fine_tuning_validation.csv")
+    table = pd.read_csv(RESULTS / "validation_predictions.csv")
+    table = table[table["model"] == utils.compare_models(table).index[0]]
     labels = pd.Categorical(table["label"], CLASSES).codes
-    temperature = calibration.fit_temperature(table[CLASSES].to_numpy(), labels)
-    threshold = calibration.fit_threshold(
-        calibration.apply_temperature(table[CLASSES], temperature), labels
-    )
-    assert committed.get_layer("temperature").scale == pytest.approx(1 / temperature, rel=1e-4)
-    assert committed.get_layer("margin").offset == pytest.approx(-threshold, abs=1e-5)
+    right = calibration.fit((table[CLASSES].to_numpy(), labels))
+    scale, offset = committed.get_layer("temperature").scale, committed.get_layer("margin").offset
+    assert scale == pytest.approx(1 / right["temperature"], rel=1e-4)
+    assert offset == pytest.approx(-right["threshold"], abs=1e-5)
 
 
 def test_the_committed_model_gives_the_committed_probabilities_of_two_pictures(committed):
@@ -416,7 +391,7 @@ def test_the_committed_model_gives_the_committed_probabilities_of_two_pictures(c
 @pytest.mark.photos
 def test_the_committed_model_gives_the_committed_predictions(committed, real_photos):
     """The committed ones are from before the temperature."""
-    table = pd.read_csv(RESULTS / "fine_tuning_predictions.csv").query("run == 1")
+    table = pd.read_csv(RESULTS / "test_predictions.csv")
     table = table.sample(300, random_state=0)
     right = calibration.apply_temperature(
         table[CLASSES], 1 / committed.get_layer("temperature").scale
@@ -441,7 +416,7 @@ def test_of_two_photos_side_by_side_each_class_is_seen_on_its_half(
         halves = [Image.fromarray(half).resize((150, 150)) for half in halves]
         paths.append(tmp_path / f"{number}.png")
         Image.fromarray(np.concatenate(halves, axis=1)).save(paths[-1])
-    maps = scenes.classifier.activation_maps(committed, paths).mean(axis=1)
+    maps = scenes.classifier.activation_maps(committed, paths)
     weight = np.maximum(maps, 0).sum(axis=1)  # (pairs, 7 columns, classes)
     further_left = weight[:, :3].sum(axis=1) > weight[:, 4:].sum(axis=1)
     rows, (left, right) = np.arange(100), np.transpose(pairs)

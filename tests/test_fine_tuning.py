@@ -39,6 +39,14 @@ def step_by_step():
     tf.config.run_functions_eagerly(False)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_steps():
+    """Let a training be as short as the tests ask for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scenes.fine_tuning, "MIN_STEPS", 1)
+        yield
+
+
 @pytest.fixture
 def compiled(step_by_step):
     """Let TensorFlow compile, as in a notebook."""
@@ -224,8 +232,8 @@ def test_it_trains_as_the_whole_network_would(images, drawn_once, network, tune,
             loss = tf.reduce_mean(entropy) + 1e-3 * tf.reduce_sum(kernel**2)
         gradients = tape.gradient(loss, [w.value for w in weights])
         losses.append(float(loss) * len(batch))
-        # AdamW, as its paper has it: a rise within a fifth of the epoch, then a cosine.
-        warm_up = -(-steps // 5)
+        # AdamW, as its paper has it: a rise for a tenth of the steps, then a cosine.
+        warm_up = -(-steps // 10)
         if step < warm_up:
             now = rate * step / warm_up
         else:
@@ -253,13 +261,13 @@ def test_it_trains_as_the_whole_network_would(images, drawn_once, network, tune,
 
 
 def test_the_learning_rate_rises_and_then_falls_to_0():
-    schedule = scenes.fine_tuning._adamw(1e-3, 0.01, warm_up=4, steps=40)._learning_rate
+    schedule = scenes.fine_tuning._adamw(1e-3, 0.01, steps=40)._learning_rate
     rates = [float(schedule(step)) for step in (0, 2, 4, 22, 40)]
     np.testing.assert_allclose(rates, [0, 5e-4, 1e-3, 5e-4, 0], atol=1e-9)
 
 
-def test_the_learning_rate_rises_for_a_fifth_of_an_epoch(tune, monkeypatch):
-    """Of 12 batches an epoch, three; at the end of all epochs it is 0."""
+def test_the_learning_rate_rises_for_a_tenth_of_all_steps(tune, monkeypatch):
+    """Of two epochs of 12 batches, three; at the end it is 0."""
     rates, adamw = [], scenes.fine_tuning._adamw
 
     def record(*arguments, **options):
@@ -273,6 +281,54 @@ def test_the_learning_rate_rises_for_a_fifth_of_an_epoch(tune, monkeypatch):
     np.testing.assert_allclose(rates, np.array([0, 1, 2, 3, 0]) * 1e-3 / 3, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("steps", "epochs", "right"),
+    [
+        (351, 5, 5),
+        (80, 5, 5),
+        (79, 5, 6),
+        (8, 5, 50),
+        (7, 5, 58),
+        (6, 5, 60),
+        (1, 5, 60),
+        (1, 90, 90),
+    ],
+)
+def test_few_images_train_for_more_epochs(steps, epochs, right, monkeypatch):
+    monkeypatch.setattr(scenes.fine_tuning, "MIN_STEPS", 400)
+    assert scenes.fine_tuning.count_epochs(steps, epochs) == right
+
+
+def test_how_long_it_takes_is_announced_once(tune, monkeypatch, capsys):
+    monkeypatch.setattr(scenes.fine_tuning, "MIN_STEPS", 7)
+    *_, history = tune(epochs=1)
+    said = "Fine-tuning: 3 epochs of 3 batches, about 1 min on two CPU cores.\n"
+    assert said in capsys.readouterr().out
+    assert list(history["epoch"]) == [1, 2, 3]
+    tune(epochs=1, anew=False)
+    assert capsys.readouterr().out == ""
+
+
+def test_balanced_class_weights_are_those_of_the_training_set(tune, images, drawn_once):
+    """By hand: loss and accuracy of the last epoch, on photos of which one class is rare."""
+    rare = images.drop(images.index[(images["label"] == "sea") & (images["split"] == "train")][1:])
+    base, head, history = tune(images=rare, epochs=1, class_weight="balanced", label_smoothing=0.0)
+    train, held_out = (rare[rare["split"] == split] for split in ("train", "validation"))
+    counts = train["label"].value_counts()
+    weights = (len(train) / (6 * held_out["label"].map(counts).astype(float))).to_numpy()
+    assert weights.max() > 3 * weights.min()
+    probabilities = head(base.predict(read_photos(held_out, drawn_once), verbose=0)).numpy()
+    y = held_out["label"].cat.codes.to_numpy()
+    correct = probabilities.argmax(axis=1) == y
+    right = np.average(correct, weights=weights)
+    assert history["val_accuracy"].item() == pytest.approx(right, abs=1e-6)
+    entropy = -np.log(probabilities[np.arange(len(y)), y])
+    loss = (weights * entropy).mean() + 1e-3 * np.square(head.get_weights()[0]).sum()
+    assert history["val_loss"].item() == pytest.approx(loss, rel=0.02)
+    *_, unweighted = tune(images=rare, epochs=1, label_smoothing=0.0)
+    assert unweighted["val_loss"].item() != pytest.approx(loss, rel=0.02)
+
+
 def test_labels_are_smoothed(tune, tuned):
     assert not np.array_equal(
         tune(label_smoothing=0.9)[1].get_weights()[0], tuned[1].get_weights()[0]
@@ -282,8 +338,13 @@ def test_labels_are_smoothed(tune, tuned):
 def test_each_epoch_has_its_own_order_and_flips():
     rows, labels = np.arange(3, 23), np.eye(30, dtype="float32")
     activations = np.arange(60).reshape(30, 2, 1)
-    batches = scenes.fine_tuning._batches(activations, labels, rows, 8, 0, range(9))
-    seen = np.concatenate([x[:, 0] for x, _ in batches.as_numpy_iterator()]).reshape(3, 20)
+    weights = np.arange(30, dtype="float32")
+    batches = scenes.fine_tuning._batches(activations, labels, weights, rows, 8, 0, range(9))
+    parts = list(batches.as_numpy_iterator())
+    seen = np.concatenate([x[:, 0] for x, _, _ in parts]).reshape(3, 20)
+    for x, y, weight in parts:
+        np.testing.assert_array_equal(x[:, 0] // 2, y.argmax(axis=1))
+        np.testing.assert_array_equal(x[:, 0] // 2, weight)
     for epoch in seen:
         np.testing.assert_array_equal(np.sort(epoch // 2), rows)
     for one, other in ((0, 1), (1, 2)):
@@ -400,6 +461,8 @@ def test_another_training_has_another_checkpoint(tune, images, head, monkeypatch
         {"images": images.assign(split=images["split"].replace("validation", "train"))},
         {"label_smoothing": 0.2},
         {"first_layer": "Conv_1"},
+        {"class_weight": "balanced"},
+        {"epochs": 3},
     ):
         with pytest.raises(KeyboardInterrupt):
             tune(**settings)

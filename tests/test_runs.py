@@ -44,7 +44,7 @@ def test_only_an_explicit_output_writes_the_committed_results(committed, tmp_pat
 def test_a_folder_says_what_its_results_are_made_with(committed):
     output = scenes.runs.output_folder({**SETTINGS, "DROPOUTS": np.array([0.5])}, committed)
     made = json.loads((output.folder / "settings.json").read_text())
-    free = {"PHOTOS", "DOWNLOAD", "OUTPUT", "CACHE", "FINE_TUNE_RUNS", "FINE_TUNE_SEARCH"}
+    free = {"PHOTOS", "DOWNLOAD", "CORRECTIONS", "OUTPUT", "CACHE"}
     settings = {**SETTINGS, "DROPOUTS": [0.5]}
     assert made["settings"] == {k: v for k, v in settings.items() if k not in free}
     csv = committed[["label", "split", "digest"]].to_csv(index=False, lineterminator="\n")
@@ -53,12 +53,12 @@ def test_a_folder_says_what_its_results_are_made_with(committed):
 
 
 def test_papermill_takes_a_settings_file_to_repeat_a_run(committed, capsys):
-    changed = {"LEARNING_RATES": [1e-5, 0.002], "FINE_TUNE_RATE": 3e-05, "EPOCHS": 3}
+    changed = {"LEARNING_RATES": [1e-5, 0.002], "FINE_TUNE_RATES": [3e-05], "EPOCHS": 3}
     output = scenes.runs.output_folder(SETTINGS | changed, committed)
     given = papermill.iorw.read_yaml_file(str(output.folder / "settings.json"))
     namespace = injected(**given, EPOCHS=4)  # by -f, and -p EPOCHS 4
     assert scenes.settings.check_settings(namespace) == SETTINGS | changed | {"EPOCHS": 4}
-    assert (namespace["FINE_TUNE_RATE"], namespace["EPOCHS"]) == (3e-05, 4)
+    assert (namespace["FINE_TUNE_RATES"], namespace["EPOCHS"]) == ([3e-05], 4)
     assert capsys.readouterr().out == ""
 
 
@@ -69,7 +69,6 @@ def test_where_the_photos_lie_and_how_much_is_run_makes_no_difference(committed)
     moved = pd.concat([committed.assign(path="elsewhere/" + committed["path"]), unlabelled])
     same = {"LEARNING_RATES": tuple(SETTINGS["LEARNING_RATES"]), "CACHE": "/tmp/c"}
     same |= {"PHOTOS": "elsewhere", "DOWNLOAD": True, "DROPOUTS": np.array([0.1, 0.3, 0.5])}
-    same |= {"FINE_TUNE_RUNS": 3, "FINE_TUNE_SEARCH": True}
     assert folder_of(moved, **same) == folder_of(committed)
     assert folder_of(moved, **same, OUTPUT=".") == "."
 
@@ -115,8 +114,28 @@ def test_other_photos_write_to_a_folder_of_their_own(committed, change):
     assert folder_of(other).startswith("runs/photos-")
     assert folder_of(other) != folder_of(other.iloc[1:])
     Path("grid_search.csv").touch()
-    with pytest.raises(ValueError, match=r"results in \. .* with photos = .*another OUTPUT"):
+    with pytest.raises(ValueError, match=r"results in \. .* with other photos.*another OUTPUT"):
         folder_of(other, OUTPUT=".")
+
+
+def test_results_with_and_without_corrections_are_not_mixed(committed):
+    """Their content decides, wherever the file lies; papermill's -f repeats the settings."""
+    for name, label in {"a.csv": "sea", "b.csv": "sea", "c.csv": "street"}.items():
+        Path(name).write_text(f"path,label\n0.jpg,{label}\n")
+    before, *after = (
+        {"OUTPUT": "mine", "CORRECTIONS": file} for file in ("a.csv", Path("b.csv"), "c.csv", None)
+    )
+    folder_of(committed, **before)
+    made = json.loads(Path("mine/settings.json").read_text())
+    assert "CORRECTIONS" not in made["settings"]
+    assert made["corrections"] == scenes.files.file_digest(Path("a.csv"))
+    assert scenes.settings.check_settings(injected(**made)) == SETTINGS
+    Path("mine/grid_search.csv").touch()
+    assert folder_of(committed, **after[0]) == "mine"
+    for changed in after[1:]:
+        with pytest.raises(ValueError, match=r"^the results in mine .* other photos, labels or sp"):
+            folder_of(committed, **changed)
+    assert folder_of(committed, CORRECTIONS="a.csv").startswith("runs/corrections-")
 
 
 def test_results_of_other_versions_are_not_mixed(committed, monkeypatch):
@@ -147,8 +166,7 @@ def test_output_is_taken_at_its_word_once(committed, tmp_path):
 WRITTEN = [
     "grid_search.csv",
     ".grid_search-0123456789abcdef",
-    "intel_classifier.keras",
-    "head_classifier.keras",
+    "classifier.keras",
     "plotly_plots",
     "results",
 ]
@@ -196,7 +214,7 @@ def test_nothing_is_written_after_a_setting_has_changed(committed):
     output = scenes.runs.output_folder(namespace, committed)
     assert output.file("grid_search.csv") == output.folder / "grid_search.csv"
     assert output.file("results/a.csv").parent.is_dir()
-    namespace |= {"FINE_TUNE_RUNS": 9, "CACHE": "elsewhere", "DROPOUTS": (0.1, 0.3, 0.5)}
+    namespace |= {"CACHE": "elsewhere", "DROPOUTS": (0.1, 0.3, 0.5)}
     assert output.plots == output.folder / "plotly_plots"
     namespace["EPOCHS"] = 3
     told = r"results in runs/unchanged-.* with EPOCHS = 25; it is 3 now\..* run all cells again"
@@ -205,7 +223,7 @@ def test_nothing_is_written_after_a_setting_has_changed(committed):
         lambda: output.file("grid_search.csv"),
         lambda: output.plots,
         lambda: output.write(table, "b.csv"),
-        lambda: output.write_runs(table, "b.csv"),
+        lambda: output.keep([table], "b.csv"),
     ):
         with pytest.raises(ValueError, match=told):
             write()
@@ -214,43 +232,30 @@ def test_nothing_is_written_after_a_setting_has_changed(committed):
         output.file("grid_search.csv")
 
 
-def test_results_are_of_this_run_or_the_committed_ones_with_a_word(committed, tmp_path, capsys):
+def test_results_are_of_this_run_or_the_committed_ones_with_a_message(committed, tmp_path, capsys):
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "a.csv").write_text("n\n1\n")
     output = scenes.runs.output_folder(dict(SETTINGS), committed)
-    assert output.table("a.csv")["n"].tolist() == [1]
-    assert "has not made a.csv: shown is the committed one" in capsys.readouterr().out
-    assert output.model() == tmp_path / "intel_classifier.keras"
-    assert "has not made intel_classifier.keras: shown is the comm" in capsys.readouterr().out
-    output.file("results/a.csv").write_text("n\n2\n")
-    output.file("intel_classifier.keras").touch()
-    assert output.table("a.csv")["n"].tolist() == [2]
-    assert output.model() == output.folder / "intel_classifier.keras"
+    assert output.keep([], "a.csv")["n"].tolist() == [1]
+    assert "a.csv was not computed in this run; showing the committed" in capsys.readouterr().out
+    assert output.model() == Path("classifier.keras")
+    assert "classifier.keras was not computed in this run" in capsys.readouterr().out
+    tables = [pd.DataFrame({"n": [0.123456789]}), pd.DataFrame({"n": [2]})]
+    assert output.keep(tables, "a.csv")["n"].tolist() == [0.123456789, 2]
+    assert (output.folder / "results" / "a.csv").read_text() == "n\n0.1234568\n2\n"
+    output.file("classifier.keras").touch()
+    assert output.keep([], "a.csv")["n"].tolist() == [0.1234568, 2]
+    assert output.model() == output.folder / "classifier.keras"
     assert capsys.readouterr().out == ""
 
 
-def test_tables_are_written_whole_and_runs_beside_the_other_runs(committed):
-    output = scenes.runs.output_folder(dict(SETTINGS), committed)
-    output.write(pd.DataFrame({"n": [0.123456789]}), "a.csv")
-    assert (output.folder / "results" / "a.csv").read_text() == "n\n0.1234568\n"
-    for runs, value in (([1, 2], 0.5), ([2, 3], 0.7)):
-        output.write_runs(pd.DataFrame({"run": runs, "accuracy": value}), "runs.csv")
-    assert output.table("runs.csv").to_numpy().tolist() == [[1, 0.5], [2, 0.7], [3, 0.7]]
-
-
-def test_committed_results_of_other_classes_are_not_taken(committed, tmp_path, capsys):
+def test_committed_results_of_other_classes_are_not_taken(committed, tmp_path):
     """Their columns and figures would be taken for those of the photos at hand."""
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "a.csv").write_text("n\n1\n")
-    (tmp_path / "intel_classifier.keras").touch()
     label = committed["label"].cat.rename_categories({"sea": "lake"})
     output = scenes.runs.output_folder(dict(SETTINGS), committed.assign(label=label))
-    assert output.classes == ["buildings", "forest", "glacier", "mountain", "lake", "street"]
-    assert output.table("a.csv") is None
-    assert output.model() is None
-    assert capsys.readouterr().out.count("the committed one is of other photos") == 2
-    output.write(pd.DataFrame({"n": [2]}), "a.csv")
-    assert output.table("a.csv")["n"].tolist() == [2]
+    for take in (lambda: output.keep([], "a.csv"), output.model):
+        with pytest.raises(ValueError, match=r"is missing in runs/.*: run all cells again"):
+            take()
 
 
 def test_the_committed_results_say_what_they_are_made_with(bundled, monkeypatch, tmp_path):

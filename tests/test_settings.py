@@ -43,6 +43,7 @@ LISTS = [0.1, [], (), [[0.1]], [0.1, 0.1], (0.1, 0.2, 0.1), {0.1}, "0.1", None]
 SEEDS = [-1, 0.5, NAN, "0", None, True, 4 * 10**9 + 1]
 RATIOS = [0, -0.2, 0.51, 1, 2, NAN, INFINITY, "0.2", None, True]
 FOLDERS = [5, "", True, ["photos"]]
+CLASS_WEIGHTS = ["Balanced", "", True, 1.0, {0: 1.0}, ["balanced"], np.ones(6)]
 
 
 def each(values: list) -> list:
@@ -51,21 +52,22 @@ def each(values: list) -> list:
 
 
 RATES, DROPOUTS, DECAYS = ([*LISTS, *each(values)] for values in (RATE, SHARE, DECAY))
-COUNTS = ["HEAD_EPOCHS", "RUN_EPOCHS", "FINE_TUNE_EPOCHS"]
 FOLDS = [1, 0, -5, 2.5, NAN, "5", None, True]
 PROJECT = NOTEBOOK.parent
 # A setting, the others that have its rule, and what it cannot and can be.
 RULES = {
     "PHOTOS": (["OUTPUT"], FOLDERS, [None, "photos", Path("photos")]),
+    "CORRECTIONS": ([], FOLDERS, [None, "labels.csv", Path("labels.csv")]),
     "WEIGHTS": ([], FOLDERS, ["imagenet", "weights.h5", None]),
     "CACHE": ([], [*FOLDERS, None, PROJECT, f"{PROJECT}/tests/.."], ["cache", Path("cache")]),
     "SEED": ([], SEEDS, [0, 4 * 10**9, np.int64(3)]),
-    "DOWNLOAD": (["FINE_TUNE_SEARCH"], [1, 0, None, "True"], [True, False]),
+    "DOWNLOAD": ([], [1, 0, None, "True"], [True, False]),
     "EPOCHS": (
-        [*COUNTS, "SHRINK_FACTOR", "BATCH_SIZE", "RUNS"],
+        ["FINE_TUNE_EPOCHS", "SHRINK_FACTOR", "BATCH_SIZE"],
         POSITIVE,
         [1, 10**6, np.int32(4)],
     ),
+    "CLASS_WEIGHT": ([], CLASS_WEIGHTS, [None, "balanced"]),
     "TEST_RATIO": (["VALIDATION_RATIO"], RATIOS, [0.5, 0.001, np.float32(0.25)]),
     "LEARNING_RATES": (
         [],
@@ -75,14 +77,13 @@ RULES = {
     "DROPOUTS": ([], [*DROPOUTS, [0.0, -0.0]], [[0], [0.999], [0.1, 0]]),
     "WEIGHT_DECAYS": ([], DECAYS, [[0], [10], [0, 1e-9]]),
     "FOLDS": ([], FOLDS, [2, 100]),
-    "FINE_TUNE_RUNS": ([], [-1, 0.5, NAN, "1", None, True], [0, 3]),
     "FIRST_LAYER": (
         [],
         ["block_0_expand", "block_17_expand", "Conv1", "out_relu", "", None, 10, []],
         ["block_1_expand", "block_16_expand", "Conv_1"],
     ),
     "LABEL_SMOOTHING": ([], SHARE, [0, 0.9]),
-    "FINE_TUNE_RATE": ([], RATE, [1, 1e-9]),
+    "FINE_TUNE_RATES": ([], [r for r in RATES if r != []], [[], [1e-9, 1]]),
 }
 POSSIBLE_SETTINGS = {
     name: values for first, (others, _, values) in RULES.items() for name in [first, *others]
@@ -133,10 +134,10 @@ def test_a_setting_that_is_missing_is_named():
 def test_a_home_folder_is_found_in_each_path(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    paths = dict.fromkeys(("PHOTOS", "WEIGHTS", "OUTPUT"), "~/here")
+    paths = dict.fromkeys(("PHOTOS", "CORRECTIONS", "WEIGHTS", "OUTPUT"), "~/here")
     namespace = {**SETTINGS, **paths, "CACHE": Path("~/here")}
     settings = scenes.settings.pick(namespace)
-    for name in ("PHOTOS", "WEIGHTS", "OUTPUT", "CACHE"):
+    for name in ("PHOTOS", "CORRECTIONS", "WEIGHTS", "OUTPUT", "CACHE"):
         assert settings[name] == namespace[name] == str(tmp_path / "here")
 
 
@@ -158,12 +159,12 @@ def test_a_possible_setting_is_taken_as_it_is(name, value):
     [
         ("LEARNING_RATES", ["1e-4"], "YAML reads 1e-4 as text, too: write 0.0001"),
         ("WEIGHT_DECAYS", [0.1, "1e-4"], "YAML reads 1e-4 as text, too: write 0.0001"),
-        ("FINE_TUNE_RATE", "1e-4", "YAML reads 1e-4 as text, too: write 0.0001"),
+        ("FINE_TUNE_RATES", ["1e-4"], "YAML reads 1e-4 as text, too: write 0.0001"),
         ("LEARNING_RATES", "[0.001]", 'by -y "LEARNING_RATES: [0.001]", not by -p'),
         ("DOWNLOAD", "true", "write True"),
         ("PHOTOS", 2024, "write it in quotes; papermill takes it by -r PHOTOS 2024, not by -p"),
         ("CACHE", 1.5, "-r CACHE 1.5"),
-        ("FINE_TUNE_SEARCH", "false", "write False"),
+        ("DOWNLOAD", "false", "write False"),
         ("EPOCHS", 0, None),
         ("FIRST_LAYER", "conv", None),
         ("DROPOUTS", ["many"], None),
@@ -237,6 +238,17 @@ def test_a_cache_that_cannot_be_written_to_is_refused_at_once(cache, small_disk)
         scenes.settings.check_settings({**SETTINGS, "CACHE": cache})
 
 
+@pytest.mark.parametrize("file", ["none.csv", "folder"])
+def test_corrections_that_cannot_be_read_are_refused_at_once(file):
+    Path("folder").mkdir()
+    told = rf"^CORRECTIONS is '{file}'; it must be None or a CSV file .* \(\[Errno"
+    with pytest.raises(ValueError, match=told):
+        scenes.settings.check_settings({**SETTINGS, "CORRECTIONS": file})
+    Path("labels.csv").touch()
+    given = {**SETTINGS, "CORRECTIONS": Path("labels.csv")}
+    assert scenes.settings.check_settings(given) == given
+
+
 @pytest.mark.parametrize("file", ["whole.keras", "whole.weights.h5", "none.h5", "text.h5"])
 def test_weights_that_are_not_those_of_the_base_model_are_refused_at_once(
     classifier, recwarn, file
@@ -301,6 +313,7 @@ IMPOSSIBLE_ARGUMENTS = {
     ("train_head", "weight_decay"): DECAY,
     ("train_head", "epochs"): POSITIVE,
     ("train_head", "batch_size"): POSITIVE,
+    ("train_head", "class_weight"): CLASS_WEIGHTS,
     ("train_head", "seed"): SEEDS,
     ("grid_search", "learning_rates"): RATES,
     ("grid_search", "dropouts"): DROPOUTS,
@@ -308,6 +321,7 @@ IMPOSSIBLE_ARGUMENTS = {
     ("grid_search", "epochs"): POSITIVE,
     ("grid_search", "folds"): FOLDS,
     ("grid_search", "batch_size"): POSITIVE,
+    ("grid_search", "class_weight"): CLASS_WEIGHTS,
     ("grid_search", "seed"): SEEDS,
     ("predict", "batch_size"): POSITIVE,
 }
