@@ -4,15 +4,20 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
+import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy.stats import binomtest
-from sklearn.metrics import precision_recall_fscore_support
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    log_loss,
+    precision_recall_fscore_support,
+)
 
 import scenes
-from scenes import calibration, folders, grid_search, photos, settings
+from scenes import calibration, classifier, features, folders, grid_search, photos, settings
 
 
 def download_photos() -> Path:
@@ -25,6 +30,53 @@ def download_photos() -> Path:
         reason = f"Kaggle cannot be reached ({type(error).__name__})"
         raise OSError(f"{reason}: connect to the network, or set DOWNLOAD = False") from error
     return folders.find_photos(folder)
+
+
+def load_images(
+    folder: str | Path | None,
+    output: str | Path | None,
+    weights: str | Path | None,
+    *,
+    download: bool = False,
+) -> tuple[Path | None, pd.DataFrame, np.ndarray | None]:
+    """
+    Return the folder of the photos, their table with digests, and their thumbnails.
+
+    Without photos, these are None, the table of the bundled features, and None.
+
+    Parameters
+    ----------
+    folder : path or None
+        Where the photos are; None looks for the Intel photos, as `find_photos` says.
+    output : path or None
+        The folder for results, which may not lie among the photos.
+    weights : str, path or None
+        Those of the base model; the bundled features were computed with 'imagenet'.
+    download : bool
+        Fetch the Intel photos from Kaggle first.
+    """
+    place = download_photos() if download else folders.find_photos(folder)
+    if place is None:
+        if weights != "imagenet":
+            raise ValueError(f"WEIGHTS is {weights!r}, but the bundled features are of 'imagenet'")
+        images, _ = features.load_bundled_features()
+        print(f"No photos found: using the bundled features of {len(images):,} Intel photos.")
+        return None, images, None
+    folders.check_output(output, place)
+    images, thumbnails = folders.list_images(place), []
+    digests = photos.digest_photos(images, place, thumbnails=thumbnails)
+    return place, images.join(digests), np.stack(thumbnails)
+
+
+def load_features(
+    images: pd.DataFrame, folder: Path | None, base_model: keras.Model, cache: str | Path
+) -> np.ndarray:
+    """Return the features of all images, a row each: computed, or bundled without a folder."""
+    if folder:
+        # Of all images, in their order: the last digit depends on the others of a batch.
+        cache = Path(cache, "features.npz")
+        return features.extract_features(images, folder, base_model, cache=cache)
+    return features.load_bundled_features()[1][images.index]
 
 
 def audit_images(images: pd.DataFrame) -> pd.DataFrame:
@@ -163,7 +215,7 @@ def rank_epochs(results: pd.DataFrame) -> pd.DataFrame:
     order = ["val_accuracy", "val_loss", *scenes.HYPERPARAMETERS, "epoch"]
     table = table.sort_values(order, ascending=[False, *[True] * 5])
     differences = folds.loc[table.index[0]] - folds
-    table = table.assign(behind=differences.mean(axis=1), noise=differences.sem(axis=1))
+    table = table.assign(gap=differences.mean(axis=1), gap_sem=differences.sem(axis=1))
     return table.reset_index()
 
 
@@ -176,8 +228,8 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         One row for each setting, the best first: its best `epoch`, and there the mean over
         folds of `val_accuracy` and `val_loss`; `std`, the standard deviation of
-        `val_accuracy` over folds; `behind`, by how much it is lower than that of the best
-        setting; and `noise`, the standard error of that difference (from the paired
+        `val_accuracy` over folds; `gap`, by how much `val_accuracy` is lower than that of
+        the best setting; and `gap_sem`, the standard error of that gap (from the paired
         differences of the folds). Accuracies that agree in 9 digits are ties, broken by
         lower loss.
     """
@@ -197,14 +249,31 @@ def best_hyperparameters(results: pd.DataFrame) -> dict[str, float]:
     -------
     dict
         `learning_rate`, `dropout`, `weight_decay`; its best `epoch`, `val_accuracy` and
-        `val_loss` there; `behind` and `noise` of the runner-up (see `summarize`): the choice
-        is clear only where `behind` is well above `noise`. Both are missing (NaN) where
-        there is one setting.
+        `val_loss` there; `gap` and `gap_sem` of the runner-up (see `summarize`): the choice
+        is clear only if `gap` is well above `gap_sem`. Both are NaN if there is one setting.
     """
     ranked = summarize(results)
-    told = ranked.loc[0, [*scenes.HYPERPARAMETERS, "epoch", "val_accuracy", "val_loss"]].to_dict()
-    runner_up = ranked[["behind", "noise"]].reindex([1]).iloc[0]
-    return told | {"epoch": int(told["epoch"])} | runner_up.to_dict()
+    best = ranked.loc[0, [*scenes.HYPERPARAMETERS, "epoch", "val_accuracy", "val_loss"]].to_dict()
+    runner_up = ranked[["gap", "gap_sem"]].reindex([1]).iloc[0]
+    return best | {"epoch": int(best["epoch"])} | runner_up.to_dict()
+
+
+def describe_edge(results: pd.DataFrame) -> str:
+    """
+    Return a sentence for each hyperparameter whose best value is at an edge of the grid.
+
+    A better value may lie beyond it, but none below 0; a list of one value has no edge.
+    """
+    sentences, best = [], best_hyperparameters(results)
+    for name in scenes.HYPERPARAMETERS:
+        value, low, high = best[name], results[name].min(), results[name].max()
+        if low < high and value in (low, high) and value > 0:
+            extreme, more = ("smallest", "smaller") if value == low else ("largest", "larger")
+            sentences.append(
+                f"The best {name.replace('_', ' ')}, {value:g}, is the {extreme} of the grid: "
+                f"add {more} ones to {name.upper()}S."
+            )
+    return "\n".join(sentences)
 
 
 def accuracy_by_other_folds(results: pd.DataFrame) -> float:
@@ -218,44 +287,106 @@ def accuracy_by_other_folds(results: pd.DataFrame) -> float:
     return float(np.mean([folds.loc[choice, fold] for fold, choice in chosen.items()]))
 
 
-def mcnemar(right: Sequence[bool], other: Sequence[bool]) -> float:
-    """
-    Return the p-value of McNemar's exact test of two classifiers on the same photos.
+def predictions_table(images: pd.DataFrame, probabilities: np.ndarray, model: str) -> pd.DataFrame:
+    """Return `model`, `path`, `label` of images and a column of probabilities for each class."""
+    table = images[["path", "label"]].reset_index(drop=True)
+    table.insert(0, "model", model)
+    classes = list(images["label"].cat.categories)
+    return table.join(pd.DataFrame(probabilities, columns=classes).round(6))
 
-    Of the photos on which just one of them is right, equally good classifiers share each
-    with chance one half; the p-value is the chance to differ as much as these or more.
+
+def compare_models(predictions: pd.DataFrame, *, class_weight: str | None = None) -> pd.DataFrame:
     """
-    right, other = np.asarray(right), np.asarray(other)
-    gained, lost = int((right & ~other).sum()), int((other & ~right).sum())
-    return float(binomtest(gained, max(1, gained + lost)).pvalue)
+    Return `accuracy` and `log_loss` of models on the same held-out images, the best first.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        Those of `predictions_table` of all models.
+    class_weight : {None, 'balanced'}
+        With 'balanced', the accuracies are balanced accuracies.
+
+    Returns
+    -------
+    DataFrame
+        A row for each model. Ties in accuracy are broken by the log loss after temperature
+        scaling: before it, label smoothing alone would decide.
+    """
+    classes, rows = list(predictions.columns[3:]), {}
+    score = balanced_accuracy_score if class_weight else accuracy_score
+    for model, table in predictions.groupby("model"):
+        y, probabilities = table["label"].map(classes.index), table[classes].to_numpy()
+        temperature = calibration.fit_temperature(probabilities, y)
+        scaled = calibration.apply_temperature(probabilities, temperature)
+        rows[model] = {
+            "accuracy": score(y, probabilities.argmax(axis=1)),
+            "log_loss": log_loss(y, scaled, labels=range(len(classes))),
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model").round(9)
+    return table.sort_values(["accuracy", "log_loss"], ascending=[False, True])
+
+
+def describe_choice(comparison: pd.DataFrame) -> str:
+    """Return one sentence on which model of `compare_models` is selected, and why."""
+    best, accuracy = comparison.index[0], comparison["accuracy"]
+    if best != "head":
+        return (
+            f"Fine-tuning helped on the validation set ({accuracy[best]:.1%}, and "
+            f"{accuracy['head']:.1%} with the head alone): selected is '{best}'."
+        )
+    if len(comparison) == 1:
+        return "Nothing was fine-tuned: the head is selected."
+    return (
+        f"Fine-tuning did not help on the validation set ({accuracy.iloc[1]:.1%} after "
+        f"{accuracy['head']:.1%}): the head is kept."
+    )
+
+
+def compare_accuracies(images: pd.DataFrame, probabilities: dict[str, np.ndarray]) -> pd.DataFrame:
+    """
+    Return the accuracy of models on images, with its 95% confidence interval.
+
+    A row for each model; if labels of these images were corrected, which flatters a model
+    that has flagged them, another row for the images whose labels were not.
+    """
+    y, rows = images["label"].cat.codes.to_numpy(), {}
+    corrected = images.get("corrected", pd.Series(False, images.index)).to_numpy()
+    for name, of_model in probabilities.items():
+        correct = of_model.argmax(axis=1) == y
+        rows[name] = calibration.accuracy(correct)
+        if corrected.any():
+            rows[f"{name}, without corrected labels"] = calibration.accuracy(correct[~corrected])
+    return pd.DataFrame(rows).T
 
 
 def scores_by_class(labels: pd.Series, predictions: Sequence[str]) -> pd.DataFrame:
     """
-    Return precision, recall with its 95% interval, and F1 score of each class.
+    Return precision, recall with its 95% interval, F1 score and support of each class.
 
     A last row, `mean of the classes`, holds balanced accuracy and macro F1, in which a rare
     class counts as much as a frequent one. A class without a photo does not count.
     """
-    classes = labels.cat.categories
-    *scores, counts = precision_recall_fscore_support(
+    classes, names = labels.cat.categories, ["precision", "recall", "F1", "support"]
+    scores = precision_recall_fscore_support(
         labels.astype(str), predictions, labels=list(classes), zero_division=0
     )
-    table = pd.DataFrame(dict(zip(["precision", "recall", "F1"], scores, strict=True)), classes)
-    present = classes[counts > 0]
+    table = pd.DataFrame(dict(zip(names, scores, strict=True)), classes)
+    present = classes[table["support"] > 0]
     hits = {name: np.asarray(predictions)[labels == name] == name for name in present}
     intervals = pd.DataFrame(
         {name: calibration.accuracy(of_class) for name, of_class in hits.items()}
     ).T
-    table = table.join(intervals[["ci_low", "ci_high"]].add_prefix("recall ")).assign(photos=counts)
-    table.loc["mean of the classes"] = table.loc[present, ["precision", "recall", "F1"]].mean()
-    table.loc["mean of the classes", "photos"] = counts.sum()
-    order = ["precision", "recall", "recall ci_low", "recall ci_high", "F1", "photos"]
-    return table[order].astype({"photos": int})
+    table = table.join(intervals[["ci_low", "ci_high"]].add_prefix("recall "))
+    table.loc["mean of the classes"] = table.loc[present, names[:3]].mean()
+    table.loc["mean of the classes", "support"] = table["support"].sum()
+    order = ["precision", "recall", "recall ci_low", "recall ci_high", "F1", "support"]
+    return table[order].astype({"support": int})
 
 
-def worst_mistakes(images: pd.DataFrame, probabilities: np.ndarray, n: int = 12) -> pd.DataFrame:
-    """Return path, label, prediction and its probability of the most confident mistakes."""
+def most_confident_errors(
+    images: pd.DataFrame, probabilities: np.ndarray, n: int = 12
+) -> pd.DataFrame:
+    """Return path, label, prediction and its probability of the most confident errors."""
     classes = images["label"].cat.categories
     table = images[["path", "label"]].assign(
         predicted=classes[probabilities.argmax(axis=1)], probability=probabilities.max(axis=1)
@@ -271,35 +402,75 @@ def confused_pairs(labels: pd.Series, predictions: Sequence[str]) -> pd.Series:
     return pd.Series([" and ".join(sorted(pair)) for pair in pairs], dtype=str).value_counts()
 
 
+def select_confused(
+    images: pd.DataFrame, predictions: Sequence[str], label: str, predicted: str
+) -> pd.DataFrame:
+    """Return the photos with this label and prediction: a cell of the confusion matrix."""
+    classes = images["label"].cat.categories
+    for name in (label, predicted):
+        if name not in classes:
+            raise ValueError(f"{name!r} is no class; it must be one of {photos.some(classes)}")
+    return images[(images["label"] == label) & (np.asarray(predictions) == predicted)]
+
+
 def show_images(paths: Sequence[str | Path], titles: Sequence[str], *, columns: int = 6) -> Figure:
     """Return a matplotlib figure of photos with titles."""
+    # The names of files and classes are text, not formulas between dollar signs.
+    titles = ["\n".join(map(photos.printable, str(title).split("\n"))) for title in titles]
+    lines = max((title.count("\n") + 1 for title in titles), default=1)
     rows = max(1, -(-len(paths) // columns))
-    figure, axes = plt.subplots(rows, columns, figsize=(2.2 * columns, 2.5 * rows), squeeze=False)
+    figsize = 2.2 * columns, (2.2 + 0.2 * lines) * rows
+    figure, axes = plt.subplots(rows, columns, figsize=figsize, squeeze=False, layout="constrained")
     for axis, path, title in itertools.zip_longest(axes.flat, paths, titles):
         axis.axis("off")
         if path is not None:
             axis.imshow(photos.read_photo(path))
-            # The names of files and classes are text, not formulas between dollar signs.
-            lines = "\n".join(map(photos.printable, str(title).split("\n")))
-            axis.set_title(lines, fontsize=9, parse_math=False)
-    figure.tight_layout()
+            axis.set_title(title, fontsize=9, parse_math=False)
+    figure.draw_without_rendering()  # so that the layout knows the height of the titles
     plt.close(figure)  # the notebook shows what a cell returns: not twice
     return figure
 
 
-def find_suspects(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """
-    Return for each photo the class that its label should perhaps be, -1 where none is.
+def first_rows(table: pd.DataFrame, n: int = 5) -> pd.DataFrame | str:
+    """Return the first rows of a table, or 'Nothing found.' if it has none."""
+    return table.head(n) if len(table) else "Nothing found."
 
-    A class's threshold is the mean of its own photos' probabilities of it. A photo is suspect
-    where its label's probability is below that threshold and another class's is not; of several
-    such classes the most probable is suggested (confident learning, Northcutt et al., 2021). So a
-    class of which the classifier is seldom sure is not suspected more for that.
+
+def show_photos(images: pd.DataFrame, titles: Sequence[str], folder: Path | None) -> Figure | None:
+    """Return a figure of the photos of a table; without photos, print so."""
+    if folder is None:
+        print("With the photos, this cell shows some of them.")
+    elif images.empty:
+        print("Nothing found.")
+    else:
+        return show_images([folder / path for path in images["path"]], list(titles))
+
+
+def show_predictions(model: keras.Model, folder: str | Path) -> Figure | None:
+    """Return a figure of the photos of a folder under their predictions; else print why not."""
+    if not Path(folder).is_dir():
+        print(f"Put photos into {folder}/, and this cell shows the predictions.")
+        return None
+    unreadable = []
+    table = classifier.predict(model, folder, failed=unreadable)
+    print(*unreadable, sep="\n", end="\n" * bool(unreadable))
+    titles = table["label"].astype(str) + table["unsure"].map({True: " (unsure)", False: ""})
+    return show_images(list(table["path"]), list(titles))
+
+
+def flag_labels(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """
+    Return for each photo the class that confident learning suggests instead of its label, else -1.
+
+    A class's threshold is the mean probability of the class on its own photos. A label is flagged
+    if its probability is below the threshold of its class and that of another class is not; of
+    several such classes the most probable is suggested (Northcutt et al., 2021). So a class that
+    the classifier seldom predicts with confidence is not flagged more often for that.
 
     Parameters
     ----------
     probabilities : ndarray, shape (n, classes)
-        From classifiers that did not train on these photos.
+        Out-of-fold: from classifiers that did not train on these photos.
     labels : ndarray of int, shape (n,)
     """
     own = np.eye(probabilities.shape[1], dtype=bool)[labels]
@@ -307,33 +478,34 @@ def find_suspects(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     thresholds = sums / np.maximum(own.sum(axis=0), 1)
     passes = (probabilities >= thresholds) & own.any(axis=0)
     others = np.where(passes & ~own, probabilities, 0)
-    suspect = ~passes[own] & (others.max(axis=1) > 0)
-    return np.where(suspect, others.argmax(axis=1), -1)
+    flagged = ~passes[own] & (others.max(axis=1) > 0)
+    return np.where(flagged, others.argmax(axis=1), -1)
 
 
-def list_suspects(images: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:
+def list_flagged_labels(images: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:
     """
-    Return the photos of `find_suspects`, the most suspect first.
+    Return the photos whose labels `flag_labels` flags, the largest difference first.
+
+    Saved as a CSV and with the column `label` edited, the table is a file for CORRECTIONS.
 
     Parameters
     ----------
     images : DataFrame
         The photos: `path`, `split` and `label`.
     probabilities : ndarray, shape (n, classes)
-        From classifiers that did not train on these photos.
+        Out-of-fold: from classifiers that did not train on these photos.
 
     Returns
     -------
     DataFrame
-        `path`, `split`, `label`, `suggested` and the probabilities of both classes.
+        `path`, `label`, `suggested`, `split`, `label_probability`, `suggested_probability`.
     """
     classes, codes = images["label"].cat.categories, images["label"].cat.codes.to_numpy()
-    suggested = find_suspects(probabilities, codes)
+    suggested = flag_labels(probabilities, codes)
     rows = np.flatnonzero(suggested >= 0)
     of_label, of_other = probabilities[rows, codes[rows]], probabilities[rows, suggested[rows]]
-    table = images.iloc[rows][["path", "split", "label"]].assign(
-        suggested=classes[suggested[rows]],
-        label_probability=of_label.round(4),
-        suggested_probability=of_other.round(4),
+    table = images.iloc[rows][["path", "label", "split"]].assign(
+        label_probability=of_label.round(4), suggested_probability=of_other.round(4)
     )
+    table.insert(2, "suggested", classes[suggested[rows]])
     return table.iloc[np.lexsort([table["path"], of_label - of_other])].reset_index(drop=True)

@@ -15,6 +15,8 @@ import utils
 from scenes import calibration
 from studies import large_search
 
+pytestmark = pytest.mark.quick
+
 COLUMNS = [*scenes.HYPERPARAMETERS, "fold", "epoch", *scenes.METRICS]
 
 
@@ -51,8 +53,8 @@ def test_the_best_setting_has_the_highest_mean_at_its_best_epoch():
     assert best["epoch"] == 1
     assert best["val_accuracy"] == pytest.approx(0.9)
     assert best["val_loss"] == pytest.approx(0.5)
-    assert best["behind"] == pytest.approx(0.02)
-    assert best["noise"] == pytest.approx(((0.04**2 + 0.02**2 + 0.06**2) / 2 / 3) ** 0.5)
+    assert best["gap"] == pytest.approx(0.02)
+    assert best["gap_sem"] == pytest.approx(((0.04**2 + 0.02**2 + 0.06**2) / 2 / 3) ** 0.5)
     ranked = utils.summarize(results)
     assert [tuple(row) for row in ranked[scenes.HYPERPARAMETERS].to_numpy()] == [B, C, A]
     assert list(ranked["epoch"]) == [1, 2, 2]
@@ -69,15 +71,15 @@ def test_each_setting_is_compared_with_the_best_fold_by_fold():
         }
     )
     best, other = utils.summarize(results).to_dict("records")
-    assert (best["behind"], best["noise"]) == (0, 0)
-    assert other["behind"] == pytest.approx(0.04)
-    assert other["noise"] == pytest.approx(np.std([0.08, 0.04, 0.0], ddof=1) / 3**0.5)
+    assert (best["gap"], best["gap_sem"]) == (0, 0)
+    assert other["gap"] == pytest.approx(0.04)
+    assert other["gap_sem"] == pytest.approx(np.std([0.08, 0.04, 0.0], ddof=1) / 3**0.5)
     kept = large_search.keep_epochs(results, [2, 7])
     assert list(kept.columns[:5]) == [*scenes.HYPERPARAMETERS, "kept", "epoch"]
     found = [tuple(row) for row in kept[[*scenes.HYPERPARAMETERS, "kept", "epoch"]].to_numpy()]
     assert found == [(*A, "2", 2), (*A, "best", 2), (*B, "best", 1), (*B, "2", 2)]
     np.testing.assert_allclose(kept["val_accuracy"], [0.86, 0.86, 0.90, 0.70])
-    np.testing.assert_allclose(kept["behind"], [0.04, 0.04, 0, 0.20], atol=1e-12)
+    np.testing.assert_allclose(kept["gap"], [0.04, 0.04, 0, 0.20], atol=1e-12)
     np.testing.assert_allclose(kept["std"], [0.01, 0.01, 0.0021**0.5, 0], atol=1e-12)
 
 
@@ -86,14 +88,58 @@ def test_equal_accuracy_is_decided_by_lower_loss():
     results = results_of({A: [[(0.1, 0.5)], [(0.2, 0.5)]], B: [[(0.3, 0.4)], [(0.0, 0.5)]]})
     best = utils.best_hyperparameters(results)
     assert tuple(best[name] for name in scenes.HYPERPARAMETERS) == B
-    assert best["behind"] == pytest.approx(0, abs=1e-12)
+    assert best["gap"] == pytest.approx(0, abs=1e-12)
 
 
 def test_one_setting_has_no_runner_up():
     best = utils.best_hyperparameters(results_of({A: [[(0.5, 1.0)], [(0.7, 0.9)]]}))
     assert best["val_accuracy"] == pytest.approx(0.6)
-    assert np.isnan(best["behind"])
-    assert np.isnan(best["noise"])
+    assert np.isnan(best["gap"])
+    assert np.isnan(best["gap_sem"])
+
+
+def results_with_best(values: dict[str, list[float]], best: dict[str, float]) -> pd.DataFrame:
+    """Return results of a grid, in which one setting is the best."""
+    settings = [dict(zip(values, row, strict=True)) for row in product(*values.values())]
+    return results_of({tuple(s.values()): [[(float(s == best), 1.0)]] * 2 for s in settings})
+
+
+VALUES = {
+    "learning_rate": [0.0005, 0.001, 0.005],
+    "dropout": [0, 0.3, 0.5],
+    "weight_decay": [0, 1e-4, 0.01],
+}
+MIDDLE = {"learning_rate": 0.001, "dropout": 0.3, "weight_decay": 1e-4}
+
+
+@pytest.mark.parametrize(
+    ("best", "said"),
+    [
+        ({}, ""),
+        ({"dropout": 0, "weight_decay": 0}, ""),
+        (
+            {"learning_rate": 0.005},
+            "The best learning rate, 0.005, is the largest of the grid: "
+            "add larger ones to LEARNING_RATES.",
+        ),
+        (
+            {"learning_rate": 0.0005, "weight_decay": 0.01},
+            "The best learning rate, 0.0005, is the smallest of the grid: "
+            "add smaller ones to LEARNING_RATES.\n"
+            "The best weight decay, 0.01, is the largest of the grid: "
+            "add larger ones to WEIGHT_DECAYS.",
+        ),
+    ],
+)
+def test_a_best_value_at_an_edge_of_the_grid_is_named(best, said):
+    assert utils.describe_edge(results_with_best(VALUES, MIDDLE | best)) == said
+
+
+def test_a_list_of_one_value_has_no_edge():
+    one = {name: [value] for name, value in MIDDLE.items()}
+    assert utils.describe_edge(results_with_best(one, MIDDLE)) == ""
+    two = results_with_best(one | {"dropout": [0.1, 0.3]}, MIDDLE)
+    assert utils.describe_edge(two).startswith("The best dropout, 0.3, is the largest of the grid")
 
 
 def test_other_folds_choose_setting_and_epoch():
@@ -133,7 +179,7 @@ def test_the_choice_is_the_one_of_exact_numbers_in_any_order_of_rows(
     assert best["val_loss"] == pytest.approx(float(loss) / 100)
     if n_settings > 1:
         runner_up = next(row for row in ranking if row[2] != setting)
-        assert best["behind"] == pytest.approx(float(runner_up[0] - accuracy) / 100, abs=1e-12)
+        assert best["gap"] == pytest.approx(float(runner_up[0] - accuracy) / 100, abs=1e-12)
 
 
 # --- What is said of a classifier's answers -------------------------------------------
@@ -142,22 +188,65 @@ LABELS = pd.Series(pd.Categorical(list("aaaabbbc"), list("abcd")))
 GUESSES = list("aaabbbac")
 
 
-@pytest.mark.parametrize(
-    ("gained", "lost", "p"),
-    [(0, 0, 1), (1, 1, 1), (3, 0, 1 / 4), (0, 3, 1 / 4), (5, 1, 7 / 32), (10, 0, 2**-9)],
-)
-def test_mcnemar_counts_the_photos_on_which_one_is_right(gained, lost, p):
-    """By hand: (5, 1) is as far from even as 0, 1, 5 or 6 of six: (1 + 6 + 6 + 1) / 64."""
-    right = [True] * gained + [False] * lost + [True, False] * 20
-    other = [False] * gained + [True] * lost + [True, False] * 20
-    assert utils.mcnemar(right, other) == pytest.approx(p)
+def of_models(**probabilities):
+    """Return the predictions of models for photos of the classes a, a, b, b."""
+    images = pd.DataFrame({"path": list("1234"), "label": pd.Categorical(list("aabb"))})
+    tables = [
+        utils.predictions_table(images, np.array(rows), name)
+        for name, rows in probabilities.items()
+    ]
+    return pd.concat(tables)
+
+
+RIGHT, WRONG = [[0.9, 0.1]] * 2 + [[0.1, 0.9]] * 2, [[0.9, 0.1]] * 4
+UNSURE = [[0.6, 0.4]] * 2 + [[0.4, 0.6]] + [[0.9, 0.1]]  # one confident error
+BOLD = [[0.99, 0.01]] * 2 + [[0.01, 0.99]] + [[0.55, 0.45]]  # one that is not
+
+
+def test_the_model_with_the_highest_validation_accuracy_is_selected():
+    table = utils.compare_models(of_models(head=WRONG, tuned=RIGHT, other=UNSURE))
+    assert list(table.index) == ["tuned", "other", "head"]
+    assert list(table["accuracy"]) == [1, 0.75, 0.5]
+    assert utils.describe_choice(table).endswith("selected is 'tuned'.")
+    kept = utils.compare_models(of_models(head=RIGHT, tuned=WRONG))
+    assert "did not help on the validation set (50.0% after 100.0%): the head" in (
+        utils.describe_choice(kept)
+    )
+    assert (
+        utils.describe_choice(kept.loc[["head"]]) == "Nothing was fine-tuned: the head is selected."
+    )
+
+
+def test_ties_in_accuracy_are_broken_by_the_log_loss_after_temperature_scaling():
+    table = utils.compare_models(of_models(first=UNSURE, second=BOLD))
+    assert table["accuracy"].nunique() == 1
+    assert list(table.index) == ["second", "first"]
+    flat = (np.array(BOLD) ** 0.4) / (np.array(BOLD) ** 0.4).sum(axis=1, keepdims=True)
+    losses = utils.compare_models(of_models(sharp=BOLD, flat=flat))["log_loss"]
+    assert losses["sharp"] == pytest.approx(losses["flat"], abs=1e-3)
+
+
+def test_balanced_class_weights_compare_balanced_accuracies():
+    images = pd.DataFrame({"path": list("12345"), "label": pd.Categorical(list("aaaab"))})
+    always_a = utils.predictions_table(images, np.array([[0.9, 0.1]] * 5), "head")
+    assert utils.compare_models(always_a)["accuracy"].item() == 0.8
+    assert utils.compare_models(always_a, class_weight="balanced")["accuracy"].item() == 0.5
+
+
+def test_accuracy_is_also_given_without_corrected_labels():
+    images = pd.DataFrame({"label": pd.Categorical(list("aabb"))})
+    table = utils.compare_accuracies(images, {"head": np.array(UNSURE)})
+    assert table["accuracy"].to_dict() == {"head": 0.75}
+    images["corrected"] = [False, False, False, True]
+    table = utils.compare_accuracies(images, {"head": np.array(UNSURE)})
+    assert table["accuracy"].to_dict() == {"head": 0.75, "head, without corrected labels": 1}
 
 
 def test_scores_of_each_class_and_their_mean():
     """By hand: a is guessed 4 times, 3 of them right, and is 4 photos; d has no photo."""
     table = utils.scores_by_class(LABELS, GUESSES)
     assert list(table.index) == [*"abcd", "mean of the classes"]
-    assert list(table["photos"]) == [4, 3, 1, 0, 8]
+    assert list(table["support"]) == [4, 3, 1, 0, 8]
     np.testing.assert_allclose(table["precision"], [3 / 4, 2 / 3, 1, 0, 29 / 36])
     np.testing.assert_allclose(table["recall"], [3 / 4, 2 / 3, 1, 0, 29 / 36])
     np.testing.assert_allclose(table["F1"], [3 / 4, 2 / 3, 1, 0, 29 / 36])
@@ -174,7 +263,7 @@ def test_a_class_may_be_called_as_a_score():
     labels = pd.Series(pd.Categorical(["accuracy", "accuracy", "macro avg"], names))
     table = utils.scores_by_class(labels, ["accuracy", "macro avg", "macro avg"])
     assert list(table.index) == [*names, "mean of the classes"]
-    assert list(table["photos"]) == [2, 1, 3]
+    assert list(table["support"]) == [2, 1, 3]
     np.testing.assert_allclose(table["precision"], [1, 1 / 2, 3 / 4])
 
 
@@ -192,13 +281,23 @@ def test_the_most_confident_mistakes_come_first():
     probabilities = np.array(
         [[0.1, 0.6, 0.2, 0.1], [0.9, 0.1, 0, 0], [0.1, 0.1, 0, 0.8], [0.4, 0.3, 0.2, 0.1]]
     )
-    table = utils.worst_mistakes(images, probabilities, n=2)
+    table = utils.most_confident_errors(images, probabilities, n=2)
     assert list(table.index) == [3, 7]
     assert table.to_numpy().tolist() == [["2.jpg", "b", "d", 0.8], ["0.jpg", "a", "b", 0.6]]
-    assert len(utils.worst_mistakes(images, probabilities)) == 3
+    assert len(utils.most_confident_errors(images, probabilities)) == 3
 
 
 def test_pairs_are_counted_in_both_directions():
     labels = pd.Series(pd.Categorical(list("abcab")), index=[4, 3, 2, 1, 0])
     assert utils.confused_pairs(labels, list("bacac")).to_dict() == {"a and b": 2, "b and c": 1}
     assert utils.confused_pairs(LABELS, list(LABELS)).empty
+
+
+def test_the_photos_of_a_cell_of_the_confusion_matrix():
+    images = pd.DataFrame({"path": [*"stuvwxyz"], "label": LABELS}).set_index(LABELS.index[::-1])
+    assert list(utils.select_confused(images, GUESSES, "a", "b")["path"]) == ["v"]
+    assert list(utils.select_confused(images, pd.Categorical(GUESSES), "b", "b").index) == [3, 2]
+    assert utils.select_confused(images, GUESSES, "d", "a").empty
+    for names in (("e", "a"), ("a", "e")):
+        with pytest.raises(ValueError, match=r"^'e' is no class; it must be one of a, b, c, d$"):
+            utils.select_confused(images, GUESSES, *names)

@@ -315,6 +315,20 @@ def test_show_images_shows_each_photo_under_its_title(gallery):
     assert not any(axis.images for axis in figure.axes[7:])
 
 
+@pytest.mark.parametrize("lines", [1, 2, 3])
+@pytest.mark.parametrize("size", [(150, 150), (100, 200), (300, 150)])
+def test_show_images_hides_no_line_of_a_title(lines, size, tmp_path):
+    """Titles lie inside the figure and below the photos of the row above."""
+    Image.fromarray(draw(0, width=size[0], height=size[1])).save(tmp_path / "a.png")
+    titles = ["\n".join(["glacier"] * lines)] * 14
+    figure = utils.show_images([tmp_path / "a.png"] * 14, titles)
+    figure.canvas.draw()
+    photos = [axis.get_window_extent() for axis in figure.axes[:14]]
+    ceilings = [figure.bbox.y1] * 6 + [photo.y0 for photo in photos]
+    for axis, ceiling in zip(figure.axes[:14], ceilings, strict=False):
+        assert axis.title.get_window_extent().y1 <= ceiling
+
+
 def test_show_images_leaves_no_figure_for_the_notebook_to_show_twice(gallery):
     utils.show_images(gallery, ["a"] * 7)
     assert not plt.get_fignums()
