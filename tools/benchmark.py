@@ -9,7 +9,6 @@ compared take turns, and the best round of each counts, so that a busy moment of
 does not fall on one side alone.
 """
 
-import collections
 import contextlib
 import functools
 import importlib.util
@@ -33,7 +32,6 @@ import tensorflow as tf
 from plotly.subplots import make_subplots
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, PredefinedSplit
-from tensorflow.tsl.profiler.protobuf import xplane_pb2
 from tqdm import tqdm
 
 import scenes
@@ -388,7 +386,7 @@ def extraction(images: pd.DataFrame, photos: Path, base: keras.Model) -> Callabl
 
 
 def bare_base_model(base: keras.Model, photos: int) -> Callable[[], None]:
-    """Return a task that sends random arrays through the base: the ceiling of extraction."""
+    """Return a task that sends random arrays through the base model as it is."""
     batch = tf.random.uniform((32, IMAGE_SIZE, IMAGE_SIZE, 3), -1, 1)
     run = tf.function(base)
 
@@ -408,18 +406,6 @@ def openvino_base_model(base: keras.Model) -> Callable[[np.ndarray], np.ndarray]
         model = openvino.convert_model(folder)
     compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda batch: compiled(batch)[0]
-
-
-def constant_base_model(base: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the base model with weights that TensorFlow may work into each other beforehand."""
-    weights = [variable.numpy() for variable in base.non_trainable_variables]  # it is frozen
-
-    @tf.function
-    def run(batch: tf.Tensor) -> tf.Tensor:
-        constants = [tf.constant(weight) for weight in weights]
-        return base.stateless_call([], constants, batch, training=False)[0]
-
-    return lambda batch: run(batch).numpy()
 
 
 def other_model(
@@ -442,8 +428,10 @@ def measure_extraction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterato
     """Yield how many photos a second go through the base."""
     images = images.drop_duplicates("digest").iloc[:1408]  # 44 batches
     base = scenes.base_model.build_base_model()
-    ours, bare = "`extract_features`", "the bare base model on random arrays"
-    others = {"the base model with constant weights": constant_base_model(base)}
+    ours, bare = "`extract_features`", "the base model as Keras gives it, on random arrays"
+    folded = scenes.base_model.fold_batch_norm(base)
+    run = tf.function(folded)
+    others = {"the folded base model": lambda batch: run(batch, training=False).numpy()}
     if importlib.util.find_spec("openvino"):
         others["the base model in OpenVINO"] = openvino_base_model(base)
     else:
@@ -453,7 +441,7 @@ def measure_extraction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterato
     table = take_turns(tasks, bar)
     speed = len(images) / table["seconds"].astype(float)
     yield markdown(speed.round(1).to_frame("photos per second"))
-    yield f"Extraction runs at {speed[ours] / speed[bare]:.2f} x the bare base."
+    yield f"Extraction runs at {speed[ours] / speed[bare]:.2f} x the unfolded base model."
     for name in others:
         off = table.loc[name, "result"]
         yield f"With {name}, the features (0 to 6) differ by at most {off:.0e}."
@@ -461,21 +449,18 @@ def measure_extraction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterato
 
 def measure_prediction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterator[str]:
     """Yield how many photos a second the committed model classifies, pixels decoded or not."""
-    model = scenes.classifier.load_classifier(ROOT / "intel_classifier.keras")
+    model = scenes.classifier.load_classifier(ROOT / "classifier.keras")
     paths = [photos / path for path in images["path"].iloc[:640]]
-    batch = np.random.default_rng(0).uniform(0, 255, (32, 224, 224, 3)).astype("float32")
 
     def classify() -> None:
         scenes.classifier.predict(model, paths)
 
-    def bare() -> None:
-        for _ in range(len(paths) // len(batch)):
-            model.predict_on_batch(batch)
-
-    table = take_turns({"`predict`": classify, "the bare model on random arrays": bare}, bar)
+    bare = bare_base_model(scenes.base_model.build_base_model(), len(paths))
+    name = "the base model as Keras gives it, on random arrays"
+    table = take_turns({"`predict`": classify, name: bare}, bar)
     speed = len(paths) / table["seconds"].astype(float)
     yield markdown(speed.round(1).to_frame("photos per second"))
-    yield f"Prediction runs at {speed.iloc[0] / speed.iloc[1]:.2f} x the bare model."
+    yield f"Prediction runs at {speed.iloc[0] / speed.iloc[1]:.2f} x the unfolded base model."
 
 
 # --- Fine-tuning, and the whole notebook ----------------------------------------------
@@ -523,8 +508,9 @@ def measure_notebook(photos: Path | None, bar: tqdm) -> Iterator[str]:
     """Yield how long the notebook takes in a clone, and the peak memory of its process."""
     ways = {"on the bundled features": {}}
     if photos:  # the second finds the features of the first
-        ways["on photos, without fine-tuning"] = {"FINE_TUNE_RUNS": 0}
-        ways["on photos, with fine-tuning of one epoch"] = {"FINE_TUNE_EPOCHS": 1}
+        ways["on photos, without fine-tuning"] = {"FINE_TUNE_RATES": "[]"}
+        ways["on photos, one rate, one epoch"] = {"FINE_TUNE_RATES": "[0.0003]"}
+        ways["on photos, one rate, one epoch"] |= {"FINE_TUNE_EPOCHS": 1}
     rows = {}
     with tempfile.TemporaryDirectory() as place:
         for number, (name, settings) in enumerate(ways.items()):
@@ -536,7 +522,7 @@ def measure_notebook(photos: Path | None, bar: tqdm) -> Iterator[str]:
             nbformat.write(measured, folder / NOTEBOOK)
             command = [sys.executable, "-m", "papermill", NOTEBOOK, "run.ipynb"]
             for setting, value in {"CACHE": Path(place, "cache"), **settings}.items():
-                command += ["-p", setting, str(value)]
+                command += ["-y", f"{setting}: {value}"]
             variables = {k: v for k, v in os.environ.items() if k != "INTEL_PHOTOS"}
             variables["JUPYTER_PREFER_ENV_PATH"] = "1"  # so that python3 is this interpreter
             if settings:
@@ -550,61 +536,13 @@ def measure_notebook(photos: Path | None, bar: tqdm) -> Iterator[str]:
     yield f"The whole notebook, in a fresh clone:\n\n{markdown(table)}"
 
 
-def profile_steps(bar: tqdm) -> Iterator[str]:
-    """Yield where a step of 128 photos spends its time, by TensorFlow's profiler."""
-    X = scenes.features.load_bundled_features()[1][: 128 * 20]
-    y = np.arange(128 * 20) % N_CLASSES
-    alone = compiled_head(SETTINGS[0], 20)
-    alone.jit_compile = False
-    many = scenes.side_by_side.SideBySideHeads(
-        **GRID, n_features=scenes.base_model.N_FEATURES, n_classes=N_CLASSES
-    )
-    many.steps_per_execution = 20
-    columns = {}
-    for name, model in {"one head": alone, "36 heads": many}.items():
-        fit = functools.partial(model.fit, X, y, batch_size=128, verbose=0)
-        fit(epochs=2)
-        with tempfile.TemporaryDirectory() as folder:
-            with tf.profiler.experimental.Profile(folder):
-                fit(epochs=5)
-            [file] = Path(folder).rglob("*.xplane.pb")
-            columns[name] = time_by_operation(file) / 100  # steps
-        bar.update()
-    table = pd.DataFrame(columns).fillna(0).sort_values("36 heads", ascending=False)
-    rest = table[12:].sum().rename("all others")
-    table = pd.concat([table[:12], rest.to_frame().T]).round(2)
-    yield f"Milliseconds of a step of 128 photos, both cores added up:\n\n{markdown(table)}"
-    batch = (X[:128], y[:128])
-    for what, validation in {"": None, " and validates one": batch}.items():
-        options = {"batch_size": 128, "validation_data": validation, "verbose": 0}
-        fit = functools.partial(alone.fit, *batch, **options)
-        fit(epochs=2)
-        took, _ = seconds(functools.partial(fit, epochs=50))
-        yield f"An epoch that trains one batch{what} takes {1000 * took / 50:.0f} ms."
-
-
-def time_by_operation(file: Path) -> pd.Series:
-    """Return the milliseconds that TensorFlow's threads spent in each kind of operation."""
-    space = xplane_pb2.XSpace.FromString(file.read_bytes())
-    total = collections.Counter()
-    for plane in space.planes:
-        names = {key: event.name for key, event in plane.event_metadata.items()}
-        for line in plane.lines:
-            if line.name.startswith("tf_Compute"):
-                for event in line.events:
-                    total[names[event.metadata_id].split(":")[-1]] += event.duration_ps / 1e9
-    for whole in ("Process", "ParallelFor", "Start"):  # they hold others, or none
-        total.pop(whole, None)
-    return pd.Series(total)
-
-
 def main() -> None:
     """Print the tables."""
     keras.utils.set_random_seed(0)
     tf.config.experimental.enable_op_determinism()
     photos = scenes.folders.find_photos()
     images, features = quarter()
-    work = 5 + len(SHAPES) + len(FOLDS) + (4 if photos else 0)
+    work = 4 + len(SHAPES) + len(FOLDS) + (4 if photos else 0)
     lines = [f"{os.cpu_count()} cores, TensorFlow {tf.__version__}, Keras {keras.__version__}."]
     with tqdm(total=work, leave=False, bar_format="{l_bar}{bar}| {elapsed}<{remaining}") as bar:
         lines += compare_searches(images, features, photos, bar)
@@ -615,7 +553,6 @@ def main() -> None:
         else:
             lines.append("Without the photos, extraction and prediction are not measured.")
         lines += measure_fine_tuning(bar)
-        lines += profile_steps(bar)
         lines += measure_notebook(photos, bar)
     print("\n\n".join(lines))
 

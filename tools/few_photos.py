@@ -1,0 +1,133 @@
+"""
+Measure the recipe on small data sets: is the saved model as good as the better of two?
+
+    python tools/few_photos.py FOLDER [FOLDER ...]
+
+trains heads and fine-tuned models on each folder of images and on every 20th and 60th
+training photo of the Intel data set, with three seeds, as the notebook does, and writes test
+accuracies to `results/few_photos.csv`. It takes some five minutes for a data set and seed.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+import scenes
+import utils
+from scenes import (
+    base_model,
+    classifier,
+    features,
+    files,
+    fine_tuning,
+    folders,
+    grid_search,
+    heads,
+    photos,
+)
+
+GRID = {
+    "learning_rates": [0.0005, 0.001, 0.005],
+    "dropouts": [0.1, 0.3, 0.5],
+    "weight_decays": [0.00001, 0.0001, 0.001, 0.01],
+}
+RATES = [0.0001, 0.0003]
+OPTIONS = {"first_layer": "block_10_expand", "label_smoothing": 0.1, "epochs": 5}
+
+
+def read(folder: Path, thinned: int, seed: int) -> pd.DataFrame:
+    """Return the table of a folder, split as in the notebook; of thinned ones every 5th test."""
+    images = folders.list_images(folder)
+    images = images[images["label"].notna()]
+    images = images.join(photos.digest_photos(images, folder))
+    images = utils.drop_leaks(utils.create_test(images, seed=seed))
+    if thinned > 1:
+        parts = [(images["split"] == "test", 5), (images["split"] != "test", thinned)]
+        images = pd.concat([utils.shrink(images[rows], factor) for rows, factor in parts])
+    return utils.create_validation(images, seed=seed)
+
+
+def measure(folder: Path, thinned: int, seed: int, cache: str) -> dict:
+    """Return the test accuracies of head, fine-tuned models and the model that is saved."""
+    images = read(folder, thinned, seed)
+    base = base_model.build_base_model("imagenet")
+    X = features.extract_features(images, folder, base, cache=Path(cache, "features.npz"))
+    y, split = images["label"].cat.codes.to_numpy(), images["split"].to_numpy(dtype=str)
+    classes = list(images["label"].cat.categories)
+    train, validation, test = (split == s for s in ("train", "validation", "test"))
+    options = {"batch_size": 128, "seed": seed}
+    groups = images["digest"][~test]
+    data = X[~test], y[~test]
+    csv = Path(cache, "grid_search.csv")
+    search = GRID | {"epochs": 25, "folds": 5, "groups": groups, "csv": csv}
+    results = grid_search.grid_search(*data, **search, **options)
+    best = utils.best_hyperparameters(results)
+    options |= {name: best[name] for name in scenes.HYPERPARAMETERS} | {"epochs": best["epoch"]}
+    head, _ = heads.train_head(X[train], y[train], **options)
+    final, _ = heads.train_head(X[~test], y[~test], **options)
+
+    def predict(pair: tuple, rows: np.ndarray) -> np.ndarray:
+        paths = [folder / path for path in images["path"][rows]]
+        return classifier.predict(classifier.build_classifier(*pair, classes), paths)[classes]
+
+    def tune(table: pd.DataFrame, start: object, rate: float) -> tuple:
+        given = OPTIONS | {"learning_rate": rate, "seed": seed, "cache": cache}
+        return fine_tuning.fine_tune(table, folder, base, start, **given)[:2]
+
+    def accuracy(pair: tuple) -> float:
+        return (predict(pair, test).to_numpy().argmax(axis=1) == y[test]).mean()
+
+    guesses, row = {"head": head(X[validation]).numpy()}, {"head": accuracy((base, final))}
+    for rate in RATES:
+        pair = tune(images, head, rate)
+        guesses[f"{rate:g}"] = predict(pair, validation).to_numpy()
+        row[f"fine-tuned, {rate:g}"] = accuracy(pair)
+    tables = [utils.predictions_table(images[validation], p, name) for name, p in guesses.items()]
+    chosen = utils.compare_models(pd.concat(tables)).index[0]
+    row |= {"chosen": chosen, "saved": row["head"]}
+    if chosen != "head":
+        everything = images.assign(split=images["split"].replace("validation", "train"))
+        row["saved"] = accuracy(tune(everything, final, float(chosen)))
+    name = folder.name + (f", every {thinned}th" if thinned > 1 else "")
+    sizes = {"data set": name, "seed": seed, "training": int((~test).sum()), "test": test.sum()}
+    return sizes | row
+
+
+def summarize(table: pd.DataFrame) -> list[str]:
+    """Return the rows of the table in BENCHMARK.md: mean test accuracies over the seeds, in %."""
+    columns = ["head", *(name for name in table if name.startswith("fine-tuned")), "saved"]
+    lines = []
+    for name, rows in table.groupby("data set", sort=False):
+        means = (100 * rows[columns].mean()).map("{:.1f}".format)
+        gap = 100 * (rows["saved"] - rows["head"])
+        error = f" ± {gap.sem():.1f}" if len(rows) > 1 else ""
+        sizes = [name, len(rows), f"{rows['training'].iloc[0]:,}", f"{rows['test'].iloc[0]:,}"]
+        cells = [*map(str, sizes), *means, f"{gap.mean():+.1f}{error}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def main() -> None:
+    """Write the table, row by row."""
+    intel = folders.find_photos(None)
+    sets = [(Path(name), 1) for name in sys.argv[1:]]
+    sets += [(intel, 20), (intel, 60)] if intel else []
+    rows = []
+    tf.config.experimental.enable_op_determinism()
+    for seed in range(3):
+        for folder, thinned in sets:
+            with tempfile.TemporaryDirectory() as cache:
+                rows.append(measure(folder, thinned, seed, cache))
+            print(rows[-1])
+            files.write_csv(pd.DataFrame(rows).round(4), ROOT / "results" / "few_photos.csv")
+
+
+if __name__ == "__main__":
+    main()
