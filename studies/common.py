@@ -1,7 +1,7 @@
 """What the studies share: the committed tables, the bundled features, numbers as the pages say."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import scenes
 import utils
-from scenes import calibration, features, files
+from scenes import features, files
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,12 +46,6 @@ def best_setting() -> dict:
     best = utils.best_hyperparameters(files.read_csv(ROOT / "grid_search.csv"))
     chosen = {name: best[name] for name in scenes.HYPERPARAMETERS}
     return chosen | {"epochs": best["epoch"], "batch_size": 128}
-
-
-def share(correct: Sequence[bool]) -> str:
-    """Return a share with its 95% confidence interval (Wilson)."""
-    accuracy, low, high, _ = calibration.accuracy(correct)
-    return f"{accuracy:.1%} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def row(*cells: object) -> str:

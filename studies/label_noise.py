@@ -16,13 +16,13 @@ import pandas as pd
 from sklearn.preprocessing import normalize
 
 import utils
-from scenes import features, grid_search, heads
+from scenes import calibration, features, grid_search, heads
 from studies import common
 
 THRESHOLD = 0.95  # the cosine of near-duplicates
 ROWS = {
     "random": "random test photos",
-    "suspect": "photos with the most doubtful labels",
+    "flagged": "photos with the most doubtful labels",
     "mistake": "errors shared by three fine-tuned models",
     "right": "photos that these three got right",
 }
@@ -78,7 +78,7 @@ def clean() -> None:
     setting, probabilities = common.best_setting(), np.zeros((len(y), y.max() + 1))
     for rest, fold in grid_search.make_folds(y, groups, folds=5, seed=0):
         probabilities[fold] = heads.train_head(X[rest], y[rest], **setting)[0](X[fold])
-    suggested = utils.find_suspects(probabilities, y)
+    suggested = utils.flag_labels(probabilities, y)
     kept, others = suggested < 0, np.ones(len(y), bool)
     others[np.random.default_rng(0).choice(len(y), (~kept).sum(), replace=False)] = False
     ways = {
@@ -114,7 +114,7 @@ def numbers() -> list[str]:
 
 
 def numbers_of_readings() -> list[str]:
-    reading, flagged = common.read("label_reading"), common.read("label_suspects")
+    reading, flagged = common.read("label_reading"), common.read("flagged_labels")
     counts = count_annotations(pd.concat([reading, common.read("label_mistakes")]))
     drawn = reading[reading["chosen"] == "random"]
     agrees, clear = drawn["reading"] == drawn["label"], drawn["reading"] != "unclear"
@@ -122,15 +122,16 @@ def numbers_of_readings() -> list[str]:
     pairs = flagged[["label", "suggested"]].isin(["glacier", "mountain"]).all(axis=1)
     return [
         *(common.row(ROWS[kind], n.sum(), *n) for kind, n in counts.loc[[*ROWS]].iterrows()),
-        f"{common.share(agrees[clear])} of the {clear.sum()} clear ones",
-        f"{common.share(agrees)} if the {(~clear).sum()} unclear ones count as disagreements",
+        f"{calibration.percent(agrees[clear])} of the {clear.sum()} clear ones",
+        f"{calibration.percent(agrees)} if the {(~clear).sum()} unclear ones count as "
+        "disagreements",
         f"{len(flagged)} of {n_images:,} labels, {pairs.sum()} of them",
-        f"{counts.loc['suspect', 'suggestion']} of the {counts.loc['suspect'].sum()} most",
+        f"{counts.loc['flagged', 'suggestion']} of the {counts.loc['flagged'].sum()} most",
     ]
 
 
 def numbers_of_errors() -> list[str]:
-    table = common.read("fine_tuning_predictions").set_index(["path", "label", "run"])
+    table = common.read("label_noise_predictions").set_index(["path", "label", "run"])
     guesses = table.select_dtypes("number").idxmax(axis=1).unstack().reset_index("label")
     correct = guesses[1] == guesses["label"]
     shared = ~correct & (guesses[[1, 2, 3]].nunique(axis=1) == 1)
@@ -139,7 +140,7 @@ def numbers_of_errors() -> list[str]:
     read = read[read.index.isin(correct.index[shared])]
     as_label, not_shared = (read["reading"] == read["label"]).sum(), (~correct & ~shared).sum()
     won = not_shared + shared.sum() * as_label / len(read)
-    flagged = correct.index.isin(common.read("label_suspects")["path"])
+    flagged = correct.index.isin(common.read("flagged_labels")["path"])
     pairs = common.read("near_copies")
     crossing = pairs[(pairs["split_1"] != pairs["split_2"]) & (pairs["same_picture"] == "yes")]
     copied = correct.index.isin([*crossing["path_1"], *crossing["path_2"]])
@@ -150,12 +151,13 @@ def numbers_of_errors() -> list[str]:
         f"Of the {shared.sum()} shared ones, {len(read)} were read, {as_label} as their label",
         f"{shared.sum() - len(read)} were never read",
         f"would reach {(correct.sum() + won) / len(correct):.1%}",
-        f"{common.share(correct)} on all test photos",
-        f"{common.share(correct[~flagged])} without the {flagged.sum()} flagged ones",
+        f"{calibration.percent(correct)} on all test photos",
+        f"{calibration.percent(correct[~flagged])} without the {flagged.sum()} flagged ones",
         f"{len(pairs)} pairs with a cosine of at least {THRESHOLD}",
         f"{kinds['yes']} as the same picture, {kinds['no']} as two, {kinds['unsure']} as either",
         f"{len(crossing)} of the former cross the split",
-        f"{common.share(correct[~copied])} on the {(~copied).sum():,} test photos without such",
+        f"{calibration.percent(correct[~copied])} on the {(~copied).sum():,} test photos without "
+        "such",
     ]
 
 

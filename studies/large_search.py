@@ -82,16 +82,16 @@ def numbers() -> list[str]:
     some, best = table[table["kept"] != "best"], table[table["kept"] == "best"]
     rates = some.loc[some.groupby("epoch")["val_accuracy"].idxmax()].set_index("epoch")
     top = best.loc[best.sort_values(["val_accuracy", "val_loss"], ascending=[False, True]).index[0]]
-    median = 100 * best.drop(top.name)[["behind", "noise"]].median()
+    median = 100 * best.drop(top.name)[["gap", "gap_sem"]].median()
     sizes = " x ".join(str(len(values)) for values in GRID.values())
     n_small = len(small) // small["fold"].nunique()
     return [
         f"{len(best)} settings ({sizes}), each trained for {EPOCHS[-1]} epochs",
         ", ".join(f"{rates['learning_rate'][n]:g} after {n} epochs" for n in EPOCHS),
         common.row("best accuracy", f"{top['val_accuracy']:.2%}"),
-        common.row("median gap to it", f"{median['behind']:.2f} points"),
-        common.row("median standard error of the gap", f"{median['noise']:.2f} points"),
-        common.row("gap below two standard errors", (best["behind"] <= 2 * best["noise"]).sum()),
+        common.row("median gap to it", f"{median['gap']:.2f} points"),
+        common.row("median standard error of the gap", f"{median['gap_sem']:.2f} points"),
+        common.row("gap below two standard errors", (best["gap"] <= 2 * best["gap_sem"]).sum()),
         f"{top['learning_rate']:g}, {top['dropout']:g} and {top['weight_decay']:g} at epoch",
         f"{top['epoch']}. It is the highest of {len(best) * EPOCHS[-1]:,} figures",
         f"{utils.best_hyperparameters(small)['val_accuracy']:.2%} is that of {n_small}",

@@ -17,7 +17,7 @@ import pandas as pd
 import tensorflow as tf
 
 import scenes
-from scenes import classifier, features, photos
+from scenes import calibration, classifier, features, photos
 from studies import common
 
 
@@ -41,7 +41,7 @@ def measure(folder: str) -> None:
     """Write size, accuracy and agreement with the Keras model of each exported file."""
     images = features.load_bundled_features()[0].query("split == 'test'")
     paths, y = [Path(folder, path) for path in images["path"]], images["label"].cat.codes
-    file = common.ROOT / "intel_classifier.keras"
+    file = common.ROOT / "classifier.keras"
     model = classifier.load_classifier(file)
     by_keras = classifier.predict(model, paths)["label"].cat.codes.to_numpy()
     rows = [["Keras", file.stat().st_size, np.mean(by_keras == y), 1.0]]
@@ -59,10 +59,15 @@ def measure(folder: str) -> None:
 def numbers() -> list[str]:
     """Return each row and phrase of the page that holds a number."""
     table = common.read("exported").set_index("model")
-    n = len(common.read("fine_tuning_predictions").query("run == 1"))
+    n = len(common.read("test_predictions"))
     correct = table["accuracy"].map(lambda share: np.arange(n) < round(share * n))
     sizes = (table["bytes"] / 1e6).map("{:.1f}".format)
-    cells = table.index, sizes, correct.map(common.share), table["agreement"].map("{:.1%}".format)
+    cells = (
+        table.index,
+        sizes,
+        correct.map(calibration.percent),
+        table["agreement"].map("{:.1%}".format),
+    )
     return [*map(common.row, *cells), f"on the {n:,} test photos"]
 
 

@@ -49,7 +49,7 @@ def without(name: str, images: pd.DataFrame, X: np.ndarray) -> dict:
 
 def photos(*folders: str) -> None:
     """Show photos of other subjects to the shipped model, and write how many it answers."""
-    model, rows = classifier.load_classifier(common.ROOT / "intel_classifier.keras"), []
+    model, rows = classifier.load_classifier(common.ROOT / "classifier.keras"), []
     for folder in folders:
         table = classifier.predict(model, folder)
         counts = table["label"][~table["unsure"]].value_counts()
@@ -67,8 +67,8 @@ def numbers() -> list[str]:
         *map(common.row, held["left_out"], n, (answered / n).map("{:.0%}".format)),
         common.row("all", f"{n.sum():,}", f"{answered.sum() / n.sum():.0%}"),
         *(
-            f"| {row.photos} | {common.share(np.arange(row.photos) < row.answered)} | {row.label} "
-            f"({row.times} of {row.answered}) |"
+            f"| {row.photos} | {calibration.percent(np.arange(row.photos) < row.answered)} "
+            f"| {row.label} ({row.times} of {row.answered}) |"
             for row in other.itertuples()
         ),
     ]

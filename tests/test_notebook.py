@@ -25,6 +25,7 @@ from conftest import CLASSES, draw
 from nbconvert import PythonExporter
 from PIL import Image
 
+import scenes.chrome
 import scenes.classifier
 import scenes.features
 import scenes.runs
@@ -33,8 +34,10 @@ from studies import large_search
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = "intel_classification.ipynb"
-MODEL = ROOT / "intel_classifier.keras"
-IMPORTS = "from scenes import drawings\nfrom scenes.classifier import load_classifier, predict"
+MODEL = ROOT / "classifier.keras"
+IMPORTS = (
+    "from pathlib import Path\nfrom scenes import drawings\nfrom scenes.classifier import predict"
+)
 PLOTLY = "application/vnd.plotly.v1+json"
 ABSOLUTE_PATH = re.compile(r"(?<![\w.~/:-])/(home|root|work|tmp|mnt|opt|usr|var|Users)/|\b[A-Z]:\\")
 
@@ -46,9 +49,6 @@ SMALL = {
     "WEIGHT_DECAYS": [0.0001, 0.01],
     "EPOCHS": 2,
     "FOLDS": 2,
-    "HEAD_EPOCHS": 2,
-    "RUNS": 2,
-    "RUN_EPOCHS": 2,
     "FIRST_LAYER": "block_16_expand",
     "FINE_TUNE_EPOCHS": 1,
 }
@@ -193,7 +193,7 @@ def test_notebook_was_cleaned(committed):
 
 
 def test_each_cell_that_shows_photos_is_tagged(committed):
-    shows = re.compile(r"show_(images|worst|maps)\(|\.maps\(")
+    shows = re.compile(r"show_(images|photos|predictions|maps)\(|\.maps\(")
     found = {cell.id for cell in code_cells(committed) if shows.search(cell.source)}
     stripped = {cell.id for tag in ("photos", "samples") for cell in tagged(committed, tag)}
     assert found == stripped != set()
@@ -213,9 +213,9 @@ def test_such_a_picture_is_that_of_a_fresh_drawing(committed):
     [cell] = tagged(committed, "samples")
     [shown] = [o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})]
     load = [c.source for c in code_cells(committed) if c.id == "use-load"]
-    code = "\n".join(["from pathlib import Path", IMPORTS, *load, cell.source])
-    output = SimpleNamespace(model=lambda: MODEL, write=lambda table, name: None)
-    namespace = {"output": output, "display": lambda shown: None}
+    code = "\n".join([IMPORTS, *load, cell.source])
+    output = SimpleNamespace(write=lambda table, name: None)
+    namespace = {"output": output, "model": scenes.classifier.load_classifier(MODEL)}
     *body, last = ast.parse(code).body
     exec(compile(ast.Module(body, []), "cells", "exec"), namespace)
     figure = eval(compile(ast.Expression(last.value), "cell", "eval"), namespace)
@@ -239,7 +239,8 @@ def test_each_figure_is_also_a_file_and_an_image(committed):
     for name, data in names.items():
         assert {PLOTLY, "image/png"} <= data.keys(), f"{name} needs both forms"
         image = base64.b64decode(data["image/png"])
-        assert (folder / f"{name}.png").read_bytes() == image, f"{name} is of another run"
+        picture = (folder / f"{name}.png").read_bytes()
+        assert scenes.chrome.halve(picture) == image, f"{name} is of another run"
         with Image.open(io.BytesIO(image)) as opened:
             assert opened.width == data[PLOTLY]["layout"]["width"], "JupyterLab would cut it off"
         page = (folder / f"{name}.html").read_text("utf-8").replace(r"\u002f", "/")
@@ -307,22 +308,28 @@ def test_committed_results_are_of_the_settings_in_the_notebook(committed):
         assert shown[name] == pytest.approx(best[name])
 
 
-def test_fine_tuned_runs_predict_all_test_photos(committed):
-    predictions = pd.read_csv(ROOT / "results" / "fine_tuning_predictions.csv")
+def test_the_committed_predictions_are_of_the_committed_split(committed):
     images, _ = scenes.features.load_bundled_features()
-    tests = images[images["split"] == "test"]
-    for _, rows in predictions.groupby("run"):
-        assert list(rows["path"]) == list(tests["path"])
-        assert list(rows["label"]) == list(tests["label"])
-    classes = list(images["label"].cat.categories)
-    right = predictions[classes].idxmax(axis=1) == predictions["label"]
-    shown = table_after(committed, "deeper-first")["accuracy"]
-    assert shown["deeper, the saved model"] == pytest.approx(right[predictions["run"] == 1].mean())
+    images = utils.create_validation(utils.drop_leaks(images))
+    predictions = {
+        split: pd.read_csv(ROOT / "results" / f"{split}_predictions.csv")
+        for split in ("validation", "test")
+    }
+    for split, table in predictions.items():
+        right = images[images["split"] == split]
+        for _, rows in table.groupby("model"):
+            assert list(rows["path"]) == list(right["path"])
+            assert list(rows["label"]) == list(right["label"])
+    [selected] = predictions["test"]["model"].unique()
+    assert utils.compare_models(predictions["validation"]).index[0] == selected
+    correct = predictions["test"][CLASSES].idxmax(axis=1) == predictions["test"]["label"]
+    shown = table_after(committed, "accuracy")["accuracy"]
+    assert shown[selected] == pytest.approx(correct.mean())
 
 
 def test_accuracy_of_the_head_is_what_these_features_allow(committed):
     """Its interval holds the 92.3% of scikit-learn's logistic regression on these features."""
-    shown = table_after(committed, "final-accuracy").iloc[0]
+    shown = table_after(committed, "accuracy").loc["head"]
     assert shown["ci_low"] < 0.923 < shown["ci_high"]
     assert shown["photos"] == 3000
 
@@ -344,25 +351,11 @@ def test_readme_gives_the_figures_of_the_notebook_in_few_words(committed):
     assert len(readme.split()) <= 900
     rows = [line for line in readme.splitlines() if line.startswith("|") and "2020" not in line]
     shown = [
-        table_after(committed, "final-accuracy")["accuracy"].iloc[0],
-        table_after(committed, "deeper-first").loc["deeper, the saved model", "accuracy"],
-        *table_after(committed, "unsure")["share"],
+        *table_after(committed, "accuracy")["accuracy"],
+        *table_after(committed, "selective")["share"][:2],
     ]
     given = re.findall(r"\d+\.\d ?%", " ".join(rows))
     assert given == [f"{share:.1%}" for share in shown]
-
-
-def test_the_words_on_fine_tuning_are_those_of_its_tables(committed):
-    """How far apart the accuracies are, in photos."""
-    said = " ".join(cell.source for cell in committed.cells if cell.cell_type == "markdown")
-    n = len(pd.read_csv(ROOT / "results" / "fine_tuning_validation.csv"))
-    for cell_id, words in {
-        "mirror": "the accuracies are",
-        "tried": "the best and the worst are",
-    }.items():
-        accuracies = table_after(committed, cell_id)["val_accuracy"]
-        photos = (accuracies.max() - accuracies.min()) * n
-        assert f"{words} {photos:.0f} of {n:,} photos apart" in said
 
 
 # --- Runs with small settings ---------------------------------------------------------
@@ -454,7 +447,7 @@ def run_on_drawn_photos(tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("drawn à côté")
     settings = {"PHOTOS": "drawn", "WEIGHTS": None, "OUTPUT": "results", "SHRINK_FACTOR": 1}
-    settings |= {"FINE_TUNE_RUNS": 2, "FINE_TUNE_SEARCH": True}
+    settings |= {"FINE_TUNE_RATES": [0.0001, 0.001], "CLASS_WEIGHT": "balanced"}
     draw_photos(folder / "drawn")
     (folder / ".git" / "info").mkdir(parents=True)
     poor = {"BROWSER_PATH": str(folder / "none"), "MPLBACKEND": "Agg"}
@@ -526,42 +519,57 @@ def test_cells_of_photos_show_them_or_say_what_they_would_show(run):
         if "data" in output:
             assert "image/png" in output.data
         else:
-            assert re.fullmatch(r"(With the photos|Put photos).*\.\n", output.text)
+            assert re.fullmatch(r"(With the photos|Put photos|Nothing found).*\.\n", output.text)
 
 
 def test_a_run_on_photos_of_other_classes_speaks_of_these(run_on_drawn_photos):
     classes = sorted(NAMES)
     results = run_on_drawn_photos.results / "results"
-    predictions = pd.read_csv(results / "fine_tuning_predictions.csv")
-    assert set(classes) <= set(predictions.columns)
-    assert list(predictions["run"]) == list(np.repeat([1, 2], 12))
+    predictions = pd.read_csv(results / "test_predictions.csv")
+    assert list(predictions.columns) == ["model", "path", "label", *classes]
+    assert len(predictions) == 12
     np.testing.assert_allclose(predictions[classes].sum(axis=1), 1, atol=0.001)
     said = text(run_on_drawn_photos.notebook)
-    assert "glacier" not in said
-    assert "shown is the committed one" not in said
-    model = scenes.classifier.load_classifier(
-        run_on_drawn_photos.results / "intel_classifier.keras"
-    )
+    for word in ("glacier", "committed", "Intel", "six"):
+        assert word not in said
+    model = scenes.classifier.load_classifier(run_on_drawn_photos.results / "classifier.keras")
     assert list(scenes.classifier.classes_of(model)) == classes
-    first = predictions[predictions["run"] == 1]
     again = scenes.classifier.predict(
-        model, [run_on_drawn_photos.folder / "drawn" / path for path in first["path"]]
+        model, [run_on_drawn_photos.folder / "drawn" / path for path in predictions["path"]]
     )
-    assert list(again["label"]) == list(first[classes].idxmax(axis=1))
+    assert list(again["label"]) == list(predictions[classes].idxmax(axis=1))
 
 
-def test_a_run_on_photos_writes_what_fine_tuning_gave(run_on_drawn_photos):
-    results, epochs = run_on_drawn_photos.results / "results", SMALL["FINE_TUNE_EPOCHS"]
+def test_a_run_on_photos_keeps_what_selected_the_model(run_on_drawn_photos):
+    results = run_on_drawn_photos.results / "results"
+    validation = pd.read_csv(results / "validation_predictions.csv")
     histories = pd.read_csv(results / "fine_tuning.csv")
-    assert list(histories["run"]) == list(np.repeat([0, 1, 2], epochs))
-    assert list(histories["val_loss"].isna()) == list(np.repeat([False, True, True], epochs))
-    assert pd.read_csv(results / "fine_tuning_search.csv")["run"].nunique() == 5
-    mirrored = pd.read_csv(results / "fine_tuning_mirrored.csv")
-    assert mirrored["val_accuracy"][0] == pytest.approx(histories["val_accuracy"][epochs - 1])
+    tuned = ["fine-tuned, 0.0001", "fine-tuned, 0.001"]
+    assert list(validation["model"].unique()) == ["head", *tuned]
+    assert list(histories["model"].unique()) == tuned
+    comparison = utils.compare_models(validation, class_weight="balanced")
+    ends = histories.groupby("model")["val_accuracy"].last()
+    assert list(comparison["accuracy"][tuned]) == pytest.approx(list(ends[tuned]), abs=0.1)
+    [selected] = pd.read_csv(results / "test_predictions.csv")["model"].unique()
+    assert selected == comparison.index[0]
 
 
-def test_what_is_not_run_is_shown_as_committed(run_on_features, committed):
-    assert not list(run_on_features.results.glob("results/*fine_tuning*"))
+def test_the_command_of_the_summary_classifies(run_on_drawn_photos):
+    [cell] = [cell for cell in code_cells(run_on_drawn_photos.notebook) if cell.id == "summary"]
+    command = re.search(r"python -m (scenes classify --model \S+) FOLDER", cell.outputs[0].text)
+    done = subprocess.run(
+        [sys.executable, "-m", *command[1].split(), "drawn"],
+        cwd=run_on_drawn_photos.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert any(name in done.stdout for name in NAMES)
+
+
+def test_what_is_not_computed_is_shown_as_committed(run_on_features, committed):
+    assert not list(run_on_features.results.glob("results/*_predictions.csv"))
     shown = figures(run_on_features.notebook)["fine_tuning"][PLOTLY]["data"]
     assert shown == figures(committed)["fine_tuning"][PLOTLY]["data"]
 
@@ -572,7 +580,7 @@ def test_a_changed_setting_stops_what_would_write_over_the_results(tmp_path):
     notebook = nbformat.read(folder / NOTEBOOK, as_version=4)
     cells = {cell.id: cell for cell in notebook.cells}
     first = notebook.cells[: notebook.cells.index(cells["search-run"])]
-    wanted = {"platform", "parameters", "check", "find", "split", "extract", "mobilenet", "arrays"}
+    wanted = {"platform", "parameters", "check", "load", "split", "mobilenet", "extract"}
     small = nbformat.v4.new_code_cell("\n".join(f"{k} = {v!r}" for k, v in SMALL.items()))
     changed = nbformat.v4.new_code_cell("EPOCHS = 3\ncheck_settings(globals())")
     kept = [cell for cell in first if cell.id in wanted]
@@ -650,17 +658,6 @@ def test_what_colab_installs_is_what_the_notebook_imports(committed):
     assert listed == needed | {"kaleido"}, "kaleido is used by plotly"
 
 
-@pytest.mark.slow
-def test_the_head_stands_in_where_no_deeper_model_has_met_the_photos(tmp_path):
-    """They are of the committed classes, but other photos, and nothing is fine-tuned."""
-    draw_photos(tmp_path / "drawn", dict.fromkeys(CLASSES, 20))
-    settings = {"PHOTOS": "drawn", "WEIGHTS": None, "SHRINK_FACTOR": 1, "FINE_TUNE_RUNS": 0}
-    run = run_notebook(tmp_path, SMALL | settings)
-    assert "the head stands in for it" in text(run.notebook)
-    shown = table_after(run.notebook, "deeper-first")["accuracy"]
-    assert shown["deeper, the saved model"] == shown["head alone"]
-
-
 # --- Real photos ----------------------------------------------------------------------
 
 
@@ -674,7 +671,7 @@ def resort(photos, folder, class_of, every):
     return folder
 
 
-TUNED = {"OUTPUT": "results", "SHRINK_FACTOR": 1, "RUNS": 1, "EPOCHS": 8, "HEAD_EPOCHS": 8}
+TUNED = {"OUTPUT": "results", "SHRINK_FACTOR": 1, "EPOCHS": 8}
 
 
 @pytest.mark.photos
@@ -684,7 +681,7 @@ def test_two_classes_of_real_photos_are_learned(tmp_path, real_photos, imagenet_
     name = lambda path: "built" if path.parent.name in built else "natural"  # noqa: E731
     resort(real_photos.resolve(), tmp_path / "two", name, 25)
     run = run_notebook(tmp_path, SMALL | TUNED | {"PHOTOS": "two"}, "results")
-    predictions = pd.read_csv(run.results / "results" / "fine_tuning_predictions.csv")
+    predictions = pd.read_csv(run.results / "results" / "test_predictions.csv")
     right = predictions[["built", "natural"]].idxmax(axis=1) == predictions["label"]
     assert right.mean() > 0.93
 
@@ -697,10 +694,9 @@ def test_twelve_classes_that_nobody_can_tell_apart_are_told_by_chance(
     """Of the photos put into the right one of the six, half are in the right half of it."""
     half = lambda path: f"{path.parent.name} {'even' if int(path.stem) % 2 == 0 else 'odd'}"  # noqa: E731
     resort(real_photos.resolve(), tmp_path / "twelve", half, 15)
-    settings = SMALL | TUNED | {"PHOTOS": "twelve", "FINE_TUNE_RUNS": 0}
+    settings = SMALL | TUNED | {"PHOTOS": "twelve", "FINE_TUNE_RATES": []}
     run = run_notebook(tmp_path, settings, "results")
-    shown = table_after(run.notebook, "final-accuracy")["accuracy"].iloc[0]
-    photos = table_after(run.notebook, "final-accuracy")["photos"].iloc[0]
+    shown, *_, photos = table_after(run.notebook, "accuracy").loc["head"]
     assert photos > 190
     assert 0.33 < shown < 0.6
 
@@ -710,7 +706,7 @@ def test_twelve_classes_that_nobody_can_tell_apart_are_told_by_chance(
 def test_photos_and_bundled_features_give_the_same_results(
     tmp_path, real_photos, imagenet_base_model, run_on_features
 ):
-    settings = SMALL | {"FINE_TUNE_RUNS": 0}
+    settings = SMALL | {"FINE_TUNE_RATES": []}
     variables = {"INTEL_PHOTOS": str(real_photos.resolve())}
     run_on_photos = run_notebook(tmp_path, settings, **variables)
     images, bundled = scenes.features.load_bundled_features()
