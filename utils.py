@@ -297,14 +297,14 @@ def predictions_table(images: pd.DataFrame, probabilities: np.ndarray, model: st
 
 def compare_models(predictions: pd.DataFrame, *, class_weight: str | None = None) -> pd.DataFrame:
     """
-    Return `accuracy` and `log_loss` of models on the same held-out images, the best first.
+    Return accuracy and log loss of models on the same held-out images, the best first.
 
     Parameters
     ----------
     predictions : DataFrame
         Those of `predictions_table` of all models.
     class_weight : {None, 'balanced'}
-        With 'balanced', the accuracies are balanced accuracies.
+        With 'balanced', the accuracies are, and are called, balanced accuracies.
 
     Returns
     -------
@@ -313,22 +313,23 @@ def compare_models(predictions: pd.DataFrame, *, class_weight: str | None = None
         scaling: before it, label smoothing alone would decide.
     """
     classes, rows = list(predictions.columns[3:]), {}
+    metric = "balanced_accuracy" if class_weight else "accuracy"
     score = balanced_accuracy_score if class_weight else accuracy_score
     for model, table in predictions.groupby("model"):
         y, probabilities = table["label"].map(classes.index), table[classes].to_numpy()
         temperature = calibration.fit_temperature(probabilities, y)
         scaled = calibration.apply_temperature(probabilities, temperature)
         rows[model] = {
-            "accuracy": score(y, probabilities.argmax(axis=1)),
+            metric: score(y, probabilities.argmax(axis=1)),
             "log_loss": log_loss(y, scaled, labels=range(len(classes))),
         }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model").round(9)
-    return table.sort_values(["accuracy", "log_loss"], ascending=[False, True])
+    return table.sort_values([metric, "log_loss"], ascending=[False, True])
 
 
 def describe_choice(comparison: pd.DataFrame) -> str:
     """Return one sentence on which model of `compare_models` is selected, and why."""
-    best, accuracy = comparison.index[0], comparison["accuracy"]
+    best, accuracy = comparison.index[0], comparison.iloc[:, 0]
     if best != "head":
         return (
             f"Fine-tuning helped on the validation set ({accuracy[best]:.1%}, and "

@@ -230,7 +230,9 @@ def test_balanced_class_weights_compare_balanced_accuracies():
     images = pd.DataFrame({"path": list("12345"), "label": pd.Categorical(list("aaaab"))})
     always_a = utils.predictions_table(images, np.array([[0.9, 0.1]] * 5), "head")
     assert utils.compare_models(always_a)["accuracy"].item() == 0.8
-    assert utils.compare_models(always_a, class_weight="balanced")["accuracy"].item() == 0.5
+    balanced = utils.compare_models(always_a, class_weight="balanced")
+    assert balanced["balanced_accuracy"].item() == 0.5
+    assert "Nothing was fine-tuned" in utils.describe_choice(balanced)
 
 
 def test_accuracy_is_also_given_without_corrected_labels():
