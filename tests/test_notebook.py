@@ -508,7 +508,7 @@ def shown_by(cell):
 def test_each_cell_gives_the_same_when_it_is_run_twice(run_on_features):
     cells = {cell.id: cell for cell in code_cells(run_on_features.notebook)}
     copies = [name for name in cells if name.endswith("-again") and name[:-6] in cells]
-    assert len(copies) > 50
+    assert len(copies) > 45
     for name in copies:
         assert shown_by(cells[name]) == shown_by(cells[name.removesuffix("-again")]), name
 
@@ -549,7 +549,7 @@ def test_a_run_on_photos_keeps_what_selected_the_model(run_on_drawn_photos):
     assert list(histories["model"].unique()) == tuned
     comparison = utils.compare_models(validation, class_weight="balanced")
     ends = histories.groupby("model")["val_accuracy"].last()
-    assert list(comparison["accuracy"][tuned]) == pytest.approx(list(ends[tuned]), abs=0.1)
+    assert list(comparison["balanced_accuracy"][tuned]) == pytest.approx(list(ends[tuned]), abs=0.1)
     [selected] = pd.read_csv(results / "test_predictions.csv")["model"].unique()
     assert selected == comparison.index[0]
 
@@ -569,7 +569,7 @@ def test_the_command_of_the_summary_classifies(run_on_drawn_photos):
 
 
 def test_what_is_not_computed_is_shown_as_committed(run_on_features, committed):
-    assert not list(run_on_features.results.glob("results/*_predictions.csv"))
+    assert not list(run_on_features.results.glob("results/[tv]*_predictions.csv"))
     shown = figures(run_on_features.notebook)["fine_tuning"][PLOTLY]["data"]
     assert shown == figures(committed)["fine_tuning"][PLOTLY]["data"]
 
