@@ -128,7 +128,8 @@ def whole_grid(train: Photos, validation: Photos) -> float:
     """Train all 36 settings side by side, and return the best validation accuracy."""
     features, labels = map(np.concatenate, zip(train, validation, strict=True))
     rows = np.split(np.arange(len(labels)), [len(train[1])])
-    options = {"n_classes": N_CLASSES, "epochs": EPOCHS, "batch_size": BATCH_SIZE, "seed": 0}
+    options = {"n_classes": N_CLASSES, "epochs": EPOCHS, "batch_size": BATCH_SIZE}
+    options |= {"class_weight": None, "seed": 0}
     history = scenes.grid_search._fit(features, labels, *rows, grid=GRID, **options)
     return history["val_accuracy"].max()
 
