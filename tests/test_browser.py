@@ -148,7 +148,9 @@ def outputs_of_kind(kind):
 
 
 ALL_RUN_OR_ERROR = f"""() => document.querySelector('{outputs_of_kind("error")}') ||
-    [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].every(
+    [...document.querySelectorAll(
+        '.jp-CodeCell .jp-InputPrompt:not(.jp-Placeholder-prompt)'  // a collapsed cell's is empty
+    )].every(
         prompt => /^\\[\\d+\\]:$/.test(prompt.textContent.trim())
     )"""
 
