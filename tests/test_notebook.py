@@ -671,7 +671,7 @@ def resort(photos, folder, class_of, every):
     return folder
 
 
-TUNED = {"OUTPUT": "results", "SHRINK_FACTOR": 1, "EPOCHS": 8}
+TUNED = {"OUTPUT": "results", "SHRINK_FACTOR": 1, "EPOCHS": 8, "FINE_TUNE_RATES": [0.0003]}
 
 
 @pytest.mark.photos
