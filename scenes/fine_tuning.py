@@ -20,9 +20,9 @@ from keras import ops
 import scenes
 from scenes import base_model, features, files, heads, photos, settings, tasks
 
-# A few hundred images make few steps an epoch, and five such epochs make the model worse than
-# its own head (tools/BENCHMARK.md). So all trainings take at least so many steps, and none so
-# many epochs that a dozen images are learned by heart.
+# A few hundred images make few steps an epoch, and five such epochs can make the model worse than
+# its own head. So there are more epochs until there are so many steps, but not so many that a
+# dozen images are learned by heart.
 MIN_STEPS, MAX_EPOCHS = 400, 60
 STEPS_A_MINUTE = 240  # with half of the layers, on two CPU cores; only to announce the time
 

@@ -20,7 +20,7 @@ import tensorflow as tf
 import scenes
 from scenes import files, settings
 
-# Where things lie. What corrections change, the fingerprint of the photos holds.
+# Where things lie. Of the corrections, the content is recorded instead of the path.
 OF_NO_RESULT = ("PHOTOS", "DOWNLOAD", "CORRECTIONS", "OUTPUT", "CACHE")
 # All that a run writes beside settings.json. A folder without any of it may be used by any run.
 RESULTS = ("grid_search.csv", ".grid_search*-*", "*classifier.keras", "plotly_plots", "results")
