@@ -396,13 +396,6 @@ def most_confident_errors(
     return wrong.nlargest(n, "probability")
 
 
-def confused_pairs(labels: pd.Series, predictions: Sequence[str]) -> pd.Series:
-    """Return how many photos of each pair of classes are taken for the other, most first."""
-    wrong = labels.astype(str).to_numpy() != np.asarray(predictions)
-    pairs = zip(labels[wrong], np.asarray(predictions)[wrong], strict=True)
-    return pd.Series([" and ".join(sorted(pair)) for pair in pairs], dtype=str).value_counts()
-
-
 def select_confused(
     images: pd.DataFrame, predictions: Sequence[str], label: str, predicted: str
 ) -> pd.DataFrame:

@@ -289,12 +289,6 @@ def test_the_most_confident_mistakes_come_first():
     assert len(utils.most_confident_errors(images, probabilities)) == 3
 
 
-def test_pairs_are_counted_in_both_directions():
-    labels = pd.Series(pd.Categorical(list("abcab")), index=[4, 3, 2, 1, 0])
-    assert utils.confused_pairs(labels, list("bacac")).to_dict() == {"a and b": 2, "b and c": 1}
-    assert utils.confused_pairs(LABELS, list(LABELS)).empty
-
-
 def test_the_photos_of_a_cell_of_the_confusion_matrix():
     images = pd.DataFrame({"path": [*"stuvwxyz"], "label": LABELS}).set_index(LABELS.index[::-1])
     assert list(utils.select_confused(images, GUESSES, "a", "b")["path"]) == ["v"]
