@@ -227,7 +227,8 @@ def through_base_model(
     start = [variable.numpy() for variable in variables]
 
     def task() -> float:
-        scenes.heads._assign(variables, start)
+        for variable, value in zip(variables, start, strict=True):
+            variable.assign(value)
         return model.fit(train, validation_data=validation, **options).history["val_accuracy"][0]
 
     return task
