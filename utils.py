@@ -183,7 +183,7 @@ def create_validation(images: pd.DataFrame, ratio: float = 0.2, *, seed: int = 0
     return _set_apart("validation", images, ratio, seed)
 
 
-def _set_apart(split: str, images: pd.DataFrame, ratio: float, seed: int) -> pd.DataFrame:
+def _set_apart(split, images, ratio, seed):
     images, folds = images.copy(), round(1 / ratio)
     if not (images["split"] == split).any():
         train = images[images["split"] == "train"]
@@ -196,7 +196,7 @@ def _set_apart(split: str, images: pd.DataFrame, ratio: float, seed: int) -> pd.
     return images
 
 
-def _by_fold(results: pd.DataFrame) -> pd.DataFrame:
+def _by_fold(results):
     """Return validation accuracies: a row for each setting and epoch, a column for each fold."""
     index = [*scenes.HYPERPARAMETERS, "epoch"]
     return results.pivot(index=index, columns="fold", values="val_accuracy")

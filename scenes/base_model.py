@@ -106,7 +106,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     read = re.findall(r'"keras_history": \["([^"]+)"', graph)
     read += keras.tree.flatten(config["output_layers"])
 
-    def call(layer: keras.Layer, *inputs: object, **options: object) -> object:
+    def call(layer, *inputs, **options):
         weights = model.get_layer(layer.name).get_weights()
         if isinstance(layer, keras.layers.BatchNormalization):
             conv = source_of.get(id(inputs[0]))
@@ -129,7 +129,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     return folded
 
 
-def _fold(conv: keras.Layer, norm: keras.layers.BatchNormalization) -> list[np.ndarray]:
+def _fold(conv, norm):
     """Return kernel and bias of a convolution that normalizes its output itself."""
     kernel, bias = np.asarray(conv.kernel, "float64"), conv.bias if conv.use_bias else 0
     scale = (norm.gamma if norm.scale else 1) / np.sqrt(norm.moving_variance + norm.epsilon)

@@ -44,7 +44,7 @@ def fit_temperature(probabilities: np.ndarray, y: np.ndarray) -> float:
     label smoothing trains; limited to 1/4 ... 4, beyond which it describes too few errors.
     """
 
-    def log_loss(logarithm: float) -> float:
+    def log_loss(logarithm):
         of_label = apply_temperature(probabilities, np.exp(logarithm))[np.arange(len(y)), y]
         return -np.log(np.maximum(of_label, 1e-12)).mean()
 

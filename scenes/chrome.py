@@ -13,11 +13,8 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Coroutine
-from concurrent.futures import Future
 
 import kaleido
-import plotly.graph_objects as go
 from kaleido.errors import ChromeNotFoundError
 from PIL import Image
 
@@ -39,7 +36,7 @@ class _Chrome:
         self._loop = self._kaleido = self._started = self._failed = None
         self._is_late = False
 
-    def draw(self, figure: go.Figure) -> tuple[bytes | None, str | None]:
+    def draw(self, figure):
         """
         Return a figure as PNG and None, or None and the reason that there is no PNG.
 
@@ -74,7 +71,7 @@ class _Chrome:
         self._failed = f"PNG export disabled: {reason}."
         return None, self._failed
 
-    def _run(self, coroutine: Coroutine) -> Future:
+    def _run(self, coroutine):
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     async def _start(self) -> None:
@@ -82,7 +79,7 @@ class _Chrome:
         self._kaleido = kaleido.Kaleido(mathjax=False, timeout=PATIENCE)
         await self._kaleido.open()
 
-    def _close(self) -> None:
+    def _close(self):
         """End Chrome with the process, in good order if it answers."""
         if not self._failed:
             try:
@@ -90,7 +87,7 @@ class _Chrome:
             except Exception:
                 self._kill()
 
-    def _kill(self) -> None:
+    def _kill(self):
         """End Chrome and all that it has started: they are a process group of their own."""
         with contextlib.suppress(Exception):  # it may never have started
             if hasattr(os, "killpg"):
@@ -99,7 +96,7 @@ class _Chrome:
                 self._kaleido.subprocess.kill()
 
 
-def _why(error: Exception) -> str:
+def _why(error):
     """Return the first line of what an error says; choreographer's say several lines."""
     if isinstance(error, TimeoutError):
         return f"no picture within {PATIENCE} s"

@@ -113,7 +113,7 @@ def load_classifier(path: str | Path) -> keras.Model:
         raise ValueError(_why_not(path, error)) from error
 
 
-def _why_not(path: str | Path, error: Exception) -> str:
+def _why_not(path, error):
     """Return why a file is not loaded: most often, it is of a newer Keras than this one."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -190,11 +190,11 @@ def predict(
     return table.join(pd.DataFrame(answer["probabilities"], columns=names))
 
 
-def _read_small(path: str | Path) -> np.ndarray:
+def _read_small(path):
     return photos.shrink_photo(photos.read_photo(path))
 
 
-def _list_photos(source: str | Path | Sequence[str | Path], problems: list[str]) -> list[Path]:
+def _list_photos(source, problems):
     """Return the photos that are named, and those of the folders that are named."""
     named = [source] if isinstance(source, (str, os.PathLike)) else source
     paths, skipped = [], []
@@ -215,7 +215,7 @@ def _list_photos(source: str | Path | Sequence[str | Path], problems: list[str])
     return paths
 
 
-def _expand(name: str | Path) -> tuple[list[Path], list[Path]]:
+def _expand(name):
     """Return the photo, or the photos of a folder, and what is skipped."""
     path = Path(name).expanduser()
     if not str(name) or path.is_fifo():  # reading a pipe might never end

@@ -5,7 +5,7 @@ An image is known by its pixels: its features are not computed again. Trains not
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -92,9 +92,7 @@ def extract_features(
         return base_model.restore_features(rounded)
 
 
-def _extract(
-    images: pd.DataFrame, folder: str | Path, base: keras.Model, batch_size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
+def _extract(images, folder, base, batch_size):
     """Yield (rows, their rounded features, problems) block by block, as the blocks end."""
     size = BLOCK_BATCHES * batch_size
     starts = range(0, len(images), size)
@@ -112,9 +110,7 @@ def _extract(
             yield starts[number] + rows, block, problems
 
 
-def _extract_block(
-    base: keras.Model, paths: list[str], digests: list[str], folder: str, batch_size: int
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def _extract_block(base, paths, digests, folder, batch_size):
     """Return (rows, their rounded features, problems) of one block: a task for any process."""
     rows, failed = [np.zeros(0, int)], []
     rounded = [np.zeros((0, base_model.N_FEATURES), "uint8")]
@@ -134,7 +130,7 @@ def send_through(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (rows, what a model gives for these photos) batch by batch, read ahead of it."""
 
-    def read(row: int) -> np.ndarray:
+    def read(row):
         photo = photos.read_photo(Path(folder, paths[row]))
         if photos.photo_digest(photo) != digests[row]:
             raise ValueError(f"{paths[row]} has changed while the notebook ran; run it again")
@@ -154,12 +150,12 @@ def send_through(
 
 
 @functools.lru_cache(1)
-def _compile(model: keras.Model) -> Callable:
+def _compile(model):
     """Return the model's graph, which takes seconds to build, once for all blocks."""
     return tf.function(lambda batch: model(batch, training=False), reduce_retracing=True)
 
 
-def _read_cache(cache: Path, base_digest: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_cache(cache, base_digest):
     """Return the digests and rounded features of the cache, none where it is of no use."""
     none = np.array([], dtype=str), np.zeros((0, base_model.N_FEATURES), "uint8")
     if not cache.exists():
@@ -180,9 +176,7 @@ def _read_cache(cache: Path, base_digest: str) -> tuple[np.ndarray, np.ndarray]:
     return images["digest"].to_numpy(dtype=str)[first], rounded[first]
 
 
-def _write_features(
-    path: Path, images: pd.DataFrame, rounded: np.ndarray, base_digest: str
-) -> None:
+def _write_features(path, images, rounded, base_digest):
     columns = {
         "format": np.array(scenes.FORMAT),
         "base_model": np.array(base_digest),
@@ -196,7 +190,7 @@ def _write_features(
     files.write_arrays(path, columns, compressed=True)
 
 
-def _read_features(path: Path) -> tuple[pd.DataFrame, np.ndarray, str]:
+def _read_features(path):
     """Read and check a file of features: the table, the rounded features, the base model."""
     schema = {
         "format": ("i", ()),

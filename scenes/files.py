@@ -41,7 +41,7 @@ def fingerprint(*parts: object) -> str:
     return digest(json.dumps(parts, sort_keys=True, default=_plain).encode(), size=8)
 
 
-def _plain(part: object) -> object:
+def _plain(part):
     """Return what JSON can hold of a part that it does not know."""
     if isinstance(part, pd.DataFrame):
         return part.to_csv(index=False, lineterminator="\n")
@@ -83,7 +83,7 @@ def move(beside: Path, path: Path) -> None:
         _flush(path.parent, os.O_RDONLY)
 
 
-def _flush(path: Path, flags: int) -> None:
+def _flush(path, flags):
     """Let the disk write what a file or folder holds, whoever wrote it."""
     number = os.open(path, flags)
     try:
@@ -161,13 +161,7 @@ def read_arrays(
         raise ValueError(f"{path} cannot be read: {error}. Delete it or fetch it again") from error
 
 
-def _check_array(
-    name: str,
-    array: object,
-    kind: str | np.dtype,
-    shape: tuple[int | str, ...],
-    lengths: dict[str, int],
-) -> None:
+def _check_array(name, array, kind, shape, lengths):
     """Raise an error if an array is not what it must be; `lengths` of letters are filled in."""
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{name} is no array")
@@ -198,7 +192,7 @@ def write_spreadsheet(table: pd.DataFrame, csv: str | Path) -> None:
     Text that begins with = + - @, a tab or a carriage return gets an apostrophe before it.
     """
 
-    def inert(value: object) -> object:
+    def inert(value):
         runs = isinstance(value, str) and value.startswith(tuple("=+-@\t\r"))
         return f"'{value}" if runs else value
 

@@ -8,7 +8,6 @@ import errno
 import functools
 import math
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -141,9 +140,7 @@ def count_epochs(steps: int, epochs: int) -> int:
     return max(epochs, min(MAX_EPOCHS, -(-MIN_STEPS // steps)))
 
 
-def _targets(
-    images: pd.DataFrame, head: keras.Model, class_weight: str | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _targets(images, head, class_weight):
     """Return one-hot labels, sample weights, and the rows for training and validation."""
     training, validation = (
         np.flatnonzero(images["split"] == split) for split in ("train", "validation")
@@ -162,7 +159,7 @@ def _targets(
     return np.eye(n_classes, dtype="float32")[y], weights, training, validation
 
 
-def _fingerprint(images: pd.DataFrame, base: keras.Model, head: keras.Model, options: dict) -> str:
+def _fingerprint(images, base, head, options):
     """Return what tells one training from another: all that its result depends on."""
     dropout, penalty = head.layers[0].rate, head.layers[-1].kernel_regularizer.l2
     versions = [scenes.FORMAT, tf.__version__, keras.__version__]
@@ -171,7 +168,7 @@ def _fingerprint(images: pd.DataFrame, base: keras.Model, head: keras.Model, opt
     return files.fingerprint(versions, options, float(dropout), float(penalty), table, weights)
 
 
-def _cut(base: keras.Model, head: keras.Model, first_layer: str) -> tuple[keras.Model, keras.Model]:
+def _cut(base, head, first_layer):
     """Return the layers below `first_layer`, and a model of those from it on and the head."""
     entrance = base.get_layer(first_layer).input
     lower, upper = keras.Model(base.input, entrance), keras.Model(entrance, base.output)
@@ -180,14 +177,7 @@ def _cut(base: keras.Model, head: keras.Model, first_layer: str) -> tuple[keras.
     return lower, keras.Sequential([keras.Input(entrance.shape[1:]), upper, head])
 
 
-def _fit(
-    model: keras.Model,
-    batches: Callable[[range], tf.data.Dataset],
-    held_out: tuple[np.ndarray, ...],
-    checkpoint: "_Checkpoint",
-    epochs: int,
-    steps: int,
-) -> None:
+def _fit(model, batches, held_out, checkpoint, epochs, steps):
     """Train the epochs, of so many steps each, that the checkpoint does not hold."""
     done = len(checkpoint.history)
     left = range(done * steps, epochs * steps)
@@ -208,7 +198,7 @@ def _fit(
         )
 
 
-def _adamw(learning_rate: float, weight_decay: float, *, steps: int) -> keras.optimizers.Optimizer:
+def _adamw(learning_rate, weight_decay, *, steps):
     """Return AdamW whose learning rate rises for a tenth of the steps and then falls to 0."""
     warm_up = -(-steps // 10)
     schedule = keras.optimizers.schedules.CosineDecay(
@@ -222,15 +212,13 @@ def _adamw(learning_rate: float, weight_decay: float, *, steps: int) -> keras.op
     return optimizer
 
 
-def _copy_model(model: keras.Model) -> keras.Model:
+def _copy_model(model):
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
     return copy
 
 
-def _activations(
-    images: pd.DataFrame, folder: str | Path, lower: keras.Model, cache: Path
-) -> np.memmap:
+def _activations(images, folder, lower, cache):
     """
     Compute, or load from disk, the lower layers' activations for each image and its flip.
 
@@ -257,9 +245,7 @@ def _activations(
         return np.load(_write_activations(images, folder, both, cache, name), mmap_mode="r")
 
 
-def _write_activations(
-    images: pd.DataFrame, folder: str | Path, both: keras.Model, cache: Path, name: str
-) -> Path:
+def _write_activations(images, folder, both, cache, name):
     """Write the activations block by block, and return the path of the file."""
     shape, failed = (len(images), *both.output_shape[1:]), []
     header = {"descr": "<f2", "fortran_order": False, "shape": shape}
@@ -291,15 +277,7 @@ def _write_activations(
         raise
 
 
-def _batches(
-    activations: np.memmap,
-    labels: np.ndarray,
-    weights: np.ndarray,
-    rows: np.ndarray,
-    batch_size: int,
-    seed: int,
-    batches: range,
-) -> tf.data.Dataset:
+def _batches(activations, labels, weights, rows, batch_size, seed, batches):
     """
     Return the batches of these numbers, counted through all epochs.
 
@@ -309,17 +287,17 @@ def _batches(
     steps = -(-len(rows) // batch_size)
 
     @functools.lru_cache(2)
-    def shuffle(epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def shuffle(epoch):
         rng = np.random.default_rng([seed, epoch])
         return rng.permutation(rows), rng.integers(2, size=len(rows))
 
-    def read(number: np.int64) -> tuple[np.ndarray, ...]:
+    def read(number):
         epoch, batch = divmod(int(number), steps)
         part = slice(batch * batch_size, (batch + 1) * batch_size)
         order, views = (numbers[part] for numbers in shuffle(epoch))
         return activations[order, views].astype("float32"), labels[order], weights[order]
 
-    def load(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def load(number):
         batch = tf.numpy_function(read, [number], (tf.float32,) * 3, stateful=False)
         for tensor, array in zip(batch, (activations[0, 0], labels[0], weights[0]), strict=True):
             tensor.set_shape((None, *array.shape))
@@ -336,16 +314,16 @@ class _Checkpoint(keras.callbacks.Callback):
     of different epochs, and keeps neither the history nor how far dropout has drawn.
     """
 
-    def __init__(self, path: Path, *, with_val: bool):
+    def __init__(self, path, *, with_val):
         super().__init__()
         self.path, self.metrics, self.history = path, scenes.METRICS[: 4 if with_val else 2], []
 
-    def _state(self, model: keras.Model) -> dict[str, keras.Variable]:
+    def _state(self, model):
         draws = [v for v in model.variables if v.name == "seed_generator_state"]
         variables = [*model.weights, *model.optimizer.variables, *draws]
         return {f"variable_{i}": variable for i, variable in enumerate(variables)}
 
-    def restore(self, model: keras.Model) -> int:
+    def restore(self, model):
         """Put the model into the state that was kept, and return the epochs that are done."""
         if not self.path.exists():
             return 0
@@ -363,7 +341,7 @@ class _Checkpoint(keras.callbacks.Callback):
         self.history = arrays["history"].tolist()
         return len(self.history)
 
-    def table(self) -> pd.DataFrame:
+    def table(self):
         """Return the history: a row for each epoch, counted from 1."""
         history = pd.DataFrame(self.history, columns=self.metrics)
         history.insert(0, "epoch", np.arange(1, len(history) + 1))

@@ -76,7 +76,7 @@ def find_photos(folder: str | Path | None = None) -> Path | None:
     return _find_on_kaggle()
 
 
-def _find_on_kaggle() -> Path | None:
+def _find_on_kaggle():
     """Return the one data set on Kaggle's machines that looks right, the Intel photos first."""
     found = []
     for place in (place for depth in ("*", "*/*", "*/*/*") for place in KAGGLE_INPUT.glob(depth)):
@@ -91,7 +91,7 @@ def _find_on_kaggle() -> Path | None:
     return next(iter(found), None)
 
 
-def _looks_right(folder: Path) -> bool:
+def _looks_right(folder):
     """Return whether a folder holds photos for training, or two folders with photos in them."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         direct = [any(map(is_photo, place.iterdir())) for place in _subfolders(folder)]
@@ -99,7 +99,7 @@ def _looks_right(folder: Path) -> bool:
     return False
 
 
-def _hint(folder: Path) -> str:
+def _hint(folder):
     """Return a folder nearby that looks right, or else the layouts, as the end of an error."""
     below = _subfolders(folder)
     near = [*below, *(p for place in below for p in _subfolders(place)), folder.resolve().parent]
@@ -115,11 +115,11 @@ def check_output(output: str | Path | None, folder: str | Path) -> None:
         raise ValueError(f"OUTPUT is {output}, inside a class or split folder; choose another one")
 
 
-def _subfolders(folder: Path) -> list[Path]:
+def _subfolders(folder):
     return sorted(e for e in folder.iterdir() if e.is_dir() and not _is_apart(e))
 
 
-def _is_apart(folder: Path) -> bool:
+def _is_apart(folder):
     """Return whether a folder is hidden, or holds what programs, this one too, keep in it."""
     if folder.name.startswith(".") or folder.name.lower() in _APART or (folder / MAPS).exists():
         return True
@@ -127,17 +127,17 @@ def _is_apart(folder: Path) -> bool:
     return made.is_file() and b'"VALIDATION_RATIO"' in made.read_bytes()
 
 
-def _holds_photos(folder: Path) -> bool:
+def _holds_photos(folder):
     return any(map(is_photo, walk(folder)))
 
 
-def _split_of(folder: Path) -> str | None:
+def _split_of(folder):
     """Return the split that a folder is named after, or None."""
     found = _SPLIT_NAME.fullmatch(folder.name)
     return found and _LONG_NAMES.get(found[2].lower(), found[2].lower())
 
 
-def _split_folders(folder: Path) -> dict[str, Path]:
+def _split_folders(folder):
     """Return the folder of each split that there is; Kaggle's archive doubles them."""
     found = {}
     for entry in filter(_split_of, _subfolders(folder)):
@@ -160,7 +160,7 @@ def walk(folder: str | Path) -> Iterator[Path]:
     empty one.
     """
 
-    def stop(error: OSError) -> None:
+    def stop(error):
         raise error
 
     for root, folders, names in os.walk(folder, onerror=stop):
@@ -194,7 +194,7 @@ def describe_skipped(paths: Iterable[Path]) -> str:
     return f"Skipped: {'; '.join(parts)}." if parts else ""
 
 
-def _why_skipped(path: Path) -> str:
+def _why_skipped(path):
     """Return why a path that people may take for a photo is skipped, empty for other files."""
     is_folder, is_hidden = path.is_dir(), path.name.startswith(".") or path.is_fifo()
     reasons = {
@@ -318,7 +318,7 @@ def apply_corrections(images: pd.DataFrame, path: str | Path | None) -> pd.DataF
     return images[~left_out]
 
 
-def _read_corrections(path: str | Path, images: pd.DataFrame) -> pd.Series:
+def _read_corrections(path, images):
     """Return the label of each path in a corrections file, all of the table."""
     here = photos.printable(path)
     with open(path, "rb") as file:
@@ -349,12 +349,12 @@ def _read_corrections(path: str | Path, images: pd.DataFrame) -> pd.Series:
     return table.set_index("path")["label"]
 
 
-def _loose(folder: Path) -> list[Path]:
+def _loose(folder):
     """Return what lies beside the folders that are read."""
     return list({*folder.iterdir()} - {*_subfolders(folder)})
 
 
-def _check_layout(folder: Path, splits: dict[str, Path]) -> None:
+def _check_layout(folder, splits):
     """Raise an error if splits look like classes."""
     here, tops = photos.printable(folder), list(filter(_holds_photos, _subfolders(folder)))
     classes = photos.some(place.name for place in tops if not _split_of(place))
@@ -376,7 +376,7 @@ def _check_layout(folder: Path, splits: dict[str, Path]) -> None:
         )
 
 
-def _check_classes(images: pd.DataFrame, classes: list[str], base: Path, folder: Path) -> None:
+def _check_classes(images, classes, base, folder):
     """Raise an error that names the first class that cannot be worked with."""
     here = photos.printable(base)
     if len(classes) < 2:
@@ -401,7 +401,7 @@ def _check_classes(images: pd.DataFrame, classes: list[str], base: Path, folder:
         )
 
 
-def _describe(images: pd.DataFrame, folder: Path, splits: dict[str, Path]) -> None:
+def _describe(images, folder, splits):
     """Print what a folder was understood to hold."""
     counts, classes = images["split"].value_counts(), images["label"].cat.categories
     purposes = ("photos for training", "for validation", "for testing", "to predict")

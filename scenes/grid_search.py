@@ -8,7 +8,7 @@ Knows nothing of photos and fine-tuning.
 import gc
 import itertools
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -150,7 +150,7 @@ def check_sizes(images: pd.DataFrame, **ratios: float) -> None:
     tests = folds.get("TEST_RATIO")
     most = max(n for name, n in folds.items() if name != "TEST_RATIO")
 
-    def without_test(n: int) -> int:
+    def without_test(n):
         return n - -(-n // tests) if tests else n
 
     needed = next(n for n in itertools.count(tests or 1) if without_test(n) >= most)
@@ -167,18 +167,12 @@ def check_sizes(images: pd.DataFrame, **ratios: float) -> None:
         raise ValueError(f"{sizes.idxmin()} has {size} photos; {needs}: {advice}")
 
 
-def _listed(values: dict[str, float]) -> str:
+def _listed(values):
     """Return 'A 1, B 2 and C 3'."""
     return " and ".join(", ".join(f"{name} {n:.2g}" for name, n in values.items()).rsplit(", ", 1))
 
 
-def _divide(
-    n_classes: int,
-    *,
-    learning_rates: list[float],
-    dropouts: list[float],
-    weight_decays: list[float],
-) -> list[dict[str, list[float]]]:
+def _divide(n_classes, *, learning_rates, dropouts, weight_decays):
     """
     Return the grids of the blocks, each of whole dropout rates where one fits.
 
@@ -199,14 +193,7 @@ def _divide(
     ]
 
 
-def _train(
-    parts: Path,
-    blocks: list[dict[str, list[float]]],
-    splits: list[tuple[np.ndarray, np.ndarray]],
-    X: np.ndarray,
-    y: np.ndarray,
-    options: dict,
-) -> Iterator[tuple[dict[str, np.ndarray], dict[str, list[float]], int]]:
+def _train(parts, blocks, splits, X, y, options):
     """Yield (history, grid, fold) of each block and fold, as they are read or trained."""
     left, calls, epochs = [], [], options["epochs"]
     with tasks.progress(len(splits) * len(blocks) * epochs, "Grid search", "epoch") as bar:
@@ -230,12 +217,7 @@ def _train(
             yield history, block, fold
 
 
-def _train_fold(
-    data: tuple[np.ndarray, np.ndarray],
-    training: np.ndarray,
-    validation: np.ndarray,
-    options: dict,
-) -> dict[str, np.ndarray]:
+def _train_fold(data, training, validation, options):
     """Train the heads of one block on one fold: a task that any process can do."""
     with heads.one_training:
         tf.config.experimental.enable_op_determinism()
@@ -244,19 +226,7 @@ def _train_fold(
     return history
 
 
-def _fit(
-    X: np.ndarray,
-    y: np.ndarray,
-    training: np.ndarray,
-    validation: np.ndarray,
-    *,
-    grid: dict[str, list[float]],
-    n_classes: int,
-    epochs: int,
-    batch_size: int,
-    class_weight: str | None,
-    seed: int,
-) -> dict[str, np.ndarray]:
+def _fit(X, y, training, validation, *, grid, n_classes, epochs, batch_size, class_weight, seed):
     """Return each metric's history, shape (epochs, D, H), for all heads of one fold."""
     model = side_by_side.SideBySideHeads(
         **grid, n_features=X.shape[1], n_classes=n_classes, seed=seed
@@ -285,9 +255,7 @@ def _fit(
     }
 
 
-def _read_fold(
-    part: Path, grid: dict[str, list[float]], epochs: int
-) -> dict[str, np.ndarray] | None:
+def _read_fold(part, grid, epochs):
     """Return a fold that an interrupted search has finished, or None."""
     if not part.exists():
         return None
@@ -303,9 +271,7 @@ def _read_fold(
     return history
 
 
-def _fold_table(
-    history: dict[str, np.ndarray], grid: dict[str, list[float]], fold: int
-) -> pd.DataFrame:
+def _fold_table(history, grid, fold):
     """Return the long form of a fold's history."""
     epochs = len(history["loss"])
     index = pd.MultiIndex.from_product(

@@ -171,7 +171,7 @@ def train_head(
     return head, pd.DataFrame({"epoch": range(1, epochs + 1), **metrics})
 
 
-def _compile(head: keras.Sequential, learning_rate: float, steps: int) -> keras.Sequential:
+def _compile(head, learning_rate, steps):
     """Return a compiled model of the head, which itself is saved without an optimizer."""
     model = keras.Sequential([head])
     model.compile(

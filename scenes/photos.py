@@ -77,7 +77,7 @@ def read_photo(path: str | Path) -> np.ndarray:
         raise ValueError(f"{printable(path)} cannot be read as a photo: {reason}") from error
 
 
-def _reason(path: str | Path, error: Exception) -> str:
+def _reason(path, error):
     if isinstance(error, UnidentifiedImageError):
         with open(path, "rb") as file:
             head = file.read(64)
@@ -90,7 +90,7 @@ def _reason(path: str | Path, error: Exception) -> str:
     return f"its decoder fails ({type(error).__name__}: {error})"
 
 
-def _turn(image: Image.Image) -> Image.Image:
+def _turn(image):
     """Apply the orientation in EXIF, and leave the rest of EXIF alone, which may be odd."""
     try:
         method = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
@@ -99,7 +99,7 @@ def _turn(image: Image.Image) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
-def _flatten(image: Image.Image) -> Image.Image:
+def _flatten(image):
     """Return the photo as RGB, what is transparent laid over white."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _gray(image).convert("RGB")
@@ -113,7 +113,7 @@ def _flatten(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
 
 
-def _to_srgb(image: Image.Image) -> Image.Image:
+def _to_srgb(image):
     """Return the photo as RGB, seen through its colour profile."""
     if image.mode not in ("L", "CMYK", "LAB"):
         image = image.convert("RGB")
@@ -130,7 +130,7 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _gray(image: Image.Image) -> Image.Image:
+def _gray(image):
     """
     Scale gray of more than 8 bits to 8.
 
@@ -227,7 +227,7 @@ def digest_photos(
         `read_photo`, which only its copies as a file share.
     """
 
-    def look(path: str) -> tuple[str, str, np.ndarray]:
+    def look(path):
         try:
             photo = read_photo(Path(folder, path))
             return photo_digest(photo), "", thumbnail(photo)

@@ -40,7 +40,7 @@ LETTERS = 24  # of a class's name that are shown; the mouse shows all
 # --- What all have in common ----------------------------------------------------------
 
 
-def _style(figure: go.Figure, title: str, subtitle: str = "", *, height: int = 500) -> go.Figure:
+def _style(figure, title, subtitle="", *, height=500):
     """Give a figure the look that all have in common, as wide as a notebook's column."""
     smaller = {"text": subtitle, "font": {"size": 13, "color": "#666666"}}
     place = {"x": 0.02, "xanchor": "left", "y": 1 - 28 / height, "yanchor": "top"}
@@ -54,48 +54,48 @@ def _style(figure: go.Figure, title: str, subtitle: str = "", *, height: int = 5
     )
 
 
-def _legend_below(figure: go.Figure) -> go.Figure:
+def _legend_below(figure):
     """Put the legend of a figure below its axes, where long names have room."""
     place = {"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom"}
     return figure.update_layout(legend=place, margin_b=140)
 
 
-def _plain(name: str) -> str:
+def _plain(name):
     """Return a name as plotly shows it letter by letter: not as HTML, a formula or a template."""
     return html.escape(name, quote=False).replace("$", "&#36;").replace("%", "&#37;")
 
 
-def _classes(labels: pd.Series) -> list[str]:
+def _classes(labels):
     """Return the names of the classes in their order, as plotly shows them as they are."""
     return [_plain(str(name)) for name in labels.cat.categories]
 
 
-def _short(name: str) -> str:
+def _short(name):
     """Return a name of `_classes` that takes no more room than a plot has, its end left out."""
     name = html.unescape(name)
     return _plain(name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…")
 
 
-def _class_axis(classes: Sequence[str]) -> dict:
+def _class_axis(classes):
     """Return an axis of classes, whose long names are short beside it and whole at the mouse."""
     few = classes[:: -(-len(classes) // NAMED_TICKS)]
     ticks = {"tickvals": few, "ticktext": [*map(_short, few)]}
     return {"type": "category", "automargin": True, **ticks}
 
 
-def _epoch_axis(epochs: Sequence[int]) -> dict:
+def _epoch_axis(epochs):
     """Return an axis whose ticks are whole numbers, however few they are."""
     return {"dtick": 1} if np.ptp(epochs) < 6 else {}
 
 
-def _wrap(panels: int) -> tuple[dict, int]:
+def _wrap(panels):
     """Return how panels are wrapped into rows of at most four, and the height of the figure."""
     rows = -(-panels // 4)
     spacing = {"facet_col_spacing": 0.02, "facet_row_spacing": 0.2 / rows}
     return {"facet_col_wrap": -(-panels // rows)} | spacing, 260 + 240 * rows
 
 
-def _heat(values: np.ndarray, x: Sequence, y: Sequence, **options: object) -> go.Figure:
+def _heat(values, x, y, **options):
     """Return a heat map of accuracies in %, with a column and a row for each name."""
     look = {"aspect": "auto", "color_continuous_scale": "Viridis"} | options
     figure = px.imshow(values, x=list(x), y=list(y), **look)

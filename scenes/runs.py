@@ -85,7 +85,7 @@ class Output:
         """Return the path of this run's model or, with a message, of the committed one."""
         return self._of_run_or_committed(Path("classifier.keras"))
 
-    def _of_run_or_committed(self, name: Path) -> Path:
+    def _of_run_or_committed(self, name):
         if (self.folder / name).exists():
             return self.folder / name
         if _read(COMMITTED / "settings.json")["classes"] != self.classes:
@@ -138,7 +138,7 @@ def output_folder(namespace: dict, images: pd.DataFrame) -> Output:
     return Output(folder, made, namespace)
 
 
-def _made_with(chosen: dict) -> dict:
+def _made_with(chosen):
     """Return the settings that decide about results, as JSON holds them."""
     return {
         name: os.fspath(value) if isinstance(value, os.PathLike) else np.asarray(value).tolist()
@@ -147,13 +147,13 @@ def _made_with(chosen: dict) -> dict:
     }
 
 
-def _photos(images: pd.DataFrame) -> str:
+def _photos(images):
     """Return the fingerprint of the labelled photos: where they lie makes no difference."""
     labelled = images[images["label"].notna()]
     return files.fingerprint(labelled[["label", "split", "digest"]])
 
 
-def _name(made: dict) -> str:
+def _name(made):
     """Return the name of a folder: the numbers that differ from the committed ones, if few."""
     committed = _read(COMMITTED / "settings.json")
     words = [
@@ -167,7 +167,7 @@ def _name(made: dict) -> str:
     return "-".join([*words, files.fingerprint(made)[:8]])
 
 
-def _recorded(folder: Path) -> dict | None:
+def _recorded(folder):
     """Return the configuration of the results in a folder; None if it holds no results."""
     path = folder / "settings.json"
     made = _read(path) if path.exists() else None
@@ -180,7 +180,7 @@ def _recorded(folder: Path) -> dict | None:
     return made if results else None
 
 
-def _read(path: Path) -> dict:
+def _read(path):
     """Return the configuration that a settings.json records."""
     kinds = {"settings": dict, "classes": list, "photos": str}
     with contextlib.suppress(KeyError, TypeError, ValueError):
@@ -190,7 +190,7 @@ def _read(path: Path) -> dict:
     raise ValueError(f"{path} records no configuration of a run; choose another OUTPUT")
 
 
-def _refuse_others(folder: Path, there: dict, made: dict) -> None:
+def _refuse_others(folder, there, made):
     """Raise an error that names the first difference of two configurations, if there is one."""
     was, now = there["settings"] | there, made["settings"] | made
     for name in now | was:

@@ -21,16 +21,16 @@ from scenes import base_model
 Rule = tuple[str, Callable[[object], bool]]
 
 
-def _is_number(value: object, low: float, high: float = float("inf")) -> bool:
+def _is_number(value, low, high=float("inf")):
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return real and low <= value <= high and value < float("inf")
 
 
-def _is_whole(value: object, low: int) -> bool:
+def _is_whole(value, low):
     return isinstance(value, numbers.Integral) and _is_number(value, low)
 
 
-def _is_list(values: object, allowed: Callable[[object], bool]) -> bool:
+def _is_list(values, allowed):
     listed = isinstance(values, (list, tuple, np.ndarray)) and len(values) > 0
     if not listed or not all(map(allowed, values)):
         return False
@@ -38,15 +38,15 @@ def _is_list(values: object, allowed: Callable[[object], bool]) -> bool:
     return len({f"{float(v) + 0.0:.7g}" for v in values}) == len(values)
 
 
-def _is_path(value: object) -> bool:
+def _is_path(value):
     return value is None or (isinstance(value, (str, os.PathLike)) and str(value) != "")
 
 
-def _is_cache(value: object) -> bool:
+def _is_cache(value):
     return value is not None and _is_path(value) and Path(value).resolve() != PROJECT
 
 
-def _list_of(rule: Rule) -> Rule:
+def _list_of(rule):
     return f"a list of different numbers, each {rule[0]}", lambda v: _is_list(v, rule[1])
 
 
@@ -113,7 +113,7 @@ def check(**values: object) -> None:
             )
 
 
-def _hint(name: str, value: object, allowed: str) -> str:
+def _hint(name, value, allowed):
     """Return what helps where a value came as text, as from papermill or YAML."""
     texts = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, str)]
     if name.upper() in PATHS and isinstance(value, numbers.Number):
@@ -167,7 +167,7 @@ def check_settings(namespace: dict) -> dict:
     return settings
 
 
-def _check_files(settings: dict) -> None:
+def _check_files(settings):
     """Raise an error if the cache cannot be written to, or a file cannot be read."""
     try:
         name = "CACHE"
@@ -198,7 +198,7 @@ def pick(namespace: dict) -> dict:
     return settings
 
 
-def _from_papermill(namespace: dict) -> dict:
+def _from_papermill(namespace):
     """
     Return what papermill has set: in a cell of its own, which IPython keeps as the last but one.
 

@@ -11,7 +11,7 @@ import pickle
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import joblib
 import numpy as np
@@ -28,7 +28,7 @@ class _Display:
     def __init__(self):
         self._handle = None
 
-    def write(self, text: str) -> None:
+    def write(self, text):
         if "\r" not in text:
             return  # how a terminal gets to its line
         data = {"text/plain": text.strip()} if text.strip() else {}
@@ -37,7 +37,7 @@ class _Display:
         elif data:
             self._handle = display(data, raw=True, display_id=True)
 
-    def flush(self) -> None:
+    def flush(self):
         pass
 
 
@@ -96,9 +96,7 @@ def run_tasks(
             bar.update(amounts[number])
 
 
-def _outcomes(
-    function: Callable, shared: object, tasks: dict[int, tuple]
-) -> Iterator[tuple[int, object]]:
+def _outcomes(function, shared, tasks):
     """
     Yield (number, result or error) of tasks, until all have ended or a worker has failed.
 
@@ -125,30 +123,28 @@ def _outcomes(
         print(f"A worker failed, and its tasks are run again: {reason}")
 
 
-def _sealed_call(function: Callable, shared: object) -> Callable:
+def _sealed_call(function, shared):
     """Return a function that makes joblib's call of a task from its number and arguments."""
     backend, n_jobs = joblib.parallel.get_active_backend()
     n_jobs = backend.effective_n_jobs(n_jobs or backend.default_n_jobs)
     if n_jobs == 1 or getattr(backend, "supports_sharedmem", False):
         return functools.partial(joblib.delayed(_run), function, shared)
 
-    def open_and_run(task: bytes, sealed: np.ndarray) -> tuple[int, object]:
+    def open_and_run(task, sealed):
         return pickle.loads(task)(sealed)
 
     # Dask's scheduler unpickles the calls that it passes on, and must not import TensorFlow with
     # them: a nested function travels as its code, the rest as bytes. An array is sent once.
     sealed, name = np.frombuffer(pickle.dumps(shared), "uint8"), uuid.uuid4().hex
 
-    def call(number: int, *arguments: object) -> tuple:
+    def call(number, *arguments):
         task = functools.partial(_open_and_run, function, name, number, arguments)
         return joblib.delayed(open_and_run)(pickle.dumps(task), sealed)
 
     return call
 
 
-def _open_and_run(
-    function: Callable, name: str, number: int, arguments: tuple, sealed: np.ndarray
-) -> tuple[int, object]:
+def _open_and_run(function, name, number, arguments, sealed):
     opened = _opened(name)
     if not opened:
         opened.append(pickle.loads(sealed))
@@ -156,12 +152,12 @@ def _open_and_run(
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(name: str) -> list:
+def _opened(name):
     """Return a list for the shared object of the tasks of this name, for the next of them."""
     return []
 
 
-def _run(function: Callable, shared: object, number: int, *arguments: object) -> tuple[int, object]:
+def _run(function, shared, number, *arguments):
     """Return the number with the result or with the error, to be raised where it is of use."""
     try:
         return number, function(shared, *arguments)
@@ -179,13 +175,13 @@ def run_ahead(
     not grow with their number. What a ValueError says goes to `failed`, without its item.
     """
 
-    def run(item: object) -> tuple:
+    def run(item):
         try:
             return item, function(item), None
         except ValueError as error:
             return item, None, str(error)
 
-    def finish(batch: list[Future]) -> list[tuple]:
+    def finish(batch):
         ended = [future.result() for future in batch]
         failed.extend(problem for *_, problem in ended if problem is not None)
         return [(item, result) for item, result, problem in ended if problem is None]
