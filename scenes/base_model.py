@@ -22,11 +22,8 @@ MAX_FEATURE = 6  # the bound of ReLU6, behind which the features lie; most of th
 STEPS = (MAX_FEATURE * (np.arange(256) / 255) ** 2).astype("float32")
 FIRST_LAYERS = (*(f"block_{i}_expand" for i in range(1, 17)), "Conv_1")  # may be the first to train
 KERAS_HOME = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
-IMAGENET_WEIGHTS = (
-    KERAS_HOME
-    / "models"
-    / (f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{IMAGE_SIZE}_no_top.h5")
-)  # where Keras keeps them
+_FILE = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{IMAGE_SIZE}_no_top.h5"
+IMAGENET_WEIGHTS = KERAS_HOME / "models" / _FILE  # where Keras keeps them
 
 
 def build_base_model(weights: str | Path | None = "imagenet") -> keras.Model:
@@ -44,13 +41,9 @@ def build_base_model(weights: str | Path | None = "imagenet") -> keras.Model:
         Maps images (n, 224, 224, 3), scaled to -1 ... 1, to features (n, 1280), 0 ... 6.
         Not trainable, so that BatchNormalization runs in inference mode in training too.
     """
+    options = {"include_top": False, "pooling": "avg", "weights": weights and str(weights)}
     try:
-        model = keras.applications.MobileNetV2(
-            input_shape=(IMAGE_SIZE, IMAGE_SIZE, 3),
-            include_top=False,
-            pooling="avg",
-            weights=None if weights is None else str(weights),
-        )
+        model = keras.applications.MobileNetV2((IMAGE_SIZE, IMAGE_SIZE, 3), **options)
     except OSError as error:  # h5py names no file
         file = IMAGENET_WEIGHTS if weights == "imagenet" else weights
         raise ValueError(

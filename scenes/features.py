@@ -94,20 +94,16 @@ def extract_features(
 
 def _extract(images, folder, base, batch_size):
     """Yield (rows, their rounded features, problems) block by block, as the blocks end."""
-    size = BLOCK_BATCHES * batch_size
+    size, folder = BLOCK_BATCHES * batch_size, str(Path(folder).resolve())
     starts = range(0, len(images), size)
-    folder = str(Path(folder).resolve())
-    columns = [list(images[name]) for name in ("path", "digest")]
+    blocks = [images.iloc[start : start + size] for start in starts]
     folded = base_model.fold_batch_norm(base) if len(images) else base
-    calls = [
-        (*(column[start : start + size] for column in columns), folder, batch_size)
-        for start in starts
-    ]
-    amounts = [len(paths) for paths, *_ in calls]
+    calls = [(list(rows["path"]), list(rows["digest"]), folder, batch_size) for rows in blocks]
+    amounts = [*map(len, blocks)]
     with tasks.progress(len(images), "Photos through the base model", "photo") as bar:
-        blocks = tasks.run_tasks(_extract_block, folded, calls, bar, amounts)
-        for number, (rows, block, problems) in blocks:
-            yield starts[number] + rows, block, problems
+        done = tasks.run_tasks(_extract_block, folded, calls, bar, amounts)
+        for number, (rows, rounded, problems) in done:
+            yield starts[number] + rows, rounded, problems
 
 
 def _extract_block(base, paths, digests, folder, batch_size):
@@ -160,8 +156,7 @@ def _read_cache(cache, base_digest):
     none = np.array([], dtype=str), np.zeros((0, base_model.N_FEATURES), "uint8")
     if not cache.exists():
         return none
-    second = (b"base_model.npy", b"trunk.npy")  # the latter in a cache of format 2
-    ours = any(files.begins_with(cache, b"format.npy", name) for name in second)
+    ours = files.begins_with(cache, b"PK", b"format.npy")  # our arrays, of any version
     if not ours or cache.resolve() == BUNDLED_FEATURES.resolve():
         raise ValueError(f"{cache} is no cache of features, and is not replaced; choose another")
     try:

@@ -165,8 +165,7 @@ def _check_array(name, array, kind, shape, lengths):
     """Raise an error if an array is not what it must be; `lengths` of letters are filled in."""
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{name} is no array")
-    letter = isinstance(kind, str) and len(kind) == 1
-    right = array.dtype.kind == kind if letter else array.dtype == np.dtype(kind)
+    right = array.dtype.kind == kind or array.dtype == kind
     wanted = tuple(
         lengths.setdefault(length, found) if isinstance(length, str) else length
         for length, found in zip(shape, array.shape, strict=False)

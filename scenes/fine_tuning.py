@@ -183,30 +183,21 @@ def _fit(model, batches, held_out, checkpoint, epochs, steps):
     left = range(done * steps, epochs * steps)
     minutes = math.ceil(len(left) / STEPS_A_MINUTE)
     print(f"Fine-tuning: {epochs} epochs of {steps} batches, about {minutes} min on two CPU cores.")
+    options = {"epochs": epochs, "initial_epoch": done, "steps_per_epoch": steps}
+    options |= {"validation_data": held_out if len(held_out[0]) else None}
     with tasks.progress(epochs * steps, "Fine-tuning", "batch") as bar:
         bar.update(left.start)
         moving = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: bar.update())
-        model.fit(
-            batches(left),
-            epochs=epochs,
-            initial_epoch=done,
-            steps_per_epoch=steps,
-            shuffle=False,
-            validation_data=held_out if len(held_out[0]) else None,
-            verbose=0,
-            callbacks=[moving, checkpoint],
-        )
+        callbacks = [moving, checkpoint]
+        model.fit(batches(left), **options, shuffle=False, verbose=0, callbacks=callbacks)
 
 
 def _adamw(learning_rate, weight_decay, *, steps):
     """Return AdamW whose learning rate rises for a tenth of the steps and then falls to 0."""
     warm_up = -(-steps // 10)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0,
-        decay_steps=max(1, steps - warm_up),
-        warmup_target=learning_rate,
-        warmup_steps=warm_up,
-    )
+    warm_up_options = {"warmup_target": learning_rate, "warmup_steps": warm_up}
+    decay_steps = max(1, steps - warm_up)
+    schedule = keras.optimizers.schedules.CosineDecay(0.0, decay_steps, **warm_up_options)
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay)
     optimizer.exclude_from_weight_decay(var_names=["bias"])
     return optimizer
@@ -232,11 +223,8 @@ def _activations(images, folder, lower, cache):
     versions = [scenes.FORMAT, tf.__version__, keras.__version__]
     name = files.fingerprint(versions, images["digest"], lower.get_weights())
     with files.locked(cache / "activations.npy"):
-        kept = [
-            path
-            for path in cache.glob(f"activations-{'[0-9a-f]' * 16}-{'[0-9a-f]' * 16}.npy")
-            if files.begins_with(path, b"NUMPY", b"'descr': '<f2'")
-        ]
+        kept = list(cache.glob(f"activations-{'[0-9a-f]' * 16}-{'[0-9a-f]' * 16}.npy"))
+        kept = [path for path in kept if files.begins_with(path, b"NUMPY", b"'descr': '<f2'")]
         for path in kept:
             if path.stem == f"activations-{name}-{files.file_digest(path)}":
                 return np.load(path, mmap_mode="r")

@@ -182,24 +182,17 @@ def _divide(n_classes, *, learning_rates, dropouts, weight_decays):
     most = max(1, BLOCK_COLUMNS // n_classes)
     rates = min(len(learning_rates), max(1, most // len(weight_decays)))
     drops = max(1, most // (rates * len(weight_decays)))
-    return [
-        {
-            "learning_rates": learning_rates[i : i + rates],
-            "dropouts": dropouts[j : j + drops],
-            "weight_decays": weight_decays,
-        }
-        for j in range(0, len(dropouts), drops)
-        for i in range(0, len(learning_rates), rates)
-    ]
+    starts = itertools.product(range(0, len(dropouts), drops), range(0, len(learning_rates), rates))
+    lists = [(dropouts[j : j + drops], learning_rates[i : i + rates]) for j, i in starts]
+    return [{"learning_rates": r, "dropouts": d, "weight_decays": weight_decays} for d, r in lists]
 
 
 def _train(parts, blocks, splits, X, y, options):
     """Yield (history, grid, fold) of each block and fold, as they are read or trained."""
     left, calls, epochs = [], [], options["epochs"]
     with tasks.progress(len(splits) * len(blocks) * epochs, "Grid search", "epoch") as bar:
-        for (number, block), (fold, rows) in itertools.product(
-            enumerate(blocks, start=1), enumerate(splits, start=1)
-        ):
+        numbered = (enumerate(parts_of, start=1) for parts_of in (blocks, splits))
+        for (number, block), (fold, rows) in itertools.product(*numbered):
             part = parts / f"fold-{fold}-block-{number}.npz"
             history = _read_fold(part, block, epochs)
             if history is not None:
@@ -226,31 +219,22 @@ def _train_fold(data, training, validation, options):
     return history
 
 
-def _fit(X, y, training, validation, *, grid, n_classes, epochs, batch_size, class_weight, seed):
+def _fit(X, y, training, validation, *, grid, n_classes, class_weight, seed, **options):
     """Return each metric's history, shape (epochs, D, H), for all heads of one fold."""
-    model = side_by_side.SideBySideHeads(
-        **grid, n_features=X.shape[1], n_classes=n_classes, seed=seed
-    )
-    model.steps_per_execution = heads.steps(len(training), batch_size)
+    sizes = {"n_features": X.shape[1], "n_classes": n_classes}
+    model = side_by_side.SideBySideHeads(**grid, **sizes, seed=seed)
+    model.steps_per_execution = heads.steps(len(training), options["batch_size"])
     weights = heads.class_weights(y[training], class_weight, n_classes)
     (X_train, y_train, train_weights), validation_data = (
         (X[rows], y[rows], weights[y[rows]] if class_weight else None)
         for rows in (training, validation)
     )
     keras.utils.set_random_seed(seed)
-    history = model.fit(
-        X_train,
-        y_train,
-        sample_weight=train_weights,
-        batch_size=batch_size,
-        epochs=epochs,
-        validation_data=validation_data,
-        validation_batch_size=256,
-        verbose=0,
-    ).history
+    options |= {"sample_weight": train_weights, "validation_data": validation_data}
+    history = model.fit(X_train, y_train, **options, validation_batch_size=256, verbose=0).history
     keys = ("head_loss", "head_accuracy", "val_head_loss", "val_head_accuracy")
     return {
-        name: np.reshape(history[key], (epochs, *model.heads))
+        name: np.reshape(history[key], (-1, *model.heads))
         for name, key in zip(scenes.METRICS, keys, strict=True)
     }
 

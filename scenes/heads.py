@@ -4,6 +4,7 @@ A classification head (section 4): build, train.
 Knows nothing of photos or files.
 """
 
+import gc
 import threading
 
 import keras
@@ -91,18 +92,10 @@ def build_head(
         categories of `images["label"]`.
     """
     settings.check(dropout=dropout, weight_decay=weight_decay)
-    return keras.Sequential(
-        [
-            keras.Input((n_features,)),
-            keras.layers.Dropout(dropout),
-            keras.layers.Dense(
-                n_classes,
-                activation="softmax",
-                kernel_regularizer=keras.regularizers.L2(weight_decay),
-            ),
-        ],
-        name="head",
-    )
+    layers = [keras.Input((n_features,)), keras.layers.Dropout(dropout)]
+    penalty = keras.regularizers.L2(weight_decay)
+    layers += [keras.layers.Dense(n_classes, activation="softmax", kernel_regularizer=penalty)]
+    return keras.Sequential(layers, name="head")
 
 
 def train_head(
@@ -151,22 +144,16 @@ def train_head(
     if validation_data:
         X_val, y_val, _ = check_data(*validation_data, n_classes)
         validation_data = X_val, y_val, weights[y_val] if class_weight else None
+    gc.collect()  # the compiled model of an earlier training refers to itself, and holds its data
     with one_training, tasks.progress(epochs, "Training the head", "epoch") as bar:
         tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(int(seed))  # Keras refuses whole numbers of NumPy
         head = build_head(X.shape[1], n_classes, dropout=dropout, weight_decay=weight_decay)
         model = _compile(head, learning_rate, steps(len(X), batch_size))
         update = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: bar.update())
-        history = model.fit(
-            X,
-            y,
-            sample_weight=weights[y] if class_weight else None,
-            batch_size=batch_size,
-            epochs=epochs,
-            validation_data=validation_data,
-            verbose=0,
-            callbacks=[update],
-        )
+        options = {"batch_size": batch_size, "epochs": epochs, "validation_data": validation_data}
+        options |= {"sample_weight": weights[y] if class_weight else None}
+        history = model.fit(X, y, **options, callbacks=[update], verbose=0)
     metrics = {name: history.history[name] for name in scenes.METRICS if name in history.history}
     return head, pd.DataFrame({"epoch": range(1, epochs + 1), **metrics})
 

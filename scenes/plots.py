@@ -44,14 +44,10 @@ def _style(figure, title, subtitle="", *, height=500):
     """Give a figure the look that all have in common, as wide as a notebook's column."""
     smaller = {"text": subtitle, "font": {"size": 13, "color": "#666666"}}
     place = {"x": 0.02, "xanchor": "left", "y": 1 - 28 / height, "yanchor": "top"}
-    return figure.update_layout(
-        template="plotly_white",
-        title={"text": title, "subtitle": smaller} | place,
-        font={"family": "Liberation Sans, Arial, sans-serif", "size": 14},
-        width=850,
-        height=height,
-        margin={"l": 80, "r": 30, "t": 100, "b": 70},
-    )
+    figure.update_layout(title={"text": title, "subtitle": smaller} | place)
+    font = {"family": "Liberation Sans, Arial, sans-serif", "size": 14}
+    size = {"width": 850, "height": height, "margin": {"l": 80, "r": 30, "t": 100, "b": 70}}
+    return figure.update_layout(template="plotly_white", font=font, **size)
 
 
 def _legend_below(figure):

@@ -197,9 +197,7 @@ def _refuse_others(folder, there, made):
         if was.get(name) != now.get(name):
             what = f"{name} = {was.get(name)!r}; it is {now.get(name)!r} now"
             if name in ("photos", "corrections"):  # hashes, which say nothing to a person
-                what = (
-                    "other photos, labels or splits: PHOTOS, CORRECTIONS or what they hold changed"
-                )
+                what = "other photos, labels or splits (PHOTOS, CORRECTIONS or their content)"
             raise ValueError(
                 f"the results in {folder} were computed with {what}. Set it back, or choose "
                 "another OUTPUT and run all cells again"

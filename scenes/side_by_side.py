@@ -1,7 +1,7 @@
 """
 Many classification heads trained by one `fit`, each as it would train alone.
 
-36 heads take one and a half times as long as one. This file needs Keras and NumPy only, so
+36 heads take less than twice as long as one. This file needs Keras and NumPy only, so
 that it can be copied into another project:
 
     import numpy as np

@@ -47,16 +47,9 @@ def progress(total: int, description: str, unit: str) -> tqdm:
 
     In a notebook it is not printed: what is printed there stays, each state of it.
     """
-    shell = get_ipython()
-    return tqdm(
-        total=total,
-        desc=description,
-        unit=unit,
-        leave=False,
-        ncols=80,
-        mininterval=0.5,
-        file=_Display() if getattr(shell, "kernel", None) else sys.stdout,
-    )
+    file = _Display() if getattr(get_ipython(), "kernel", None) else sys.stdout
+    look = {"leave": False, "ncols": 80, "mininterval": 0.5, "file": file}
+    return tqdm(total=total, desc=description, unit=unit, **look)
 
 
 def run_tasks(
@@ -106,11 +99,8 @@ def _outcomes(function, shared, tasks):
     alive = False
     try:
         call = _sealed_call(function, shared)
-        try:
-            parallel = joblib.Parallel(return_as="generator_unordered")
-        except ValueError:  # some backends, Ray's among them, give nothing before all is done
-            parallel = joblib.Parallel()
-        for outcome in parallel([call(number, *task) for number, task in tasks.items()]):
+        calls = [call(number, *task) for number, task in tasks.items()]
+        for outcome in joblib.Parallel(return_as="generator_unordered")(calls):
             alive = True
             yield outcome
     except Exception as error:

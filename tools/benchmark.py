@@ -38,6 +38,7 @@ import scenes
 import scenes.base_model
 import scenes.classifier
 import scenes.features
+import scenes.fine_tuning
 import scenes.folders
 import scenes.grid_search
 import scenes.heads
@@ -70,6 +71,9 @@ SOME = SETTINGS[1::12]  # of which a way is measured that would take too long fo
 SHAPES = {1: (1, 1, 1), 12: (3, 1, 4), 36: (3, 3, 4), 144: (6, 4, 6), 512: (8, 8, 8)}
 FOLDS = (2, 5, 10)
 EXTRACTION = "side by side, with the extraction of the features"
+BARE = "the base model as Keras gives it, on random arrays"
+TUNER = "KerasTuner's `GridSearch`"
+SKLEARN = "scikit-learn's `GridSearchCV`, `LogisticRegression`"
 OLD_WAY = "photos through the frozen base model in each epoch (2020)"
 STEPS = (1, 8, 36)  # of plain Keras, batches for each call of the graph
 
@@ -140,9 +144,7 @@ build_head = functools.partial(scenes.heads.build_head, scenes.base_model.N_FEAT
 def compiled_head(setting: tuple[float, float, float], steps: int) -> keras.Model:
     """Return a head that is ready for an ordinary Keras `fit`."""
     learning_rate, dropout, weight_decay = setting
-    head = scenes.heads.build_head(
-        scenes.base_model.N_FEATURES, N_CLASSES, dropout=dropout, weight_decay=weight_decay
-    )
+    head = build_head(N_CLASSES, dropout=dropout, weight_decay=weight_decay)
     head.compile(
         keras.optimizers.Adam(learning_rate),
         "sparse_categorical_crossentropy",
@@ -182,12 +184,8 @@ def scikit_learn_search(train: Photos, validation: Photos) -> float:
     """Let scikit-learn try 36 penalties of a logistic regression; return the best accuracy."""
     features, labels = (np.concatenate(pair) for pair in zip(train, validation, strict=True))
     split = PredefinedSplit(np.repeat([-1, 0], [len(train[1]), len(validation[1])]))
-    search = GridSearchCV(
-        LogisticRegression(max_iter=1000),
-        {"C": np.geomspace(1e-4, 10, len(SETTINGS))},
-        cv=split,
-        refit=False,
-    )
+    penalties = {"C": np.geomspace(1e-4, 10, len(SETTINGS))}
+    search = GridSearchCV(LogisticRegression(max_iter=1000), penalties, cv=split, refit=False)
     return search.fit(features, labels).best_score_
 
 
@@ -213,12 +211,7 @@ def through_base_model(
             for split in ("train", "validation")
         )
     )
-    model = keras.Sequential(
-        [
-            base,
-            build_head(N_CLASSES, dropout=0.3, weight_decay=1e-4),
-        ]
-    )
+    model = keras.Sequential([base, build_head(N_CLASSES, dropout=0.3, weight_decay=1e-4)])
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     # The first batches are slower, since they build the graphs.
     options = {"shuffle": False, "verbose": 0}
@@ -253,35 +246,21 @@ def compare_searches(
     plain = table["seconds"].iloc[1:].astype(float)
     steps = STEPS[plain.argmin()]
 
-    times = len(SETTINGS) / len(SOME)
-    measured = f"{len(SOME)} settings, x {times:.0f}"
-    ways = {  # a task, and by what its time is multiplied, in words, too
-        f"plain `fit`, one by one (`steps_per_execution={steps}`)": (
-            lambda: plain_fit(train, validation, steps, *SOME),
-            times,
-            measured,
-        ),
-        "KerasTuner's `GridSearch`": (
-            lambda: keras_tuner_search(train, validation, steps),
-            times,
-            measured,
-        ),
-        "scikit-learn's `GridSearchCV`, `LogisticRegression`": (
-            lambda: scikit_learn_search(train, validation),
-            1,
-            "all 36 penalties",
-        ),
+    # Of each: a task, by what its time is multiplied, and that in words.
+    data, factor = (train, validation), len(SETTINGS) // len(SOME)
+    some = factor, f"{len(SOME)} settings, x {factor}"
+    plain_search = functools.partial(plain_fit, *data, steps, *SOME)
+    ways = {
+        f"plain `fit`, one by one (`steps_per_execution={steps}`)": (plain_search, *some),
+        TUNER: (functools.partial(keras_tuner_search, *data, steps), *some),
+        SKLEARN: (functools.partial(scikit_learn_search, *data), 1, "all 36 penalties"),
     }
     if photos:
-        base = scenes.base_model.build_base_model()
+        base, epochs = scenes.base_model.build_base_model(), len(SETTINGS) * EPOCHS
         ways[EXTRACTION] = extraction(images, photos, base), 1, "all"
-        ways[OLD_WAY] = (
-            through_base_model(images, photos, base),
-            len(SETTINGS) * EPOCHS,
-            f"1 epoch, x {len(SETTINGS) * EPOCHS}",
-        )
+        ways[OLD_WAY] = through_base_model(images, photos, base), epochs, f"1 epoch, x {epochs}"
     if not importlib.util.find_spec("keras_tuner"):
-        del ways["KerasTuner's `GridSearch`"]
+        del ways[TUNER]
         yield "KerasTuner is not installed."
     others = take_turns({name: task for name, (task, *_) in ways.items()}, bar)
     rows = {"side by side (ours)": [ours, "all", accuracy]}
@@ -387,19 +366,13 @@ def extraction(images: pd.DataFrame, photos: Path, base: keras.Model) -> Callabl
     return task
 
 
-def bare_base_model(base: keras.Model, photos: int) -> Callable[[], None]:
-    """Return a task that sends random arrays through the base model as it is."""
-    batch = tf.random.uniform((32, IMAGE_SIZE, IMAGE_SIZE, 3), -1, 1)
-    run = tf.function(base)
-
-    def task() -> None:
-        for _ in range(photos // 32):
-            run(batch, training=False).numpy()
-
-    return task
+def as_keras(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a model as Keras and TensorFlow compute it."""
+    run = tf.function(model)
+    return lambda batch: run(batch, training=False).numpy()
 
 
-def openvino_base_model(base: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+def as_openvino(base: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
     """Return the base model as OpenVINO computes it."""
     import openvino
 
@@ -410,7 +383,7 @@ def openvino_base_model(base: keras.Model) -> Callable[[np.ndarray], np.ndarray]
     return lambda batch: compiled(batch)[0]
 
 
-def other_model(
+def on_random_arrays(
     run: Callable[[np.ndarray], np.ndarray], base: keras.Model, photos: int
 ) -> Callable[[], float]:
     """Return a task that sends random arrays through `run`, and says how far it is off."""
@@ -430,21 +403,20 @@ def measure_extraction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterato
     """Yield how many photos a second go through the base."""
     images = images.drop_duplicates("digest").iloc[:1408]  # 44 batches
     base = scenes.base_model.build_base_model()
-    ours, bare = "`extract_features`", "the base model as Keras gives it, on random arrays"
     folded = scenes.base_model.fold_batch_norm(base)
-    run = tf.function(folded)
-    others = {"the folded base model": lambda batch: run(batch, training=False).numpy()}
+    models = {BARE: as_keras(base), "the folded base model": as_keras(folded)}
     if importlib.util.find_spec("openvino"):
-        others["the base model in OpenVINO"] = openvino_base_model(base)
+        models["the base model in OpenVINO"] = as_openvino(base)
     else:
         yield "OpenVINO is not installed."
-    tasks = {ours: extraction(images, photos, base), bare: bare_base_model(base, len(images))}
-    tasks |= {name: other_model(run, base, len(images)) for name, run in others.items()}
+    ours = "`extract_features`"
+    tasks = {ours: extraction(images, photos, base)}
+    tasks |= {name: on_random_arrays(run, base, len(images)) for name, run in models.items()}
     table = take_turns(tasks, bar)
     speed = len(images) / table["seconds"].astype(float)
     yield markdown(speed.round(1).to_frame("photos per second"))
-    yield f"Extraction runs at {speed[ours] / speed[bare]:.2f} x the unfolded base model."
-    for name in others:
+    yield f"Extraction runs at {speed[ours] / speed[BARE]:.2f} x the unfolded base model."
+    for name in models:
         off = table.loc[name, "result"]
         yield f"With {name}, the features (0 to 6) differ by at most {off:.0e}."
 
@@ -457,9 +429,9 @@ def measure_prediction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterato
     def classify() -> None:
         scenes.classifier.predict(model, paths)
 
-    bare = bare_base_model(scenes.base_model.build_base_model(), len(paths))
-    name = "the base model as Keras gives it, on random arrays"
-    table = take_turns({"`predict`": classify, name: bare}, bar)
+    base = scenes.base_model.build_base_model()
+    bare = on_random_arrays(as_keras(base), base, len(paths))
+    table = take_turns({"`predict`": classify, BARE: bare}, bar)
     speed = len(paths) / table["seconds"].astype(float)
     yield markdown(speed.round(1).to_frame("photos per second"))
     yield f"Prediction runs at {speed.iloc[0] / speed.iloc[1]:.2f} x the unfolded base model."
@@ -470,27 +442,18 @@ def measure_prediction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterato
 
 def fine_tuning(base: keras.Model, photos: int) -> dict[str, Callable[[], None]]:
     """Return an epoch of fine-tuning from activations, and one through the whole network."""
-    entrance = base.get_layer(FIRST_LAYER).input
-    lower, upper = keras.Model(base.input, entrance), keras.Model(entrance, base.output)
     base.trainable = True
     for layer in base.layers:
-        norm = isinstance(layer, keras.layers.BatchNormalization)
-        layer.trainable = layer in upper.layers and not norm
+        layer.trainable = False  # until the cut lets the upper ones train
+    head = build_head(N_CLASSES, dropout=0.3, weight_decay=1e-3)
+    lower, upper = scenes.fine_tuning._cut(base, head, FIRST_LAYER)
     pixels = np.random.default_rng(0).uniform(-1, 1, (photos, *base.input_shape[1:]))
     labels = np.arange(photos) % N_CLASSES
     epochs = {}
-    for name, (below, inputs) in {
+    for name, (model, inputs) in {
         "fine-tuning from activations": (upper, lower.predict(pixels, verbose=0)),
-        "the same layers through the whole network": (base, pixels),
+        "the same layers through the whole network": (keras.Sequential([base, head]), pixels),
     }.items():
-        model = keras.Sequential(
-            [
-                below,
-                scenes.heads.build_head(
-                    scenes.base_model.N_FEATURES, N_CLASSES, dropout=0.3, weight_decay=1e-3
-                ),
-            ]
-        )
         model.compile("adamw", "sparse_categorical_crossentropy", jit_compile=False)
         epochs[name] = functools.partial(model.fit, inputs, labels, batch_size=32, verbose=0)
         epochs[name](epochs=1)  # the first is slower, since it builds the graph
@@ -509,10 +472,8 @@ def measure_fine_tuning(bar: tqdm) -> Iterator[str]:
 def measure_notebook(photos: Path | None, bar: tqdm) -> Iterator[str]:
     """Yield how long the notebook takes in a clone, and the peak memory of its process."""
     ways = {"on the bundled features": {}}
-    if photos:  # the second finds the features of the first
+    if photos:
         ways["on photos, without fine-tuning"] = {"FINE_TUNE_RATES": "[]"}
-        ways["on photos, one rate, one epoch"] = {"FINE_TUNE_RATES": "[0.0003]"}
-        ways["on photos, one rate, one epoch"] |= {"FINE_TUNE_EPOCHS": 1}
     rows = {}
     with tempfile.TemporaryDirectory() as place:
         for number, (name, settings) in enumerate(ways.items()):

@@ -5,9 +5,11 @@ Measure the recipe on small data sets: is the saved model as good as the better 
 
 trains heads and fine-tuned models on each folder of images and on every 20th and 60th
 training photo of the Intel data set, with three seeds, as the notebook does, and writes test
-accuracies to `results/few_photos.csv`. It takes some five minutes for a data set and seed.
+accuracies to `results/few_photos.csv`. It takes some five minutes for a data set and seed;
+those that the file holds are not measured again.
 """
 
+import itertools
 import sys
 import tempfile
 from pathlib import Path
@@ -95,9 +97,7 @@ def measure(folder: Path, thinned: int, seed: int, cache: str) -> dict:
     if chosen != "head":
         everything = images.assign(split=images["split"].replace("validation", "train"))
         row["saved"] = accuracy(tune(everything, final, float(chosen)))
-    name = folder.name + (f", every {thinned}th" if thinned > 1 else "")
-    sizes = {"data set": name, "seed": seed, "training": int((~test).sum()), "test": test.sum()}
-    return sizes | row
+    return {"training": int((~test).sum()), "test": test.sum()} | row
 
 
 def summarize(table: pd.DataFrame) -> list[str]:
@@ -119,14 +119,18 @@ def main() -> None:
     intel = folders.find_photos(None)
     sets = [(Path(name), 1) for name in sys.argv[1:]]
     sets += [(intel, 20), (intel, 60)] if intel else []
-    rows = []
+    csv = ROOT / "results" / "few_photos.csv"
+    rows = files.read_csv(csv).to_dict("records") if csv.exists() else []
     tf.config.experimental.enable_op_determinism()
-    for seed in range(3):
-        for folder, thinned in sets:
-            with tempfile.TemporaryDirectory() as cache:
-                rows.append(measure(folder, thinned, seed, cache))
-            print(rows[-1])
-            files.write_csv(pd.DataFrame(rows).round(4), ROOT / "results" / "few_photos.csv")
+    for seed, (folder, thinned) in itertools.product(range(3), sets):
+        name = folder.name + (f", every {thinned}th" if thinned > 1 else "")
+        case = {"data set": name, "seed": seed}
+        if any(case.items() <= row.items() for row in rows):
+            continue
+        with tempfile.TemporaryDirectory() as cache:
+            rows.append(case | measure(folder, thinned, seed, cache))
+        print(rows[-1])
+        files.write_csv(pd.DataFrame(rows).round(4), csv)
 
 
 if __name__ == "__main__":
