@@ -22,7 +22,7 @@ GRID = {
     "dropouts": [0.0, 0.3, 0.5],
     "weight_decays": [1e-4, 1e-2],
 }
-EPOCHS = {"epochs": 4, "batch_size": 64}  # 295 training photos: four batches and one of 39
+EPOCHS = {"epochs": 2, "batch_size": 64}  # 295 training photos: four batches and one of 39
 
 
 @pytest.fixture(autouse=True, scope="module")
