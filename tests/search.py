@@ -1,7 +1,8 @@
-"""Features like those of photos, and grid searches in processes that tests start and kill."""
+"""Features like those of photos, heads trained alone, and searches that tests start and kill."""
 
 import contextlib
 import functools
+import gc
 import os
 import signal
 import sys
@@ -11,11 +12,14 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pandas as pd
 import tensorflow as tf
+from sklearn.utils.class_weight import compute_class_weight
 
 import scenes
 import scenes.base_model
 import scenes.grid_search
+import scenes.heads
 import scenes.side_by_side
 
 
@@ -35,6 +39,40 @@ def make_unequal(n: int, *, n_classes: int = 6) -> tuple[np.ndarray, np.ndarray]
     return features[kept], labels[kept]
 
 
+# --- Training -------------------------------------------------------------------------
+
+
+def fit_plainly(head, train, validation, *, learning_rate, class_weight=None, **options):
+    """Return the history of an ordinary `fit` of a head; validation has the class weights, too."""
+    weights = compute_class_weight(class_weight, classes=np.unique(train[1]), y=train[1])
+    head.compile(
+        keras.optimizers.Adam(learning_rate),
+        "sparse_categorical_crossentropy",
+        weighted_metrics=["accuracy"],
+    )
+    history = head.fit(
+        *train,
+        class_weight=class_weight and dict(enumerate(weights)),
+        validation_data=(*validation, weights[validation[1]]),
+        verbose=0,
+        **options,
+    ).history
+    return pd.DataFrame(history)[list(scenes.METRICS)]
+
+
+def fit_alone(train, validation, setting, *, seed, **options):
+    """Return the history of a plain fit from the weights and with the masks of a search."""
+    learning_rate, dropout, weight_decay = setting
+    keras.utils.set_random_seed(seed)  # it decides the order of the photos
+    shape = scenes.base_model.N_FEATURES, len(np.unique(train[1]))
+    head = scenes.heads.build_head(*shape, dropout=dropout, weight_decay=weight_decay)
+    drop, dense = head.layers
+    dense.kernel.assign(keras.initializers.GlorotUniform(seed)(shape))
+    if dropout:
+        drop.seed_generator.state.assign([seed, 0])
+    return fit_plainly(head, train, validation, learning_rate=learning_rate, **options)
+
+
 def fake_training(features, labels, training, validation, *, grid, epochs, seed, **options):
     """Stand in for `_fit`: at once, random numbers that depend on the seed alone."""
     heads = len(grid["learning_rates"]) * len(grid["weight_decays"])
@@ -45,28 +83,32 @@ def fake_training(features, labels, training, validation, *, grid, epochs, seed,
     }
 
 
-def run(n: int, word: Connection, *, threads: int = 0, **settings) -> None:
+# --- Searches in a process of their own -----------------------------------------------
+
+
+def run(word: Connection, *, threads: int = 0, **search) -> None:
     """Run a grid search as the notebook does; 0 threads are as many as TensorFlow likes."""
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
-    tf.config.experimental.enable_op_determinism()
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        scenes.grid_search.grid_search(*make_photos(n), **settings)
+        scenes.grid_search.grid_search(**search)
 
 
-def run_step_by_step(n: int, word: Connection, **settings) -> None:
+def run_step_by_step(word: Connection, **search) -> None:
     """Run a grid search without compiling it, which would take most of its time; tell steps."""
+    gc.freeze()  # each fold looks for garbage, which takes long among all objects of TensorFlow
     tf.config.run_functions_eagerly(True)
     tell = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: word.send("a step is done")
     )
     heads = scenes.side_by_side.SideBySideHeads
     heads.fit = functools.partialmethod(heads.fit, callbacks=[tell])
-    run(n, word, **settings)
+    run(word, **search)
 
 
-def run_and_die(n: int, word: Connection, *, operation: int, csv: Path, **settings) -> None:
+def run_and_die(word: Connection, *, operation: int, csv: Path, **search) -> None:
     """Search without training, and die of `kill -9` just before a file operation."""
+    gc.freeze()
     scenes.grid_search._fit = fake_training
     told = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
     operations = 0
@@ -81,12 +123,11 @@ def run_and_die(n: int, word: Connection, *, operation: int, csv: Path, **settin
         if inside and operations > operation:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    photos = make_photos(n)
     sys.addaudithook(count)
-    scenes.grid_search.grid_search(*photos, **settings, csv=csv)
+    scenes.grid_search.grid_search(**search, csv=csv)
 
 
-def hold(n: int, word: Connection, **settings) -> None:
+def hold(word: Connection, **search) -> None:
     """Begin a search, send a word, and train for ever."""
 
     def train(*arguments, **options):
@@ -94,21 +135,19 @@ def hold(n: int, word: Connection, **settings) -> None:
         time.sleep(3600)
 
     scenes.grid_search._fit = train
-    scenes.grid_search.grid_search(*make_photos(n), **settings)
+    scenes.grid_search.grid_search(**search)
 
 
-def measure_memory(n: int, word: Connection, **settings) -> None:
-    """Send by how many bytes a search on n photos raises the memory of the process."""
+def measure_memory(word: Connection, *, copies: int, **search) -> None:
+    """Send by how many bytes a search on so many copies of its photos raises the memory."""
 
     def memory(key: str) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
 
-    features, labels = make_photos(600)
-    scenes.grid_search.grid_search(features, labels, **settings)  # loads what any search needs
-    features = np.tile(features, (n // 600, 1))
-    labels = np.tile(labels, n // 600)
+    scenes.grid_search.grid_search(**search)  # loads what any search needs
+    search |= {"X": np.tile(search["X"], (copies, 1)), "y": np.tile(search["y"], copies)}
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
     before = memory("VmRSS")
-    scenes.grid_search.grid_search(features, labels, **settings)
+    scenes.grid_search.grid_search(**search)
     word.send(memory("VmHWM") - before)

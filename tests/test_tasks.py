@@ -80,6 +80,65 @@ with tasks.progress(3, "Stopped", "step") as bar:
     assert "Trying" not in json.dumps([o for o in cell.outputs if o.output_type != "error"])
 
 
+# --- Tasks that fail ------------------------------------------------------------------
+
+
+def double(done, number):
+    """Note the number of a task among those done; task 7 is wrong."""
+    done.append(number)
+    if number == 7:
+        raise ZeroDivisionError("an error of ours")
+    return 2 * number
+
+
+def run_tasks(done, *numbers):
+    tasks = [(number,) for number in numbers]
+    with scenes.tasks.progress(len(tasks), "Doubling", "task") as bar:
+        return [result for _, result in scenes.tasks.run_tasks(double, done, tasks, bar, numbers)]
+
+
+class Failing:
+    """Takes the place of `joblib.Parallel`: does some tasks, and then its machine fails."""
+
+    def __init__(self, *done):
+        self.done = list(done)
+
+    def __call__(self, **options):
+        return self.run
+
+    def run(self, calls):
+        for function, arguments, options in calls[: self.done.pop(0)]:
+            yield function(*arguments, **options)
+        raise ConnectionError("the machine is gone")
+
+
+def test_what_a_failing_machine_had_is_run_again_while_anything_gets_done(monkeypatch, capsys):
+    done = []
+    monkeypatch.setattr(joblib, "Parallel", Failing(1, 2, 1))
+    assert run_tasks(done, 1, 2, 3, 4) == [2, 4, 6, 8]
+    assert done == [1, 2, 3, 4]
+    monkeypatch.setattr(joblib, "Parallel", Failing(1, 0))
+    with pytest.raises(RuntimeError, match=r"the workers are lost \(the machine is gone\)"):
+        run_tasks(done, 1, 2)
+    assert capsys.readouterr().out.count("run again: the machine is gone") == 3 + 1
+
+
+def test_an_error_in_a_task_is_raised_and_not_tried_again():
+    done = []
+    with pytest.raises(ZeroDivisionError, match="an error of ours"):
+        run_tasks(done, 1, 7, 3)
+    assert done == [1, 7]
+
+
+def test_a_backend_that_forks_is_refused():
+    """After a training in this process, it would hang."""
+    done = []
+    refused = pytest.raises(ValueError, match=r"is 'multiprocessing', in which .* choose 'loky'")
+    with joblib.parallel_config("multiprocessing", n_jobs=2), refused:
+        run_tasks(done, 1, 2)
+    assert done == []
+
+
 # --- On a cluster ---------------------------------------------------------------------
 
 
