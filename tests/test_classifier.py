@@ -3,31 +3,19 @@
 import hashlib
 import io
 import json
-import pickle
 import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
-import h5py
 import keras
 import numpy as np
 import pandas as pd
 import pytest
-import sklearn
-from conftest import (
-    CLASSES,
-    Payload,
-    damage,
-    draw,
-    read_table,
-    small_base_model,
-    small_head,
-    zip_edges,
-)
+from conftest import CLASSES, Payload, draw, read_table, small_base_model, small_head
 from PIL import Image
-from test_photos import ODD_PHOTOS, UNREADABLE
+from test_photos import ODD_PHOTOS
 
 import scenes
 import scenes.base_model
@@ -60,14 +48,14 @@ def album(tmp_path):
     return folder
 
 
+def small_classifier(classes: list[str] = CLASSES, **options: float) -> keras.Model:
+    head = small_head(len(classes))
+    return scenes.classifier.build_classifier(small_base_model(0), head, classes, **options)
+
+
 def one_by_one(classifier: keras.Model, paths: list[Path]) -> np.ndarray:
     photos = (scenes.photos.read_photo(path)[np.newaxis] for path in paths)
     return np.concatenate([classifier(photo)["probabilities"] for photo in photos])
-
-
-def same_weights(model: keras.Model, other: keras.Model) -> bool:
-    pairs = zip(model.get_weights(), other.get_weights(), strict=True)
-    return all(np.array_equal(*pair) for pair in pairs)
 
 
 # --- What it predicts -----------------------------------------------------------------
@@ -87,7 +75,7 @@ def test_a_saved_mobilenet_gives_what_the_head_gives_for_the_features(
     classifier = scenes.classifier.build_classifier(random_base_model, head, CLASSES)
     scenes.classifier.save_classifier(classifier, tmp_path / "whole.keras")
     loaded = scenes.classifier.load_classifier(tmp_path / "whole.keras")
-    assert same_weights(loaded, classifier)
+    assert all(map(np.array_equal, loaded.get_weights(), classifier.get_weights()))
     table = scenes.classifier.predict(loaded, [drawn / path for path in images["path"]])
     expected = head.predict(features, verbose=0)
     np.testing.assert_allclose(table[CLASSES], expected, atol=0.02)
@@ -95,7 +83,7 @@ def test_a_saved_mobilenet_gives_what_the_head_gives_for_the_features(
 
 
 def test_predict_gives_a_row_for_each_photo_in_the_order_of_the_names(classifier, album):
-    table = scenes.classifier.predict(classifier, album)
+    table = scenes.classifier.predict(classifier, album, batch_size=3)
     paths = sorted(album.iterdir())
     assert list(table.columns) == ["path", "label", "unsure", *CLASSES]
     assert list(table["path"]) == [path.as_posix() for path in paths]
@@ -116,84 +104,33 @@ def test_predict_takes_a_folder_a_list_or_one_photo(classifier, album):
     np.testing.assert_allclose(one[CLASSES], by_folder[CLASSES][:1], atol=1e-5)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 100])
-def test_the_batch_size_changes_no_prediction(classifier, album, batch_size):
-    table = scenes.classifier.predict(classifier, album, batch_size=batch_size)
-    np.testing.assert_allclose(
-        table[CLASSES], scenes.classifier.predict(classifier, album)[CLASSES], atol=1e-5
-    )
+def test_odd_photos_are_predicted_by_their_pixels(classifier, tmp_path):
+    paths = [tmp_path / f"{kind}.jpg" for kind in ODD_PHOTOS]
+    for path, (write, _, _) in zip(paths, ODD_PHOTOS.values(), strict=True):
+        write(path)
+    table = scenes.classifier.predict(classifier, paths)
+    for row, (kind, (_, right, tolerance)) in zip(
+        table[CLASSES].to_numpy(), ODD_PHOTOS.items(), strict=True
+    ):
+        expected = classifier(right[np.newaxis].astype("float32"))["probabilities"][0]
+        np.testing.assert_allclose(row, expected, atol=1e-3 + 0.02 * tolerance, err_msg=kind)
 
 
-def test_predict_passes_over_what_is_no_photo(classifier, album):
-    before = scenes.classifier.predict(classifier, album)
-    (album / "Thumbs.db").write_bytes(b"x")
-    (album / ".hidden.jpg").write_bytes(b"x")
-    (album / "folder.jpg").mkdir()
-    assert list(scenes.classifier.predict(classifier, album)["path"]) == list(before["path"])
-
-
-@pytest.mark.parametrize("kind", ODD_PHOTOS)
-def test_an_odd_photo_is_predicted_by_its_pixels(classifier, tmp_path, kind):
-    write, right, tolerance = ODD_PHOTOS[kind]
-    path = tmp_path / f"{kind}.jpg"
-    write(path)
-    expected = classifier(right[np.newaxis].astype("float32"))["probabilities"]
-    tolerance = 1e-3 + 0.02 * tolerance
-    np.testing.assert_allclose(
-        scenes.classifier.predict(classifier, path)[CLASSES], expected, atol=tolerance
-    )
-
-
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_unreadable_photos_are_all_named_in_one_error(classifier, album):
-    bad = {}
-    for kind, (write, reason) in UNREADABLE.items():
-        if kind == "a folder":  # is walked
-            continue
-        bad[album / f"{kind}.png"] = reason
-        write(album / f"{kind}.png")
-    with pytest.raises(ValueError, match=rf"^{len(bad)} photo\(s\) failed") as caught:
+    bad = [album / "missing.png", album / "a letter.png"]
+    bad[1].write_text("a letter")
+    with pytest.raises(ValueError, match=r"^2 photo\(s\) failed") as caught:
         scenes.classifier.predict(classifier, [*sorted(album.glob("?.png")), *bad])
-    for path, reason in bad.items():
-        named = re.escape(scenes.photos.printable(path))
-        named += f" cannot be read as a photo: .*({reason})"
-        assert re.search(named, str(caught.value))
+    for path in bad:
+        assert f"{path} cannot be read as a photo: " in str(caught.value)
 
 
-@pytest.mark.parametrize("photos", ["an empty folder", "an empty list"])
-def test_no_photo_to_predict_is_an_error(classifier, tmp_path, photos):
-    with pytest.raises((FileNotFoundError, ValueError), match="there is no photo in"):
-        scenes.classifier.predict(classifier, tmp_path if photos == "an empty folder" else [])
-
-
-@pytest.mark.photos
-def test_real_photos_are_recognized(bundled, real_photos, imagenet_base_model):
-    """A head of five epochs on the bundled features, on 48 real photos of the test."""
-    images, features = bundled
-    train = (images["split"] == "train").to_numpy()
-    labels = images["label"].cat.codes.to_numpy()
-    settings = {"learning_rate": 0.001, "dropout": 0.1, "weight_decay": 1e-4, "epochs": 5}
-    head, _ = scenes.heads.train_head(features[train], labels[train], **settings)
-    sample = images[~train].groupby("label", observed=True).sample(8, random_state=0)
-    classifier = scenes.classifier.build_classifier(imagenet_base_model, head, CLASSES)
-    table = scenes.classifier.predict(classifier, [real_photos / path for path in sample["path"]])
-    assert np.mean(table["label"].astype(str).to_numpy() == sample["label"].to_numpy()) >= 0.8
-    expected = head.predict(features[sample.index], verbose=0)
-    np.testing.assert_allclose(table[CLASSES], expected, atol=0.05)
+def test_no_photo_to_predict_is_an_error(classifier):
+    with pytest.raises(FileNotFoundError, match="there is no photo in"):
+        scenes.classifier.predict(classifier, [])
 
 
 # --- Saved and loaded -----------------------------------------------------------------
-
-
-def test_a_saved_classifier_is_loaded_with_the_same_weights_and_predictions(
-    classifier, saved, album
-):
-    loaded = scenes.classifier.load_classifier(saved)
-    assert same_weights(loaded, classifier)
-    before, after = (
-        scenes.classifier.predict(model, album)[CLASSES] for model in (classifier, loaded)
-    )
-    np.testing.assert_allclose(after, before, atol=1e-6)
 
 
 IN_A_NEW_PROCESS = """
@@ -209,54 +146,42 @@ for answer in answers:
 """
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 2, "threshold": 0.9}])
-def test_a_saved_classifier_works_in_a_new_process_with_keras_alone(album, tmp_path, options):
+def test_a_saved_classifier_works_in_a_new_process_with_keras_alone(album, tmp_path):
     """Raw pixels in, words and probabilities out, with nothing of this project on the path."""
-    model = scenes.classifier.build_classifier(
-        small_base_model(0), small_head(6), CLASSES, **options
-    )
+    model = small_classifier(temperature=2, threshold=0.9)
     scenes.classifier.save_classifier(model, tmp_path / "model.keras")
     np.save(tmp_path / "photo.npy", scenes.photos.read_photo(album / "3.png"))
     command = [sys.executable, "-I", "-c", IN_A_NEW_PROCESS, "model.keras", "photo.npy"]
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    said = subprocess.check_output(command, cwd=tmp_path, text=True, timeout=300)
     expected = scenes.classifier.predict(model, album / "3.png").iloc[0]
-    for answer in map(json.loads, done.stdout.splitlines()[-2:]):
+    for answer in map(json.loads, said.splitlines()[-2:]):
         np.testing.assert_allclose(answer["probabilities"], expected[CLASSES].tolist(), atol=1e-5)
         assert answer["label"] == expected["label"]
-        assert answer["unsure"] == expected["unsure"] == (len(options) > 0)
+        assert answer["unsure"]
+        assert expected["unsure"]
 
 
-def noise(seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (4, 50, 60, 3)).astype("float32")
+def noise() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (4, 50, 60, 3)).astype("float32")
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1, 3])
+@pytest.mark.parametrize("temperature", [0.5, 3])
 def test_a_temperature_divides_the_scores_and_leaves_the_label(classifier, temperature):
     plain = classifier.predict(noise(), verbose=0)
-    model = scenes.classifier.build_classifier(
-        small_base_model(0), small_head(6), CLASSES, temperature=temperature
-    )
-    given = model.predict(noise(), verbose=0)
+    given = small_classifier(temperature=temperature).predict(noise(), verbose=0)
     right = plain["probabilities"] ** (1 / temperature)
     right /= right.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(given["probabilities"], right, atol=1e-5)
     assert given["label"].tolist() == plain["label"].tolist()
 
 
-@pytest.mark.parametrize("threshold", [0.0, "second", np.inf])
-def test_photos_below_the_threshold_are_unsure(classifier, threshold, tmp_path):
-    highest = np.sort(classifier.predict(noise(), verbose=0)["probabilities"].max(axis=1))
-    value = highest[1] - 1e-4 if threshold == "second" else threshold
-    model = scenes.classifier.build_classifier(
-        small_base_model(0), small_head(6), CLASSES, threshold=value
-    )
-    scenes.classifier.save_classifier(model, tmp_path / "model.keras")
-    loaded = scenes.classifier.load_classifier(tmp_path / "model.keras")
-    unsure = loaded.predict(noise(), verbose=0)["unsure"]
-    assert unsure.sum() == {0.0: 0, "second": 1, np.inf: 4}[threshold]
+@pytest.mark.parametrize(("threshold", "unsure"), [(0.0, 0), ("second", 1), (np.inf, 4)])
+def test_photos_below_the_threshold_are_unsure(classifier, threshold, unsure):
+    if threshold == "second":
+        highest = classifier.predict(noise(), verbose=0)["probabilities"].max(axis=1)
+        threshold = np.sort(highest)[1] - 1e-4
+    model = small_classifier(threshold=threshold)
+    assert model.predict(noise(), verbose=0)["unsure"].sum() == unsure
 
 
 def test_a_plain_call_draws_no_dropout(classifier):
@@ -270,20 +195,13 @@ ODD_CLASSES = ["with space", "Größe", "a,b", "1st", "<b>", "[UNK]", "🏔"]
 
 @pytest.mark.parametrize("classes", [["yes", "no"], ODD_CLASSES, [f"c{i}" for i in range(100)]])
 def test_a_file_knows_its_classes(classes, album, tmp_path):
-    model = scenes.classifier.build_classifier(
-        small_base_model(0), small_head(len(classes)), classes
-    )
+    model = small_classifier(classes)
     scenes.classifier.save_classifier(model, tmp_path / "model.keras")
     loaded = scenes.classifier.load_classifier(tmp_path / "model.keras")
     assert scenes.classifier.classes_of(loaded) == classes
     table = scenes.classifier.predict(loaded, album)
     numbers = one_by_one(model, sorted(album.iterdir())).argmax(axis=1)
     assert list(table["label"]) == [classes[number] for number in numbers]
-
-
-def test_a_missing_classifier_is_an_error_of_its_own(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        scenes.classifier.load_classifier(tmp_path / "none.keras")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -302,24 +220,20 @@ def test_an_older_keras_is_told_to_be_replaced(saved, tmp_path):
 # --- What it looks at -----------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def real_classifier(random_base_model):
-    return scenes.classifier.build_classifier(
-        random_base_model, small_head(6), CLASSES, temperature=2
-    )
-
-
 def softmax(scores: np.ndarray) -> np.ndarray:
     powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def test_the_maps_split_the_scores_exactly(real_classifier, album):
+def test_the_maps_split_the_scores_exactly(random_base_model, album):
     """Maps of another photo, or with two classes exchanged, do not."""
+    model = scenes.classifier.build_classifier(
+        random_base_model, small_head(6), CLASSES, temperature=2
+    )
     paths = sorted(album.iterdir())[:3]
-    maps = scenes.classifier.activation_maps(real_classifier, paths)
+    maps = scenes.classifier.activation_maps(model, paths)
     assert maps.shape == (3, 7, 7, 6)
-    one_pass, scaling = (real_classifier.get_layer(name) for name in ("one_pass", "scaling"))
+    one_pass, scaling = (model.get_layer(name) for name in ("one_pass", "scaling"))
     bias = np.array(one_pass.layers[-1].layers[-1].bias)
     photos = [scenes.photos.resize_photos([scenes.photos.read_photo(path)]) for path in paths]
     right = np.concatenate([one_pass(scaling(photo)) for photo in photos])
@@ -327,7 +241,7 @@ def test_the_maps_split_the_scores_exactly(real_classifier, album):
     np.testing.assert_allclose(softmax(means), right, atol=1e-4)
     for wrong in (means[::-1], means[..., [0, 1, 2, 4, 3, 5]]):
         assert np.abs(softmax(wrong) - right).max() > 1e-3
-    given = real_classifier.predict(np.concatenate(photos), verbose=0)["probabilities"]
+    given = model.predict(np.concatenate(photos), verbose=0)["probabilities"]
     cooled = np.sqrt(softmax(means))  # a temperature of 2
     np.testing.assert_allclose(given, cooled / cooled.sum(axis=1, keepdims=True), atol=1e-4)
 
@@ -336,10 +250,8 @@ def test_the_maps_split_the_scores_exactly(real_classifier, album):
 
 
 @pytest.mark.parametrize("int8", [False, True])
-def test_an_exported_model_gives_the_same_probabilities(classifier, album, tmp_path, int8, recwarn):
-    model = scenes.classifier.build_classifier(
-        small_base_model(0), small_head(6), CLASSES, temperature=2, threshold=0.5
-    )
+def test_an_exported_model_gives_the_same_probabilities(album, tmp_path, int8, recwarn):
+    model = small_classifier(temperature=2, threshold=0.5)
     larger = Image.fromarray(draw(99, width=500, height=300))
     larger.save(album / "larger.png")
     scenes.classifier.export(model, tmp_path / "model.tflite", int8=int8)
@@ -380,14 +292,6 @@ def test_the_committed_model_has_the_constants_that_the_validation_photos_give(c
     assert offset == pytest.approx(-right["threshold"], abs=1e-5)
 
 
-def test_the_committed_model_gives_the_committed_probabilities_of_two_pictures(committed):
-    pictures = Path(sklearn.__file__).parent / "datasets" / "images"
-    right = pd.read_csv(RESULTS / "sample_predictions.csv")
-    given = scenes.classifier.predict(committed, [pictures / name for name in right["path"]])
-    np.testing.assert_allclose(given[CLASSES], right[CLASSES], atol=1e-4)
-    assert given[["label", "unsure"]].astype(str).equals(right[["label", "unsure"]].astype(str))
-
-
 @pytest.mark.photos
 def test_the_committed_model_gives_the_committed_predictions(committed, real_photos):
     """The committed ones are from before the temperature."""
@@ -426,43 +330,9 @@ def test_of_two_photos_side_by_side_each_class_is_seen_on_its_half(
 # --- Damaged and hostile files --------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def intact(saved):
-    """Return the classifier as it is loaded from the file before it is damaged."""
-    return scenes.classifier.load_classifier(saved)
-
-
-def load_or_refuse(path: Path, intact: keras.Model) -> bool:
-    """Return whether a file is refused; if it is not, it must be the classifier."""
-    try:
-        loaded = scenes.classifier.load_classifier(path)
-    except ValueError as error:
-        assert str(error).startswith(f"{path} is no saved classifier: ")  # noqa: PT017
-        return True
-    assert same_weights(loaded, intact)
-    assert loaded.get_config() == intact.get_config()
-    return False
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("seed", range(6))
-def test_a_damaged_file_is_refused_or_loaded_right(intact, saved, tmp_path, seed):
-    """600 cases: cut off anywhere, or with bytes changed in the weights and the headers."""
-    good = saved.read_bytes()
-    rng, edges = np.random.default_rng(seed), zip_edges(good)
-    path = tmp_path / "damaged.keras"
-    refused = 0
-    for _ in range(100):
-        path.write_bytes(damage(good, rng, edges))
-        refused += load_or_refuse(path, intact)
-    assert refused > 70
-
-
-def change_weights(saved: Path, path: Path, change) -> None:
-    """Save the classifier with other weights, by `change(weights)`."""
-    model = scenes.classifier.load_classifier(saved)
-    model.set_weights(change(model.get_weights()))
-    model.save(path)
+def refused(path: Path) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))} is no saved classifier: "):
+        scenes.classifier.load_classifier(path)
 
 
 def change_parts(saved: Path, path: Path, **parts: bytes | None) -> None:
@@ -476,77 +346,66 @@ def change_parts(saved: Path, path: Path, **parts: bytes | None) -> None:
                 archive.writestr(name, part)
 
 
+def read_part(saved: Path, name: str) -> bytes:
+    with zipfile.ZipFile(saved) as archive:
+        return archive.read(name)
+
+
+def take_weights(saved: Path, path: Path, other: keras.Model) -> None:
+    """Write the classifier's file again with the weights of another model."""
+    other.save(path)
+    change_parts(saved, path, model__weights__h5=read_part(path, "model.weights.h5"))
+
+
+def nan(saved: Path, path: Path) -> None:
+    model = small_classifier()
+    model.set_weights([array * np.nan for array in model.get_weights()])
+    model.save(path)
+
+
+def flip(saved: Path, path: Path) -> None:
+    content = bytearray(saved.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
 def other_outputs(saved: Path, path: Path) -> None:
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(10)]).save(path)
 
 
-WRONG = {
-    "NaN": lambda s, p: change_weights(s, p, lambda ws: [w * np.nan for w in ws]),
-    "one infinity": lambda s, p: change_weights(
-        s, p, lambda ws: [*ws[:-1], np.where(np.arange(6) == 2, np.inf, ws[-1])]
-    ),
+DAMAGES = {
+    "cut off": lambda saved, path: path.write_bytes(saved.read_bytes()[:-100]),
+    "a changed byte": flip,
+    "NaN": nan,
+    "another shape": lambda saved, path: take_weights(saved, path, small_classifier(CLASSES[:5])),
     "other outputs": other_outputs,
-    "no weights": lambda s, p: change_parts(s, p, model__weights__h5=None),
-    "empty weights": lambda s, p: change_parts(s, p, model__weights__h5=b""),
-    "no config": lambda s, p: change_parts(s, p, config__json=None),
-    "other config": lambda s, p: change_parts(s, p, config__json=b'{"class_name": "Nothing"}'),
-    "config is text": lambda s, p: change_parts(s, p, config__json=b"a letter"),
-    "empty": lambda s, p: p.write_bytes(b""),
-    "a text": lambda s, p: p.write_text("a letter"),
-    "a folder": lambda s, p: p.mkdir(),
-    "an empty zip": lambda s, p: zipfile.ZipFile(p, "w").close(),
+    "other config": lambda saved, path: change_parts(saved, path, config__json=b"a letter"),
+    "a text": lambda saved, path: path.write_text("a letter"),
+    "a folder": lambda saved, path: path.mkdir(),
 }
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("harm", WRONG)
-def test_a_wrong_file_is_refused(intact, saved, tmp_path, harm):
-    path = tmp_path / "wrong.keras"
-    WRONG[harm](saved, path)
-    assert load_or_refuse(path, intact)
+@pytest.mark.parametrize("harm", DAMAGES)
+def test_a_damaged_file_is_refused_or_loaded_right(saved, tmp_path, harm):
+    DAMAGES[harm](saved, tmp_path / "damaged.keras")
+    refused(tmp_path / "damaged.keras")
 
 
-@pytest.mark.parametrize("place", range(4))
-@pytest.mark.parametrize("harm", ["missing", "shorter", "text", "NaN"])
-@pytest.mark.filterwarnings("ignore")
-def test_a_wrong_array_of_weights_is_refused(intact, saved, tmp_path, place, harm):
-    with zipfile.ZipFile(saved) as archive:
-        content = io.BytesIO(archive.read("model.weights.h5"))
-    with h5py.File(content, "r+") as file:
-        arrays = []
-        file.visititems(lambda name, item: arrays.append(name) if hasattr(item, "shape") else None)
-        name = arrays[place]
-        array = file[name][...]
-        del file[name]
-        if harm == "shorter":
-            file[name] = array[:-1]
-        elif harm == "text":
-            file[name] = np.full(array.shape, b"many")
-        elif harm == "NaN":
-            file[name] = np.where(np.arange(array.shape[-1]) == 1, np.nan, array)
-    assert len(arrays) == 4
-    change_parts(saved, tmp_path / "wrong.keras", model__weights__h5=content.getvalue())
-    assert load_or_refuse(tmp_path / "wrong.keras", intact)
-
-
-def test_a_pickle_in_place_of_a_classifier_is_not_run(intact, tmp_path):
-    path, proof = tmp_path / "hostile.keras", tmp_path / "proof"
-    path.write_bytes(pickle.dumps(Payload(proof)))
-    assert load_or_refuse(path, intact)
-    assert not proof.exists()
-    pickle.loads(path.read_bytes())
-    assert proof.exists()
+def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        scenes.classifier.load_classifier(tmp_path / "none.keras")
 
 
 @pytest.mark.filterwarnings("ignore:Skipping nested container")
-def test_pickled_weights_are_not_run(intact, saved, tmp_path):
+def test_pickled_weights_are_not_run(saved, tmp_path):
     path, proof = tmp_path / "hostile.keras", tmp_path / "proof"
     weights, content = np.empty(1, dtype=object), io.BytesIO()
     weights[0] = Payload(proof)
     np.savez(content, weights)
     parts = {"model__weights__h5": None, "model__weights__npz": content.getvalue()}
     change_parts(saved, path, **parts)
-    assert load_or_refuse(path, intact)
+    refused(path)
     assert not proof.exists()
 
 
@@ -573,34 +432,24 @@ def test_a_lambda_in_a_file_is_not_run(tmp_path, monkeypatch):
     assert proof.exists()
 
 
-def test_a_vocabulary_is_not_read_from_another_file(intact, saved, tmp_path):
+def test_a_vocabulary_is_not_read_from_another_file(saved, tmp_path):
     secret = tmp_path / "secret.txt"
     secret.write_text("\n".join(f"secret {i}" for i in range(6)))
-    with zipfile.ZipFile(saved) as archive:
-        config = json.loads(archive.read("config.json"))
+    config = json.loads(read_part(saved, "config.json"))
     lookup = next(x for x in config["config"]["layers"] if x["name"] == "label")
     lookup["config"]["vocabulary"] = str(secret)
     path = tmp_path / "hostile.keras"
     change_parts(saved, path, config__json=json.dumps(config).encode())
-    assert load_or_refuse(path, intact)
+    refused(path)
 
 
-def with_activation(config: object, function: dict) -> object:
-    """Return the config of a model with another activation in all layers."""
-    if isinstance(config, list):
-        return [with_activation(value, function) for value in config]
-    if isinstance(config, dict):
-        changed = {key: with_activation(value, function) for key, value in config.items()}
-        return changed | ({"activation": function} if "activation" in changed else {})
-    return config
-
-
-def test_a_function_of_another_module_is_not_taken_from_a_file(intact, saved, tmp_path):
+def test_a_function_of_another_module_is_not_taken_from_a_file(saved, tmp_path):
     function = {"module": "os", "class_name": "function", "config": "system"}
     function |= {"registered_name": "system"}
-    with zipfile.ZipFile(saved) as archive:
-        config = with_activation(json.loads(archive.read("config.json")), function)
+    config = read_part(saved, "config.json").decode()
+    other = config.replace('"activation": "softmax"', f'"activation": {json.dumps(function)}')
+    assert other != config
     path = tmp_path / "hostile.keras"
-    change_parts(saved, path, config__json=json.dumps(config).encode())
+    change_parts(saved, path, config__json=other.encode())
     with pytest.raises(ValueError, match="Could not locate function 'system'"):
         scenes.classifier.load_classifier(path)
