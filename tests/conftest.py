@@ -77,17 +77,13 @@ def drawn_once(tmp_path_factory):
     """Draw a data set in Kaggle's layout: 5 training and 4 test photos a class, 3 others."""
     root = tmp_path_factory.mktemp("drawn")
     seed = 0
-    for split, count in {"seg_train": 5, "seg_test": 4}.items():
-        for label in CLASSES:
-            folder = root / split / split / label
-            folder.mkdir(parents=True)
-            for number in range(count):
-                Image.fromarray(draw(seed)).save(folder / f"{number}.jpg")
-                seed += 1
-    folder = root / "seg_pred" / "seg_pred"
-    folder.mkdir(parents=True)
-    for number in range(3):
-        Image.fromarray(draw(seed + number)).save(folder / f"{number}.jpg")
+    folders = {f"seg_train/seg_train/{label}": 5 for label in CLASSES}
+    folders |= {f"seg_test/seg_test/{label}": 4 for label in CLASSES} | {"seg_pred/seg_pred": 3}
+    for folder, count in folders.items():
+        (root / folder).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(draw(seed)).save(root / folder / f"{number}.jpg")
+            seed += 1
     return root
 
 
@@ -157,6 +153,14 @@ def small_head(classes: int) -> keras.Sequential:
     return keras.Sequential([keras.Input((N_FEATURES,)), keras.layers.Dropout(0.1), dense])
 
 
+def spread_weights(layer: keras.layers.Layer, rng: np.random.Generator) -> None:
+    """Draw a convolution's weights as He does: Keras's own shrink what passes, layer by layer."""
+    shape = layer.kernel.shape
+    depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+    inputs = shape[0] * shape[1] * (1 if depthwise else shape[2])
+    layer.set_weights([rng.normal(0, np.sqrt(2 / inputs), shape)])
+
+
 def small_network(seed: int) -> keras.Model:
     """
     Return the last layers of MobileNetV2, by kind and by name, on what a photo is in 7 x 7.
@@ -177,9 +181,7 @@ def small_network(seed: int) -> keras.Model:
         layer.name = name
         norm = keras.layers.BatchNormalization(name=f"{name}_BN")
         x = norm(layer(x))
-        shape = layer.kernel.shape
-        inputs = np.prod(shape[:2]) * (1 if name.endswith("depthwise") else shape[2])
-        layer.set_weights([rng.normal(0, np.sqrt(2 / inputs), shape)])
+        spread_weights(layer, rng)
         gamma, variance = rng.uniform(0.8, 1.2, (2, *norm.gamma.shape))
         beta, mean = rng.normal(0, 0.1, (2, *norm.gamma.shape))
         norm.set_weights([gamma, beta, mean, variance])
@@ -212,19 +214,12 @@ def count(base):
 
 @pytest.fixture(scope="session")
 def random_base_model():
-    """
-    Return MobileNetV2 with random weights whose features spread over 0 to 6.
-
-    Keras's own random weights shrink what passes to 1e-12, which rounds to 0; He's keep it.
-    """
+    """Return MobileNetV2 with random weights whose features spread over 0 to 6."""
     model = scenes.base_model.build_base_model(None)
     rng = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
-            shape = layer.kernel.shape
-            depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
-            inputs = shape[0] * shape[1] * (1 if depthwise else shape[2])
-            layer.set_weights([rng.normal(0, np.sqrt(2 / inputs), shape)])
+            spread_weights(layer, rng)
     return model
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import errno
-import io
 import os
 import pickle
 import random
@@ -12,12 +11,13 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
-from conftest import Payload, damage, read_table, zip_edges
+from conftest import Payload, damage, zip_edges
 
 import scenes.classifier
 import scenes.features
@@ -28,29 +28,24 @@ OLD = b"what was there before"
 SCHEMA = {"features": (np.uint8, (60, 1280))}
 
 
-@pytest.fixture(params=["features", "classifier", "html", "script"])
-def write(request, drawn, base, classifier, shown, monkeypatch):
+@pytest.fixture(params=["f.npz", "c.keras", "plot.html", "plotly.min.js"])
+def write(request, table, classifier, shown, monkeypatch):
     """Return the name of each file that the helpers write, and a function that writes it."""
     figure = go.Figure(go.Scatter(y=np.arange(20_000)))  # too large for the small disk
-    images = read_table(drawn)
-    rng = np.random.default_rng(0)
-    many = pd.concat([images] * 4, ignore_index=True)
-    rounded = rng.integers(0, 256, (len(many), 1280)).astype("uint8")
-    save_plot = lambda at: scenes.plots.show(figure, "plot", at)  # noqa: E731
-    if request.param == "html":
+    many = pd.concat([table] * 9, ignore_index=True)
+    rounded = np.random.default_rng(0).integers(0, 256, (len(many), 1280)).astype("uint8")
+    if request.param == "plot.html":
         monkeypatch.setattr(scenes.plots, "get_plotlyjs", str)  # an empty script has room
-    return {
-        "features": (
-            "f.npz",
-            lambda at: scenes.features._write_features(at / "f.npz", many, rounded, "t"),
-        ),
-        "classifier": (
-            "c.keras",
-            lambda at: scenes.classifier.save_classifier(classifier, at / "c.keras"),
-        ),
-        "html": ("plot.html", save_plot),
-        "script": ("plotly.min.js", save_plot),
-    }[request.param]
+
+    def save(folder: Path) -> None:
+        if request.param == "f.npz":
+            scenes.features._write_features(folder / "f.npz", many, rounded, "t")
+        elif request.param == "c.keras":
+            scenes.classifier.save_classifier(classifier, folder / "c.keras")
+        else:
+            scenes.plots.show(figure, "plot", folder)
+
+    return request.param, save
 
 
 def test_a_spreadsheet_runs_no_text_as_a_formula(tmp_path):
@@ -69,17 +64,10 @@ def left_behind(folder: Path, *expected: str) -> set[str]:
     return {path.name for path in folder.iterdir()} - {*expected, "plotly.min.js"}
 
 
-def test_a_file_is_written_and_nothing_else_stays(write, tmp_path):
-    name, save = write
-    folder = tmp_path / "results"
-    folder.mkdir()
-    save(folder)
-    assert (folder / name).stat().st_size > 50_000
-    assert not left_behind(folder, name, "plot.html")
-
-
 def test_a_file_reaches_the_disk_before_it_takes_its_place(write, tmp_path, monkeypatch):
     """Else a power cut could leave an empty file under its final name."""
+    (name, save), folder = write, tmp_path / "results"
+    folder.mkdir()
     flushed, fsync, replace = [], os.fsync, os.replace
 
     def flush(number: int) -> None:
@@ -92,8 +80,10 @@ def test_a_file_reaches_the_disk_before_it_takes_its_place(write, tmp_path, monk
 
     monkeypatch.setattr(os, "fsync", flush)
     monkeypatch.setattr(os, "replace", put)
-    write[1](tmp_path)
-    assert flushed[-1] == tmp_path.stat().st_ino
+    save(folder)
+    assert flushed[-1] == folder.stat().st_ino
+    assert (folder / name).stat().st_size > 50_000
+    assert not left_behind(folder, name, "plot.html")
 
 
 def test_a_full_disk_leaves_the_old_file_and_says_so(write, small_disk):
@@ -101,9 +91,8 @@ def test_a_full_disk_leaves_the_old_file_and_says_so(write, small_disk):
     name, save = write
     (folder / name).write_bytes(OLD)
     (folder / "others").write_bytes(bytes(40_000))
-    with pytest.raises(OSError, match=r"cannot write .*\(No space left on device\)") as caught:
+    with pytest.raises(OSError, match=rf"cannot write {folder / name} \(No space left on device\)"):
         save(folder)
-    assert str(folder / name) in str(caught.value)
     assert not left_behind(folder, name, "others")
     assert (folder / name).read_bytes() == OLD
 
@@ -115,54 +104,19 @@ def test_a_read_only_folder_leaves_the_old_file_and_says_so(write, small_disk):
     if name == "plot.html":
         (folder / "plotly.min.js").touch()
     make_read_only()
-    with pytest.raises(OSError, match=r"cannot write .*\(Read-only file system\)") as caught:
+    with pytest.raises(OSError, match=rf"cannot write {folder / name} \(Read-only file system\)"):
         save(folder)
-    assert str(folder / name) in str(caught.value)
     assert not left_behind(folder, name)
     assert (folder / name).read_bytes() == OLD
 
 
-def test_features_on_a_full_disk_are_an_error_and_the_next_run_has_a_cache(
-    drawn, base, count, small_disk
-):
-    folder, _ = small_disk
-    images, cache = read_table(drawn), folder / "cache.npz"
-    few = images.iloc[::10]
-    first = scenes.features.extract_features(few, drawn, base, cache=cache)
-    (folder / "others").write_bytes(bytes(80_000))
-    count()
-    with pytest.raises(OSError, match=r"cannot write .*cache\.npz \(No space left on device\)"):
-        scenes.features.extract_features(images, drawn, base, cache=cache)
-    count()
-    np.testing.assert_array_equal(
-        scenes.features.extract_features(few, drawn, base, cache=cache), first
-    )
-    assert count() == 0
-    (folder / "others").unlink()
-    scenes.features.extract_features(images, drawn, base, cache=cache)
-    assert count() == len(images) - len(few)
-
-
-@pytest.mark.parametrize("cache", ["cache.npz", "new/cache.npz"])
-def test_features_in_a_read_only_folder_are_an_error_that_names_it(drawn, base, small_disk, cache):
-    folder, make_read_only = small_disk
-    make_read_only()
-    with pytest.raises(OSError, match=rf"cannot write {folder}/.*\(Read-only file system\)"):
-        scenes.features.extract_features(read_table(drawn), drawn, base, cache=folder / cache)
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, MemoryError])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_an_interrupt_while_writing_leaves_the_old_file(tmp_path, error):
     path = tmp_path / "results.csv"
     path.write_bytes(OLD)
-
-    def write_half() -> None:
-        with scenes.files.replacing(path) as beside:
-            beside.write_bytes(b"half of the new o")
-            raise error
-
-    with pytest.raises(error):
-        write_half()
+    with pytest.raises(error), scenes.files.replacing(path) as beside:  # noqa: PT012
+        beside.write_bytes(b"half of the new o")
+        raise error
     assert path.read_bytes() == OLD
     assert not left_behind(tmp_path, path.name)
 
@@ -192,7 +146,6 @@ def test_a_kill_while_writing_leaves_a_whole_file_and_the_next_run_works(tmp_pat
     with scenes.files.locked(path):
         scenes.files.write_arrays(path, {"features": versions[1]})
     assert not left_behind(tmp_path, path.name, ".arrays.npz.lock")
-    np.testing.assert_array_equal(scenes.files.read_arrays(path, SCHEMA)["features"], versions[1])
 
 
 def test_only_what_a_killed_process_left_unfinished_is_cleared_away(tmp_path):
@@ -261,29 +214,21 @@ def test_arrays_are_read_as_they_were_written(arrays):
     check_same(scenes.files.read_arrays(arrays, KINDS))
     few = {"format": ("i", ()), "losses": ("f", ("m", 2))}  # others are passed over
     assert set(scenes.files.read_arrays(arrays, few)) == set(few)
-    none = dict.fromkeys(GOOD, np.zeros(0, "int16")) | {"features": np.zeros((0, 3), "uint8")}
-    scenes.files.write_arrays(arrays, none)
-    found = scenes.files.read_arrays(arrays, {k: KINDS[k] for k in ("labels", "features")})
-    assert len(found["labels"]) == 0
-
-
-def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path):
+    scenes.files.write_arrays(arrays, {"labels": np.zeros(0, "int16")})
+    assert len(scenes.files.read_arrays(arrays, {"labels": KINDS["labels"]})["labels"]) == 0
+    arrays.unlink()
     with pytest.raises(FileNotFoundError):
-        scenes.files.read_arrays(tmp_path / "none.npz", KINDS)
+        scenes.files.read_arrays(arrays, KINDS)
 
 
 # What can be wrong with an array in a file whose checksums are right.
 WRONG = {
-    "missing": lambda array: None,
-    "cut": lambda array: array[:-1] if array.ndim else None,
+    "cut": lambda array: array[:-1] if array.ndim else array[None],
     "longer": lambda array: np.concatenate([array, array]) if array.ndim else array[None],
     "another axis": lambda array: array[..., None],
-    "flat": lambda array: array.reshape(-1) if array.ndim != 1 else array[None],
     "no rows": lambda array: array.reshape(-1)[:0],
-    "complex": lambda array: np.zeros(array.shape, "complex64"),
     "wider": lambda array: np.zeros(array.shape, "float64"),
     "bytes": lambda array: np.zeros(array.shape, "S8"),
-    "dates": lambda array: np.zeros(array.shape, "datetime64[s]"),
     "other bytes first": lambda array: np.zeros(array.shape, ">f8"),
     "structured": lambda array: np.zeros(array.shape, [("a", "i4"), ("b", "f4")]),
 }
@@ -292,27 +237,20 @@ WRONG = {
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("harm", WRONG)
 def test_an_array_of_another_type_or_shape_is_refused_by_name(arrays, name, harm):
-    wrong = WRONG[harm](GOOD[name])
-    changed = GOOD | {name: wrong}
-    np.savez(arrays, **{k: array for k, array in changed.items() if array is not None})
+    np.savez(arrays, **GOOD | {name: WRONG[harm](GOOD[name])})
     refused(arrays, "" if harm in ("cut", "longer", "no rows") else name)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-@pytest.mark.parametrize("name", KINDS)
-def test_an_array_that_is_there_twice_or_is_no_array_is_refused(arrays, name):
-    good = arrays.read_bytes()
+def test_an_array_that_is_missing_or_there_twice_or_is_no_array_is_refused(arrays):
     with zipfile.ZipFile(arrays, "a") as archive:
-        archive.writestr(f"{name}.npy", archive.read(f"{name}.npy"))
+        archive.writestr("names.npy", archive.read("names.npy"))
     refused(arrays, "twice")
-    with (
-        zipfile.ZipFile(arrays, "w") as archive,
-        zipfile.ZipFile(io.BytesIO(good)) as original,
-    ):
-        for other in KINDS:
-            content = b"no array" if other == name else original.read(f"{other}.npy")
-            archive.writestr(f"{other}.npy", content)
-    refused(arrays)
+    np.savez(arrays, **{name: array for name, array in GOOD.items() if name != "names"})
+    refused(arrays, "names")
+    with zipfile.ZipFile(arrays, "a") as archive:
+        archive.writestr("names.npy", b"no array")
+    refused(arrays, "names is no array")
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -330,18 +268,17 @@ def test_a_damaged_file_is_refused_or_read_right(arrays, seed):
     assert found > 350
 
 
-@pytest.mark.parametrize("name", [*KINDS, None])
-def test_a_pickle_in_a_file_of_arrays_is_not_run(arrays, tmp_path, name):
+@pytest.mark.parametrize("in_an_array", [True, False])
+def test_a_pickle_in_a_file_of_arrays_is_not_run(arrays, tmp_path, in_an_array):
     proof = tmp_path / "proof"
-    if name:
-        payload = np.empty(GOOD[name].shape, dtype=object)
-        payload[...] = Payload(proof)
-        np.savez(arrays, **(GOOD | {name: payload}))
+    if in_an_array:
+        np.savez(arrays, **GOOD | {"names": np.array([Payload(proof)] * 4)})
     else:
         arrays.write_bytes(pickle.dumps(Payload(proof)))
     refused(arrays)
     assert not proof.exists()
-    np.load(arrays, allow_pickle=True)[name] if name else pickle.loads(arrays.read_bytes())
+    loaded = np.load(arrays, allow_pickle=True)
+    assert loaded is None or loaded["names"].size == 4
     assert proof.exists(), "where pickles are allowed, it runs"
 
 
@@ -359,14 +296,9 @@ def test_names_of_any_bytes_are_written_and_read(tmp_path):
     assert len(scenes.files.fingerprint(table)) == 16
 
 
-@pytest.mark.parametrize("number", ["ENOLCK", "ENOSYS", "EOPNOTSUPP"])
-def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, capsys, number):
+def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, capsys):
     fcntl = pytest.importorskip("fcntl", reason="Windows has other locks")
-
-    def fail(*arguments):
-        raise OSError(getattr(errno, number), "no locks here")
-
-    monkeypatch.setattr(fcntl, "flock", fail)
+    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=OSError(errno.ENOLCK, "no locks here")))
     for _ in range(2):  # nothing stays that would keep a later run out
         with scenes.files.locked(tmp_path / "new" / "a.csv"):
             pass
@@ -394,14 +326,12 @@ def test_a_fingerprint_is_of_values_and_the_same_everywhere():
         assert scenes.files.fingerprint(*others) != scenes.files.fingerprint(*parts)
 
 
-def test_fingerprints_tell_types_and_shapes_of_arrays_apart():
-    zeros = np.zeros((2, 6), "float32")
+def test_fingerprints_tell_types_and_shapes_apart():
+    zeros, texts = np.zeros((2, 6), "float32"), np.array(["a", "b"])
     kinds = [zeros, zeros.reshape(3, 4), zeros.astype("int32"), zeros[:1], zeros[0], zeros.tolist()]
+    kinds += [["ab", "c"], ["a", "bc"], ["abc"], [["a", "b"], []]]
     assert len({scenes.files.fingerprint(kind) for kind in kinds}) == len(kinds)
-    assert scenes.files.fingerprint(["ab", "c"]) != scenes.files.fingerprint(["a", "bc"])
-    assert scenes.files.fingerprint("a", "b") != scenes.files.fingerprint(["a", "b"], [])
-    assert scenes.files.fingerprint(Path("a")) == scenes.files.fingerprint("a")
-    texts = np.array(["a", "b"])
-    assert scenes.files.fingerprint(texts) == scenes.files.fingerprint(pd.Series(["a", "b"]))
+    for part, same in ((Path("a"), "a"), (texts, ["a", "b"]), (pd.Series(texts), ["a", "b"])):
+        assert scenes.files.fingerprint(part) == scenes.files.fingerprint(same)
     with pytest.raises(TypeError, match="object has no fingerprint"):
         scenes.files.fingerprint(object())

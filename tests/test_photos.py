@@ -1,16 +1,14 @@
 """A photo is its pixels: each kind of file gives the right ones, or an error that names it."""
 
-import base64
 import io
 import re
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import damage, draw, read_table
+from conftest import draw
 from PIL import Image, ImageCms
 
 import scenes
@@ -22,7 +20,6 @@ import utils
 # --- The decoder ----------------------------------------------------------------------
 
 PHOTO = draw(7, width=48, height=36)
-RAMP = 5 * np.arange(48).reshape(6, 8)
 
 
 def turned(orientation: int) -> dict:
@@ -37,9 +34,12 @@ def saved(pixels: np.ndarray | Image.Image, kind: str = "PNG", mode: str | None 
     return lambda path: (photo.convert(mode) if mode else photo).save(path, kind, **options)
 
 
-def unpacked(packed: bytes):
-    """Return a function that writes a file that Pillow reads and does not write."""
-    return lambda path: path.write_bytes(zlib.decompress(base64.b85decode(packed)))
+def retagged(pixels: np.ndarray | Image.Image, tag: int, old: int, new: int):
+    """Return a function that writes a TIFF of which one tag is another than Pillow writes."""
+    file = io.BytesIO()
+    saved(pixels, "TIFF")(file)
+    before, after = (struct.pack("<HHIH", tag, 3, 1, value) for value in (old, new))
+    return lambda path: path.write_bytes(file.getvalue().replace(before, after))
 
 
 def transparent(mode: str) -> Image.Image:
@@ -50,171 +50,112 @@ def transparent(mode: str) -> Image.Image:
     return black
 
 
-OVER_WHITE = np.repeat(np.where(np.arange(8) == 0, 0, 128) * np.ones((6, 1)), 3).reshape(6, 8, 3)
-GRAY = draw(7)[..., 0]
+def in_rgb(gray: np.ndarray) -> np.ndarray:
+    return np.repeat(gray[..., None], 3, axis=-1)
 
-# Each odd photo: how it is written, the pixels that are right, and by how much they may be off.
-GRAY_IN_RGB = np.repeat(GRAY[..., None], 3, axis=-1)
+
+OVER_WHITE = in_rgb(np.where(np.arange(8) == 0, 0, 128) * np.ones((6, 1)))
+GRAY = draw(7)[..., 0]
 CMYK = np.array(Image.fromarray(PHOTO).convert("CMYK").convert("RGB"))
-FRAMES = [Image.fromarray(draw(seed)).quantize(12) for seed in (1, 2, 3)]
+FRAMES = [Image.fromarray(draw(seed)).quantize(12) for seed in (1, 2)]
 LONG = np.tile(PHOTO[:1], (1, 417, 1))[:, :20000]
 WHITE = np.full((6, 8, 3), 255)
 TURNED = [PHOTO, PHOTO[:, ::-1], PHOTO[::-1, ::-1], PHOTO[::-1]]  # by the orientations from 1
 TURNED += [photo.transpose(1, 0, 2) for photo in (PHOTO, PHOTO[::-1], TURNED[2], TURNED[1])]
+# Each odd photo: how it is written, the pixels that are right, and by how much they may be off.
 ODD_PHOTOS = {
     "png named jpg": (saved(PHOTO), PHOTO, 0),
-    "grayscale": (saved(GRAY), GRAY_IN_RGB, 0),
+    "grayscale": (saved(GRAY), in_rgb(GRAY), 0),
     "CMYK": (saved(PHOTO, "JPEG", "CMYK", quality=100), CMYK, 12),
     "alpha": (saved(transparent("RGBA")), OVER_WHITE, 1),
     "gray with alpha": (saved(transparent("LA")), OVER_WHITE, 1),
     "palette with transparency": (saved(Image.new("P", (8, 6)), transparency=0), WHITE, 0),
-    "animated gif": (saved(FRAMES[0], "GIF", save_all=True, append_images=FRAMES[1:]), draw(1), 0),
+    "animated gif": (saved(FRAMES[0], "GIF", save_all=True, append_images=FRAMES), draw(1), 0),
     "1 x 1": (saved(PHOTO[:1, :1]), PHOTO[:1, :1], 0),
     "20000 x 1": (saved(LONG), LONG, 0),
     "named with spaces": (saved(PHOTO), PHOTO, 0),
-} | {f"turned by EXIF {i}": (saved(PHOTO, **turned(i)), TURNED[i - 1], 0) for i in range(1, 9)}
+    "turned by EXIF": (saved(PHOTO, **turned(6)), TURNED[5], 0),
+}
 
-
-@pytest.mark.parametrize("kind", ODD_PHOTOS)
-def test_an_odd_photo_gives_the_right_pixels(kind, tmp_path):
-    write, right, tolerance = ODD_PHOTOS[kind]
-    path = tmp_path / f"{kind}.jpg"
-    write(path)
-    pixels = scenes.photos.read_photo(path)
-    assert pixels.dtype == np.uint8
-    assert pixels.shape == right.shape
-    assert np.abs(pixels.astype(int) - right).max() <= tolerance
-
-
-# --- Modes and depths ------------------------------------------------------------------
-
-
-def bomb(path: Path, side: int) -> None:
-    """Write some bytes that say that they are a photo of so many pixels a side."""
-    Image.new("L", (1, 1)).save(path, "BMP")
-    header = bytearray(path.read_bytes())
-    header[18:26] = struct.pack("<ii", side, side)
-    path.write_bytes(header)
-
-
-def lab(path: Path) -> None:
-    profiles = map(ImageCms.createProfile, ("sRGB", "LAB"))
-    photo = Image.fromarray(PHOTO)
-    ImageCms.profileToProfile(photo, *profiles, outputMode="LAB").save(path, "TIFF")
-
-
-GRAY_RAMP = np.repeat(RAMP[..., None], 3, axis=-1)
-NO_FIVES = np.where(GRAY_RAMP == 5, 255, GRAY_RAMP)
+RAMP = 5 * np.arange(48).reshape(6, 8)
 UNIT = (RAMP / 255).astype("float32")
 RAMP16 = (257 * RAMP).astype("uint16")
 WHITE_IS_0 = {"tiffinfo": {262: 0}}
-TWELVE_BITS = (  # RAMP, in a TIFF as scanners write it
-    b"c-r&y)MDUZU|`^4U|?isU<9&2JVq#+4TzbbY#tzHhO)tONNhnUyA6m%k;KK2%n^sOJ%BhENeu)9a0z@A5u7NeWTc"
-    b"^V*~qxq#zn-<WlKP4XjJI8l(cDi>E;#X*PA*jdO9Vi&D^<QR@AChzqah2y>E~8i8FUDovpodPxjfneE?7YB<="
-)
-# OVER_WHITE, in TIFFs whose colours are multiplied by the alpha channel.
-GRAY_TIMES_ALPHA = (
-    b"c-r&y)MDUZU|`^8U|?isU<9&2JVq#+4Tzb5Y$mWc2Lm%y94v>#7KE}V0kJ5Q4bmfqWR5tLodCo^NP2^z<}-qMK=7"
-    b"ZT9tBdF4*)q?9r^"
-)
-RGB_TIMES_ALPHA = (
-    b"c-r&y)MDUZU|`^8U|?isU<9&2JVq#+4Tzb5Y!)Cr35c1Y;$S%_n+b>oq3lIKEDB|V^oSvuBMxOB0OBAdbAqAf&ti"
-    b"Z84k%=VLLm4L#PxXapq2*!OLrfy"
-)
-PNG_OF_48_BITS = (  # the corner of PHOTO
-    b"c-rd>@N?(olHy`uVBq!ia0vp^96-z_zyu@}zfXA&q(nVk978JRB>(tPc(Cc~>rQn^w?%9Wj<0SoGWy>*1ysP`>FV"
-    b"dQ&MBb@0M$ztY5"
-)
 FIVES = np.where(RAMP == 5, 9, RAMP).astype("uint8")
-ONE_BIT = np.array(Image.fromarray(PHOTO).convert("1").convert("RGB"))
-
-# Each mode and depth that files give: how it is written, the pixels that are right, the tolerance.
-DEPTHS = {
-    "16 bits, PNG": (saved(RAMP16), GRAY_RAMP, 0),
+NO_FIVES = in_rgb(np.where(RAMP == 5, 255, RAMP))
+PACKED = bytes.fromhex("".join(f"{257 * n // 16:03x}" for n in RAMP.flat))  # three digits: 12 bits
+RAMP12 = np.frombuffer(PACKED.ljust(96), "uint16").reshape(6, 8)
+PROFILES = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
+LAB = ImageCms.profileToProfile(Image.fromarray(PHOTO), *PROFILES, outputMode="LAB")
+# The same of each mode and depth that the decoder knows.
+MODES = {
+    "16 bits": (saved(RAMP16), in_rgb(RAMP), 0),
     "16 bits, transparent": (saved(RAMP16, transparency=257 * 5), NO_FIVES, 0),
-    "16 bits, JPEG 2000": (saved(RAMP16, "JPEG2000"), GRAY_RAMP, 0),
-    "16 bits, TIFF": (saved(RAMP16, "TIFF"), GRAY_RAMP, 0),
-    "16 bits, TIFF of a Mac": (saved(RAMP16.astype(">u2"), "TIFF"), GRAY_RAMP, 0),
-    "16 bits, 0 is white": (saved(65535 - RAMP16, "TIFF", **WHITE_IS_0), GRAY_RAMP, 0),
-    "16 bits that hold 8": (saved(RAMP.astype("uint16"), "TIFF"), GRAY_RAMP, 0),
-    "16 bits, all black": (saved(0 * RAMP16, "TIFF"), 0 * GRAY_RAMP, 0),
-    "12 bits": (unpacked(TWELVE_BITS), GRAY_RAMP, 1),
-    "32 bits that hold 8": (saved(RAMP.astype("int32"), "TIFF"), GRAY_RAMP, 0),
-    "16 bits, PGM": (saved((RAMP * 257).astype("int32"), "PPM"), GRAY_RAMP, 0),
-    "floats to 1": (saved(UNIT, "TIFF"), GRAY_RAMP, 0),
-    "floats to 1, 0 is white": (saved(1 - UNIT, "TIFF", **WHITE_IS_0), GRAY_RAMP, 0),
-    "floats to 1, PFM": (saved(UNIT, "PPM"), GRAY_RAMP, 0),
-    "floats to 255": (saved(255 * UNIT, "TIFF"), GRAY_RAMP, 0),
-    "colours of 16 bits": (unpacked(PNG_OF_48_BITS), PHOTO[:6, :8], 0),
-    "one bit": (saved(PHOTO, "TIFF", "1"), ONE_BIT, 0),
+    "16 bits of a Mac": (saved(RAMP16.astype(">u2"), "TIFF"), in_rgb(RAMP), 0),
+    "16 bits, 0 is white": (saved(65535 - RAMP16, "TIFF", **WHITE_IS_0), in_rgb(RAMP), 0),
+    "16 bits that hold 8": (saved(RAMP.astype("uint16"), "TIFF"), in_rgb(RAMP), 0),
+    "12 bits": (retagged(RAMP12, 258, 16, 12), in_rgb(RAMP), 1),
+    "32 bits that hold 16": (saved(257 * RAMP.astype("int32"), "TIFF"), in_rgb(RAMP), 0),
+    "floats to 1": (saved(UNIT, "TIFF"), in_rgb(RAMP), 0),
+    "floats to 255": (saved(255 * UNIT, "TIFF"), in_rgb(RAMP), 0),
     "palette": (saved(Image.fromarray(PHOTO).quantize(12)), PHOTO, 0),
     "palette and alpha": (saved(transparent("RGBA"), "TIFF", "PA"), OVER_WHITE, 1),
     "gray and one transparent": (saved(FIVES, transparency=9), NO_FIVES, 0),
-    "gray times alpha": (unpacked(GRAY_TIMES_ALPHA), OVER_WHITE, 1),
-    "colours times alpha": (unpacked(RGB_TIMES_ALPHA), OVER_WHITE, 1),
-    "a channel without meaning": (saved(PHOTO, "TIFF", "RGBX"), PHOTO, 0),
-    "CMYK, TIFF": (saved(PHOTO, "TIFF", "CMYK"), CMYK, 0),
+    "gray times alpha": (retagged(transparent("LA"), 338, 2, 1), OVER_WHITE, 1),
+    "colours times alpha": (retagged(transparent("RGBA"), 338, 2, 1), OVER_WHITE, 1),
     "YCbCr": (saved(PHOTO, "TIFF", "YCbCr"), PHOTO, 3),
-    "LAB": (lab, PHOTO, 12),
-}
+    "LAB": (saved(LAB, "TIFF"), PHOTO, 12),
+} | {f"orientation {i}": (saved(PHOTO, **turned(i)), TURNED[i - 1], 0) for i in range(1, 9)}
 
 
-@pytest.mark.parametrize("kind", DEPTHS)
-def test_each_mode_and_depth_gives_the_pixels_that_a_viewer_shows(kind, tmp_path):
-    write, right, tolerance = DEPTHS[kind]
-    write(tmp_path / "photo.tif")
-    pixels = scenes.photos.read_photo(tmp_path / "photo.tif")
+@pytest.mark.parametrize("kind", ODD_PHOTOS | MODES)
+def test_a_photo_gives_the_pixels_that_a_viewer_shows(kind, tmp_path):
+    write, right, tolerance = (ODD_PHOTOS | MODES)[kind]
+    path = tmp_path / f"{kind}.jpg"
+    write(path)
+    pixels = scenes.photos.read_photo(path)
     assert (pixels.dtype, pixels.shape) == (np.uint8, right.shape)
     assert np.abs(pixels.astype(int) - right).max() <= tolerance
 
 
-UNCLEAR = {
-    "floats to 5": (5 * UNIT).astype("<f4"),
-    "floats to 65535": (65535 * UNIT).astype("<f4"),
-    "negative floats": (UNIT - 0.5).astype("<f4"),
-    "no numbers": (UNIT * np.nan).astype("<f4"),
-    "infinity": np.where(UNIT == 0, np.inf, UNIT).astype("<f4"),
-    "16 bits that hold 10": (4 * RAMP).astype("<u2"),
-    "negative numbers": (RAMP - 100).astype("<i4"),
-    "32 bits": (RAMP << 22).astype("<i4"),
-}
+UNCLEAR = [5 * UNIT, 65535 * UNIT, UNIT - 0.5, UNIT * np.nan]
+UNCLEAR += [(4 * RAMP).astype("uint16"), (RAMP - 100).astype("int32"), (RAMP << 22).astype("int32")]
 
 
-@pytest.mark.parametrize("kind", UNCLEAR)
-def test_a_photo_whose_white_nobody_knows_is_refused(kind, tmp_path):
-    saved(UNCLEAR[kind], "TIFF")(tmp_path / "photo.tif")
+@pytest.mark.parametrize("pixels", UNCLEAR)
+def test_a_photo_whose_white_nobody_knows_is_refused(pixels, tmp_path):
+    saved(pixels, "TIFF")(tmp_path / "photo.tif")
     with pytest.raises(ValueError, match=r"photo.tif cannot be .* its pixels go from .* 8 bits"):
         scenes.photos.read_photo(tmp_path / "photo.tif")
 
 
-def swapped_profile() -> bytes:
-    """Return a colour profile in which red and blue are each other's."""
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+SRGB = ImageCms.ImageCmsProfile(PROFILES[0]).tobytes()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_a_colour_profile_is_applied(mode, tmp_path):
+    """Here one in which red and blue are each other's."""
+    swapped = SRGB.replace("sRGB".encode("utf-16be"), "swap".encode("utf-16be"))
     for old, new in {b"rXYZ": b"-XYZ", b"bXYZ": b"rXYZ", b"-XYZ": b"bXYZ"}.items():
-        profile = profile.replace(old, new, 1)
-    return profile.replace("sRGB".encode("utf-16be"), "swap".encode("utf-16be"))
+        swapped = swapped.replace(old, new, 1)
+    saved(PHOTO, "PNG", mode, icc_profile=swapped)(tmp_path / "photo.png")
+    pixels = scenes.photos.read_photo(tmp_path / "photo.png")
+    assert np.abs(pixels.astype(int) - PHOTO[..., ::-1]).max() <= 1
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
-def test_a_colour_profile_is_applied(kind, tmp_path):
-    path, options = tmp_path / "photo.jpg", {"lossless": True} if kind == "WEBP" else {}
-    Image.fromarray(PHOTO).save(path, kind, icc_profile=swapped_profile(), **options)
-    assert np.abs(scenes.photos.read_photo(path).astype(int) - PHOTO[..., ::-1]).max() <= 1
-    photo = Image.fromarray(PHOTO)
-    photo.putalpha(255)
-    photo.save(path, kind, icc_profile=swapped_profile(), **options)
-    assert np.abs(scenes.photos.read_photo(path).astype(int) - PHOTO[..., ::-1]).max() <= 1
+@pytest.mark.parametrize("profile", [SRGB, b"", b"x", SRGB[:200]])
+def test_a_profile_that_changes_nothing_or_is_damaged_is_left_alone(profile, tmp_path):
+    saved(PHOTO, icc_profile=profile)(tmp_path / "photo.png")
+    np.testing.assert_array_equal(scenes.photos.read_photo(tmp_path / "photo.png"), PHOTO)
 
 
-def test_a_profile_that_changes_nothing_or_is_damaged_is_left_alone(tmp_path):
-    good = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    rng, path = np.random.default_rng(0), tmp_path / "photo.png"
-    for profile in (good, b"", b"x", *(damage(good[:200], rng) + good[200:] for _ in range(30))):
-        Image.fromarray(PHOTO).save(path, icc_profile=profile)
-        pixels = scenes.photos.read_photo(path)
-        assert pixels.shape == PHOTO.shape
-        if profile in (good, b"", b"x"):
-            np.testing.assert_array_equal(pixels, PHOTO)
+def test_odd_exif_is_applied_and_damaged_exif_is_left_alone(tmp_path):
+    exif = turned(6)["exif"]
+    exif[0x0128] = 2
+    odd = exif.tobytes().replace(b"\x01\x28\0\x03", b"\x01\x28\0\x0b")  # a unit that is a float
+    for block, right in {odd: TURNED[5], b"Exif\0\0no TIFF": PHOTO}.items():
+        saved(PHOTO, exif=block)(tmp_path / "photo.png")
+        np.testing.assert_array_equal(scenes.photos.read_photo(tmp_path / "photo.png"), right)
 
 
 # --- Large photos ----------------------------------------------------------------------
@@ -222,57 +163,54 @@ def test_a_profile_that_changes_nothing_or_is_damaged_is_left_alone(tmp_path):
 
 def test_a_large_jpeg_is_decoded_at_a_part_of_its_size(tmp_path):
     rows = np.arange(2700)[:, np.newaxis, np.newaxis] / 2700 * np.array([250, 100, 30])
-    photo = np.broadcast_to(rows, (2700, 3600, 3)).astype("uint8")
-    for name in ("photo.jpg", "photo.mpo", "photo.png"):
-        Image.fromarray(photo).save(tmp_path / name, **turned(6))
+    photo = Image.fromarray(np.broadcast_to(rows, (2700, 2720, 3)).astype("uint8"))
+    photo.save(tmp_path / "photo.jpg", **turned(6))
     small = scenes.photos.read_photo(tmp_path / "photo.jpg")
-    whole = scenes.photos.read_photo(tmp_path / "photo.png")
-    assert whole.shape == (3600, 2700, 3)
-    assert small.shape == (900, 675, 3)
-    np.testing.assert_array_equal(scenes.photos.read_photo(tmp_path / "photo.mpo"), small)
-    right = np.array(Image.fromarray(whole).reduce(4))
+    right = np.rot90(photo.reduce(4), -1)
+    assert small.shape == right.shape
     assert np.abs(small.astype(int) - right).max() <= 3
 
 
-@pytest.mark.parametrize("size", [(1343, 1350), (4000, 1343), (150, 150)])
+@pytest.mark.parametrize("size", [(1343, 1350), (150, 150)])
 def test_a_jpeg_that_is_not_twice_as_large_as_needed_is_decoded_whole(tmp_path, size):
-    photo = Image.fromarray(PHOTO).resize(size)
-    photo.save(tmp_path / "photo.jpg")
+    Image.fromarray(PHOTO).resize(size).save(tmp_path / "photo.jpg")
     with Image.open(tmp_path / "photo.jpg") as image:
         np.testing.assert_array_equal(scenes.photos.read_photo(tmp_path / "photo.jpg"), image)
 
 
 def test_the_limit_of_pixels_can_be_raised_or_taken_away(tmp_path, monkeypatch):
-    path = tmp_path / "photo.png"
-    Image.fromarray(PHOTO).save(path)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", PHOTO.size // 3 - 1)
+    saved(PHOTO)(tmp_path / "photo.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 36 * 48 - 1)
     many = pytest.raises(ValueError, match=r"48 x 36 pixels are too many; .*, or raise PIL.Image.M")
     with pytest.warns(Image.DecompressionBombWarning), many:
-        scenes.photos.read_photo(path)
-    for limit in (PHOTO.size // 3, None):
+        scenes.photos.read_photo(tmp_path / "photo.png")
+    for limit in (36 * 48, None):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        np.testing.assert_array_equal(scenes.photos.read_photo(path), PHOTO)
+        np.testing.assert_array_equal(scenes.photos.read_photo(tmp_path / "photo.png"), PHOTO)
 
 
 # --- Damage ----------------------------------------------------------------------------
 
 
 JPEG = io.BytesIO()
-Image.fromarray(PHOTO).save(JPEG, "JPEG")
+saved(PHOTO, "JPEG")(JPEG)
 HEIC = b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(99)
 UNREADABLE = {
-    "empty": (lambda p: p.write_bytes(b""), "no known format"),
-    "text": (lambda p: p.write_text("a letter"), "no known format"),
+    "empty": (lambda p: p.touch(), "no known format"),
     "HEIC": (lambda p: p.write_bytes(HEIC), "it is a HEIC photo; convert it to JPEG"),
     "truncated": (lambda p: p.write_bytes(JPEG.getvalue()[:-200]), "[Tt]runcated"),
-    "bomb": (lambda p: bomb(p, 20_000), "exceeds limit.*; make .*, or raise PIL.Image.MAX_IMAGE_P"),
-    "little bomb": (lambda p: bomb(p, 9_600), "9600 x 9600 pixels are too many; make it smaller"),
+    "bomb": (
+        lambda p: p.write_text("P5 20000 20000 255\n"),
+        "exceeds limit.*; make it smaller, or",
+    ),
+    "little bomb": (
+        lambda p: p.write_text("P5 9600 9600 255\n"),
+        "9600 x 9600 pixels are too many",
+    ),
     "vanished": (lambda p: None, "No such file"),
     "symlink loop": (lambda p: p.symlink_to(p.name), "symbolic links"),
-    "link to nothing": (lambda p: p.symlink_to("nothing.jpg"), "No such file"),
     "a folder": (lambda p: p.mkdir(), "Is a directory|Permission denied"),
-    "named 'quotes' \"doubled\"": (lambda p: p.write_bytes(b""), "no known format"),
-    "named with emoji 🏔 and\nnewline": (lambda p: p.write_bytes(b""), "no known format"),
+    'named "quotes", emoji 🏔 and\nnewline': (lambda p: p.write_text("text"), "no known format"),
 }
 
 
@@ -287,86 +225,22 @@ def test_an_unreadable_photo_is_named_with_the_reason(kind, tmp_path):
         scenes.photos.read_photo(path)
 
 
-FORMATS = ["AVIF", "BMP", "DDS", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM"]
-FORMATS += ["QOI", "SGI", "TGA", "TIFF", "WEBP"]
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", FORMATS)
-def test_a_damaged_photo_gives_pixels_or_an_error_that_names_it(kind, tmp_path):
-    """No damage of 100 per format gets past the one error."""
-    file = io.BytesIO()
-    Image.fromarray(PHOTO).save(file, kind)
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize("kind", ["AVIF", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP"])
+def test_a_photo_that_is_cut_off_is_an_error_that_names_it(kind, tmp_path):
     path = tmp_path / "photo.jpg"
-    refused = 0
-    for _ in range(100):
-        path.write_bytes(damage(file.getvalue(), rng, edges=[0, 60, 120]))
-        try:
-            pixels = scenes.photos.read_photo(path)
-            assert (pixels.dtype, pixels.shape[2]) == (np.uint8, 3)
-        except ValueError as error:
-            assert str(error).startswith(f"{path} cannot be read as a photo: ")  # noqa: PT017
-            refused += 1
-    assert refused > 10
+    saved(PHOTO, kind)(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match=f"^{path} cannot be read as a photo: "):
+        scenes.photos.read_photo(path)
 
 
-def exif_block(*tags: tuple[int, int, int, bytes]) -> bytes:
-    """Return EXIF (big-endian) that turns a photo and holds tags: number, type, count, value."""
-    entries = sorted([(0x0112, 3, 1, struct.pack(">H", 6)), *tags])
-    rows = b"".join(struct.pack(">HHI", *e[:3]) + e[3].ljust(4, b"\0") for e in entries)
-    return b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", len(entries)) + rows + bytes(4)
-
-
-ODD_TAGS = {
-    "resolution as text": (0x011A, 2, 3, b"72\0"),
-    "resolution as bytes": (0x011A, 7, 2, b"72"),
-    "unit too large": (0x0128, 4, 1, struct.pack(">I", 70000)),
-    "unit as float": (0x0128, 11, 1, struct.pack(">f", 2.0)),
-    "maker as float": (0x010F, 11, 1, struct.pack(">f", 2.0)),
-}
-WITH_EXIF = {"JPEG": {"quality": 100, "subsampling": 0}, "PNG": {}, "WEBP": {"lossless": True}}
-WITH_EXIF |= {"MPO": {"quality": 100, "subsampling": 0}}
-
-
-@pytest.mark.parametrize("kind", WITH_EXIF)
-@pytest.mark.parametrize("tag", ODD_TAGS)
-def test_a_photo_with_odd_exif_is_turned(kind, tag, tmp_path):
-    path = tmp_path / "photo.jpg"
-    Image.fromarray(PHOTO).save(path, kind, exif=exif_block(ODD_TAGS[tag]), **WITH_EXIF[kind])
-    pixels = scenes.photos.read_photo(path)
-    right = PHOTO[::-1].transpose(1, 0, 2)
-    assert pixels.shape == right.shape
-    assert np.abs(pixels.astype(int) - right).max() <= 8
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", WITH_EXIF)
-def test_damaged_exif_leaves_the_photo_whole(kind, tmp_path):
-    """Of 300 damaged blocks none costs the photo: it is turned in one way or another."""
-    good = exif_block(*ODD_TAGS.values(), (0x8769, 4, 1, struct.pack(">I", 8)))
-    rng, path = np.random.default_rng(0), tmp_path / "photo.jpg"
-    for _ in range(300):
-        block = b"Exif\0\0" + damage(good[6:], rng)
-        Image.fromarray(PHOTO).save(path, kind, exif=block, **WITH_EXIF[kind])
-        pixels = scenes.photos.read_photo(path)
-        assert sorted(pixels.shape) == sorted(PHOTO.shape)
-        turns = [f(np.rot90(pixels, i)) for i in range(4) for f in (np.array, np.fliplr)]
-        turns = [turn.astype(int) for turn in turns if turn.shape == PHOTO.shape]
-        assert min(np.abs(turn - PHOTO).max() for turn in turns) <= 8
-
-
-@pytest.mark.parametrize(
-    "error", [TypeError("abs()"), KeyError(7), MemoryError(), struct.error("x")]
-)
-def test_whatever_a_decoder_raises_becomes_the_one_error(error, tmp_path, monkeypatch):
-    Image.fromarray(PHOTO).save(tmp_path / "photo.png")
-
+def test_whatever_a_decoder_raises_becomes_the_one_error(tmp_path, monkeypatch):
     def fail(*args):
-        raise error
+        raise MemoryError
 
+    saved(PHOTO)(tmp_path / "photo.png")
     monkeypatch.setattr(Image.Image, "load", fail)
-    problem = rf"photo.png cannot be read as a photo: its decoder fails \({type(error).__name__}"
+    problem = r"photo.png cannot be read as a photo: its decoder fails \(MemoryError"
     with pytest.raises(ValueError, match=problem):
         scenes.photos.read_photo(tmp_path / "photo.png")
 
@@ -374,52 +248,38 @@ def test_whatever_a_decoder_raises_becomes_the_one_error(error, tmp_path, monkey
 # --- The audit ------------------------------------------------------------------------
 
 
-def test_a_digest_knows_a_photo_by_its_pixels(drawn):
-    folder = drawn / "seg_train" / "seg_train" / "sea"
-    pixels = scenes.photos.read_photo(folder / "0.jpg")
-    Image.fromarray(pixels).save(folder / "a.png")
-    Image.fromarray(pixels).save(folder / "b.webp", lossless=True)
-    (folder / "c.jpeg").write_bytes((folder / "0.jpg").read_bytes())
-    pixels[0, 0, 0] ^= 1
-    Image.fromarray(pixels).save(folder / "d.png")
-    images = read_table(drawn)
-    digests = images.set_index("path")["digest"][lambda d: d.index.str.contains("seg_train/sea")]
-    digests.index = digests.index.str.rsplit("/", n=1).str[-1]
-    assert digests.str.fullmatch("[0-9a-f]{32}").all()
-    assert digests["0.jpg"] == digests["a.png"] == digests["b.webp"] == digests["c.jpeg"]
-    assert digests.nunique() == 5 + 1
-
-
-def test_a_digest_knows_the_shape(tmp_path):
-    """A 4 x 6 and a 6 x 4 photo of the same bytes are different photos."""
-    for name, shape in {"a.png": (4, 6, 3), "b.png": (6, 4, 3)}.items():
-        Image.fromarray(np.full(shape, 9, "uint8")).save(tmp_path / name)
-    images = pd.DataFrame({"path": ["a.png", "b.png"]})
-    assert scenes.photos.digest_photos(images, tmp_path)["digest"].nunique() == 2
-
-
-def test_digests_keep_the_index_of_the_table(drawn):
-    images = scenes.folders.list_images(drawn).iloc[5:9]
-    digests = scenes.photos.digest_photos(images, drawn)
-    assert list(digests.index) == [5, 6, 7, 8]
-    assert (digests["problem"] == "").all()
+def test_a_digest_knows_a_photo_by_its_pixels_and_shape(tmp_path):
+    photos = {
+        "a.png": PHOTO,
+        "b.webp": PHOTO,
+        "c.png": PHOTO ^ 1,
+        "d.png": PHOTO.reshape(48, 36, 3),
+    }
+    for name, pixels in photos.items():
+        Image.fromarray(pixels).save(tmp_path / name, lossless=True)
+    images = pd.DataFrame({"path": list(photos)}, index=[5, 6, 7, 8])
+    found = scenes.photos.digest_photos(images, tmp_path)
+    assert list(found.index) == [5, 6, 7, 8]
+    assert (found["problem"] == "").all()
+    assert found["digest"].str.fullmatch("[0-9a-f]{32}").all()
+    assert found["digest"][5] == found["digest"][6]
+    assert found["digest"].nunique() == 3
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_the_audit_finds_all_unreadable_photos_and_says_why_without_folders(drawn):
     """The folder of one's own photos is nobody's business in a published notebook."""
-    folder = drawn / "seg_train" / "seg_train" / "sea"
-    for kind, (write, _) in UNREADABLE.items():
-        write(folder / f"{kind}.jpg")
-    (folder / "vanished.jpg").write_bytes(b"there when the folder is listed")
-    images = scenes.folders.list_images(drawn)
-    (folder / "vanished.jpg").unlink()
+    names = {f"seg_train/seg_train/sea/{kind}.jpg": kind for kind in UNREADABLE}
+    for name, kind in names.items():
+        UNREADABLE[kind][0](drawn / name)
+    listed = scenes.folders.list_images(drawn)
+    images = pd.concat([listed, pd.DataFrame({"path": list(names)})]).drop_duplicates("path")
+    images = images.reset_index(drop=True)
     findings = utils.audit_images(images.join(scenes.photos.digest_photos(images, drawn)))
-    found = findings.assign(name=findings["path"].str.extract(r"sea/((?s:.)*)\.jpg$")[0])
-    assert set(found["finding"]) == {"unreadable"}
-    assert set(found["name"]) == set(UNREADABLE) - {"a folder"}
-    for row in found.itertuples():
-        assert re.search(UNREADABLE[row.name][1], row.problem)
+    assert set(findings["finding"]) == {"unreadable"}
+    assert set(findings["path"]) == set(names)
+    for row in findings.itertuples():
+        assert re.search(UNREADABLE[names[row.path]][1], row.problem)
         assert str(drawn) not in row.problem
 
 
@@ -429,17 +289,15 @@ def test_copies_at_another_size_or_quality_are_found_across_splits_only(drawn, c
     photo.resize((27, 20)).save(train / "sea" / "small.jpg", quality=50)
     photo.convert("L").save(train / "forest" / "gray.png")
     photo.save(test / "sea" / "again.jpg", quality=50)
-    Image.new("RGB", (9, 9)).save(train / "sea" / "black.png")
-    Image.new("RGB", (8, 8)).save(test / "sea" / "black.png")
+    for side, split in ((8, test), (9, train)):
+        Image.new("RGB", (side, side)).save(split / "sea" / "black.png")
     (test / "sea" / "broken.jpg").touch()
     thumbnails, images = [], scenes.folders.list_images(drawn)
     images = images.join(scenes.photos.digest_photos(images, drawn, thumbnails=thumbnails))
     copies = scenes.photos.find_copies(images, np.stack(thumbnails))
     found = {(Path(row.path).name, Path(row.path_copy).name) for row in copies.itertuples()}
     assert found == {(a, b) for a in ("small.jpg", "gray.png") for b in ("0.jpg", "again.jpg")}
-    assert set(copies["split"]) == {"train"}
-    said = "4 pair(s) of photos in different splits look like copies of each other: accuracies may"
-    assert said in capsys.readouterr().out
+    assert "4 pair(s) of photos in different splits" in capsys.readouterr().out
     part = images[~images["path"].str.endswith("small.jpg")]
     of_part = scenes.photos.find_copies(part, np.stack(thumbnails))
     assert {Path(path).name for path in of_part["path"]} == {"gray.png"}
@@ -449,18 +307,13 @@ def test_copies_at_another_size_or_quality_are_found_across_splits_only(drawn, c
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize(
-    ("unreadable", "photos", "stops"),
-    [(1, 3, False), (2, 3, False), (3, 60, False), (3, 59, True), (4, 60, True)],
-)
-def test_unreadable_photos_are_named_and_left_out_unless_they_are_many(
-    unreadable, photos, stops, capsys
-):
+@pytest.mark.parametrize(("unreadable", "photos"), [(1, 3), (2, 3), (3, 60), (3, 59), (4, 60)])
+def test_unreadable_photos_are_named_and_left_out_unless_they_are_many(unreadable, photos, capsys):
     names = [f"a/{number}.jpg" for number in range(photos)] + ["b/0.jpg", "pred/0.jpg"]
     labels = pd.Categorical(["a"] * photos + ["b", None])
     images = pd.DataFrame({"path": names, "label": labels, "digest": "0" * 32, "problem": ""})
     images.loc[: unreadable - 1, ["digest", "problem"]] = "", "no known format"
-    if stops:
+    if unreadable > max(2, photos / 20):
         listed = rf"^{unreadable} photo\(s\) .*\n    a/0.jpg: no known"
         with pytest.raises(ValueError, match=listed):
             scenes.photos.drop_unreadable(images)
@@ -473,39 +326,29 @@ def test_unreadable_photos_are_named_and_left_out_unless_they_are_many(
         assert capsys.readouterr().out == ""
 
 
-# The photos of the smallest class, the split that other photos are in, FOLDS; what is said.
-TOO_FEW = {
-    "5 train 5": "0.2, VALIDATION_RATIO 0.2 and FOLDS 5 .* 7: .* VALIDATION_RATIO 0.25 and FOLDS 4",
-    "6 train 5": "a class needs 7: add photos, or set VALIDATION_RATIO 0.25 and FOLDS 4",
-    "4 train 3": "needs 7: add photos, or set TEST_RATIO 0.25 and VALIDATION_RATIO 0.33",
-    "2 train 5": "a class needs 7: add photos$",
-    "4 test 3": "with VALIDATION_RATIO 0.2 and FOLDS 3 .* 5: .* set VALIDATION_RATIO 0.25$",
-    "2 validation 3": "with TEST_RATIO 0.2 and FOLDS 3 a class needs 5: add photos$",
-    "7 train 5": None,
-    "5 test 5": None,
-}
-
-
-@pytest.mark.parametrize("case", TOO_FEW)
-def test_a_class_with_too_few_photos_is_named_with_the_settings_that_fit(case):
-    size, split, folds = case.split()
-    settings = {"TEST_RATIO": 0.2, "VALIDATION_RATIO": 0.2, "FOLDS": int(folds)}
-    labels = ["rose"] * (int(size) + 1) + ["tulip"] * 9  # two roses are copies
+@pytest.mark.parametrize(
+    ("size", "split", "folds", "told"),
+    [  # the photos of the smallest class, the split that other photos are in, FOLDS; what is said
+        (6, "train", 5, "a class needs 7: add photos, or set VALIDATION_RATIO 0.25 and FOLDS 4"),
+        (4, "train", 3, "needs 7: add photos, or set TEST_RATIO 0.25 and VALIDATION_RATIO 0.33"),
+        (2, "train", 5, "a class needs 7: add photos$"),
+        (4, "test", 3, "with VALIDATION_RATIO 0.2 and FOLDS 3 .* 5: .* set VALIDATION_RATIO 0.25$"),
+        (2, "validation", 3, "with TEST_RATIO 0.2 and FOLDS 3 a class needs 5: add photos$"),
+        (7, "train", 5, None),
+        (5, "test", 5, None),
+    ],
+)
+def test_a_class_with_too_few_photos_is_named_with_the_settings_that_fit(size, split, folds, told):
+    settings = {"TEST_RATIO": 0.2, "VALIDATION_RATIO": 0.2, "FOLDS": folds}
+    labels = ["rose"] * (size + 1) + ["tulip"] * 9  # two roses are copies
     images = pd.DataFrame({"label": labels, "split": "train", "digest": range(len(labels))})
     images.loc[0, "digest"] = 1
-    images.loc[int(size) + 1, "split"] = split
-    if TOO_FEW[case]:
-        with pytest.raises(ValueError, match=f"^rose has {size} photos; .*{TOO_FEW[case]}"):
+    images.loc[size + 1, "split"] = split
+    if told:
+        with pytest.raises(ValueError, match=f"^rose has {size} photos; .*{told}"):
             scenes.grid_search.check_sizes(images, **settings)
     else:
         scenes.grid_search.check_sizes(images, **settings)
         train = images[images["split"] == "train"].astype({"digest": str})
-        for seed in range(20):
-            rest = utils.create_test(train, 0.2, seed=seed) if split == "train" else train
-            utils.create_validation(rest, 0.2, seed=seed)  # raises no error
-
-
-def test_a_class_with_fewer_photos_than_folds_is_named():
-    labels = np.array(["cat"] * 5 + ["dog"] * 2)
-    with pytest.raises(ValueError, match=r"folds is 3, but .* 2 different photo\(s\): dog; add"):
-        scenes.grid_search.make_folds(labels, None, folds=3, seed=0)
+        rest = utils.create_test(train, 0.2) if split == "train" else train
+        utils.create_validation(rest, 0.2)  # raises no error

@@ -9,7 +9,7 @@ import pandas as pd
 import papermill.iorw
 import pytest
 from conftest import CLASSES
-from test_settings import NOTEBOOK, POSSIBLE_SETTINGS, SETTINGS, injected
+from test_settings import NOTEBOOK, RULES, SETTINGS, injected
 
 import scenes
 import scenes.files
@@ -31,14 +31,13 @@ def folder_of(images: pd.DataFrame, **changed: object) -> str:
     return scenes.runs.output_folder({**SETTINGS, **changed}, images).folder.as_posix()
 
 
-def names_in(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir() if not path.name.endswith(".lock")}
-
-
 def test_only_an_explicit_output_writes_the_committed_results(committed, tmp_path):
     assert folder_of(committed).startswith("runs/unchanged-")
     assert folder_of(committed, OUTPUT=".") == "."
-    assert names_in(tmp_path) == {"settings.json", "runs"}
+    assert {p.name for p in tmp_path.iterdir()} - {".settings.json.lock"} == {
+        "settings.json",
+        "runs",
+    }
 
 
 def test_a_folder_says_what_its_results_are_made_with(committed):
@@ -77,9 +76,7 @@ def test_where_the_photos_lie_and_how_much_is_run_makes_no_difference(committed)
     ("changed", "word"),
     [
         ({"EPOCHS": 3}, "epochs-3-"),
-        ({"SHRINK_FACTOR": 4, "SEED": 1}, "seed-1-shrink_factor-4-"),
         ({"LEARNING_RATES": np.logspace(-4, -2, 3)}, ""),
-        ({"WEIGHTS": "other.h5"}, ""),
         ({"WEIGHTS": None}, "weights-None-"),
         (dict.fromkeys(["EPOCHS", "FOLDS", "RUNS", "RUN_EPOCHS", "SEED"], 3), "seed-3-epochs-3-"),
     ],
@@ -94,7 +91,7 @@ def test_other_settings_write_to_a_folder_of_their_own(committed, changed, word)
 def test_different_settings_write_to_different_folders(committed):
     changes = [
         {name: value}
-        for name, values in POSSIBLE_SETTINGS.items()
+        for name, (_, values) in RULES.items()
         for value in values
         if name not in scenes.runs.OF_NO_RESULT and np.asarray(value).tolist() != SETTINGS[name]
     ]
@@ -122,19 +119,16 @@ def test_results_with_and_without_corrections_are_not_mixed(committed):
     """Their content decides, wherever the file lies; papermill's -f repeats the settings."""
     for name, label in {"a.csv": "sea", "b.csv": "sea", "c.csv": "street"}.items():
         Path(name).write_text(f"path,label\n0.jpg,{label}\n")
-    before, *after = (
-        {"OUTPUT": "mine", "CORRECTIONS": file} for file in ("a.csv", Path("b.csv"), "c.csv", None)
-    )
-    folder_of(committed, **before)
+    folder_of(committed, OUTPUT="mine", CORRECTIONS="a.csv")
     made = json.loads(Path("mine/settings.json").read_text())
     assert "CORRECTIONS" not in made["settings"]
     assert made["corrections"] == scenes.files.file_digest(Path("a.csv"))
     assert scenes.settings.check_settings(injected(**made)) == SETTINGS
     Path("mine/grid_search.csv").touch()
-    assert folder_of(committed, **after[0]) == "mine"
-    for changed in after[1:]:
+    assert folder_of(committed, OUTPUT="mine", CORRECTIONS=Path("b.csv")) == "mine"
+    for other in ("c.csv", None):
         with pytest.raises(ValueError, match=r"^the results in mine .* other photos, labels or sp"):
-            folder_of(committed, **changed)
+            folder_of(committed, OUTPUT="mine", CORRECTIONS=other)
     assert folder_of(committed, CORRECTIONS="a.csv").startswith("runs/corrections-")
 
 
@@ -154,8 +148,8 @@ def test_results_of_other_versions_are_not_mixed(committed, monkeypatch):
 
 def test_output_is_taken_at_its_word_once(committed, tmp_path):
     output = tmp_path / "a" / "b"
-    assert folder_of(committed, OUTPUT=str(output), EPOCHS=3) == output.as_posix()
-    assert folder_of(committed, OUTPUT=str(output), EPOCHS=3) == output.as_posix()
+    for _ in range(2):
+        assert folder_of(committed, OUTPUT=str(output), EPOCHS=3) == output.as_posix()
     before = (output / "settings.json").read_bytes()
     (output / "grid_search.csv").touch()
     with pytest.raises(ValueError, match=r"with EPOCHS = 3; it is 4 now\. Set it back, or"):
@@ -163,22 +157,17 @@ def test_output_is_taken_at_its_word_once(committed, tmp_path):
     assert (output / "settings.json").read_bytes() == before
 
 
-WRITTEN = [
-    "grid_search.csv",
-    ".grid_search-0123456789abcdef",
-    "classifier.keras",
-    "plotly_plots",
-    "results",
-]
+WRITTEN = ["grid_search.csv", ".grid_search-0123456789abcdef", "classifier.keras"]
+WRITTEN += ["plotly_plots", "results"]
 
 
 @pytest.mark.parametrize("begun", ["", *WRITTEN])
-def test_a_folder_of_a_run_that_came_to_no_result_is_taken_over(committed, tmp_path, begun):
+def test_a_folder_of_a_run_that_came_to_no_result_is_taken_over(committed, begun):
     """And the earlier run, should it still live, writes nothing into it any more."""
     first, second = (dict(SETTINGS) | {"OUTPUT": "mine", "EPOCHS": epochs} for epochs in (3, 4))
     earlier = scenes.runs.output_folder(first, committed)
     if begun:
-        (tmp_path / "mine" / begun).mkdir()
+        Path("mine", begun).mkdir()
         with pytest.raises(ValueError, match=r"computed with EPOCHS = 3; it is 4 now"):
             scenes.runs.output_folder(second, committed)
     else:
@@ -188,19 +177,19 @@ def test_a_folder_of_a_run_that_came_to_no_result_is_taken_over(committed, tmp_p
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-def test_results_of_unknown_configuration_are_not_taken(committed, tmp_path, name):
-    (tmp_path / "old" / name).mkdir(parents=True)
+def test_results_of_unknown_configuration_are_not_taken(committed, name):
+    Path("old", name).mkdir(parents=True)
     with pytest.raises(ValueError, match=rf"^old holds {name}, but no settings\.json .* another O"):
         folder_of(committed, OUTPUT="old")
-    assert [path.name for path in (tmp_path / "old").iterdir()] == [name]
+    assert [path.name for path in Path("old").iterdir()] == [name]
 
 
-FOREIGN = ["", "{", "[]", "{}", '{"settings": 1, "photos": ""}', '{"editor.fontSize": 12}', "\xff"]
+FOREIGN = ["", "[]", "{}", '{"settings": 1, "photos": ""}', "\xff"]
 
 
 @pytest.mark.parametrize("text", FOREIGN)
-def test_a_settings_file_that_no_run_has_written_stays_as_it_is(committed, tmp_path, text):
-    path = tmp_path / ".vscode" / "settings.json"
+def test_a_settings_file_that_no_run_has_written_stays_as_it_is(committed, text):
+    path = Path(".vscode", "settings.json")
     path.parent.mkdir()
     path.write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match=r"^\.vscode/settings\.json records no .* another OUTPUT$"):
@@ -210,7 +199,7 @@ def test_a_settings_file_that_no_run_has_written_stays_as_it_is(committed, tmp_p
 
 
 def test_nothing_is_written_after_a_setting_has_changed(committed):
-    namespace = dict(SETTINGS)
+    namespace, table = dict(SETTINGS), pd.DataFrame({"run": [1]})
     output = scenes.runs.output_folder(namespace, committed)
     assert output.file("grid_search.csv") == output.folder / "grid_search.csv"
     assert output.file("results/a.csv").parent.is_dir()
@@ -218,23 +207,20 @@ def test_nothing_is_written_after_a_setting_has_changed(committed):
     assert output.plots == output.folder / "plotly_plots"
     namespace["EPOCHS"] = 3
     told = r"results in runs/unchanged-.* with EPOCHS = 25; it is 3 now\..* run all cells again"
-    table = pd.DataFrame({"run": [1]})
-    for write in (
-        lambda: output.file("grid_search.csv"),
-        lambda: output.plots,
-        lambda: output.write(table, "b.csv"),
-        lambda: output.keep([table], "b.csv"),
-    ):
-        with pytest.raises(ValueError, match=told):
-            write()
+    with pytest.raises(ValueError, match=told):
+        output.file("grid_search.csv")
+    with pytest.raises(ValueError, match=told):
+        _ = output.plots
+    with pytest.raises(ValueError, match=told):
+        output.keep([table], "b.csv")
     namespace["EPOCHS"] = 0
     with pytest.raises(ValueError, match="EPOCHS is 0; it must be"):
         output.file("grid_search.csv")
 
 
-def test_results_are_of_this_run_or_the_committed_ones_with_a_message(committed, tmp_path, capsys):
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "a.csv").write_text("n\n1\n")
+def test_results_are_of_this_run_or_the_committed_ones_with_a_message(committed, capsys):
+    Path("results").mkdir()
+    Path("results/a.csv").write_text("n\n1\n")
     output = scenes.runs.output_folder(dict(SETTINGS), committed)
     assert output.keep([], "a.csv")["n"].tolist() == [1]
     assert "a.csv was not computed in this run; showing the committed" in capsys.readouterr().out
@@ -242,14 +228,13 @@ def test_results_are_of_this_run_or_the_committed_ones_with_a_message(committed,
     assert "classifier.keras was not computed in this run" in capsys.readouterr().out
     tables = [pd.DataFrame({"n": [0.123456789]}), pd.DataFrame({"n": [2]})]
     assert output.keep(tables, "a.csv")["n"].tolist() == [0.123456789, 2]
-    assert (output.folder / "results" / "a.csv").read_text() == "n\n0.1234568\n2\n"
     output.file("classifier.keras").touch()
     assert output.keep([], "a.csv")["n"].tolist() == [0.1234568, 2]
     assert output.model() == output.folder / "classifier.keras"
     assert capsys.readouterr().out == ""
 
 
-def test_committed_results_of_other_classes_are_not_taken(committed, tmp_path):
+def test_committed_results_of_other_classes_are_not_taken(committed):
     """Their columns and figures would be taken for those of the photos at hand."""
     label = committed["label"].cat.rename_categories({"sea": "lake"})
     output = scenes.runs.output_folder(dict(SETTINGS), committed.assign(label=label))

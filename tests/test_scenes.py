@@ -1,6 +1,5 @@
 """Keras and TensorFlow are set to what the numbers need, whatever the user or machine has."""
 
-import functools
 import importlib
 import json
 import os
@@ -18,19 +17,15 @@ from search import make_photos
 from tensorflow.python.framework import config as state
 
 import scenes
-import scenes.base_model
 import scenes.features
 import scenes.fine_tuning
 import scenes.grid_search
 import scenes.heads
 import scenes.photos
-
-build_head = functools.partial(scenes.heads.build_head, scenes.base_model.N_FEATURES)
-
+from scenes.base_model import N_FEATURES
 
 ROOT = Path(__file__).parents[1]
 SHOW = """
-import keras, scenes
 from keras import config
 print(config.backend(), config.floatx(), config.dtype_policy().name, config.epsilon())
 print(config.image_data_format(), config.max_epochs(), config.max_steps_per_epoch())
@@ -41,10 +36,8 @@ def run(code: str, home: Path, config: dict, **variables: str) -> subprocess.Com
     """Run code in a process of a user whose keras.json is this."""
     (home / "keras.json").write_text(json.dumps(config))
     environment = os.environ | {"KERAS_HOME": str(home), "PYTHONPATH": str(ROOT)} | variables
-    command = [sys.executable, "-c", code]
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    options = {"env": environment, "capture_output": True, "text": True, "timeout": 300}
+    return subprocess.run([sys.executable, "-c", code], **options, check=False)
 
 
 SET = ["tensorflow", "float32", "float32", "1e-07", "channels_last", "None", "None"]
@@ -119,7 +112,7 @@ def test_a_task_enables_determinism_in_whatever_process_it_runs(
     elif task == "fold":
         scenes.grid_search.grid_search(*data, **grid, epochs=1, folds=2, csv=tmp_path / "a.csv")
     else:
-        head = build_head(6, dropout=0.1, weight_decay=0.1)
+        head = scenes.heads.build_head(N_FEATURES, 6, dropout=0.1, weight_decay=0.1)
         pair = small_network(0), head
         for step, result in {"_activations": np.zeros((len(images), 2)), "_fit": None}.items():
             monkeypatch.setattr(scenes.fine_tuning, step, lambda *given, r=result: r)
