@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import plotly.graph_objects as go
 import pytest
 from conftest import find_browser
@@ -17,11 +18,7 @@ from PIL import Image
 import scenes.chrome
 
 FIGURE = go.Figure(go.Bar(y=[1, 2], marker_color="#0000ff")).update_layout(width=400, height=300)
-BROKEN = {
-    "ends": 'echo "This program needs its snap package." >&2\nexit 1',
-    "lacks a library": "exit 127",
-}
-WAITS = 'until [ -e "$0.go" ]; do sleep 0.1; done\nexec {} "$@"'
+WAITS = 'until [ -e "$0.go" ]; do /bin/sleep 0.1; done\nexec {} "$@"'
 
 
 @pytest.fixture
@@ -47,14 +44,17 @@ def ends(pid: int) -> bool:
     return any(not is_running(pid) or time.sleep(0.1) for _ in range(600))
 
 
-@pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.parametrize("kind", ["ends at once", "has no room for temporary files"])
 def test_a_chrome_that_does_not_work_is_named_and_left_alone(chrome, monkeypatch, tmp_path, kind):
-    program = write_program(tmp_path / "chromium", BROKEN[kind])
+    script = 'echo "This program needs its snap package." >&2\nexit 1'
+    program = write_program(tmp_path / "chromium", script)
     monkeypatch.setenv("BROWSER_PATH", str(program))
+    if kind != "ends at once":
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     picture, line = chrome.draw(FIGURE)
     assert picture is None
     assert line.startswith("PNG export disabled: Chrome failed (")
-    assert "BROWSER_PATH" in line
+    assert ("No such file or directory" if kind != "ends at once" else "BROWSER_PATH") in line
     assert chrome.draw(FIGURE) == (None, line)
 
 
@@ -64,10 +64,7 @@ def test_a_chrome_that_is_slow_to_start_gets_a_second_chance(chrome, monkeypatch
     monkeypatch.setenv("BROWSER_PATH", str(program))
     monkeypatch.setattr(scenes.chrome, "START_PATIENCE", 2)
     late = "Chrome did not start within 2 s; "
-    assert chrome.draw(FIGURE) == (
-        None,
-        f"No PNG of this plot: {late}the next plot waits once more.",
-    )
+    assert chrome.draw(FIGURE)[1].startswith(f"No PNG of this plot: {late}")
     if starts:
         Path(f"{program}.go").touch()
         monkeypatch.setattr(scenes.chrome, "START_PATIENCE", 180)
@@ -78,16 +75,6 @@ def test_a_chrome_that_is_slow_to_start_gets_a_second_chance(chrome, monkeypatch
         assert line.startswith(f"PNG export disabled: {late}")
         assert chrome.draw(FIGURE) == (None, line)
         assert ends(chrome._kaleido.subprocess.pid)
-
-
-@pytest.mark.browser
-def test_a_machine_without_room_for_temporary_files_gets_no_pictures(chrome, monkeypatch, tmp_path):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
-    picture, line = chrome.draw(FIGURE)
-    assert picture is None
-    assert chrome.draw(FIGURE) == (None, line)
-    assert line.startswith("PNG export disabled: Chrome failed (")
-    assert f"No such file or directory: '{tmp_path}" in line
 
 
 WITHOUT_CHROME = """
@@ -101,26 +88,16 @@ for name in ("first", "second"):
 
 @pytest.mark.parametrize("kind", ["is missing", "hangs"])
 def test_a_run_without_a_chrome_ends_well_with_pages_and_advice(tmp_path, kind):
-    (tmp_path / "nothing").mkdir()
-    program = tmp_path / "nothing" / "chrome"
+    program = tmp_path / "bin" / "chrome"
+    program.parent.mkdir()
     if kind == "hangs":
         write_program(program, WAITS)
-    environment = os.environ | {
-        "PATH": f"{tmp_path}/nothing" + ("" if kind == "is missing" else f":{os.environ['PATH']}"),
-        "BROWSER_PATH": str(program),
-        "PYTHONPATH": str(Path(__file__).parents[1]),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_CHROME],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    variables = {"PATH": str(program.parent), "BROWSER_PATH": str(program)}
+    variables |= {"PYTHONPATH": str(Path(__file__).parents[1])}
+    options = {"cwd": tmp_path, "env": os.environ | variables, "timeout": 100, "check": False}
+    command = [sys.executable, "-c", WITHOUT_CHROME]
+    done = subprocess.run(command, capture_output=True, text=True, **options)
+    assert (done.returncode, done.stderr) == (0, "")
     *late, advice = done.stdout.splitlines()
     assert len(late) == (kind == "hangs")
     assert advice.startswith("PNG export disabled: ")
@@ -135,11 +112,9 @@ def test_a_picture_has_twice_the_size_of_its_figure_and_is_the_same_again(chrome
     assert first == again
     for png, scale in ((first, 2), (scenes.chrome.halve(first), 1)):
         with Image.open(io.BytesIO(png)) as picture:
-            assert picture.format == "PNG"
-            assert picture.size == (400 * scale, 300 * scale)
-            colours = picture.convert("RGB").getcolors(800 * 600)
-        blue = sum(n for n, colour in colours if colour == (0, 0, 255))  # the bars
-        assert blue > 5000 * scale**2
+            assert (picture.format, picture.size) == ("PNG", (400 * scale, 300 * scale))
+            blue = (np.array(picture.convert("RGB")) == (0, 0, 255)).all(axis=2)  # the bars
+        assert blue.sum() > 5000 * scale**2
 
 
 @pytest.mark.browser

@@ -24,30 +24,24 @@ def test_maps_lie_over_the_whole_of_their_photos_under_their_titles(figure):
     for axis, (height, width) in zip(drawn, [(30, 40)] * 4 + [(40, 30)], strict=True):
         photo, over = axis.images
         assert photo.get_array().shape == (height, width)  # grey
-        left, right, bottom, top = over.get_extent()
-        assert (left, right, bottom, top) == (0, width, height, 0)
-        shown = over.get_array()
-        assert shown.shape == (7, 7)
-        assert (shown[0, 0], shown[6, 6]) == (0, 1)
+        assert tuple(over.get_extent()) == (0, width, height, 0)
+        assert over.get_array().shape == (7, 7)
+        assert (over.get_array()[0, 0], over.get_array()[6, 6]) == (0, 1)
+    assert not plt.get_fignums(), "nor is it shown twice"
 
 
 def test_a_map_is_brightest_where_its_values_are_highest(figure):
     """In the pixels: the whole way from the map to what one sees."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    pixels = np.asarray(canvas.buffer_rgba())[..., :3].astype(float)
-    box = figure.axes[0].get_window_extent()
-    rows = len(pixels) - np.array([box.y1, box.y0]).round().astype(int)
-    inside = pixels[rows[0] : rows[1], round(box.x0) : round(box.x1)]
-    height, width = (n // 3 for n in inside.shape[:2])
-    assert inside[-height:, -width:, 0].mean() > inside[:height, :width, 0].mean() + 20
+    pixels = np.asarray(canvas.buffer_rgba())[::-1, :, :3].astype(float)  # from below, as the box
+    (left, low), (right, high) = figure.axes[0].get_window_extent().get_points().round().astype(int)
+    inside = pixels[low:high, left:right, 0]
+    height, width = (n // 3 for n in inside.shape)
+    assert inside[:height, -width:].mean() > inside[-height:, :width].mean() + 20
 
 
 def test_a_map_without_a_highest_place_is_drawn_without_a_word(recwarn):
     figure = scenes.drawings.maps([draw(0)], [np.zeros((7, 7))], ["flat"])
     assert np.ptp(figure.axes[0].images[1].get_array()) == 0
     assert not recwarn.list
-
-
-def test_maps_are_not_shown_twice(figure):
-    assert not plt.get_fignums()

@@ -18,14 +18,8 @@ FLOORS = [
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 ROOMS = sorted(path.stem for path in (ROOT / "scenes").glob("*.py"))
-TOKENS_OF_NO_CODE = {
-    tokenize.COMMENT,
-    tokenize.NL,
-    tokenize.NEWLINE,
-    tokenize.INDENT,
-    tokenize.DEDENT,
-    tokenize.ENDMARKER,
-}
+NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.ENDMARKER}
+NO_CODE |= {tokenize.INDENT, tokenize.DEDENT}
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -38,7 +32,7 @@ def lines_of_code(text: str) -> set[int]:
     """Return the numbers of the lines that hold code: no docstring, comment or blank line."""
     numbers = set()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type not in TOKENS_OF_NO_CODE:
+        if token.type not in NO_CODE:
             numbers |= set(range(token.start[0], token.end[0] + 1))
     for node in ast.walk(ast.parse(text)):
         documented = isinstance(node, ast.Module | ast.ClassDef | FUNCTIONS)
@@ -51,38 +45,28 @@ def imported(room: str) -> set[str]:
     """Return the rooms, and `utils`, that a room imports, wherever in its code."""
     found = set()
     for node in ast.walk(ast.parse(read(room))):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            start = "scenes" if node.level else ""
-            module = ".".join(filter(None, [start, node.module]))
-            names = [module, *(f"{module}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        for name in names:
-            package, _, rest = name.partition(".")
-            if package == "utils":
-                found.add("utils")
-            elif package == "scenes" and rest.partition(".")[0] in ROOMS:
-                found.add(rest.partition(".")[0])
-    return found
+        match node:
+            case ast.Import(names=names):
+                found |= {alias.name.removeprefix("scenes.") for alias in names}
+            case ast.ImportFrom(module="scenes", names=names):
+                found |= {alias.name for alias in names}
+            case ast.ImportFrom(module=module):
+                found.add(module)
+    return found & {*ROOMS, "utils"}
 
 
 def bound(room: str) -> set[str]:
     """Return the names that a room binds, wherever: variables, arguments, functions, classes."""
-    names = set()
+    found = set()
     for node in ast.walk(ast.parse(read(room))):
-        if isinstance(node, FUNCTIONS | ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.arg):
-            names.add(node.arg)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.add(node.id)
-        elif isinstance(node, ast.ExceptHandler) and node.name:
-            names.add(node.name)
-        elif isinstance(node, ast.alias) and node.asname:
-            names.add(node.asname)
-    return names
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name) | ast.alias(asname=name):
+                found.add(name)
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                found.add(name)
+            case ast.ExceptHandler(name=name):
+                found.add(name)
+    return found
 
 
 def test_lines_of_code_are_counted_without_what_is_said_about_them():
@@ -133,6 +117,6 @@ def test_only_the_room_of_the_base_model_knows_the_network(room):
 @pytest.mark.parametrize("room", [*ROOMS, "utils"])
 def test_a_room_imports_rooms_and_hides_none(room):
     """A reader sees where a helper lives, and one stand-in serves all."""
-    modules = [n.module for n in ast.walk(ast.parse(read(room))) if isinstance(n, ast.ImportFrom)]
-    assert not [module for module in modules if (module or "").startswith("scenes.")]
+    froms = [node for node in ast.walk(ast.parse(read(room))) if isinstance(node, ast.ImportFrom)]
+    assert not [n.module for n in froms if n.level or n.module.startswith("scenes.")]
     assert bound(room) & imported(room) == set()

@@ -2,15 +2,16 @@
 
 import html
 import io
+import itertools
 import json
 import re
+from collections.abc import Iterable
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
-from conftest import find_browser
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
@@ -20,7 +21,7 @@ import scenes.plots
 import utils
 
 RATES, DROPOUTS, DECAYS, FOLDS, EPOCHS = [0.001, 0.01], [0.1, 0.3, 0.5], [0, 1e-4], 3, 4
-N = "n = 120 photos"
+LOOK = {"title": "A title", "subtitle": "n = 120 photos"}
 LONG = "a name of a class that goes on and on and on"
 ODD = ["<b>x</b>", "two words", "a, comma", "Zürich", "7 & <i>", "%{x} &amp;", "$a$", "100", LONG]
 
@@ -33,39 +34,24 @@ def names(number: int) -> list[str]:
     return sorted([*odd, *(f"class {i:03}" for i in range(number - len(odd)))])
 
 
-def draw_labels(number: int, photos: int) -> pd.Series:
-    """Return the labels of photos of so many classes; each class has one."""
-    codes = np.random.default_rng(0).permutation(np.arange(photos) % number)
-    return pd.Series(pd.Categorical.from_codes(codes, names(number)))
+def draw_results(*values: Iterable[float]) -> pd.DataFrame:
+    """Return the results of a grid search with these hyperparameters, folds and epochs."""
+    names = [*scenes.HYPERPARAMETERS, "fold", "epoch"]
+    table = pd.DataFrame(itertools.product(*values), columns=names)
+    accuracies = np.random.default_rng(0).uniform(0.5, 1, (len(table), len(scenes.METRICS)))
+    return table.join(pd.DataFrame(accuracies.round(4), columns=list(scenes.METRICS)))
 
 
 @pytest.fixture(scope="module")
 def results():
-    """Return the results of a grid search, drawn by chance."""
-    index = pd.MultiIndex.from_product(
-        [RATES, DROPOUTS, DECAYS, range(1, FOLDS + 1), range(1, EPOCHS + 1)],
-        names=[*scenes.HYPERPARAMETERS, "fold", "epoch"],
-    )
-    rng = np.random.default_rng(0)
-    return pd.DataFrame(
-        {name: rng.uniform(0.5, 1, len(index)).round(4) for name in scenes.METRICS}, index=index
-    ).reset_index()
+    return draw_results(RATES, DROPOUTS, DECAYS, range(1, FOLDS + 1), range(1, EPOCHS + 1))
 
 
 @pytest.fixture(scope="module")
 def history():
     """Return the history of a training of four epochs."""
     values = np.random.default_rng(0).uniform(0, 1, (4, 4))
-    return pd.DataFrame({"epoch": range(1, 5)}).join(
-        pd.DataFrame(values, columns=list(scenes.METRICS))
-    )
-
-
-@pytest.fixture(scope="module")
-def trainings():
-    """Return the accuracies of trainings with three seeds on 100 and 400 photos."""
-    table = pd.DataFrame({"photos": [100, 400] * 3, "seed": [0, 0, 1, 1, 2, 2]})
-    return table.assign(val_accuracy=[0.7, 0.8, 0.72, 0.83, 0.77, 0.83])
+    return pd.DataFrame(values, columns=list(scenes.METRICS)).assign(epoch=range(1, 5))
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +60,9 @@ def photos():
 
     def draw(number: int) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
         rng = np.random.default_rng(0)
-        labels = draw_labels(number, max(120, 3 * number))
-        splits = rng.choice(["train", "validation", "test"], len(labels), p=[0.6, 0.2, 0.2])
-        codes = labels.cat.codes.to_numpy()
+        codes = rng.permutation(np.arange(max(120, 3 * number)) % number)
+        labels = pd.Series(pd.Categorical.from_codes(codes, names(number)))
+        splits = rng.choice(["train", "validation", "test"], len(codes), p=[0.6, 0.2, 0.2])
         features = rng.uniform(0, 6, (number, 1280))[codes]
         features = (features + rng.normal(0, 0.3, features.shape)).astype("float32")
         guesses = np.where(rng.random(len(codes)) < 0.7, codes, rng.integers(0, number, len(codes)))
@@ -98,27 +84,6 @@ def tables():
     }
 
 
-@pytest.fixture(scope="module")
-def confidences(tables):
-    """Return the confidence for each photo of `tables`."""
-    return {name: np.repeat(table["confidence"], 200) for name, table in tables.items()}
-
-
-@pytest.fixture(scope="module")
-def answered():
-    return pd.DataFrame({"coverage": [0.5, 0.75, 1.0], "accuracy": [1.0, 0.96, 0.9]})
-
-
-class FirstTwo:
-    """Stands in for t-SNE and is fast."""
-
-    def __init__(self, **options):
-        pass
-
-    def fit_transform(self, features):
-        return features[:, :2]
-
-
 @pytest.fixture(scope="module", autouse=True)
 def short_tsne():
     """Let t-SNE stop early: of what it shows, these tests ask little."""
@@ -128,31 +93,25 @@ def short_tsne():
 
 
 @pytest.fixture(scope="module")
-def figures(results, history, trainings, photos, tables, confidences, answered):
+def figures(results, history, photos, tables):
     """Return one figure of each plot of numbers, and three for each number of classes."""
-    summary = utils.summarize(results)
+    trainings = pd.DataFrame({"photos": [100, 400] * 3, "seed": [0, 0, 1, 1, 2, 2]})
+    trainings["val_accuracy"] = [0.7, 0.8, 0.72, 0.83, 0.77, 0.83]
+    confidences = {name: np.repeat(table["confidence"], 200) for name, table in tables.items()}
+    answered = pd.DataFrame({"coverage": [0.5, 0.75, 1.0], "accuracy": [1.0, 0.96, 0.9]})
     drawn = {
-        "grid_search": scenes.plots.grid_search(results, "Two rates", subtitle=N),
-        "heatmap": scenes.plots.heatmap(summary, "All settings", subtitle=N),
-        "history": scenes.plots.history(history, "One training", subtitle=N),
-        "learning_curve": scenes.plots.learning_curve(trainings, "Two sizes", subtitle=N),
-        "calibration": scenes.plots.calibration(
-            tables, "Two classifiers", confidences=confidences, subtitle=N
-        ),
-        "coverage": scenes.plots.coverage(answered, "Coverage", answered=0.75, subtitle=N),
+        "grid_search": scenes.plots.grid_search(results, **LOOK),
+        "heatmap": scenes.plots.heatmap(utils.summarize(results), **LOOK),
+        "history": scenes.plots.history(history, **LOOK),
+        "learning_curve": scenes.plots.learning_curve(trainings, **LOOK),
+        "calibration": scenes.plots.calibration(tables, confidences=confidences, **LOOK),
+        "coverage": scenes.plots.coverage(answered, answered=0.75, **LOOK),
     }
     for number, (images, features, predictions) in photos.items():
         labels = images["label"]
-        drawn[f"counts {number}"] = scenes.plots.counts(images, "The photos", subtitle=N)
-        with pytest.MonkeyPatch.context() as patch:
-            if number != 6:  # one map is enough to be looked at: t-SNE takes seconds
-                patch.setattr(scenes.plots, "TSNE", FirstTwo)
-            drawn[f"feature_map {number}"] = scenes.plots.feature_map(
-                features, labels, "A map", subtitle=N
-            )
-        drawn[f"confusion {number}"] = scenes.plots.confusion(
-            labels, predictions, "Mistakes", subtitle=N
-        )
+        drawn[f"counts {number}"] = scenes.plots.counts(images, **LOOK)
+        drawn[f"feature_map {number}"] = scenes.plots.feature_map(features, labels, **LOOK)
+        drawn[f"confusion {number}"] = scenes.plots.confusion(labels, predictions, **LOOK)
     return drawn
 
 
@@ -162,16 +121,11 @@ AXES = {
     "grid_search": {"epoch", "validation accuracy"},
     "heatmap": {"weight decay", "dropout"},
     "history": {"epoch", "loss", "accuracy"},
-    "learning_curve": {
-        "number of training photos (log scale)",
-        "validation accuracy<br>(mean, range over seeds)",
-    },
+    "learning_curve": {"number of training photos (log scale)"},
     "confusion 6": {"predicted class", "true class"},
     "calibration": {"confidence (probability of the predicted class)", "accuracy", "photos"},
     "coverage": {"coverage", "selective accuracy"},
 }
-TITLES = ["The photos", "A map", "Two rates", "All settings", "One training", "Two sizes"]
-TITLES += ["Mistakes", "Two classifiers", "Coverage"]
 
 
 def texts(figure: go.Figure) -> set[str]:
@@ -189,23 +143,15 @@ def read(shown: object) -> str:
 # --- One look -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "title"), list(zip(AXES, TITLES, strict=True)))
-def test_a_plot_has_the_title_it_is_given_named_axes_and_the_common_look(figures, name, title):
-    figure = figures[name]
-    assert figure.layout.title.text == title
-    assert figure.layout.title.subtitle.text == N
+@pytest.mark.parametrize("name", AXES)
+def test_a_plot_has_the_title_it_is_given_named_axes_and_the_common_look(figures, name):
+    figure, common = figures[name], figures["counts 6"].layout
+    assert (figure.layout.title.text, figure.layout.title.subtitle.text) == (*LOOK.values(),)
     assert texts(figure) >= AXES[name]
-    common = figures["counts 6"].layout
-    assert figure.layout.font == common.font
-    assert figure.layout.template == common.template
-    assert figure.layout.title.x == common.title.x
+    assert (figure.layout.font, figure.layout.template) == (common.font, common.template)
     assert figure.layout.width == 850
-    assert figure.layout.height >= 400
-
-
-@pytest.mark.parametrize("name", sorted(AXES))
-def test_a_plot_is_drawn_without_webgl(figures, name):
-    assert {trace.type for trace in figures[name].data} <= {"bar", "scatter", "heatmap"}
+    assert {trace.type for trace in figure.data} <= {"bar", "scatter", "heatmap"}  # no WebGL
+    assert "epoch" not in AXES[name] or figure.layout.xaxis.dtick == 1
 
 
 def test_a_long_curve_is_drawn_without_webgl(results):
@@ -234,11 +180,6 @@ def test_classes_have_the_same_order_and_names_everywhere(figures, number):
     assert [read(name) for name in heat.data[0].x] == classes
     assert [read(name) for name in heat.data[0].y] == classes
     assert heat.layout.yaxis.autorange == "reversed"
-
-
-def test_the_six_classes_keep_their_colours(figures):
-    colours = [cloud.marker.color for cloud in figures["feature_map 6"].data]
-    assert colours == ["#E69F00", "#009E73", "#56B4E9", "#D55E00", "#0072B2", "#CC79A7"]
 
 
 @pytest.mark.parametrize("number", [2, 6, 20])
@@ -291,30 +232,22 @@ def test_counts_shows_the_number_of_photos_of_each_class_and_split(figures, phot
         assert shown[split][label] == len(rows)
     assert sum(sum(row.values()) for row in shown.values()) == len(images) == 120
     assert {bars.textposition for bars in figure.data} == {"inside"}  # above, it looks like a sum
-    assert figure.layout.barmode in ("stack", "relative")
 
 
 def test_feature_map_puts_photos_of_a_class_near_each_other(figures):
     places = {t.name: np.stack([t.x, t.y], axis=1) for t in figures["feature_map 6"].data}
+    assert not figures["feature_map 6"].layout.xaxis.showticklabels
     assert [len(rows) for rows in places.values()] == [20] * 6
     centres = {name: rows.mean(axis=0) for name, rows in places.items()}
     for name, rows in places.items():
-        for row in rows:
-            distances = {other: np.linalg.norm(row - centre) for other, centre in centres.items()}
-            assert min(distances, key=distances.get) == name
-
-
-def test_the_axes_of_a_feature_map_have_no_numbers(figures):
-    axes = (figures["feature_map 6"].layout.xaxis, figures["feature_map 6"].layout.yaxis)
-    assert [axis.showticklabels for axis in axes] == [False, False]
+        distances = {c: np.linalg.norm(rows - centre, axis=1) for c, centre in centres.items()}
+        assert set(pd.DataFrame(distances).idxmin(axis=1)) == {name}
 
 
 def test_feature_map_takes_a_sample_by_its_seed(photos):
     images, features, _ = photos[6]
-    first, again = (
-        scenes.plots.feature_map(features, images["label"], "20", sample=20, seed=1)
-        for _ in range(2)
-    )
+    draw = partial(scenes.plots.feature_map, features, images["label"], "20", sample=20)
+    first, again = draw(seed=1), draw(seed=1)
     assert first == again
     assert sum(len(trace.x) for trace in first.data) == 20
 
@@ -329,22 +262,13 @@ def test_feature_map_bears_features_that_are_all_alike(photos):
 # --- The grid search ------------------------------------------------------------------
 
 
-def curves_of(figure: go.Figure) -> dict[str, list[list[float]]]:
-    """Return the grey curves of each panel by its title."""
-    titles = {(note.x, note.y): note.text for note in figure.layout.annotations}
-    found = {}
-    for trace in figure.data[:-2]:
-        x, y = (figure.layout[f"{axis[0]}axis{axis[1:]}"] for axis in (trace.xaxis, trace.yaxis))
-        [title] = [text for place, text in titles.items() if is_above(x.domain, y.domain, *place)]
-        ends = np.flatnonzero(np.isnan(trace.y))
-        starts = [0, *(ends[:-1] + 1)]
-        found[title] = [trace.y[i:j].tolist() for i, j in zip(starts, ends, strict=True)]
-    return found
-
-
-def is_above(x: tuple, y: tuple, note_x: float, note_y: float) -> bool:
-    """Return whether a title stands right above a panel with these domains."""
-    return x[0] < note_x < x[1] and abs(note_y - y[1]) < 0.01
+def curves_of(figure: go.Figure) -> dict[str, list[np.ndarray]]:
+    """Return the grey curves of each panel by its title, from the upper left on."""
+    titles = sorted(figure.layout.annotations, key=lambda note: (-note.y, note.x))
+    grey = figure.data[:-2]  # a missing value ends each curve
+    curves = [np.reshape(trace.y, (-1, len(set(trace.x)))) for trace in grey]
+    assert all(np.isnan(panel[:, -1]).all() for panel in curves)
+    return {title.text: panel[:, :-1] for title, panel in zip(titles, curves, strict=True)}
 
 
 def test_grid_search_shows_each_setting_in_the_panel_of_its_learning_rate(figures, results):
@@ -357,9 +281,10 @@ def test_grid_search_shows_each_setting_in_the_panel_of_its_learning_rate(figure
     assert list(figures["grid_search"].data[0].x)[:EPOCHS] == list(range(1, EPOCHS + 1))
 
 
-@pytest.mark.parametrize("folds", [1, FOLDS])
-def test_grid_search_shows_the_best_setting_and_its_standard_deviation(results, folds):
-    some = results[results["fold"] <= folds]
+@pytest.mark.parametrize(("folds", "digits"), [(1, 1), (FOLDS, 4)])
+def test_grid_search_shows_the_best_setting_and_its_standard_deviation(results, folds, digits):
+    """With one digit, many accuracies are equal, and the lower loss decides."""
+    some = results[results["fold"] <= folds].round({"val_accuracy": digits})
     *grey, line, point = scenes.plots.grid_search(some, "The best in colour").data
     best = utils.summarize(some).iloc[0]
     curve = some.set_index(scenes.HYPERPARAMETERS).loc[*best[scenes.HYPERPARAMETERS]]
@@ -375,18 +300,8 @@ def test_grid_search_shows_the_best_setting_and_its_standard_deviation(results, 
     assert point.name == f"{told})"
     panel = grey[RATES.index(rate)]
     assert line.xaxis == point.xaxis == panel.xaxis
-    assert line.yaxis == point.yaxis == panel.yaxis
     assert {trace.line.color for trace in grey} == {"#BFBFBF"}
     assert line.marker.color == point.marker.color == scenes.plots.VALIDATION_COLOR
-
-
-def test_of_equal_accuracies_the_best_setting_has_the_lower_loss(results):
-    rows = results.assign(val_accuracy=0.9, val_loss=1.0)
-    last = (rows["learning_rate"] == RATES[1]) & (rows["dropout"] == DROPOUTS[2])
-    rows.loc[last & (rows["epoch"] == 3), "val_loss"] = 0.5
-    *_, line, point = scenes.plots.grid_search(rows, "Ties").data
-    assert line.name.endswith("learning rate 0.01, dropout 0.5, weight decay 0")
-    assert list(point.x) == [3]
 
 
 def test_the_accuracy_axis_leaves_out_the_first_epochs(results):
@@ -399,11 +314,11 @@ def test_the_accuracy_axis_leaves_out_the_first_epochs(results):
     assert {axis.matches for axis in axes} <= {None, "y"}
 
 
-@pytest.mark.parametrize(("rates", "rows"), [(1, 1), (4, 1), (5, 2), (8, 2), (9, 3)])
-def test_panels_are_wrapped_into_rows_of_at_most_four(results, rates, rows):
-    one = results.query("learning_rate == 0.001")
-    many = pd.concat([one.assign(learning_rate=10.0**-i) for i in range(rates, 0, -1)])
-    titles = [f"learning rate {10.0**-i:g}" for i in range(rates, 0, -1)]
+@pytest.mark.parametrize(("panels", "rows"), [(1, 1), (4, 1), (5, 2), (9, 3)])
+def test_panels_are_wrapped_into_rows_of_at_most_four(panels, rows):
+    rates = [10.0**-i for i in range(panels, 0, -1)]
+    many = draw_results(rates, DROPOUTS, DECAYS, [1], [1, 2])
+    titles = [f"learning rate {rate:g}" for rate in rates]
     search = scenes.plots.grid_search(many, "Many rates")
     heats = scenes.plots.heatmap(utils.summarize(many), "Many rates")
     assert list(curves_of(search)) == titles
@@ -413,42 +328,37 @@ def test_panels_are_wrapped_into_rows_of_at_most_four(results, rates, rows):
     assert heats.layout.height == search.layout.height - 60 == 260 + 240 * rows
 
 
-def test_a_large_search_takes_little_room_in_the_notebook(results):
+def test_a_large_search_takes_little_room_in_the_notebook():
     """512 settings of 20 epochs, in the figure and not in its template of 7 kB."""
-    index = pd.MultiIndex.from_product(
-        [np.arange(1, 9) / 1000, np.arange(8) / 10, np.arange(8) / 1000, [1], range(1, 21)],
-        names=[*scenes.HYPERPARAMETERS, "fold", "epoch"],
-    )
-    accuracy = np.random.default_rng(0).uniform(0.8, 0.9, len(index))
-    large = pd.DataFrame({"val_accuracy": accuracy, "val_loss": accuracy}, index).reset_index()
+    decays = np.arange(8) / 1000
+    large = draw_results(decays + 0.001, np.arange(8) / 10, decays, [1], range(1, 21))
     figure = scenes.plots.grid_search(large, "512 settings")
     assert len(figure.data) == 10
-    assert len(figure.to_json()) < 10 * len(index) + 20_000
+    assert len(figure.to_json()) < 10 * len(large) + 20_000
 
 
-def test_a_search_of_one_setting_and_epoch_is_a_point(results):
-    one = results.query("learning_rate == 0.001 and dropout == 0.1 and weight_decay == 0")
-    figure = scenes.plots.grid_search(one[(one["epoch"] == 1) & (one["fold"] == 1)], "One")
-    assert {trace.mode for trace in figure.data} == {"markers"}
-    low, high = figure.layout.yaxis.range
-    assert low < figure.data[-1].y[0] < high
+def test_a_single_epoch_is_a_point_that_one_can_see(results, history):
+    search = scenes.plots.grid_search(results[results["epoch"] == 1], "One epoch")
+    without_validation = history[["epoch", "loss", "accuracy"]][:1]
+    training = scenes.plots.history(without_validation, "One epoch")
+    assert {trace.mode for trace in [*search.data, *training.data]} == {"markers"}
+    assert {trace.name for trace in training.data} == {"training"}
+    low, high = search.layout.yaxis.range
+    assert low < search.data[-1].y[0] < high
 
 
 def test_heatmap_has_numbers_or_a_colour_bar(results):
     few = scenes.plots.heatmap(utils.summarize(results), "Four columns")
-    many = pd.concat([results.assign(weight_decay=0.1 * i) for i in range(11)])
-    many = many.drop_duplicates([*scenes.HYPERPARAMETERS, "fold", "epoch"])
+    many = draw_results(RATES, DROPOUTS, range(11), [1], [1])
     many = scenes.plots.heatmap(utils.summarize(many), "22 columns")
-    assert few.data[0].texttemplate == "%{z:.2f}"
-    assert not many.data[0].texttemplate
+    assert [f.data[0].texttemplate for f in (few, many)] == ["%{z:.2f}", None]
     assert [f.layout.coloraxis.showscale for f in (few, many)] == [False, True]
 
 
 def test_heatmap_shows_the_best_mean_accuracy_of_each_setting(figures, results):
     figure = figures["heatmap"]
-    assert [note.text for note in figure.layout.annotations][: len(RATES)] == [
-        f"learning rate {rate:g}" for rate in RATES
-    ]
+    titles = [note.text for note in figure.layout.annotations]
+    assert titles[: len(RATES)] == [f"learning rate {rate:g}" for rate in RATES]
     means = results.groupby([*scenes.HYPERPARAMETERS, "epoch"])["val_accuracy"].mean()
     best = means.groupby(scenes.HYPERPARAMETERS).max()
     for rate, heat in zip(RATES, figure.data, strict=True):
@@ -471,12 +381,6 @@ def test_history_shows_training_and_validation(figures, history):
     assert lines[0].line.color == lines[2].line.color != lines[1].line.color
 
 
-def test_history_of_one_epoch_is_a_point_that_one_can_see(history):
-    figure = scenes.plots.history(history[history["epoch"] == 1], "One epoch")
-    assert {line.mode for line in figure.data} == {"markers"}
-    assert figure.data[1].line.color == scenes.plots.VALIDATION_COLOR  # and of the point
-
-
 def test_learning_curve_shows_mean_and_range_over_seeds_by_number_of_photos(figures):
     figure = figures["learning_curve"]
     [line] = figure.data
@@ -487,17 +391,7 @@ def test_learning_curve_shows_mean_and_range_over_seeds_by_number_of_photos(figu
     np.testing.assert_allclose(line.error_y.arrayminus, [0.03, 0.02])
 
 
-@pytest.mark.parametrize("name", ["grid_search", "history"])
-def test_epochs_are_whole_numbers(figures, name):
-    assert {axis.dtick for axis in figures[name].select_xaxes()} == {1}
-
-
-def test_history_without_validation_shows_training_alone(history):
-    figure = scenes.plots.history(history[["epoch", "loss", "accuracy"]], "No validation")
-    assert {line.name for line in figure.data} == {"training"}
-
-
-@pytest.mark.parametrize("number", [2, 6, 100])
+@pytest.mark.parametrize("number", [6, 100])
 def test_confusion_shows_counts_and_row_percentages(figures, photos, number):
     images, _, predicted = photos[number]
     heat = figures[f"confusion {number}"].data[0]
@@ -518,42 +412,29 @@ def test_confusion_bears_a_class_without_photos():
     assert heat.z[4][4] == np.sum(heat.z) == 100
 
 
-def test_calibration_shows_each_bin_with_its_interval_under_its_name(figures, tables):
+def test_calibration_shows_each_bin_with_its_interval_and_a_histogram(figures, tables):
     diagonal, *traces = figures["calibration"].data
-    assert diagonal.name == "perfect calibration"
     assert list(diagonal.x) == list(diagonal.y)
-    points = traces[::2]
-    assert len({trace.marker.color for trace in points}) == len(points) == 2
-    for trace, (name, table) in zip(points, tables.items(), strict=True):
-        assert trace.name == name
-        assert trace.mode == "markers"
-        np.testing.assert_allclose(trace.x, table["confidence"])
-        np.testing.assert_allclose(trace.y, table["accuracy"])
-        np.testing.assert_allclose(trace.y + trace.error_y.array, table["ci_high"])
-        np.testing.assert_allclose(trace.y - trace.error_y.arrayminus, table["ci_low"])
-
-
-def test_calibration_has_a_histogram_of_the_confidence_for_all_photos(figures, confidences):
-    _, *traces = figures["calibration"].data
-    for points, steps, values in zip(traces[::2], traces[1::2], confidences.values(), strict=True):
-        assert steps.line.color == points.marker.color
-        assert (points.yaxis, steps.yaxis) == (None, "y2")
+    assert len({points.marker.color for points in traces[::2]}) == 2
+    for points, steps, (name, table) in zip(traces[::2], traces[1::2], tables.items(), strict=True):
+        assert (points.name, points.mode, points.yaxis) == (name, "markers", None)
+        np.testing.assert_allclose(points.x, table["confidence"])
+        np.testing.assert_allclose(points.y, table["accuracy"])
+        np.testing.assert_allclose(points.y + points.error_y.array, table["ci_high"])
+        np.testing.assert_allclose(points.y - points.error_y.arrayminus, table["ci_low"])
+        assert (steps.line.color, steps.yaxis) == (points.marker.color, "y2")
         photos, edges = np.array(steps.y[:-1]), np.array(steps.x)
-        assert photos.sum() == len(values)
-        assert ((values > edges[3]) & (values < edges[30])).sum() == photos[3:30].sum() > 0
+        assert photos.sum() == table["photos"].sum()
+        inside = table["confidence"].between(edges[3], edges[30])
+        assert photos[3:30].sum() == table["photos"][inside].sum() > 0
 
 
-def test_the_reliability_diagram_is_square_and_shows_all_that_is_in_it(figures, tables):
+def test_the_reliability_diagram_shows_all_that_is_in_it(figures, tables):
     layout = figures["calibration"].layout
-    margin = layout.margin
-    width = np.ptp(layout.xaxis.domain) * (layout.width - margin.l - margin.r)
-    height = np.ptp(layout.yaxis.domain) * (layout.height - margin.t - margin.b)
-    assert width == pytest.approx(height, rel=0.03)
     assert layout.xaxis.range == layout.yaxis.range == layout.xaxis2.range
     low, high = layout.xaxis.range
     lowest = min(table["ci_low"].min() for table in tables.values())
-    assert lowest - 0.1 < low <= lowest
-    assert high > 1
+    assert lowest - 0.1 < low <= lowest < 1 < high
 
 
 def test_coverage_shows_the_accuracy_of_each_share_and_marks_the_chosen_one(figures):
@@ -573,44 +454,33 @@ def test_coverage_ends_at_100_percent_where_all_are_right():
 # --- Shown and saved ------------------------------------------------------------------
 
 
-def test_a_saved_page_needs_no_network_and_shares_its_script(figures, shown, tmp_path):
-    for name in ("counts 6", "feature_map 6"):
+def test_a_saved_page_holds_the_figure_needs_no_network_and_replaces_what_is_older(
+    figures, shown, tmp_path
+):
+    for name in ("heatmap.png", "other.png", "plotly.min.js"):
+        (tmp_path / name).write_bytes(b"older")
+    for name in ("counts 6", "heatmap"):
         scenes.plots.show(figures[name], name, tmp_path)
         page = (tmp_path / f"{name}.html").read_text(encoding="utf-8")
         assert re.findall(r"(?:src|href)=[\"']?([^\"'> ]*)", page) == ["plotly.min.js"]
-        assert re.findall(r"<div id=\"([^\"]*)\"", page) == [name]
         assert not re.search(r"import\s*\(|fetch\s*\(|cdn", page, re.IGNORECASE)
+        data = re.search(rf"(?s){name}\",\s*(\[.*?\}}\]),\s*\{{\"template", page)[1]
+        assert json.loads(data) == json.loads(figures[name].to_json())["data"]
         assert len(page) < 200_000
-    assert (tmp_path / "plotly.min.js").stat().st_size > 1e6
-    assert len(list(tmp_path.iterdir())) == 3
+    found = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(found) == {"counts 6.html", "heatmap.html", "other.png", "plotly.min.js"}
+    assert found["other.png"] == b"older"
+    assert found["plotly.min.js"] == get_plotlyjs().encode()
 
 
-def test_nothing_older_stays_beside_a_page(figures, shown, tmp_path):
-    """A picture of an older figure, or the script of another plotly."""
-    for name in ("heat.png", "other.png", "plotly.min.js"):
-        (tmp_path / name).write_bytes(b"older")
-    scenes.plots.show(figures["heatmap"], "heat", tmp_path)
-    assert not (tmp_path / "heat.png").exists()
-    assert (tmp_path / "other.png").read_bytes() == b"older"
-    assert (tmp_path / "plotly.min.js").read_bytes() == get_plotlyjs().encode()
-
-
-@pytest.mark.parametrize("name", [*AXES, "counts 100", "confusion 100"])
-def test_saving_a_figure_again_gives_the_same_bytes(figures, shown, tmp_path, name):
-    pages = set()
-    for _ in range(2):
-        scenes.plots.show(figures[name], name, tmp_path)
-        pages.add((tmp_path / f"{name}.html").read_bytes())
-    assert len(pages) == 1
-
-
-def test_a_page_holds_the_figure(figures, shown, tmp_path):
-    scenes.plots.show(figures["heatmap"], "heat", tmp_path / "a" / "b")
-    page = (tmp_path / "a" / "b" / "heat.html").read_text(encoding="utf-8")
-    data = re.search(
-        r"Plotly\.newPlot\(\s*\"heat\",\s*(\[.*?\}\]),\s*\{\"template", page, re.DOTALL
-    )
-    assert json.loads(data[1]) == json.loads(figures["heatmap"].to_json())["data"]
+def test_saving_a_figure_again_gives_the_same_bytes(figures, shown, tmp_path):
+    folder = tmp_path / "a" / "b"
+    for name in (*AXES, "counts 100", "confusion 100"):
+        pages = set()
+        for _ in range(2):
+            scenes.plots.show(figures[name], name, folder)
+            pages.add((folder / f"{name}.html").read_bytes())
+        assert len(pages) == 1
 
 
 def test_a_picture_is_saved_and_shown_at_half_its_size(figures, shown, monkeypatch, tmp_path):
@@ -627,41 +497,12 @@ def test_a_picture_is_saved_and_shown_at_half_its_size(figures, shown, monkeypat
         assert half.getcolors() == [(200, (0, 0x72, 0xB2))]
 
 
-@pytest.fixture
-def without_chrome(figures, shown, monkeypatch, tmp_path, capsys):
-    """Return what three figures show without Chrome, the first of them once more at the end."""
+def test_without_chrome_the_first_figure_carries_the_reason_and_the_script_each_time(
+    figures, shown, monkeypatch, tmp_path, capsys
+):
     monkeypatch.setattr(scenes.plots, "_first", {})
     for name in ("first", "second", "third", "first"):
         scenes.plots.show(figures["counts 20"], name, tmp_path)
-    return [data["text/html"] for data in shown]
-
-
-def test_without_chrome_the_first_figure_carries_the_reason_and_the_script_each_time(
-    without_chrome, shown, tmp_path, capsys
-):
     assert capsys.readouterr().out == "No Chrome.\n" * 2
     assert {tuple(data) for data in shown} == {("application/vnd.plotly.v1+json", "text/html")}
-    assert [len(form) > 1e6 for form in without_chrome] == [True, False, False, True]
-    assert not list(tmp_path.glob("*.png"))
-
-
-@pytest.mark.browser
-def test_a_page_made_of_the_html_forms_shows_each_plot_and_name_without_network(
-    without_chrome, tmp_path
-):
-    """As nbconvert puts them into a page, which is then moved."""
-    sync_api = pytest.importorskip("playwright.sync_api")
-    (tmp_path / "moved").mkdir()
-    page_path = tmp_path / "moved" / "page.html"
-    page_path.write_text("<!DOCTYPE html><meta charset='utf-8'>" + "".join(without_chrome[:3]))
-    with sync_api.sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu"]
-        browser = playwright.chromium.launch(executable_path=find_browser(), args=flags)
-        page = browser.new_page()
-        page.route(re.compile("^http"), lambda route: route.abort())
-        page.goto(page_path.as_uri())
-        for name in ("first", "second", "third"):
-            page.wait_for_selector(f"#{name} .xtick text")
-        ticks = page.locator("#third .xtick text").all_text_contents()
-        browser.close()
-    assert ticks == [name if name != LONG else f"{LONG[:23]}…" for name in names(20)]
+    assert [len(data["text/html"]) > 1e6 for data in shown] == [True, False, False, True]
