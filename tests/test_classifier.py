@@ -381,7 +381,6 @@ DAMAGES = {
     "other outputs": other_outputs,
     "other config": lambda saved, path: change_parts(saved, path, config__json=b"a letter"),
     "a text": lambda saved, path: path.write_text("a letter"),
-    "a folder": lambda saved, path: path.mkdir(),
 }
 
 
