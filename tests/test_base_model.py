@@ -159,7 +159,6 @@ def test_folded_is_unfolded_to_float_precision(kind, request):
 
 UNFOLDABLE = {
     "no convolution": lambda x, y, norm: norm(keras.layers.Dense(3)(x)),
-    "an activation between": lambda x, y, norm: norm(keras.layers.ReLU()(y)),
     "an activation inside": lambda x, y, norm: norm(
         keras.layers.Conv2D(3, 1, activation="relu")(x)
     ),

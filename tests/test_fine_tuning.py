@@ -22,7 +22,7 @@ import scenes.photos
 import utils
 
 build_head = functools.partial(scenes.heads.build_head, scenes.base_model.N_FEATURES)
-
+Checkpoint = scenes.fine_tuning._Checkpoint
 
 SMALL = {
     "first_layer": "block_16_expand",
@@ -310,9 +310,7 @@ def trained(monkeypatch):
     """Return a list that gets the number of each batch that is trained."""
     batches = []
     monkeypatch.setattr(
-        scenes.fine_tuning._Checkpoint,
-        "on_train_batch_end",
-        lambda self, number, logs: batches.append(number),
+        Checkpoint, "on_train_batch_end", lambda self, number, logs: batches.append(number)
     )
     return batches
 
@@ -328,7 +326,7 @@ def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(
         if len(trained) == batch:
             raise KeyboardInterrupt
 
-    interrupt(scenes.fine_tuning._Checkpoint, "on_train_batch_end", stop)
+    interrupt(Checkpoint, "on_train_batch_end", stop)
     trained.clear()
     assert_same(tune(anew=False), tuned)
     assert len(trained) == left
@@ -337,13 +335,13 @@ def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(
 def test_a_compiled_training_that_is_interrupted_ends_with_the_same_weights(
     tune, compiled, interrupt
 ):
-    whole, keep = tune(), scenes.fine_tuning._Checkpoint.on_epoch_end
+    whole, keep = tune(), Checkpoint.on_epoch_end
 
     def keep_and_stop(self, epoch, logs=None):
         keep(self, epoch, logs)
         raise KeyboardInterrupt
 
-    interrupt(scenes.fine_tuning._Checkpoint, "on_epoch_end", keep_and_stop)
+    interrupt(Checkpoint, "on_epoch_end", keep_and_stop)
     assert_same(tune(anew=False), whole)
 
 
@@ -386,11 +384,10 @@ def test_another_training_has_another_checkpoint(interrupt, images, head):
         {"images": images.assign(label=swapped.cat.reorder_categories(CLASSES))},
         {"images": images.iloc[1:]},
         {"images": images.assign(split=images["split"].replace("validation", "train"))},
-        {"seed": 1},
         {"first_layer": "Conv_1"},
         {"epochs": 3},
     ):
-        interrupt(scenes.fine_tuning._Checkpoint, "restore", stop, **settings)
+        interrupt(Checkpoint, "restore", stop, **settings)
     assert paths[0] == paths[1], "equal heads are the same start"
     assert len(set(paths)) == len(paths) - 1
 
@@ -407,7 +404,7 @@ def test_a_second_training_at_the_same_time_is_refused(tune, cache):
 
 def test_a_finished_training_is_not_done_again(tune, tuned, sent, monkeypatch):
     tune()
-    monkeypatch.delattr(scenes.fine_tuning._Checkpoint, "on_epoch_end")
+    monkeypatch.delattr(Checkpoint, "on_epoch_end")
     assert_same(tune(anew=False), tuned)
     assert sent == []
 
