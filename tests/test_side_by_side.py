@@ -73,7 +73,7 @@ def test_a_head_trains_side_by_side_as_alone(n_classes, seed, make, class_weight
     halves = make_halves(n_classes, make)
     options = {"seed": seed, "class_weight": class_weight}
     history = train(halves, GRID, n_classes=n_classes, **options)
-    for setting in ((0.005, 0.0, 1e-2), (0.0005, 0.3, 1e-4), (0.005, 0.5, 1e-4)):
+    for setting in ((0.005, 0.0, 1e-2), (0.0005, 0.5, 1e-4)):
         alone = fit_alone(*halves, setting, **options, **EPOCHS)
         together = pick(history, GRID, setting)
         np.testing.assert_allclose(together, alone, rtol=0, atol=1e-4, err_msg=str(setting))
