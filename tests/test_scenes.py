@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import read_table, small_network
-from search import make_photos
+from search import fake_training, make_photos
 from tensorflow.python.framework import config as state
 
 import scenes
@@ -110,6 +110,7 @@ def test_a_task_enables_determinism_in_whatever_process_it_runs(
     elif task == "head":
         scenes.heads.train_head(*data, **setting, epochs=1)
     elif task == "fold":
+        monkeypatch.setattr(scenes.grid_search, "_fit", fake_training)
         scenes.grid_search.grid_search(*data, **grid, epochs=1, folds=2, csv=tmp_path / "a.csv")
     else:
         head = scenes.heads.build_head(N_FEATURES, 6, dropout=0.1, weight_decay=0.1)
