@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 import pytest
 from PIL import Image
 from plotly.offline import get_plotlyjs
+from threadpoolctl import threadpool_limits
 
 import scenes
 import scenes.chrome
@@ -86,8 +87,8 @@ def tables():
 
 @pytest.fixture(scope="module", autouse=True)
 def short_tsne():
-    """Let t-SNE stop early: of what it shows, these tests ask little."""
-    with pytest.MonkeyPatch.context() as patch:
+    """Let t-SNE stop early, in one thread: of what it shows, these tests ask little."""
+    with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
         patch.setattr(scenes.plots, "TSNE", partial(scenes.plots.TSNE, max_iter=300))
         yield
 
