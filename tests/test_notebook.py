@@ -22,6 +22,7 @@ import pandas as pd
 import pytest
 from clean_notebook import clean, main
 from conftest import CLASSES, draw
+from nbconvert import PythonExporter
 from PIL import Image
 
 import scenes.__main__
@@ -255,6 +256,15 @@ def test_links_of_the_contents_lead_to_headings(committed):
     prose = "\n".join(cell.source for cell in committed.cells if cell.cell_type == "markdown")
     headings = {line.replace(" ", "-") for line in re.findall(r"(?m)^##+ (.*)$", prose)}
     assert set(re.findall(r"\]\(#([^)]+)\)", prose)) <= headings
+
+
+def test_the_notebook_as_a_script_lacks_no_name():
+    """As nbconvert writes it; `%cd` is for Colab and Kaggle alone, which have `get_ipython`."""
+    script, _ = PythonExporter().from_filename(ROOT / NOTEBOOK)
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821"]
+    command += ["--config", "builtins = ['get_ipython']", "-"]
+    checked = subprocess.run(command, input=script, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_committed_results_are_of_the_settings_in_the_notebook(committed):
