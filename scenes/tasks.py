@@ -99,8 +99,11 @@ def _outcomes(function, shared, tasks):
     alive = False
     try:
         call = _sealed_call(function, shared)
-        calls = [call(number, *task) for number, task in tasks.items()]
-        for outcome in joblib.Parallel(return_as="generator_unordered")(calls):
+        try:
+            parallel = joblib.Parallel(return_as="generator_unordered")
+        except ValueError:  # some backends, Ray's among them, give nothing before all is done
+            parallel = joblib.Parallel()
+        for outcome in parallel([call(number, *task) for number, task in tasks.items()]):
             alive = True
             yield outcome
     except Exception as error:
