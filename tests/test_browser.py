@@ -12,7 +12,7 @@ import nbformat
 import pandas as pd
 import pytest
 from conftest import CLASSES, find_browser
-from test_notebook import NOTEBOOK, SMALL, code_cells, copy_project, environment, figures, short
+from test_notebook import NOTEBOOK, SMALL, copy_project, environment, figures, short
 
 import scenes
 import scenes.plots
@@ -38,18 +38,21 @@ def page():
         browser.close()
 
 
+def not_run_yet(cells):
+    """Return the cells of `short` with small settings and without outputs."""
+    for cell in short(cells):
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+        if cell.id == "parameters":
+            cell.source += "".join(f"\n{name} = {value!r}" for name, value in SMALL.items())
+    return cells
+
+
 @pytest.fixture
 def project(tmp_path):
-    """Return a copy of the project with small settings in the notebook's settings cell."""
     folder = tmp_path / "project"
     folder.mkdir()
-    notebook = nbformat.read(copy_project(folder, short) / NOTEBOOK, as_version=4)
-    for cell in code_cells(notebook):
-        cell.outputs, cell.execution_count = [], None
-        if "parameters" in cell.metadata.get("tags", ()):
-            cell.source += "".join(f"\n{name} = {value!r}" for name, value in SMALL.items())
-    nbformat.write(notebook, folder / NOTEBOOK)
-    return folder
+    return copy_project(folder, not_run_yet)
 
 
 @pytest.fixture
@@ -111,11 +114,8 @@ def test_all_cells_run_from_the_menu_of_jupyterlab(jupyterlab, project, page):
         assert still.bounding_box()["width"] <= plot.bounding_box()["width"], "it is cut off"
         plot.hover()  # JupyterLab shows the image until the mouse comes
         plot.locator("svg.main-svg").first.wait_for()
-    assert {re.match(r"\w+:(//[^/:]*)?", address)[0] for address in addresses} <= {
-        "http://127.0.0.1",
-        "data:",
-        "blob:",
-    }
+    hosts = {re.match(r"\w+:(//[^/:]*)?", address)[0] for address in addresses}
+    assert hosts <= {"http://127.0.0.1", "data:", "blob:"}
 
 
 def outputs_of_kind(kind):

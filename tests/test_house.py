@@ -60,11 +60,9 @@ def bound(room: str) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(read(room))):
         match node:
-            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name) | ast.alias(asname=name):
+            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name) | ast.ClassDef(name=name):
                 found.add(name)
-            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
-                found.add(name)
-            case ast.ExceptHandler(name=name):
+            case ast.FunctionDef(name=name) | ast.alias(asname=name) | ast.ExceptHandler(name=name):
                 found.add(name)
     return found
 

@@ -160,10 +160,7 @@ GUESSES = list("aaabbbac")
 def of_models(**probabilities):
     """Return the predictions of models for photos of the classes a, a, b, b."""
     images = pd.DataFrame({"path": list("1234"), "label": pd.Categorical(list("aabb"))})
-    tables = [
-        utils.predictions_table(images, np.array(rows), name)
-        for name, rows in probabilities.items()
-    ]
+    tables = [utils.predictions_table(images, np.array(p), n) for n, p in probabilities.items()]
     return pd.concat(tables)
 
 
