@@ -328,6 +328,7 @@ def test_panels_are_wrapped_into_rows_of_at_most_four(panels, rows):
     assert sorted(note.text for note in heats.layout.annotations) == sorted(titles)
     for figure in (search, heats):
         assert len({axis.domain for axis in figure.select_yaxes()}) == rows
+        assert len({axis.domain for axis in figure.select_xaxes()}) == -(-panels // rows)
     assert heats.layout.height == search.layout.height - 60 == 260 + 240 * rows
 
 

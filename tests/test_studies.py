@@ -239,3 +239,8 @@ def test_the_near_duplicates_are_those_that_were_judged(loaded):
     assert len(both) == len(judged)
     np.testing.assert_allclose(both["cosine_found"], both["cosine"], atol=0.0001)
     assert set(judged["same_picture"]) <= {"yes", "no", "unsure"}
+
+
+def test_photos_of_the_same_pixels_are_no_near_duplicates():
+    found = label_noise.near_duplicates(np.array([[1, 0], [1, 0.01], [1, 0]]), list("aba"))
+    assert found[["first", "second"]].to_numpy().tolist() == [[0, 1], [1, 2]]
