@@ -156,7 +156,7 @@ def _read_cache(cache, base_digest):
     none = np.array([], dtype=str), np.zeros((0, base_model.N_FEATURES), "uint8")
     if not cache.exists():
         return none
-    ours = files.begins_with(cache, b"PK", b"format.npy")  # our arrays, of any version
+    ours = files.begins_with(cache, b"format.npy", b"classes.npy")  # of any version
     if not ours or cache.resolve() == BUNDLED_FEATURES.resolve():
         raise ValueError(f"{cache} is no cache of features, and is not replaced; choose another")
     try:

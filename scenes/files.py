@@ -106,9 +106,9 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray], *, compressed: bool 
 
 
 def begins_with(path: Path, *parts: bytes) -> bool:
-    """Return whether the first 512 bytes of a file hold these parts: a form of our own files."""
+    """Return whether the first 1024 bytes of a file hold these parts: a form of our own files."""
     with contextlib.suppress(OSError), open(path, "rb") as file:
-        head = file.read(512)
+        head = file.read(1024)
         return all(part in head for part in parts)
     return False
 

@@ -356,7 +356,7 @@ def test_a_file_that_is_no_cache_of_features_stays_as_it_is(
     elif file == "text":
         path.write_text("a letter")
     else:
-        np.savez(path, features=np.zeros(3), digest=["a"])
+        np.savez(path, format=np.zeros(3), features=np.zeros(3), digest=["a"])
     before = path.read_bytes()
     count()
     with pytest.raises(ValueError, match=r"cache\.npz is no cache of features"):
