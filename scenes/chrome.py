@@ -15,6 +15,7 @@ import signal
 import threading
 
 import kaleido
+import plotly.graph_objects as go
 from kaleido.errors import ChromeNotFoundError
 from PIL import Image
 
@@ -36,7 +37,7 @@ class _Chrome:
         self._loop = self._kaleido = self._started = self._failed = None
         self._is_late = False
 
-    def draw(self, figure):
+    def draw(self, figure: go.Figure) -> tuple[bytes | None, str | None]:
         """
         Return a figure as PNG and None, or None and the reason that there is no PNG.
 
@@ -74,7 +75,7 @@ class _Chrome:
     def _run(self, coroutine):
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
-    async def _start(self) -> None:
+    async def _start(self):
         # Without MathJax: else the page asks the network for a script.
         self._kaleido = kaleido.Kaleido(mathjax=False, timeout=PATIENCE)
         await self._kaleido.open()
