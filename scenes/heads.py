@@ -4,7 +4,6 @@ A classification head (section 4): build, train.
 Knows nothing of photos or files.
 """
 
-import gc
 import threading
 
 import keras
@@ -144,7 +143,6 @@ def train_head(
     if validation_data:
         X_val, y_val, _ = check_data(*validation_data, n_classes)
         validation_data = X_val, y_val, weights[y_val] if class_weight else None
-    gc.collect()  # the compiled model of an earlier training refers to itself, and holds its data
     with one_training, tasks.progress(epochs, "Training the head", "epoch") as bar:
         tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(int(seed))  # Keras refuses whole numbers of NumPy
