@@ -139,15 +139,16 @@ def hold(word: Connection, **search) -> None:
 
 
 def measure_memory(word: Connection, *, copies: int, **search) -> None:
-    """Send by how many bytes a search on so many copies of its photos raises the memory."""
+    """Send by how many bytes a search on so many copies of 600 photos raises the memory."""
 
     def memory(key: str) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
 
-    scenes.grid_search.grid_search(**search)  # loads what any search needs
-    search |= {"X": np.tile(search["X"], (copies, 1)), "y": np.tile(search["y"], copies)}
+    X, y = make_photos(600)
+    scenes.grid_search.grid_search(X, y, **search)  # loads what any search needs
+    X, y = np.tile(X, (copies, 1)), np.tile(y, copies)
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
     before = memory("VmRSS")
-    scenes.grid_search.grid_search(**search)
+    scenes.grid_search.grid_search(X, y, **search)
     word.send(memory("VmHWM") - before)
