@@ -6,7 +6,7 @@ Measure the recipe on small data sets: is the saved model as good as the better 
 trains heads and fine-tuned models on each folder of images and on every 20th and 60th
 training photo of the Intel data set, with three seeds, as the notebook does, and writes test
 accuracies to `results/few_photos.csv`. It takes some five minutes for a data set and seed;
-those that the file holds are not measured again.
+those that the file holds are not measured again: delete it to begin anew.
 """
 
 import itertools
