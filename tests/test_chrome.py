@@ -35,8 +35,11 @@ def write_program(path: Path, script: str) -> Path:
 
 def is_running(pid: int) -> bool:
     """Return whether a process runs; one that has ended may wait for its parent to notice."""
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # it ended before it was read, or while
+        return False
+    return stat.rsplit(")", 1)[1].split()[0] != "Z"
 
 
 def ends(pid: int) -> bool:
