@@ -77,8 +77,8 @@ def grid_search(
     -----
     The same machine, versions and seed give the same bytes, in any process, interrupted or
     not. (TensorFlow's op determinism is turned on for that, and stays on.) A GPU, another
-    processor or another number of threads adds up in another order: the last digits differ,
-    and an accuracy by a photo that stands between two classes.
+    processor or another number of threads may add up in another order: the last digits then
+    differ, and an accuracy by a photo that stands between two classes.
 
     A task is one fold, of at most 128 settings of six classes (fewer of more classes) where
     the dropout rates can be divided so. joblib runs them one after the other, or spreads them
