@@ -1,11 +1,9 @@
 """Helpers of `intel_classification.ipynb`."""
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 import keras
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -17,7 +15,8 @@ from sklearn.metrics import (
 )
 
 import scenes
-from scenes import calibration, classifier, features, folders, grid_search, photos, settings
+from scenes import calibration, drawings, features, folders, grid_search, photos, settings
+from scenes.classifier import predict
 
 
 def download_photos() -> Path:
@@ -409,20 +408,8 @@ def select_confused(
 
 def show_images(paths: Sequence[str | Path], titles: Sequence[str], *, columns: int = 6) -> Figure:
     """Return a matplotlib figure of photos with titles."""
-    # The names of files and classes are text, not formulas between dollar signs.
     titles = ["\n".join(map(photos.printable, str(title).split("\n"))) for title in titles]
-    lines = max((title.count("\n") + 1 for title in titles), default=1)
-    rows = max(1, -(-len(paths) // columns))
-    figsize = 2.2 * columns, (2.2 + 0.2 * lines) * rows
-    figure, axes = plt.subplots(rows, columns, figsize=figsize, squeeze=False, layout="constrained")
-    for axis, path, title in itertools.zip_longest(axes.flat, paths, titles):
-        axis.axis("off")
-        if path is not None:
-            axis.imshow(photos.read_photo(path))
-            axis.set_title(title, fontsize=9, parse_math=False)
-    figure.draw_without_rendering()  # so that the layout knows the height of the titles
-    plt.close(figure)  # the notebook shows what a cell returns: not twice
-    return figure
+    return drawings.grid([photos.read_photo(path) for path in paths], titles, columns=columns)
 
 
 def first_rows(table: pd.DataFrame, n: int = 5) -> pd.DataFrame | str:
@@ -446,7 +433,7 @@ def show_predictions(model: keras.Model, folder: str | Path) -> Figure | None:
         print(f"Put photos into {folder}/, and this cell shows the predictions.")
         return None
     unreadable = []
-    table = classifier.predict(model, folder, failed=unreadable)
+    table = predict(model, folder, failed=unreadable)
     print(*unreadable, sep="\n", end="\n" * bool(unreadable))
     titles = table["label"].astype(str) + table["unsure"].map({True: " (unsure)", False: ""})
     return show_images(list(table["path"]), list(titles))

@@ -1,5 +1,5 @@
 """
-Drawings: class activation maps over photos, by matplotlib.
+Drawings: photos under titles, and class activation maps over photos, by matplotlib.
 
 They return what they draw and write no file. Numbers are drawn in `plots`. A notebook shows
 matplotlib's figures whatever MPLBACKEND says.
@@ -16,6 +16,35 @@ if shell := get_ipython():
     select_figure_formats(shell, {"png"})
 
 
+def grid(
+    photos: Sequence[np.ndarray], titles: Sequence[str], *, columns: int, width: float = 2.2
+) -> Figure:
+    """
+    Return photos, each under its title, in rows of so many columns.
+
+    Parameters
+    ----------
+    photos : sequence of ndarray, shape (height, width) or (height, width, 3)
+        0 to 255, grey or RGB.
+    titles : sequence of str
+        Text, not formulas between dollar signs.
+    columns : int
+    width : float
+        Of a column, in inches.
+    """
+    rows = max(1, -(-len(photos) // columns))
+    lines = max((title.count("\n") + 1 for title in titles), default=1)
+    size = width * columns, (width + 0.2 * lines) * rows
+    figure = Figure(figsize=size, layout="constrained")
+    for axis in figure.subplots(rows, columns, squeeze=False).flat:
+        axis.axis("off")
+    for axis, photo, title in zip(figure.axes, photos, titles, strict=False):
+        axis.imshow(photo, cmap="gray", vmin=0, vmax=255)
+        axis.set_title(title, fontsize=9, parse_math=False)
+    figure.draw_without_rendering()  # so that the layout knows the height of the titles
+    return figure
+
+
 def maps(photos: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles: Sequence[str]) -> Figure:
     """
     Return photos with a map over each, and a title.
@@ -30,21 +59,11 @@ def maps(photos: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles: Seque
         of its own, from its lowest value (dark) to its highest (bright), and is interpolated.
     titles : sequence of str
     """
-    columns = min(4, max(1, len(photos)))
-    rows = max(1, -(-len(photos) // columns))
-    width = 8.5 / max(2, min(columns, 3))
-    tallest = max((photo.shape[0] / photo.shape[1] for photo in photos), default=1)
-    size = width * columns, (width * min(tallest, 1.5) + 0.3) * rows
-    figure = Figure(figsize=size)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
-    for axis, photo, values, title in zip(axes.flat, photos, maps, titles, strict=False):
+    grey = [photo @ [0.299, 0.587, 0.114] for photo in photos]
+    figure = grid(grey, titles, columns=min(4, max(1, len(photos))), width=3)
+    for axis, photo, values in zip(figure.axes, photos, maps, strict=False):
         height, width = photo.shape[:2]
         strength = (values - values.min()) / max(float(np.ptp(values)), 1e-9)
-        axis.imshow(photo @ [0.299, 0.587, 0.114], cmap="gray", vmin=0, vmax=255)
         over = {"cmap": "inferno", "interpolation": "bicubic", "extent": (0, width, height, 0)}
         axis.imshow(strength, alpha=0.5, vmin=0, vmax=1, **over)
-        axis.set_title(title, fontsize=10, parse_math=False)
-    figure.tight_layout()
     return figure
