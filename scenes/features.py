@@ -167,8 +167,7 @@ def _read_cache(cache, base_digest):
     if made_by != base_digest:
         print(f"The features are computed again: {cache} is of other weights")
         return none
-    first = ~images["digest"].duplicated().to_numpy()
-    return images["digest"].to_numpy(dtype=str)[first], rounded[first]
+    return images["digest"].to_numpy(dtype=str), rounded
 
 
 def _write_features(path, images, rounded, base_digest):
@@ -203,9 +202,7 @@ def _read_features(path):
     for name, (low, high) in codes.items():
         good &= bool(((data[name] >= low) & (data[name] < high)).all())
     if not good:
-        raise ValueError(
-            f"{path} is not a file of features in format {scenes.FORMAT}; make it again"
-        )
+        raise ValueError(f"{path} holds no features in format {scenes.FORMAT}; make it again")
     images = pd.DataFrame(
         {
             "path": data["path"],

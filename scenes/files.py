@@ -65,11 +65,8 @@ def unfinished(path: Path) -> Iterator[Path]:
     try:
         yield beside
     except OSError as error:
-        raise OSError(
-            error.errno,
-            f"cannot write {path} ({error.strerror or error}); what was there before is "
-            "unchanged. Make room or choose another folder, then run again",
-        ) from error
+        reason = f"cannot write {path} ({error.strerror or error}); make room"
+        raise OSError(error.errno, f"{reason} or choose another folder") from error
     finally:
         with contextlib.suppress(OSError):  # gone after os.replace, or never made
             beside.unlink()
@@ -113,12 +110,11 @@ def begins_with(path: Path, *parts: bytes) -> bool:
     return False
 
 
-def check_zip(path: str | Path) -> list[str]:
-    """Return a zip file's members; its checksums find changed bytes."""
+def check_zip(path: str | Path) -> None:
+    """Raise an error if the checksums of a zip file find changed bytes."""
     with zipfile.ZipFile(path) as archive:
         if damaged := archive.testzip():
             raise ValueError(f"{damaged} is damaged")
-        return archive.namelist()
 
 
 def read_arrays(
@@ -146,9 +142,7 @@ def read_arrays(
         The file is damaged, or an array is missing or another than it must be.
     """
     try:
-        members = check_zip(path)
-        if len(set(members)) < len(members):
-            raise ValueError("it holds an array twice")
+        check_zip(path)
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[f"{name}.npy"] for name in schema}
         lengths = {}
@@ -163,17 +157,11 @@ def read_arrays(
 
 def _check_array(name, array, kind, shape, lengths):
     """Raise an error if an array is not what it must be; `lengths` of letters are filled in."""
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"{name} is no array")
-    right = array.dtype.kind == kind or array.dtype == kind
-    wanted = tuple(
-        lengths.setdefault(length, found) if isinstance(length, str) else length
-        for length, found in zip(shape, array.shape, strict=False)
-    )
-    if not right or array.ndim != len(shape) or array.shape != wanted:
-        raise ValueError(
-            f"its array {name} is {array.dtype} {array.shape}, where {kind} {shape} is needed"
-        )
+    lengths |= {length: length for length in shape if isinstance(length, int)}
+    wanted = [lengths.setdefault(n, m) for n, m in zip(shape, array.shape, strict=False)]
+    wanted += shape[array.ndim :]
+    if kind not in (array.dtype.kind, array.dtype) or list(array.shape) != wanted:
+        raise ValueError(f"its array {name} is {array.dtype} {array.shape}")
 
 
 def write_csv(table: pd.DataFrame, csv: str | Path, **options: str) -> None:
@@ -218,13 +206,10 @@ def locked(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
-        raise RuntimeError(
-            f"another run is writing {path}; wait for its end or choose another folder"
-        ) from error
+        raise RuntimeError(f"another run is writing {path}; wait for its end") from error
     except OSError as error:
         if error.errno not in NO_LOCKS:
-            message = f"cannot write {path} ({error.strerror}); choose another folder"
-            raise OSError(error.errno, message) from error
+            raise OSError(error.errno, f"cannot write {path} ({error.strerror})") from error
         print(f"No file can be locked in {path.parent}: let no second run write there.")
     try:
         if lock.is_locked:
