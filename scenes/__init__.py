@@ -71,6 +71,7 @@ tf.get_logger().setLevel("ERROR")
 
 SPLITS = ("train", "validation", "test", "prediction")
 FORMAT = 3  # of features.npz, of the cache and of a run's results
+VERSIONS = {"tensorflow": tf.__version__, "keras": keras.__version__, "format": FORMAT}
 # Columns of the grid search's results.
 HYPERPARAMETERS = ["learning_rate", "dropout", "weight_decay"]
 METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")

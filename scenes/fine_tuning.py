@@ -150,10 +150,7 @@ def _targets(images, head, class_weight):
     photos.refuse_unreadable(images)
     n_classes, outputs = len(images["label"].cat.categories), head.output_shape[-1]
     if n_classes != outputs:
-        raise ValueError(
-            f"images have {n_classes} classes, and the head has {outputs} outputs; train a head "
-            "on the labels of these images"
-        )
+        raise ValueError(f"images have {n_classes} classes, and the head has {outputs} outputs")
     y = images["label"].cat.codes.to_numpy()
     weights = heads.class_weights(y[training], class_weight, n_classes)[y]
     return np.eye(n_classes, dtype="float32")[y], weights, training, validation
@@ -162,10 +159,9 @@ def _targets(images, head, class_weight):
 def _fingerprint(images, base, head, options):
     """Return what tells one training from another: all that its result depends on."""
     dropout, penalty = head.layers[0].rate, head.layers[-1].kernel_regularizer.l2
-    versions = [scenes.FORMAT, tf.__version__, keras.__version__]
-    table = [images["digest"], images["split"] == "train", images["label"].cat.codes]
-    weights = [*base.get_weights(), *head.get_weights()]
-    return files.fingerprint(versions, options, float(dropout), float(penalty), table, weights)
+    given = [images["digest"], images["split"] == "train", images["label"].cat.codes]
+    given += [options, float(dropout), float(penalty), *base.get_weights(), *head.get_weights()]
+    return files.fingerprint(scenes.VERSIONS, given)
 
 
 def _cut(base, head, first_layer):
@@ -220,8 +216,7 @@ def _activations(images, folder, lower, cache):
     folded = base_model.fold_batch_norm(lower)
     views = ops.stack([folded(photo), folded(ops.flip(photo, axis=2))], axis=1)
     both = keras.Model(photo, ops.cast(views, "float16"))
-    versions = [scenes.FORMAT, tf.__version__, keras.__version__]
-    name = files.fingerprint(versions, images["digest"], lower.get_weights())
+    name = files.fingerprint(scenes.VERSIONS, images["digest"], lower.get_weights())
     with files.locked(cache / "activations.npy"):
         kept = list(cache.glob(f"activations-{'[0-9a-f]' * 16}-{'[0-9a-f]' * 16}.npy"))
         kept = [path for path in kept if files.begins_with(path, b"NUMPY", b"'descr': '<f2'")]
@@ -236,33 +231,22 @@ def _activations(images, folder, lower, cache):
 def _write_activations(images, folder, both, cache, name):
     """Write the activations block by block, and return the path of the file."""
     shape, failed = (len(images), *both.output_shape[1:]), []
+    if (size := 2 * math.prod(shape)) > shutil.disk_usage(cache).free:
+        what = f"{cache} has no room for activations of {size / 2**20:,.0f} MB: make room"
+        raise OSError(errno.ENOSPC, f"{what}, or choose another cache or a higher first_layer")
     header = {"descr": "<f2", "fortran_order": False, "shape": shape}
-    photos_of = list(images["path"]), list(images["digest"])
-    needed = 2 * math.prod(shape)
-    full = (
-        f"there is no room for the activations, {needed / 2**20:,.0f} MB, in {cache}: make room, "
-        "or choose another cache or a higher first_layer"
-    )
-    if needed > shutil.disk_usage(cache).free:
-        raise OSError(errno.ENOSPC, full)
-    try:
-        with files.unfinished(cache / "activations.npy") as beside:
-            with (
-                open(beside, "wb") as file,
-                tasks.progress(len(images), "Photos through the lower layers", "photo") as bar,
-            ):
-                np.lib.format.write_array_header_1_0(file, header)
-                for _, block in features.send_through(both, *photos_of, folder, 32, failed):
-                    file.write(block)
-                    bar.update(len(block))
-            photos.refuse(failed)
-            path = cache / f"activations-{name}-{files.file_digest(beside)}.npy"
-            files.move(beside, path)
-            return path
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OSError(error.errno, full) from error
-        raise
+    inputs = list(images["path"]), list(images["digest"]), folder
+    progress = tasks.progress(len(images), "Photos through the lower layers", "photo")
+    with files.unfinished(cache / "activations.npy") as beside:
+        with open(beside, "wb") as file, progress as bar:
+            np.lib.format.write_array_header_1_0(file, header)
+            for _, block in features.send_through(both, *inputs, 32, failed):
+                file.write(block)
+                bar.update(len(block))
+        photos.refuse(failed)
+        path = cache / f"activations-{name}-{files.file_digest(beside)}.npy"
+        files.move(beside, path)
+        return path
 
 
 def _batches(activations, labels, weights, rows, batch_size, seed, batches):

@@ -47,8 +47,7 @@ def grid_search(
     ----------
     X : ndarray, shape (n, n_features)
     y : ndarray of int, shape (n,)
-        The number of each photo's class, `images["label"].cat.codes`; each class from 0 to
-        the highest has a photo.
+        The number of each photo's class, `images["label"].cat.codes`.
     learning_rates, dropouts, weight_decays : sequences of float
         The grid is their product.
     epochs, folds, batch_size : int
@@ -93,18 +92,15 @@ def grid_search(
     settings.check(**grid, **options, folds=folds)
     X, y, n_classes = heads.check_data(X, y)
     splits = make_folds(y, groups, folds=folds, seed=seed)
-    blocks = _divide(n_classes, **{name: sorted(map(float, v)) for name, v in grid.items()})
-    versions = [scenes.FORMAT, tf.__version__, keras.__version__]
-    name = files.fingerprint(versions, blocks, options, X, y, splits)
+    blocks = _divide(n_classes, {name: sorted(map(float, v)) for name, v in grid.items()})
+    name = files.fingerprint(scenes.VERSIONS, blocks, options, X, y, splits)
     csv = Path(csv)
     parts = csv.with_name(f".{csv.stem}-{name}")
     with files.locked(csv):
         histories = _train(parts, blocks, splits, X, y, options | {"n_classes": n_classes})
         tables = [_fold_table(history, block, fold) for history, block, fold in histories]
-        results = pd.concat(tables).sort_values(
-            [*scenes.HYPERPARAMETERS, "fold", "epoch"], ignore_index=True
-        )
-        files.write_csv(results, csv)
+        order = [*scenes.HYPERPARAMETERS, "fold", "epoch"]
+        files.write_csv(pd.concat(tables).sort_values(order), csv)
         shutil.rmtree(parts)
     return pd.read_csv(csv)
 
@@ -120,9 +116,7 @@ def make_folds(
     """
     groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
     if groups.shape != labels.shape:
-        raise ValueError(
-            f"groups have the shape {groups.shape}; it must be {labels.shape}, one a photo"
-        )
+        raise ValueError(f"groups have the shape {groups.shape}, and labels {labels.shape}")
     sizes = pd.DataFrame({"label": labels, "of": groups}).drop_duplicates()["label"].value_counts()
     if folds > sizes.min():
         raise ValueError(
@@ -155,7 +149,7 @@ def check_sizes(images: pd.DataFrame, **ratios: float) -> None:
 
     needed = next(n for n in itertools.count(tests or 1) if without_test(n) >= most)
     train = images[images["split"] == "train"]
-    sizes = train.groupby("label", observed=True)["digest"].nunique()
+    sizes = train.groupby("label", observed=False)["digest"].nunique()
     if (size := int(sizes.min())) < needed:
         advice = "add photos"
         if (rest := without_test(size)) > 1:
@@ -172,19 +166,17 @@ def _listed(values):
     return " and ".join(", ".join(f"{name} {n:.2g}" for name, n in values.items()).rsplit(", ", 1))
 
 
-def _divide(n_classes, *, learning_rates, dropouts, weight_decays):
+def _divide(n_classes, grid):
     """
-    Return the grids of the blocks, each of whole dropout rates where one fits.
+    Return the grids of the blocks, each of whole dropout rates.
 
     They depend on the settings and classes alone, not on who trains them, so that the
     numbers do not either.
     """
-    most = max(1, BLOCK_COLUMNS // n_classes)
-    rates = min(len(learning_rates), max(1, most // len(weight_decays)))
-    drops = max(1, most // (rates * len(weight_decays)))
-    starts = itertools.product(range(0, len(dropouts), drops), range(0, len(learning_rates), rates))
-    lists = [(dropouts[j : j + drops], learning_rates[i : i + rates]) for j, i in starts]
-    return [{"learning_rates": r, "dropouts": d, "weight_decays": weight_decays} for d, r in lists]
+    rates, columns = grid["dropouts"], n_classes
+    columns *= len(grid["learning_rates"]) * len(grid["weight_decays"])
+    size = max(1, BLOCK_COLUMNS // columns)
+    return [grid | {"dropouts": rates[i : i + size]} for i in range(0, len(rates), size)]
 
 
 def _train(parts, blocks, splits, X, y, options):
@@ -246,13 +238,10 @@ def _read_fold(part, grid, epochs):
     columns = len(grid["learning_rates"]) * len(grid["weight_decays"])
     shape = (epochs, len(grid["dropouts"]), columns)
     try:
-        history = files.read_arrays(part, dict.fromkeys(scenes.METRICS, ("float32", shape)))
-        if not all(np.isfinite(metric).all() for metric in history.values()):
-            raise ValueError(f"{part} holds NaN or infinity")
+        return files.read_arrays(part, dict.fromkeys(scenes.METRICS, ("float32", shape)))
     except ValueError as error:
         print(f"A fold is trained again: {error}")
         return None
-    return history
 
 
 def _fold_table(history, grid, fold):

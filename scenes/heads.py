@@ -20,33 +20,18 @@ one_training = threading.Lock()  # Keras's global seed is shared by all threads
 def check_data(
     X: np.ndarray, y: np.ndarray, n_classes: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """
-    Return X as float32, y as int32, and the number of classes.
-
-    Without `n_classes`, y must hold each class from 0 to the highest.
-    """
+    """Return X as float32, y as int32, and the number of classes: by y, unless it is given."""
     X, y = np.asarray(X).astype("float32", copy=False), np.asarray(y)
     if X.ndim != 2 or not len(X) or y.shape != X.shape[:1]:
-        raise ValueError(
-            f"X has the shape {X.shape} and y {y.shape}; they must be (n, n_features) and (n,)"
-        )
+        raise ValueError(f"X {X.shape} and y {y.shape} must be (n, n_features) and (n,)")
     if not np.isfinite(X).all():
         row = int(np.argmin(np.isfinite(X).all(axis=1)))
         raise ValueError(f"X holds NaN or infinity, first in row {row}")
-    classes = np.unique(y)
-    if y.dtype.kind not in "iu" or classes[0] < 0 or classes[-1] >= (n_classes or np.inf):
-        allowed = f"0 to {n_classes - 1}" if n_classes else "whole numbers from 0"
-        raise ValueError(
-            f"y holds {classes[0].item()!r} to {classes[-1].item()!r}; it must hold the numbers "
-            f"of classes, {allowed}: images['label'].cat.codes of images that have a label"
-        )
-    missing = np.setdiff1d(np.arange(max(2, classes[-1] + 1)), classes)
-    if not n_classes and len(missing):
-        raise ValueError(
-            f"y holds {len(classes)} class(es) and never {missing[0]}; there must be two or more, "
-            "each with an image: add some, or images['label'].cat.remove_unused_categories()"
-        )
-    return X, y.astype("int32"), n_classes or len(classes)
+    low, high = np.unique(y)[[0, -1]].tolist()
+    if y.dtype.kind not in "iu" or low < 0 or high >= (n_classes or np.inf):
+        allowed = f"whole numbers from 0{f' to {n_classes - 1}' if n_classes else ''}"
+        raise ValueError(f"y holds {low!r} to {high!r}; it must hold {allowed}, a class each")
+    return X, y.astype("int32"), n_classes or high + 1
 
 
 def class_weights(y: np.ndarray, class_weight: str | None, n_classes: int) -> np.ndarray:
@@ -117,8 +102,7 @@ def train_head(
     ----------
     X : ndarray, shape (n, n_features)
     y : ndarray of int, shape (n,)
-        The number of each image's class, `images["label"].cat.codes`; each class from 0 to
-        the highest has an image.
+        The number of each image's class, `images["label"].cat.codes`.
     learning_rate, dropout, weight_decay : float
     validation_data : (X, y), optional
         Evaluated after each epoch.

@@ -12,10 +12,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import keras
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 
 import scenes
 from scenes import files, settings
@@ -24,7 +22,6 @@ from scenes import files, settings
 OF_NO_RESULT = ("PHOTOS", "DOWNLOAD", "CORRECTIONS", "OUTPUT", "CACHE")
 # All that a run writes beside settings.json. A folder without any of it may be used by any run.
 RESULTS = ("grid_search.csv", ".grid_search*-*", "*classifier.keras", "plotly_plots", "results")
-VERSIONS = {"tensorflow": tf.__version__, "keras": keras.__version__, "format": scenes.FORMAT}
 COMMITTED = settings.PROJECT  # the folder of the committed results
 
 
@@ -122,7 +119,7 @@ def output_folder(namespace: dict, images: pd.DataFrame) -> Output:
     made = {"settings": _made_with(chosen), "classes": list(images["label"].cat.categories)}
     if chosen["CORRECTIONS"] is not None:
         made["corrections"] = files.file_digest(chosen["CORRECTIONS"])
-    made |= {"photos": _photos(images), "versions": VERSIONS}
+    made |= {"photos": _photos(images), "versions": scenes.VERSIONS}
     folder = Path(chosen["OUTPUT"] or Path("runs", _name(made)))
     _recorded(folder)  # raises before anything is written beside files that are not ours
     path = folder / "settings.json"

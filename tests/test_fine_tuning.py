@@ -513,7 +513,7 @@ def test_two_classes_are_fine_tuned_as_six(tune, images, tmp_path):
 def test_a_disk_without_room_is_told_before_the_work(tune, sent, monkeypatch, tmp_path):
     full = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
-    with pytest.raises(OSError, match=f"no room for the activations, 1 MB, in {tmp_path}: make"):
+    with pytest.raises(OSError, match=f"{tmp_path} has no room for activations of 1 MB: make room"):
         tune(cache=tmp_path)
     assert sent == []
 
@@ -525,7 +525,7 @@ def test_a_disk_that_fills_while_activations_are_written_is_told_and_left_clean(
     folder, _ = small_disk
     roomy = shutil.disk_usage(folder)._replace(free=10**9)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: roomy)
-    with pytest.raises(OSError, match=f"no room for the activations, 1 MB, in {folder}: make room"):
+    with pytest.raises(OSError, match=f"cannot write {folder}/activations.npy .*; make room"):
         tune(cache=folder)
     assert sent == [30]
     assert not list(folder.glob("*activations*.npy"))

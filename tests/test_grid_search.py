@@ -153,15 +153,14 @@ def test_each_class_is_spread_evenly_over_the_folds(data, folds, seed):
 # --- Blocks and their tasks -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("columns", [4 * 6, 2 * 6], ids=["by dropout", "by learning rate, too"])
 def test_settings_in_blocks_train_as_all_at_once(
-    searched, csv, trainings, monkeypatch, columns, step_by_step
+    searched, csv, trainings, monkeypatch, step_by_step
 ):
     """To 1e-5, though those are not compiled."""
-    monkeypatch.setattr(scenes.grid_search, "BLOCK_COLUMNS", columns)
+    monkeypatch.setattr(scenes.grid_search, "BLOCK_COLUMNS", 4 * 6)
     trainings.real = True
     results = grid_search(**SMALL, csv=csv)
-    assert len(trainings.seeds) == SMALL["folds"] * 8 * 6 // columns
+    assert len(trainings.seeds) == SMALL["folds"] * 2
     assert len(set(trainings.seeds)) == SMALL["folds"], "blocks of a fold share its draws"
     np.testing.assert_allclose(results, searched[1], rtol=0, atol=1e-5)
 
@@ -169,7 +168,7 @@ def test_settings_in_blocks_train_as_all_at_once(
 def divide(n_classes, counts):
     """Return a grid of as many values of each kind, and its blocks."""
     grid = {name: list(np.linspace(0, 0.5, n)) for name, n in zip(LISTS, counts, strict=True)}
-    return grid, scenes.grid_search._divide(n_classes, **grid)
+    return grid, scenes.grid_search._divide(n_classes, grid)
 
 
 @pytest.mark.parametrize(
@@ -183,11 +182,11 @@ def test_blocks_of_six_classes_hold_up_to_128_settings_of_whole_dropout_rates(co
 
 @given(st.integers(2, 200), st.tuples(*[st.integers(1, 9)] * 3))
 def test_the_more_classes_the_smaller_the_blocks(n_classes, counts):
-    """A block has at most 768 columns, so that its memory stays, or one rate of each kind."""
+    """A block has at most 768 columns, so that its memory stays, or one dropout rate."""
     grid, blocks = divide(n_classes, counts)
     for block in blocks:
-        heads = [len(values) for values in block.values()]
-        assert np.prod(heads) * n_classes <= 768 or heads[:2] == [1, 1]
+        n_heads = np.prod([len(values) for values in block.values()])
+        assert n_heads * n_classes <= 768 or len(block["dropouts"]) == 1
     found = [setting for block in blocks for setting in product(*block.values())]
     assert sorted(found) == sorted(product(*grid.values()))
 
@@ -298,7 +297,7 @@ def test_neither_the_order_of_the_lists_nor_their_type_matters(searched, csv):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"groups": [1, 2]}, r"groups have the shape \(2,\); it must be \(96,\)"),
+        ({"groups": [1, 2]}, r"groups have the shape \(2,\), and labels \(96,\)"),
         (
             {"learning_rates": [0.001, 0.00100000001]},
             r"learning_rates is \[0.001, 0.00100000001\]; it must",
@@ -508,9 +507,7 @@ def test_another_search_does_not_take_the_folds_of_this_one(csv, trainings, chan
 @pytest.mark.parametrize(
     ("part", "value", "blocks"),
     [
-        ("scenes.FORMAT", 0, 1),
-        ("tensorflow.__version__", "0", 1),
-        ("keras.__version__", "0", 1),
+        ("scenes.VERSIONS", {}, 1),
         ("scenes.grid_search.BLOCK_COLUMNS", 4 * 6, 2),
     ],
 )
@@ -521,15 +518,13 @@ def test_another_version_does_not_take_the_folds(csv, trainings, monkeypatch, pa
     assert len(trainings.seeds) == 2 + SMALL["folds"] * blocks
 
 
-@pytest.mark.parametrize("fault", ["cut off", "of another shape", "NaN"])
+@pytest.mark.parametrize("fault", ["cut off", "of another shape"])
 def test_a_damaged_fold_is_trained_again_with_a_word(csv, trainings, fault, capsys):
     expected = grid_search(**SMALL, csv=csv)
     trainings.interrupt(csv, after=2)
     part = next(csv.parent.glob(".grid_search-*/fold-1-block-1.npz"))
     with np.load(part) as archive:
         arrays = dict(archive)
-    if fault == "NaN":
-        arrays["val_loss"][1, 0, 2] = np.nan
     if fault == "of another shape":
         arrays["val_loss"] = arrays["val_loss"][:-1]
     scenes.files.write_arrays(part, arrays)

@@ -139,9 +139,9 @@ def with_value(array, value):
 DATA_FAULTS = {
     "NaN": (lambda X, y: (with_value(X, np.nan), y), "X holds NaN or infinity, first in row 3"),
     "beyond float32": (lambda X, y: (with_value(X.astype("float64"), 1e300), y), "X holds NaN"),
-    "one image": (lambda X, y: (X[0], y), r"X has the shape \(1280,\) and y \(100,\)"),
-    "no images": (lambda X, y: (X[:0], y[:0]), r"X has the shape \(0, 1280\) and y \(0,\)"),
-    "a label too few": (lambda X, y: (X, y[:-1]), r"and y \(99,\); they must be \(n, n_features\)"),
+    "one image": (lambda X, y: (X[0], y), r"X \(1280,\) and y \(100,\) must"),
+    "no images": (lambda X, y: (X[:0], y[:0]), r"X \(0, 1280\) and y \(0,\) must"),
+    "a label too few": (lambda X, y: (X, y[:-1]), r"and y \(99,\) must be \(n, n_features\)"),
     "a missing label": (lambda X, y: (X, with_value(y, -1)), "y holds -1 to 5; it must hold"),
     "names": (lambda X, y: (X, np.array(["sea", "street"])[y % 2]), "y holds 'sea' to 'street'"),
 }
@@ -175,16 +175,7 @@ def test_impossible_data_are_refused_before_any_work(door, fault, doors, photos,
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("door", ["train_head", "grid_search"])
-def test_each_class_needs_a_photo_to_train_on(door, doors, photos):
-    features, labels = photos
-    with pytest.raises(ValueError, match=r"y holds 5 class\(es\) and never 2; there must be two"):
-        doors[door](features[labels != 2], labels[labels != 2])
-    with pytest.raises(ValueError, match=r"y holds 1 class\(es\) and never 1"):
-        doors[door](features, np.zeros_like(labels))
-
-
 def test_validation_photos_are_of_the_classes_that_train(doors, photos):
     features, labels = photos
-    with pytest.raises(ValueError, match=r"y holds 0 to 6; .*, 0 to 5"):
+    with pytest.raises(ValueError, match=r"y holds 0 to 6; .* from 0 to 5"):
         doors["train_head's validation"](features, with_value(labels, 6))
