@@ -5,7 +5,6 @@ An interrupted training resumes after its last finished epoch. Knows nothing of 
 """
 
 import errno
-import functools
 import math
 import shutil
 from pathlib import Path
@@ -126,7 +125,8 @@ def fine_tune(
         if checkpoint.restore(model) < epochs:
             data = (_activations(images, folder, lower, Path(cache)), labels, weights)
             held_out = (data[0][validation, 0], labels[validation], weights[validation])
-            batches = functools.partial(_batches, *data, training, batch_size, seed)
+            left = range(len(checkpoint.history), epochs)
+            batches = _batches(*data, training, batch_size, seed, left)
             _fit(model, batches, held_out, checkpoint, epochs, steps)
     return base, head, checkpoint.table()
 
@@ -176,16 +176,15 @@ def _cut(base, head, first_layer):
 def _fit(model, batches, held_out, checkpoint, epochs, steps):
     """Train the epochs, of so many steps each, that the checkpoint does not hold."""
     done = len(checkpoint.history)
-    left = range(done * steps, epochs * steps)
-    minutes = math.ceil(len(left) / STEPS_A_MINUTE)
+    minutes = math.ceil((epochs - done) * steps / STEPS_A_MINUTE)
     print(f"Fine-tuning: {epochs} epochs of {steps} batches, about {minutes} min on two CPU cores.")
     options = {"epochs": epochs, "initial_epoch": done, "steps_per_epoch": steps}
     options |= {"validation_data": held_out if len(held_out[0]) else None}
     with tasks.progress(epochs * steps, "Fine-tuning", "batch") as bar:
-        bar.update(left.start)
+        bar.update(done * steps)
         moving = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: bar.update())
         callbacks = [moving, checkpoint]
-        model.fit(batches(left), **options, shuffle=False, verbose=0, callbacks=callbacks)
+        model.fit(batches, **options, shuffle=False, verbose=0, callbacks=callbacks)
 
 
 def _adamw(learning_rate, weight_decay, *, steps):
@@ -249,33 +248,19 @@ def _write_activations(images, folder, both, cache, name):
         return path
 
 
-def _batches(activations, labels, weights, rows, batch_size, seed, batches):
+def _batches(activations, labels, weights, rows, batch_size, seed, epochs):
     """
-    Return the batches of these numbers, counted through all epochs.
+    Yield the batches of these epochs.
 
-    What a batch holds depends on its number and the seed alone, so that a training that goes
-    on sees the batches that it would have seen without the interruption.
+    The order and the views of an epoch depend on its number and the seed alone, so that a
+    training that goes on sees the batches that it would have seen without the interruption.
     """
-    steps = -(-len(rows) // batch_size)
-
-    @functools.lru_cache(2)
-    def shuffle(epoch):
+    for epoch in epochs:
         rng = np.random.default_rng([seed, epoch])
-        return rng.permutation(rows), rng.integers(2, size=len(rows))
-
-    def read(number):
-        epoch, batch = divmod(int(number), steps)
-        part = slice(batch * batch_size, (batch + 1) * batch_size)
-        order, views = (numbers[part] for numbers in shuffle(epoch))
-        return activations[order, views].astype("float32"), labels[order], weights[order]
-
-    def load(number):
-        batch = tf.numpy_function(read, [number], (tf.float32,) * 3, stateful=False)
-        for tensor, array in zip(batch, (activations[0, 0], labels[0], weights[0]), strict=True):
-            tensor.set_shape((None, *array.shape))
-        return tuple(batch)
-
-    return tf.data.Dataset.range(batches.start, batches.stop).map(load).prefetch(2)
+        order, views = rng.permutation(rows), rng.integers(2, size=len(rows))
+        for start in range(0, len(rows), batch_size):
+            batch, view = (numbers[start : start + batch_size] for numbers in (order, views))
+            yield activations[batch, view].astype("float32"), labels[batch], weights[batch]
 
 
 class _Checkpoint(keras.callbacks.Callback):
