@@ -14,9 +14,8 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
-import scenes
-from scenes import calibration, drawings, features, folders, grid_search, photos, settings
-from scenes.classifier import predict
+import scenes.drawings
+from scenes import calibration, classifier, features, folders, grid_search, photos, settings
 
 
 def download_photos() -> Path:
@@ -106,12 +105,10 @@ def audit_images(images: pd.DataFrame) -> pd.DataFrame:
         "two splits": readable[splits > 1],
     }
     columns = ["path", "label", "split", "digest", "problem"]
-    table = pd.concat(
-        [rows[columns].sort_values(["digest", "path"]) for rows in findings.values()],
-        keys=findings,
-        names=["finding", None],
-    )
-    return table.reset_index("finding")
+    tables = {
+        name: rows[columns].sort_values(["digest", "path"]) for name, rows in findings.items()
+    }
+    return pd.concat(tables, names=["finding", None]).reset_index("finding")
 
 
 def drop_leaks(images: pd.DataFrame) -> pd.DataFrame:
@@ -204,13 +201,9 @@ def _by_fold(results):
 def rank_epochs(results: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each setting and epoch, the best first, with the columns of `summarize`."""
     folds = _by_fold(results)
-    table = pd.DataFrame(
-        {
-            "val_accuracy": folds.mean(axis=1).round(9),
-            "val_loss": results.groupby([*scenes.HYPERPARAMETERS, "epoch"])["val_loss"].mean(),
-            "std": folds.std(axis=1),
-        }
-    )
+    table = folds.mean(axis=1).round(9).to_frame("val_accuracy")
+    table["val_loss"] = results.groupby(table.index.names)["val_loss"].mean()
+    table["std"] = folds.std(axis=1)
     order = ["val_accuracy", "val_loss", *scenes.HYPERPARAMETERS, "epoch"]
     table = table.sort_values(order, ascending=[False, *[True] * 5])
     differences = folds.loc[table.index[0]] - folds
@@ -268,10 +261,8 @@ def describe_edge(results: pd.DataFrame) -> str:
         value, low, high = best[name], results[name].min(), results[name].max()
         if low < high and value in (low, high) and value > 0:
             extreme, more = ("smallest", "smaller") if value == low else ("largest", "larger")
-            sentences.append(
-                f"The best {name.replace('_', ' ')}, {value:g}, is the {extreme} of the grid: "
-                f"add {more} ones to {name.upper()}S."
-            )
+            what = f"The best {name.replace('_', ' ')}, {value:g}, is the {extreme} of the grid"
+            sentences.append(f"{what}: add {more} ones to {name.upper()}S.")
     return "\n".join(sentences)
 
 
@@ -318,28 +309,22 @@ def compare_models(predictions: pd.DataFrame, *, class_weight: str | None = None
         y, probabilities = table["label"].map(classes.index), table[classes].to_numpy()
         temperature = calibration.fit_temperature(probabilities, y)
         scaled = calibration.apply_temperature(probabilities, temperature)
-        rows[model] = {
-            metric: score(y, probabilities.argmax(axis=1)),
-            "log_loss": log_loss(y, scaled, labels=range(len(classes))),
-        }
+        loss = log_loss(y, scaled, labels=range(len(classes)))
+        rows[model] = {metric: score(y, probabilities.argmax(axis=1)), "log_loss": loss}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model").round(9)
     return table.sort_values([metric, "log_loss"], ascending=[False, True])
 
 
 def describe_choice(comparison: pd.DataFrame) -> str:
     """Return one sentence on which model of `compare_models` is selected, and why."""
-    best, accuracy = comparison.index[0], comparison.iloc[:, 0]
+    best, accuracy = comparison.index[0], comparison.iloc[:, 0].map("{:.1%}".format)
     if best != "head":
-        return (
-            f"Fine-tuning helped on the validation set ({accuracy[best]:.1%}, and "
-            f"{accuracy['head']:.1%} with the head alone): selected is '{best}'."
-        )
+        what = f"Fine-tuning helped on the validation set ({accuracy[best]}, and"
+        return f"{what} {accuracy['head']} with the head alone): selected is '{best}'."
     if len(comparison) == 1:
         return "Nothing was fine-tuned: the head is selected."
-    return (
-        f"Fine-tuning did not help on the validation set ({accuracy.iloc[1]:.1%} after "
-        f"{accuracy['head']:.1%}): the head is kept."
-    )
+    what = f"Fine-tuning did not help on the validation set ({accuracy.iloc[1]} after"
+    return f"{what} {accuracy['head']}): the head is kept."
 
 
 def compare_accuracies(images: pd.DataFrame, probabilities: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -373,10 +358,8 @@ def scores_by_class(labels: pd.Series, predictions: Sequence[str]) -> pd.DataFra
     table = pd.DataFrame(dict(zip(names, scores, strict=True)), classes)
     present = classes[table["support"] > 0]
     hits = {name: np.asarray(predictions)[labels == name] == name for name in present}
-    intervals = pd.DataFrame(
-        {name: calibration.accuracy(of_class) for name, of_class in hits.items()}
-    ).T
-    table = table.join(intervals[["ci_low", "ci_high"]].add_prefix("recall "))
+    intervals = pd.DataFrame({name: calibration.accuracy(hit) for name, hit in hits.items()})
+    table = table.join(intervals.T[["ci_low", "ci_high"]].add_prefix("recall "))
     table.loc["mean of the classes"] = table.loc[present, names[:3]].mean()
     table.loc["mean of the classes", "support"] = table["support"].sum()
     order = ["precision", "recall", "recall ci_low", "recall ci_high", "F1", "support"]
@@ -409,7 +392,8 @@ def select_confused(
 def show_images(paths: Sequence[str | Path], titles: Sequence[str], *, columns: int = 6) -> Figure:
     """Return a matplotlib figure of photos with titles."""
     titles = ["\n".join(map(photos.printable, str(title).split("\n"))) for title in titles]
-    return drawings.grid([photos.read_photo(path) for path in paths], titles, columns=columns)
+    shown = [photos.read_photo(path) for path in paths]
+    return scenes.drawings.grid(shown, titles, columns=columns)
 
 
 def first_rows(table: pd.DataFrame, n: int = 5) -> pd.DataFrame | str:
@@ -433,7 +417,7 @@ def show_predictions(model: keras.Model, folder: str | Path) -> Figure | None:
         print(f"Put photos into {folder}/, and this cell shows the predictions.")
         return None
     unreadable = []
-    table = predict(model, folder, failed=unreadable)
+    table = classifier.predict(model, folder, failed=unreadable)
     print(*unreadable, sep="\n", end="\n" * bool(unreadable))
     titles = table["label"].astype(str) + table["unsure"].map({True: " (unsure)", False: ""})
     return show_images(list(table["path"]), list(titles))

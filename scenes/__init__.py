@@ -43,15 +43,12 @@ try:
         import tensorflow as tf
 except (AssertionError, ValueError) as error:  # both read the user's file, and say little
     _file = os.path.join(os.environ.get("KERAS_HOME", "~/.keras"), "keras.json")
-    raise ImportError(
-        f"{_file} holds a value that Keras does not take: correct it, or delete the file ({error})"
-    ) from error
+    _what = f"{_file} holds a value that Keras does not take: correct it, or delete the file"
+    raise ImportError(f"{_what} ({error})") from error
 
 if keras.backend.backend() != "tensorflow":
-    raise ImportError(
-        f"Keras runs on {keras.backend.backend()} here, and this project needs TensorFlow: "
-        "restart, and import scenes before Keras"
-    )
+    _what = f"Keras runs on {keras.backend.backend()} here, and this project needs TensorFlow"
+    raise ImportError(f"{_what}: restart, and import scenes before Keras")
 # The numbers of the project are of these; ~/.keras/keras.json may hold others.
 keras.config.set_floatx("float32")
 keras.config.set_dtype_policy("float32")

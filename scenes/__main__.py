@@ -10,7 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
-from scenes import classifier, files, folders, photos
+from scenes import classifier, files, photos
 
 MODEL = Path(__file__).parents[1] / "classifier.keras"
 CSV_HELP = """write all probabilities, for spreadsheets (UTF-8 with BOM; text that begins with
@@ -31,26 +31,9 @@ def classify(options: argparse.Namespace) -> int:
         width = max(map(len, names), default=0)
         for name, row, probability in zip(names, table.itertuples(), best, strict=True):
             print(f"{name:{width}}  {row.label}  {probability:.1%}" + "  unsure" * row.unsure)
-    if options.maps and len(table):
-        write_maps(model, table, options.maps)
     if failed:
         print(f"{len(failed)} file(s) failed:", *failed, sep="\n    ", file=sys.stderr)
     return int(bool(failed))
-
-
-def write_maps(model, table, folder: Path) -> None:
-    """Write a picture for each photo that shows where its label's score comes from."""
-    from scenes import drawings  # only here: it takes a second
-
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / folders.MAPS).touch()
-    numbers = table["label"].cat.codes
-    for row, number in zip(table.itertuples(), numbers, strict=True):
-        scores = classifier.activation_maps(model, [row.path])[0].mean(axis=0)[..., number]
-        figure = drawings.maps([photos.read_photo(row.path)], [scores], [row.label])
-        name = f"{row.Index + 1:04}_{Path(row.path).stem[:60]}.png"  # at most 255 bytes
-        with files.replacing(folder / name) as beside:
-            figure.savefig(beside)
 
 
 def export(options: argparse.Namespace) -> int:
@@ -63,10 +46,8 @@ def export(options: argparse.Namespace) -> int:
 def new_csv(name: str) -> Path:
     """Return the path of a table to be written, or say before the work why there can be none."""
     path = Path(name)
-    if path.suffix.lower() != ".csv" or path.is_dir():
-        raise argparse.ArgumentTypeError(f"{name} must end in .csv, so that no photo is replaced")
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
+    if path.suffix.lower() != ".csv" or path.is_dir() or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{name} must end in .csv, in a folder that exists")
     return path
 
 
@@ -81,14 +62,6 @@ def new_tflite(name: str) -> Path:
     return path
 
 
-def new_folder(name: str) -> Path:
-    """Return the path of a folder in which nothing can be written over."""
-    path = Path(name)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise argparse.ArgumentTypeError(f"{name} is no new or empty folder")
-    return path
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "python -m scenes", description="Classify photos of scenes, or export a model."
@@ -97,7 +70,6 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser("classify", help="say what photos show")
     command.add_argument("photos", nargs="+", metavar="PHOTO_OR_FOLDER", help="folders are walked")
     command.add_argument("--csv", type=new_csv, metavar="FILE", help=CSV_HELP)
-    command.add_argument("--maps", type=new_folder, metavar="FOLDER", help="write what it looks at")
     command.add_argument("--model", type=Path, default=MODEL, metavar="FILE", help="another model")
     command.set_defaults(run=classify)
     command = commands.add_parser("export", help="write a model for phones (LiteRT)")

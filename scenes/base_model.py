@@ -46,10 +46,8 @@ def build_base_model(weights: str | Path | None = "imagenet") -> keras.Model:
         model = keras.applications.MobileNetV2((IMAGE_SIZE, IMAGE_SIZE, 3), **options)
     except OSError as error:  # h5py names no file
         file = IMAGENET_WEIGHTS if weights == "imagenet" else weights
-        raise ValueError(
-            f"the weights in {file} cannot be read, as after a download that was cut off "
-            f"({error}); delete it, and run again"
-        ) from error
+        what = f"the weights in {file} cannot be read, as after a download that was cut off"
+        raise ValueError(f"{what} ({error}); delete it, and run again") from error
     model.trainable = False
     return model
 
@@ -105,10 +103,8 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
             conv = source_of.get(id(inputs[0]))
             direct = isinstance(conv, keras.layers.Conv2D | keras.layers.DepthwiseConv2D)
             if not direct or conv.activation is not linear or read.count(conv.name) > 1:
-                raise ValueError(
-                    f"{layer.name} cannot be folded: it must directly follow a Conv2D or "
-                    "DepthwiseConv2D whose output nothing else uses"
-                )
+                what = f"{layer.name} cannot be folded: it must directly follow a"
+                raise ValueError(f"{what} convolution whose output nothing else uses")
             weights = _fold(conv, model.get_layer(layer.name))
             layer = type(conv).from_config(conv.get_config() | {"use_bias": True})
             inputs, options = [conv.input], {}

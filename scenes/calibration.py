@@ -95,10 +95,8 @@ def fit(*held_out: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
             temperature = fit_temperature(probabilities, y)
             threshold = fit_threshold(apply_temperature(probabilities, temperature), y)
             return {"temperature": temperature, "threshold": threshold}
-    print(
-        f"Only {errors} held-out errors, too few to fit temperature and threshold (from "
-        f"{MIN_ERRORS}): the model never abstains, and may be overconfident."
-    )
+    few = f"Only {errors} held-out errors, too few to fit temperature and threshold"
+    print(f"{few} (from {MIN_ERRORS}): the model never abstains, and may be overconfident.")
     return {"temperature": 1.0, "threshold": 0.0}
 
 

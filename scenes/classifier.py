@@ -4,6 +4,7 @@ The classifier (sections 8, 9 and 11): base model and head as one saved model; p
 The file alone says what its classes are, and loading it runs no code. Trains nothing.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -110,23 +111,16 @@ def load_classifier(path: str | Path) -> keras.Model:
     except FileNotFoundError:
         raise
     except Exception as error:  # zipfile, json, h5py and Keras raise each their own
-        raise ValueError(_why_not(path, error)) from error
+        versions = f"{_saved_by(path)}; this is {keras.__version__}"
+        advice = f"Train it again, or install the Keras that saved it ({versions})"
+        raise ValueError(f"{path} is no saved classifier: {error}. {advice}") from error
 
 
-def _why_not(path, error):
-    """Return why a file is not loaded: most often, it is of a newer Keras than this one."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            saved_by = json.loads(archive.read("metadata.json"))["keras_version"]
-        newer = [[int(n) for n in v.split(".")[:2]] for v in (saved_by, keras.__version__)]
-    except Exception:
-        newer = [[0], [0]]
-    if newer[0] > newer[1]:
-        return (
-            f"{path} needs Keras {saved_by}, which saved it, or a newer one; this is Keras "
-            f"{keras.__version__}. Install it with: pip install --upgrade keras"
-        )
-    return f"{path} is no saved classifier: {error}. Train it again"
+def _saved_by(path):
+    """Return the version of Keras that saved a model, as far as the file says."""
+    with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:
+        return json.loads(archive.read("metadata.json"))["keras_version"]
+    return "of an unknown version"
 
 
 def predict(

@@ -203,15 +203,10 @@ def _read_features(path):
         good &= bool(((data[name] >= low) & (data[name] < high)).all())
     if not good:
         raise ValueError(f"{path} holds no features in format {scenes.FORMAT}; make it again")
-    images = pd.DataFrame(
-        {
-            "path": data["path"],
-            "label": pd.Categorical.from_codes(data["label"], categories=data["classes"]),
-            "split": pd.Categorical.from_codes(data["split"], categories=scenes.SPLITS),
-            "digest": data["digest"],
-            "problem": "",
-        }
-    )
+    labels = pd.Categorical.from_codes(data["label"], categories=data["classes"])
+    splits = pd.Categorical.from_codes(data["split"], categories=scenes.SPLITS)
+    images = pd.DataFrame({"path": data["path"], "label": labels, "split": splits})
+    images = images.assign(digest=data["digest"], problem="")
     return images, data["features"], str(data["base_model"])
 
 

@@ -122,11 +122,10 @@ def fine_tune(
     optimizer = _adamw(learning_rate, weight_decay, steps=epochs * steps)
     model.compile(optimizer, loss, weighted_metrics=["accuracy"], jit_compile=False)
     with files.locked(checkpoint.path):
-        if checkpoint.restore(model) < epochs:
+        if (done := checkpoint.restore(model)) < epochs:
             data = (_activations(images, folder, lower, Path(cache)), labels, weights)
             held_out = (data[0][validation, 0], labels[validation], weights[validation])
-            left = range(len(checkpoint.history), epochs)
-            batches = _batches(*data, training, batch_size, seed, left)
+            batches = _batches(*data, training, batch_size, seed, range(done, epochs))
             _fit(model, batches, held_out, checkpoint, epochs, steps)
     return base, head, checkpoint.table()
 

@@ -35,7 +35,6 @@ REFUSED_CLASSES += ("NA", "#NA", "<NA>", "NaN", "nan", "-NaN", "-nan", "NULL", "
 # Folders that programs keep beside photos: macOS in a zip, a NAS, Windows, and this project.
 _APART = {"__macosx", "@eadir", "@recycle", "#recycle", "$recycle.bin", "plotly_plots"}
 _APART |= {"system volume information", "lost+found"}
-MAPS = ".scenes-maps"  # an empty file in a folder of activation maps
 
 _READ = {*photos.FORMATS, "MPO"}  # the latter: two JPEGs in one file, of which the first counts
 PHOTO_SUFFIXES = {suffix for suffix, f in Image.registered_extensions().items() if f in _READ}
@@ -121,7 +120,7 @@ def _subfolders(folder):
 
 def _is_apart(folder):
     """Return whether a folder is hidden, or holds what programs, this one too, keep in it."""
-    if folder.name.startswith(".") or folder.name.lower() in _APART or (folder / MAPS).exists():
+    if folder.name.startswith(".") or folder.name.lower() in _APART:
         return True
     made = folder / "settings.json"
     return made.is_file() and b'"VALIDATION_RATIO"' in made.read_bytes()
@@ -142,10 +141,8 @@ def _split_folders(folder):
     found = {}
     for entry in filter(_split_of, _subfolders(folder)):
         if (split := _split_of(entry)) in found:
-            raise ValueError(
-                f"{photos.printable(folder)} holds {found[split].name} and {entry.name}, which are "
-                "both names of one split; keep one of them there"
-            )
+            what = f"{photos.printable(folder)} holds {found[split].name} and {entry.name}"
+            raise ValueError(f"{what}, both names of one split; keep one of them there")
         inner = _subfolders(entry)
         found[split] = inner[0] if [p.name for p in inner] == [entry.name] else entry
     return {split: found[split] for split in scenes.SPLITS if split in found}
@@ -329,21 +326,15 @@ def _read_corrections(path, images):
         table = pd.read_csv(path, **options, encoding_errors="surrogateescape")
         table = table[["path", "label"]].drop_duplicates()
     except (KeyError, ValueError) as error:
-        raise ValueError(
-            f"{here} is no CSV file with the columns path and label ({error}); correct it, or "
-            "set CORRECTIONS = None"
-        ) from error
+        what = f"{here} is no CSV file with the columns path and label ({error})"
+        raise ValueError(f"{what}; correct it, or set CORRECTIONS = None") from error
     known, classes = images["path"][images["label"].notna()], images["label"].cat.categories
     if len(unknown := table["path"][~table["path"].isin(known)]):
-        raise ValueError(
-            f"{here} names {photos.some(unknown)}, which is the path of no labelled photo; correct "
-            "the path, relative to the folder of the photos and with slashes, or delete the line"
-        )
+        what = f"{here} names {photos.some(unknown)}, which is the path of no labelled photo"
+        raise ValueError(f"{what}; correct the path, or delete the line")
     for row in table[~table["label"].isin(["", *classes])].itertuples():
-        raise ValueError(
-            f"{here} labels {photos.printable(row.path)} as {photos.printable(row.label)}; it must "
-            f"be one of {photos.some(classes)}, or empty to leave the photo out"
-        )
+        what = f"{here} labels {photos.printable(row.path)} as {photos.printable(row.label)}"
+        raise ValueError(f"{what}; it must be one of {photos.some(classes)}, or empty")
     if len(twice := table["path"][table["path"].duplicated()]):
         raise ValueError(f"{here} gives {photos.some(twice)} different labels; keep one of them")
     return table.set_index("path")["label"]
@@ -360,20 +351,16 @@ def _check_layout(folder, splits):
     classes = photos.some(place.name for place in tops if not _split_of(place))
     if splits and not ("train" in splits and _subfolders(splits["train"])):
         names = photos.some(place.name for place in splits.values())
-        raise ValueError(
-            f"{here} holds {names}, the name of a split, beside {classes or 'no class'}, and no "
-            "train/ with class folders: rename it if it is a class, else put the class folders "
-            f"into train/; {LAYOUTS}"
-        )
+        what = f"{here} holds {names}, the name of a split, beside {classes or 'no class'}"
+        what += ", and no train/ with class folders: rename it if it is a class"
+        raise ValueError(f"{what}, else put the class folders into train/; {LAYOUTS}")
     inner = [{p.name for p in _subfolders(place) if _holds_photos(p)} for place in tops]
     alike = _LIKE_A_SPLIT.search(classes) and set.intersection(*inner)
     nested = any(len(_split_folders(place)) > 1 for place in tops)
     if len(tops) > 1 and not splits and (alike or nested):
-        raise ValueError(
-            f"{here} holds {classes}, and these {photos.some(sorted(set.union(*inner)))}; call "
-            "splits train, val or test and put the class folders into them, use no such word in "
-            "the name of a class, or, if these are data sets, set PHOTOS to one of them"
-        )
+        what = f"{here} holds {classes}, and these {photos.some(sorted(set.union(*inner)))}; call "
+        what += "splits train, val or test, use no such word in the name of a class, or, if "
+        raise ValueError(f"{what}these are data sets, set PHOTOS to one of them")
 
 
 def _check_classes(images, classes, base, folder):
@@ -390,15 +377,11 @@ def _check_classes(images, classes, base, folder):
             raise ValueError(f"the name of the class {shown} {why}; rename its folder")
         twin = alike.setdefault(unicodedata.normalize("NFKC", name).casefold(), name)
         if twin != name:
-            raise ValueError(
-                f"the classes {twin!a} and {name!a} in {here} or beside it are one name but for "
-                "the case or the coding of letters; rename or merge their folders"
-            )
+            what = f"the classes {twin!a} and {name!a} in {here} or beside it are one name"
+            raise ValueError(f"{what} but for case or coding; rename or merge their folders")
     if untrained := set(classes) - set(images.loc[images["split"] == "train", "label"]):
-        raise FileNotFoundError(
-            f"there is no photo in {photos.printable(base / min(untrained))}, though other "
-            "splits have that class; add some for training, or take it out of the other splits"
-        )
+        what = f"there is no photo in {photos.printable(base / min(untrained))}, though other"
+        raise FileNotFoundError(f"{what} splits have that class; add some for training")
 
 
 def _describe(images, folder, splits):

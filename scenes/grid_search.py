@@ -119,10 +119,9 @@ def make_folds(
         raise ValueError(f"groups have the shape {groups.shape}, and labels {labels.shape}")
     sizes = pd.DataFrame({"label": labels, "of": groups}).drop_duplicates()["label"].value_counts()
     if folds > sizes.min():
-        raise ValueError(
-            f"folds is {folds}, but a class has only {sizes.min()} different photo(s): "
-            f"{sizes.idxmin()}; add photos of it, or take fewer folds (a ratio is 1 / folds)"
-        )
+        what = f"folds is {folds}, but a class has only {sizes.min()} different photo(s)"
+        advice = "add photos of it, or take fewer folds (a ratio is 1 / folds)"
+        raise ValueError(f"{what}: {sizes.idxmin()}; {advice}")
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     return list(splitter.split(labels, labels, groups))
 

@@ -23,7 +23,7 @@ _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 FORMATS = tuple(name for name in Image.ID if name not in _NOT_DECODED)
 # The orientation in EXIF, from 2, and what undoes it.
 _TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), start=2))
-_SRGB, _LAB = (ImageCms.ImageCmsProfile(ImageCms.createProfile(n)) for n in ("sRGB", "LAB"))
+_SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 DRAFT_SIZE = 3 * base_model.IMAGE_SIZE  # the network sees next to nothing of what is smaller
 
@@ -115,13 +115,11 @@ def _flatten(image):
 
 def _to_srgb(image):
     """Return the photo as RGB, seen through its colour profile."""
-    if image.mode not in ("L", "CMYK", "LAB"):
+    if image.mode not in ("L", "CMYK"):
         image = image.convert("RGB")
     try:
-        profile = _LAB
-        if image.mode != "LAB":
-            profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
-        space = {"L": "GRAY", "RGB": "RGB ", "CMYK": "CMYK", "LAB": "Lab "}[image.mode]
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+        space = {"L": "GRAY", "RGB": "RGB ", "CMYK": "CMYK"}[image.mode]
         same = "sRGB" in (profile.profile.profile_description or "")
         if profile.profile.xcolor_space == space and not same:
             return ImageCms.profileToProfile(image, profile, _SRGB, outputMode="RGB")
@@ -146,10 +144,8 @@ def _gray(image):
     else:
         white = 255 if high <= 255 else 65535 if 4096 <= high <= 65535 else None
     if white is None or not low >= 0:
-        raise ValueError(
-            f"its pixels go from {low:g} to {high:g}, which does not say what is white; "
-            "save it with 8 bits"
-        )
+        what = f"its pixels go from {low:g} to {high:g}, which does not say what is white"
+        raise ValueError(f"{what}; save it with 8 bits")
     gray = numbers.astype("float64") * (255 / white)
     if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:  # Pillow turns 8 bits alone
         gray = 255 - gray

@@ -106,16 +106,12 @@ def counts(images: pd.DataFrame, title: str, *, subtitle: str = "") -> go.Figure
     classes = _classes(images["label"])
     table = images.groupby(["split", "label"], observed=True).size().reset_index(name="photos")
     table["label"] = table["label"].cat.rename_categories(classes)
-    figure = px.bar(
-        table.astype({"split": str, "label": str}),  # plotly knows no categories
-        x="label",
-        y="photos",
-        color="split",
-        text="photos" if len(classes) <= LEGEND_CLASSES else None,
-        category_orders={"label": classes, "split": list(SPLIT_COLORS)},
-        color_discrete_map=SPLIT_COLORS,
-        labels={"label": "class", "photos": "number of photos"},
-    )
+    table = table.astype({"split": str, "label": str})  # plotly knows no categories
+    look = {"color_discrete_map": SPLIT_COLORS}
+    look["category_orders"] = {"label": classes, "split": list(SPLIT_COLORS)}
+    look["labels"] = {"label": "class", "photos": "number of photos"}
+    text = "photos" if len(classes) <= LEGEND_CLASSES else None
+    figure = px.bar(table, "label", "photos", color="split", text=text, **look)
     # A number above a bar would look like the sum of all below it.
     figure.update_traces(textangle=0, textposition="inside").update_xaxes(**_class_axis(classes))
     figure.update_layout(uniformtext={"minsize": 9, "mode": "hide"})
@@ -210,15 +206,11 @@ def heatmap(summary: pd.DataFrame, title: str, *, subtitle: str = "") -> go.Figu
     rates, dropouts, decays = accuracy.index.levels
     panels, height = _wrap(len(rates))
     numbers = panels["facet_col_wrap"] * len(decays) <= 20  # as far as one can read them
-    figure = _heat(
-        100 * accuracy.to_numpy().reshape(accuracy.index.levshape),
-        [f"{decay:g}" for decay in decays],
-        [f"{dropout:g}" for dropout in dropouts],
-        facet_col=0,
-        labels={"x": "weight decay", "y": "dropout", "color": "accuracy (%)"},
-        text_auto=".2f" if numbers else False,
-        **panels,
-    )
+    values = 100 * accuracy.to_numpy().reshape(accuracy.index.levshape)
+    x, y = ([f"{value:g}" for value in of_axis] for of_axis in (decays, dropouts))
+    look = {"labels": {"x": "weight decay", "y": "dropout", "color": "accuracy (%)"}}
+    look["text_auto"] = ".2f" if numbers else False
+    figure = _heat(values, x, y, facet_col=0, **look, **panels)
     for note in figure.layout.annotations:  # "facet_col=0"
         note.text = f"learning rate {rates[int(note.text.split('=')[1])]:g}"
     figure.update_coloraxes(showscale=not numbers)
@@ -257,16 +249,11 @@ def learning_curve(table: pd.DataFrame, title: str, *, subtitle: str = "") -> go
     """
     ends = table.groupby("photos")["val_accuracy"].agg(["min", "mean", "max"]).reset_index()
     y = "validation accuracy<br>(mean, range over seeds)"
-    figure = px.line(
-        ends.assign(above=ends["max"] - ends["mean"], below=ends["mean"] - ends["min"]),
-        x="photos",
-        y="mean",
-        error_y="above",
-        error_y_minus="below",
-        markers=True,
-        color_discrete_sequence=[VALIDATION_COLOR],
-        labels={"photos": "number of training photos (log scale)", "mean": y},
-    )
+    ends = ends.assign(above=ends["max"] - ends["mean"], below=ends["mean"] - ends["min"])
+    look = {"error_y": "above", "error_y_minus": "below", "markers": True}
+    look["labels"] = {"photos": "number of training photos (log scale)", "mean": y}
+    look["color_discrete_sequence"] = [VALIDATION_COLOR]
+    figure = px.line(ends, "photos", "mean", **look)
     figure.update_xaxes(type="log", tickvals=ends["photos"], tickformat=",d")
     return _style(figure.update_yaxes(tickformat=".1%"), title, subtitle)
 
@@ -278,17 +265,9 @@ def confusion(
     classes = _classes(labels)
     counts = confusion_matrix(labels.astype(str), predictions, labels=list(labels.cat.categories))
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure = _heat(
-        shares,
-        classes,
-        classes,
-        labels={"x": "predicted class", "y": "true class", "color": "% of the<br>true class"},
-        color_continuous_scale="Blues",
-        text_auto=False,
-        aspect="equal",
-        zmin=0,
-        zmax=100,
-    )
+    look = {"color_continuous_scale": "Blues", "aspect": "equal", "zmin": 0, "zmax": 100}
+    names = {"x": "predicted class", "y": "true class", "color": "% of the<br>true class"}
+    figure = _heat(shares, classes, classes, labels=names, **look)
     cells = np.vectorize(lambda n, share: f"{n}<br>{share:.1f}%")(counts, shares)
     pointed = "predicted class: %{x}<br>true class: %{y}<br>%{text}<extra></extra>"
     numbers = "%{text}" if len(classes) <= NUMBERED_CLASSES else None

@@ -170,10 +170,8 @@ def _recorded(folder):
     made = _read(path) if path.exists() else None
     results = [path.name for name in RESULTS for path in folder.glob(name)]
     if results and not made:
-        raise ValueError(
-            f"{folder} holds {results[0]}, but no settings.json that records the configuration "
-            "of these results; choose another OUTPUT"
-        )
+        what = f"{folder} holds {results[0]}, but no settings.json that says how it was computed"
+        raise ValueError(f"{what}; choose another OUTPUT")
     return made if results else None
 
 
@@ -195,7 +193,5 @@ def _refuse_others(folder, there, made):
             what = f"{name} = {was.get(name)!r}; it is {now.get(name)!r} now"
             if name in ("photos", "corrections"):  # hashes, which say nothing to a person
                 what = "other photos, labels or splits (PHOTOS, CORRECTIONS or their content)"
-            raise ValueError(
-                f"the results in {folder} were computed with {what}. Set it back, or choose "
-                "another OUTPUT and run all cells again"
-            )
+            advice = "Set it back, or choose another OUTPUT and run all cells again"
+            raise ValueError(f"the results in {folder} were computed with {what}. {advice}")

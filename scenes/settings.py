@@ -79,10 +79,7 @@ RULES: dict[str, Rule] = {
     "epochs": _POSITIVE,
     "folds": ("a whole number from 2", lambda v: _is_whole(v, 2)),
     "batch_size": _POSITIVE,
-    "class_weight": (
-        "None or 'balanced'",
-        lambda v: v is None or (isinstance(v, str) and v == "balanced"),
-    ),
+    "class_weight": ("None or 'balanced'", lambda v: v is None or str(v) == "balanced"),
     "first_layer": (
         "{!r} to {!r} or {!r}".format(*(base_model.FIRST_LAYERS[i] for i in (0, -2, -1))),
         lambda v: v in base_model.FIRST_LAYERS,
@@ -108,12 +105,10 @@ def check(**values: object) -> None:
     for name, value in values.items():
         allowed, test = (RULES | ARGUMENTS)[name.lower()]
         if not test(value):
-            raise ValueError(
-                f"{name} is {value!r}; it must be {allowed}{_hint(name, value, allowed)}"
-            )
+            raise ValueError(f"{name} is {value!r}; it must be {allowed}{_hint(name, value)}")
 
 
-def _hint(name, value, allowed):
+def _hint(name, value):
     """Return what helps where a value came as text, as from papermill or YAML."""
     texts = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, str)]
     if name.upper() in PATHS and isinstance(value, numbers.Number):

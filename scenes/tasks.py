@@ -75,10 +75,8 @@ def run_tasks(
         By how much each task moves the bar.
     """
     if isinstance(joblib.parallel.get_active_backend()[0], joblib.parallel.MultiprocessingBackend):
-        raise ValueError(
-            "joblib's backend is 'multiprocessing', in which TensorFlow hangs, since it does not "
-            "survive a fork; choose 'loky', 'threading' or 'dask' by joblib.parallel_config"
-        )
+        what = "TensorFlow does not survive the fork of joblib's backend 'multiprocessing'"
+        raise ValueError(f"{what}; choose 'loky', 'threading' or 'dask' by joblib.parallel_config")
     left = dict(enumerate(tasks))
     while left:
         for number, result in _outcomes(function, shared, dict(left)):
@@ -99,20 +97,16 @@ def _outcomes(function, shared, tasks):
     alive = False
     try:
         call = _sealed_call(function, shared)
-        try:
-            parallel = joblib.Parallel(return_as="generator_unordered")
-        except ValueError:  # some backends, Ray's among them, give nothing before all is done
-            parallel = joblib.Parallel()
+        parallel = joblib.Parallel(return_as="generator_unordered")
         for outcome in parallel([call(number, *task) for number, task in tasks.items()]):
             alive = True
             yield outcome
     except Exception as error:
         reason = str(error).partition("\n")[0]
         if not alive:
-            raise RuntimeError(
-                f"the workers are lost ({reason}): start them and connect again, or choose "
-                "joblib.parallel_config('sequential'), and repeat the run, which resumes"
-            ) from error
+            lost = f"the workers are lost ({reason}): start them and connect again, or choose"
+            advice = "joblib.parallel_config('sequential'), and repeat the run, which resumes"
+            raise RuntimeError(f"{lost} {advice}") from error
         print(f"A worker failed, and its tasks are run again: {reason}")
 
 

@@ -126,13 +126,13 @@ one class: a/1.jpg, a/2.jpg
 no class for training: train/1.jpg
     train, the name of a split, beside no class
 a split twice: train/a/1.jpg, seg_train/b/1.jpg
-    seg_train and train, which are both
+    seg_train and train, both names of one split
 a class that is not trained: train/a/1.jpg, train/b/1.jpg, test/c/1.jpg
     there is no photo in .*train.c, though other splits have that class
 two cases: train/Sea/1.jpg, train/a/1.jpg, test/sea/1.jpg
     'Sea' and 'sea' in
 two codings: caf\u00e9/1.jpg, cafe\u0301/1.jpg
-    one name but for the case or the cod
+    one name but for case or coding
 no text: a/1.jpg, caf\udce9\x0bb/1.jpg
     class .*caf\\\\udce9\\\\x0bb is not text; rename its folder
 what programs keep: a/1.jpg, a/@eaDir/1/1.jpg, b/1.jpg, b/.ipynb_checkpoints/1.jpg, \
@@ -140,9 +140,9 @@ $RECYCLE.BIN/1.jpg, .x/1.jpg
     train/a, train/b
     Skipped: photos/$RECYCLE.BIN, a/@eaDir (of other programs or earlier results).
 what this project writes: a/1.jpg, b/1.jpg, runs/x/settings.json, runs/x/plots/1.png, \
-plotly_plots/1.png, my-maps/.scenes-maps, my-maps/0001_1.png, mine/settings.json, mine/p/1.png
+plotly_plots/1.png, mine/settings.json, mine/p/1.png
     train/a, train/b
-    Skipped: photos/mine, photos/my-maps, photos/plotly_plots, runs/x (of other programs
+    Skipped: photos/mine, photos/plotly_plots, runs/x (of other programs
 classes without photos: a/1.jpg, b/1.jpg, c/1.HEIC, c/2.heic, d/1.txt
     train/a, train/b
     No photo was found in photos/c (convert HEIC etc. to JPEG), photos/d.

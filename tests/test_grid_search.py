@@ -17,7 +17,6 @@ import search
 import tensorflow as tf
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from joblib.parallel import ThreadingBackend
 from search import fake_training, fit_alone, make_photos, make_unequal
 
 import scenes
@@ -200,18 +199,7 @@ def test_finished_blocks_are_kept(csv, tmp_path, trainings, monkeypatch):
     assert csv.read_bytes() == (tmp_path / "uninterrupted.csv").read_bytes()
 
 
-class AllAtTheEnd(ThreadingBackend):
-    """A joblib backend that gives no result before all tasks are done, as Ray's does."""
-
-    supports_return_generator = False
-
-
-joblib.register_parallel_backend("all at the end", AllAtTheEnd)
-
-
-@pytest.mark.parametrize(
-    "backend", ["threading", "all at the end", pytest.param("loky", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("backend", ["threading", pytest.param("loky", marks=pytest.mark.slow)])
 def test_threads_and_processes_give_the_same_bytes(searched, csv, monkeypatch, backend):
     """Though seeds belong to the whole process: one training waits for the other."""
     at_work, most, fit = [], [], scenes.grid_search._fit

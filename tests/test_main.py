@@ -17,7 +17,6 @@ from PIL import Image
 
 import scenes.__main__
 import scenes.classifier
-import scenes.drawings
 
 ROOT = Path(__file__).parents[1]
 PICTURES = Path(sklearn.__file__).parent / "datasets" / "images"
@@ -76,27 +75,15 @@ def test_a_reader_that_has_enough_ends_it_without_a_word(model, album):
     assert started.wait(timeout=300) == -signal.SIGPIPE
 
 
-@pytest.fixture
-def no_maps(monkeypatch):
-    """Take ones for the maps, which the small model cannot give."""
-    monkeypatch.setattr(
-        scenes.classifier, "activation_maps", lambda model, paths: np.ones((1, 2, 7, 7, 6))
-    )
-
-
-def test_a_folder_is_walked_and_each_photo_has_a_row_and_a_map(
-    model, album, tmp_path, no_maps, capsys
-):
-    outputs = ["--csv", str(tmp_path / "out.csv"), "--maps", str(tmp_path / "new" / "maps")]
-    assert scenes.__main__.main(["classify", str(album), *outputs, *model]) == 0
-    table = pd.read_csv(tmp_path / "out.csv")
+def test_a_folder_is_walked_and_each_photo_has_a_row(model, album, tmp_path, capsys):
+    csv = tmp_path / "out.csv"
+    assert scenes.__main__.main(["classify", str(album), "--csv", str(csv), *model]) == 0
+    table = pd.read_csv(csv)
     names = [Path(path).relative_to(album).as_posix() for path in table["path"]]
     assert names == ["a.jpg", "b.png", "deep er/c.jpg"]
     assert list(table.columns) == ["path", "label", "unsure", *CLASSES]
     np.testing.assert_allclose(table[CLASSES].sum(axis=1), 1, atol=1e-4)
     assert len(capsys.readouterr().out.splitlines()) == 3
-    maps = sorted(path.name for path in (tmp_path / "new" / "maps").glob("*.png"))
-    assert maps == ["0001_a.png", "0002_b.png", "0003_c.png"]
 
 
 def test_what_cannot_be_read_is_named_at_the_end_and_the_rest_is_done(
@@ -138,35 +125,31 @@ NAMES = {
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_names_of_any_bytes_are_shown_and_written(kind, model, album, tmp_path, no_maps, capsys):
+def test_names_of_any_bytes_are_shown_and_written(kind, model, album, tmp_path, capsys):
     name, shown = NAMES[kind]
     try:
         (album / "a.jpg").rename(album / name)
     except OSError:
         pytest.skip("this file system takes text alone")
     csv = tmp_path / ("🏔" * 62 + ".csv")
-    outputs = ["--csv", str(csv), "--maps", str(tmp_path / "maps")]
-    assert scenes.__main__.main(["classify", str(album / name), *outputs, *model]) == 0
+    assert scenes.__main__.main(["classify", str(album / name), "--csv", str(csv), *model]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"{album / shown}  ")
     assert csv.read_bytes().startswith(codecs.BOM_UTF8)
     table = pd.read_csv(csv, encoding_errors="surrogateescape")
     assert table.loc[0, "path"] == (album / name).as_posix()
-    (map_of_it,) = (tmp_path / "maps").glob("*.png")
-    assert map_of_it.name.startswith(f"0001_{name[0]}")
 
 
 def test_nothing_but_unreadable_files_leaves_an_earlier_table(model, album, tmp_path, capsys):
     (album / "broken.jpg").write_bytes(b"no photo")
     csv = tmp_path / "out.csv"
     csv.write_text("of an earlier call")
-    outputs = ["--csv", str(csv), "--maps", str(tmp_path / "maps")]
-    assert scenes.__main__.main(["classify", str(album / "broken.jpg"), *outputs, *model]) == 1
+    arguments = ["classify", str(album / "broken.jpg"), "--csv", str(csv), *model]
+    assert scenes.__main__.main(arguments) == 1
     said = capsys.readouterr()
     assert said.out == ""
     assert "1 file(s) failed:" in said.err
     assert csv.read_text() == "of an earlier call"
-    assert not (tmp_path / "maps").exists()
 
 
 def test_a_model_that_cannot_be_loaded_is_one_clear_error(album, tmp_path, capsys):
@@ -182,9 +165,10 @@ def test_a_model_that_cannot_be_loaded_is_one_clear_error(album, tmp_path, capsy
     ("option", "told"),
     [
         (("--csv", "album/a.jpg"), "album/a.jpg must end in .csv"),
-        (("--csv", "no folder/out.csv"), "there is no folder no folder"),
-        (("--maps", "album"), "album is no new or empty folder"),
-        (("--maps", "album/a.jpg"), "album/a.jpg is no new or empty folder"),
+        (
+            ("--csv", "no folder/out.csv"),
+            "no folder/out.csv must end in .csv, in a folder that exists",
+        ),
     ],
 )
 def test_what_would_be_written_over_is_refused_before_the_work(

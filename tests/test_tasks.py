@@ -133,7 +133,7 @@ def test_an_error_in_a_task_is_raised_and_not_tried_again():
 def test_a_backend_that_forks_is_refused():
     """After a training in this process, it would hang."""
     done = []
-    refused = pytest.raises(ValueError, match=r"is 'multiprocessing', in which .* choose 'loky'")
+    refused = pytest.raises(ValueError, match=r"fork of .* 'multiprocessing'; choose 'loky'")
     with joblib.parallel_config("multiprocessing", n_jobs=2), refused:
         run_tasks(done, 1, 2)
     assert done == []
