@@ -392,8 +392,7 @@ def select_confused(
 def show_images(paths: Sequence[str | Path], titles: Sequence[str], *, columns: int = 6) -> Figure:
     """Return a matplotlib figure of photos with titles."""
     titles = ["\n".join(map(photos.printable, str(title).split("\n"))) for title in titles]
-    shown = [photos.read_photo(path) for path in paths]
-    return scenes.drawings.grid(shown, titles, columns=columns)
+    return scenes.drawings.grid([photos.read_photo(p) for p in paths], titles, columns=columns)
 
 
 def first_rows(table: pd.DataFrame, n: int = 5) -> pd.DataFrame | str:

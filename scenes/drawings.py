@@ -35,7 +35,7 @@ def grid(
     rows = max(1, -(-len(photos) // columns))
     lines = max((title.count("\n") + 1 for title in titles), default=1)
     size = width * columns, (width + 0.2 * lines) * rows
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout="tight")
     for axis in figure.subplots(rows, columns, squeeze=False).flat:
         axis.axis("off")
     for axis, photo, title in zip(figure.axes, photos, titles, strict=False):
@@ -60,7 +60,8 @@ def maps(photos: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles: Seque
     titles : sequence of str
     """
     grey = [photo @ [0.299, 0.587, 0.114] for photo in photos]
-    figure = grid(grey, titles, columns=min(4, max(1, len(photos))), width=3)
+    columns = min(4, max(1, len(photos)))
+    figure = grid(grey, titles, columns=columns, width=8.5 / max(2, min(columns, 3)))
     for axis, photo, values in zip(figure.axes, photos, maps, strict=False):
         height, width = photo.shape[:2]
         strength = (values - values.min()) / max(float(np.ptp(values)), 1e-9)
