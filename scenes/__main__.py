@@ -47,7 +47,7 @@ def new_csv(name: str) -> Path:
     """Return the path of a table to be written, or say before the work why there can be none."""
     path = Path(name)
     if path.suffix.lower() != ".csv" or path.is_dir() or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{name} must end in .csv, in a folder that exists")
+        raise argparse.ArgumentTypeError(f"{name} must be a .csv file in a folder that exists")
     return path
 
 

@@ -111,16 +111,17 @@ def load_classifier(path: str | Path) -> keras.Model:
     except FileNotFoundError:
         raise
     except Exception as error:  # zipfile, json, h5py and Keras raise each their own
-        versions = f"{_saved_by(path)}; this is {keras.__version__}"
-        advice = f"Train it again, or install the Keras that saved it ({versions})"
-        raise ValueError(f"{path} is no saved classifier: {error}. {advice}") from error
+        said, saved_by = f"{path} is no saved classifier", _saved_by(path)
+        if saved_by != keras.__version__:
+            said += f" for Keras {keras.__version__}; install Keras {saved_by}, which saved it"
+        raise ValueError(f"{said}: {error}. Or train it again") from error
 
 
 def _saved_by(path):
-    """Return the version of Keras that saved a model, as far as the file says."""
+    """Return the version of Keras that saved a model: this one, unless the file says another."""
     with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:
         return json.loads(archive.read("metadata.json"))["keras_version"]
-    return "of an unknown version"
+    return keras.__version__
 
 
 def predict(

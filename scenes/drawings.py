@@ -38,7 +38,7 @@ def grid(
     figure = Figure(figsize=size, layout="tight")
     for axis in figure.subplots(rows, columns, squeeze=False).flat:
         axis.axis("off")
-    for axis, photo, title in zip(figure.axes, photos, titles, strict=False):
+    for axis, (photo, title) in zip(figure.axes, zip(photos, titles, strict=True), strict=False):
         axis.imshow(photo, cmap="gray", vmin=0, vmax=255)
         axis.set_title(title, fontsize=9, parse_math=False)
     figure.draw_without_rendering()  # so that the layout knows the height of the titles

@@ -20,10 +20,6 @@ BLOCK_BATCHES = 32  # of photos go through the base model in one task
 BUNDLED_FEATURES = Path(__file__).parents[1] / "features.npz"
 
 
-def weights_digest(model: keras.Model) -> str:
-    return files.digest(*(weight.tobytes() for weight in model.get_weights()))
-
-
 def extract_features(
     images: pd.DataFrame,
     folder: str | Path,
@@ -71,7 +67,8 @@ def extract_features(
     """
     settings.check(batch_size=batch_size)
     photos.refuse_unreadable(images)
-    cache, base_digest = Path(cache), weights_digest(base)
+    base_digest = files.digest(*(weight.tobytes() for weight in base.get_weights()))
+    cache = Path(cache)
     with files.locked(cache):
         known, rounded = _read_cache(cache, base_digest)
         missing = images[~images["digest"].isin(known)].drop_duplicates("digest")

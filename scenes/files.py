@@ -144,7 +144,7 @@ def read_arrays(
     try:
         check_zip(path)
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[f"{name}.npy"] for name in schema}
+            arrays = {name: np.asarray(archive[f"{name}.npy"]) for name in schema}
         lengths = {}
         for name, (kind, shape) in schema.items():
             _check_array(name, arrays[name], kind, shape, lengths)
@@ -157,11 +157,12 @@ def read_arrays(
 
 def _check_array(name, array, kind, shape, lengths):
     """Raise an error if an array is not what it must be; `lengths` of letters are filled in."""
-    lengths |= {length: length for length in shape if isinstance(length, int)}
+    lengths |= {length: length for length in shape if not isinstance(length, str)}
+    right = array.dtype.kind if str(kind) in ("U", "i") else array.dtype
     wanted = [lengths.setdefault(n, m) for n, m in zip(shape, array.shape, strict=False)]
     wanted += shape[array.ndim :]
-    if kind not in (array.dtype.kind, array.dtype) or list(array.shape) != wanted:
-        raise ValueError(f"its array {name} is {array.dtype} {array.shape}")
+    if right != kind or list(array.shape) != wanted:
+        raise ValueError(f"its array {name} is {array.dtype} {array.shape}, not {kind} {shape}")
 
 
 def write_csv(table: pd.DataFrame, csv: str | Path, **options: str) -> None:
@@ -209,7 +210,8 @@ def locked(path: Path) -> Iterator[None]:
         raise RuntimeError(f"another run is writing {path}; wait for its end") from error
     except OSError as error:
         if error.errno not in NO_LOCKS:
-            raise OSError(error.errno, f"cannot write {path} ({error.strerror})") from error
+            what = f"cannot write {path} ({error.strerror}); choose another folder"
+            raise OSError(error.errno, what) from error
         print(f"No file can be locked in {path.parent}: let no second run write there.")
     try:
         if lock.is_locked:

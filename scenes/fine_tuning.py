@@ -149,7 +149,7 @@ def _targets(images, head, class_weight):
     photos.refuse_unreadable(images)
     n_classes, outputs = len(images["label"].cat.categories), head.output_shape[-1]
     if n_classes != outputs:
-        raise ValueError(f"images have {n_classes} classes, and the head has {outputs} outputs")
+        raise ValueError(f"{n_classes} classes need a head of {n_classes} outputs, not {outputs}")
     y = images["label"].cat.codes.to_numpy()
     weights = heads.class_weights(y[training], class_weight, n_classes)[y]
     return np.eye(n_classes, dtype="float32")[y], weights, training, validation

@@ -120,7 +120,8 @@ def _subfolders(folder):
 
 def _is_apart(folder):
     """Return whether a folder is hidden, or holds what programs, this one too, keep in it."""
-    if folder.name.startswith(".") or folder.name.lower() in _APART:
+    marked = (folder / ".scenes-maps").exists()  # by an earlier version, for its maps
+    if marked or folder.name.startswith(".") or folder.name.lower() in _APART:
         return True
     made = folder / "settings.json"
     return made.is_file() and b'"VALIDATION_RATIO"' in made.read_bytes()
@@ -331,10 +332,10 @@ def _read_corrections(path, images):
     known, classes = images["path"][images["label"].notna()], images["label"].cat.categories
     if len(unknown := table["path"][~table["path"].isin(known)]):
         what = f"{here} names {photos.some(unknown)}, which is the path of no labelled photo"
-        raise ValueError(f"{what}; correct the path, or delete the line")
+        raise ValueError(f"{what}; correct it (from PHOTOS on, with /) or delete the line")
     for row in table[~table["label"].isin(["", *classes])].itertuples():
         what = f"{here} labels {photos.printable(row.path)} as {photos.printable(row.label)}"
-        raise ValueError(f"{what}; it must be one of {photos.some(classes)}, or empty")
+        raise ValueError(f"{what}; it must be one of {photos.some(classes)}, or empty (left out)")
     if len(twice := table["path"][table["path"].duplicated()]):
         raise ValueError(f"{here} gives {photos.some(twice)} different labels; keep one of them")
     return table.set_index("path")["label"]
@@ -359,8 +360,8 @@ def _check_layout(folder, splits):
     nested = any(len(_split_folders(place)) > 1 for place in tops)
     if len(tops) > 1 and not splits and (alike or nested):
         what = f"{here} holds {classes}, and these {photos.some(sorted(set.union(*inner)))}; call "
-        what += "splits train, val or test, use no such word in the name of a class, or, if "
-        raise ValueError(f"{what}these are data sets, set PHOTOS to one of them")
+        what += "splits train, val or test, with the class folders in them, use no such word in "
+        raise ValueError(f"{what}a class's name, or, if these are data sets, set PHOTOS to one")
 
 
 def _check_classes(images, classes, base, folder):

@@ -47,7 +47,8 @@ def grid_search(
     ----------
     X : ndarray, shape (n, n_features)
     y : ndarray of int, shape (n,)
-        The number of each photo's class, `images["label"].cat.codes`.
+        The number of each photo's class, `images["label"].cat.codes`; each class from 0 to
+        the highest has a photo.
     learning_rates, dropouts, weight_decays : sequences of float
         The grid is their product.
     epochs, folds, batch_size : int
@@ -79,8 +80,10 @@ def grid_search(
     processor or another number of threads may add up in another order: the last digits then
     differ, and an accuracy by a photo that stands between two classes.
 
-    A task is one fold, of at most 128 settings of six classes (fewer of more classes) where
-    the dropout rates can be divided so. joblib runs them one after the other, or spreads them
+    A task is one fold of some dropout rates with all learning rates and weight decays: of as
+    many as make at most 128 settings of six classes (fewer of more classes), or of one.
+
+    joblib runs them one after the other, or spreads them
     over what `joblib.parallel_config` names.
 
     Memory grows by at most three copies of X, by about 0.4 MB per setting of each block that

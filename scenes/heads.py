@@ -20,7 +20,11 @@ one_training = threading.Lock()  # Keras's global seed is shared by all threads
 def check_data(
     X: np.ndarray, y: np.ndarray, n_classes: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return X as float32, y as int32, and the number of classes: by y, unless it is given."""
+    """
+    Return X as float32, y as int32, and the number of classes.
+
+    Without `n_classes`, y must hold each class from 0 to the highest.
+    """
     X, y = np.asarray(X).astype("float32", copy=False), np.asarray(y)
     if X.ndim != 2 or not len(X) or y.shape != X.shape[:1]:
         raise ValueError(f"X {X.shape} and y {y.shape} must be (n, n_features) and (n,)")
@@ -30,7 +34,9 @@ def check_data(
     low, high = np.unique(y)[[0, -1]].tolist()
     if y.dtype.kind not in "iu" or low < 0 or high >= (n_classes or np.inf):
         allowed = f"whole numbers from 0{f' to {n_classes - 1}' if n_classes else ''}"
-        raise ValueError(f"y holds {low!r} to {high!r}; it must hold {allowed}, a class each")
+        raise ValueError(f"y holds {low!r} to {high!r}; it must hold {allowed}, as label.cat.codes")
+    if not n_classes and (missing := {*range(max(2, high + 1))} - {*y.tolist()}):
+        raise ValueError(f"y never holds class {min(missing)}, which needs an image to train on")
     return X, y.astype("int32"), n_classes or high + 1
 
 
@@ -102,7 +108,8 @@ def train_head(
     ----------
     X : ndarray, shape (n, n_features)
     y : ndarray of int, shape (n,)
-        The number of each image's class, `images["label"].cat.codes`.
+        The number of each image's class, `images["label"].cat.codes`; each class from 0 to
+        the highest has an image.
     learning_rate, dropout, weight_decay : float
     validation_data : (X, y), optional
         Evaluated after each epoch.

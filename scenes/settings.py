@@ -92,11 +92,7 @@ RULES: dict[str, Rule] = {
     "fine_tune_epochs": _POSITIVE,
 }
 # What arguments may be that are no settings.
-ARGUMENTS: dict[str, Rule] = {
-    "learning_rate": _LEARNING_RATE,
-    "dropout": _DROPOUT,
-    "weight_decay": _NOT_NEGATIVE,
-}
+ARGUMENTS = {"learning_rate": _LEARNING_RATE, "dropout": _DROPOUT, "weight_decay": _NOT_NEGATIVE}
 PATHS = ("PHOTOS", "CORRECTIONS", "WEIGHTS", "OUTPUT", "CACHE")
 
 

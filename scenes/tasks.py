@@ -94,10 +94,9 @@ def _outcomes(function, shared, tasks):
     A worker that dies may take the only copy of the data with it, so that no other can do
     its tasks. They are tried again as long as anything gets done.
     """
-    alive = False
+    alive, parallel = False, joblib.Parallel(return_as="generator_unordered")
     try:
         call = _sealed_call(function, shared)
-        parallel = joblib.Parallel(return_as="generator_unordered")
         for outcome in parallel([call(number, *task) for number, task in tasks.items()]):
             alive = True
             yield outcome

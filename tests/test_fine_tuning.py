@@ -493,7 +493,7 @@ def test_an_impossible_table_or_head_is_refused_before_any_work(tune, images, se
         ("photos of the split 'train'", {"images": images[images["split"] == "test"]}),
         ("all with a label", {"images": unlabelled}),
         ("cannot be read", {"images": images.assign(digest="")}),
-        ("images have 6 classes, and the head has 5 outputs", {"head": head}),
+        ("6 classes need a head of 6 outputs, not 5", {"head": head}),
     ):
         with pytest.raises(ValueError, match=told):
             tune(**given)

@@ -118,7 +118,7 @@ classes of classes: Fruit/Apple/1.jpg, Fruit/Pear/red/1.jpg, Nut/1.jpg, Nut/.hid
 splits in classes: a/train/1.jpg, a/test/1.jpg, b/train/1.jpg
     photos holds a, b, and these test, train; call
 two data sets: x/train/a/1.jpg, x/train/b/1.jpg, x/test/a/1.jpg, y/a/1.jpg, y/b/1.jpg
-    holds x, y.* if these are data sets, set PHOTOS to one of them
+    holds x, y.* if these are data sets, set PHOTOS to one
 two folders too high: x/y/train/a/1.jpg, x/y/train/b/1.jpg
     two classes are needed, .*photos holds x; did you mean .*photos.x.y?
 one class: a/1.jpg, a/2.jpg
@@ -140,9 +140,9 @@ $RECYCLE.BIN/1.jpg, .x/1.jpg
     train/a, train/b
     Skipped: photos/$RECYCLE.BIN, a/@eaDir (of other programs or earlier results).
 what this project writes: a/1.jpg, b/1.jpg, runs/x/settings.json, runs/x/plots/1.png, \
-plotly_plots/1.png, mine/settings.json, mine/p/1.png
+plotly_plots/1.png, my-maps/.scenes-maps, my-maps/0001_1.png, mine/settings.json, mine/p/1.png
     train/a, train/b
-    Skipped: photos/mine, photos/plotly_plots, runs/x (of other programs
+    Skipped: photos/mine, photos/my-maps, photos/plotly_plots, runs/x (of other programs
 classes without photos: a/1.jpg, b/1.jpg, c/1.HEIC, c/2.heic, d/1.txt
     train/a, train/b
     No photo was found in photos/c (convert HEIC etc. to JPEG), photos/d.

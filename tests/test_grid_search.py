@@ -495,7 +495,7 @@ def test_another_search_does_not_take_the_folds_of_this_one(csv, trainings, chan
 @pytest.mark.parametrize(
     ("part", "value", "blocks"),
     [
-        ("scenes.VERSIONS", {}, 1),
+        *(("scenes.VERSIONS", scenes.VERSIONS | {name: "0"}, 1) for name in scenes.VERSIONS),
         ("scenes.grid_search.BLOCK_COLUMNS", 4 * 6, 2),
     ],
 )

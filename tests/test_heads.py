@@ -175,6 +175,15 @@ def test_impossible_data_are_refused_before_any_work(door, fault, doors, photos,
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("door", ["train_head", "grid_search"])
+def test_each_class_needs_a_photo_to_train_on(door, doors, photos):
+    features, labels = photos
+    with pytest.raises(ValueError, match="y never holds class 2, which needs an image"):
+        doors[door](features[labels != 2], labels[labels != 2])
+    with pytest.raises(ValueError, match="y never holds class 1"):
+        doors[door](features, np.zeros_like(labels))
+
+
 def test_validation_photos_are_of_the_classes_that_train(doors, photos):
     features, labels = photos
     with pytest.raises(ValueError, match=r"y holds 0 to 6; .* from 0 to 5"):

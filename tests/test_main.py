@@ -164,10 +164,10 @@ def test_a_model_that_cannot_be_loaded_is_one_clear_error(album, tmp_path, capsy
 @pytest.mark.parametrize(
     ("option", "told"),
     [
-        (("--csv", "album/a.jpg"), "album/a.jpg must end in .csv"),
+        (("--csv", "album/a.jpg"), "album/a.jpg must be a .csv file"),
         (
             ("--csv", "no folder/out.csv"),
-            "no folder/out.csv must end in .csv, in a folder that exists",
+            "no folder/out.csv must be a .csv file in a folder that exists",
         ),
     ],
 )

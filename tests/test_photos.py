@@ -85,6 +85,8 @@ FIVES = np.where(RAMP == 5, 9, RAMP).astype("uint8")
 NO_FIVES = in_rgb(np.where(RAMP == 5, 255, RAMP))
 PACKED = bytes.fromhex("".join(f"{257 * n // 16:03x}" for n in RAMP.flat))  # three digits: 12 bits
 RAMP12 = np.frombuffer(PACKED.ljust(96), "uint16").reshape(6, 8)
+PROFILES = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
+LAB = ImageCms.profileToProfile(Image.fromarray(PHOTO), *PROFILES, outputMode="LAB")
 # The same of each mode and depth that the decoder knows.
 MODES = {
     "16 bits": (saved(RAMP16), in_rgb(RAMP), 0),
@@ -96,6 +98,7 @@ MODES = {
     "32 bits that hold 16": (saved(257 * RAMP.astype("int32"), "TIFF"), in_rgb(RAMP), 0),
     "floats to 1": (saved(UNIT, "TIFF"), in_rgb(RAMP), 0),
     "floats to 255": (saved(255 * UNIT, "TIFF"), in_rgb(RAMP), 0),
+    "LAB": (saved(LAB, "TIFF"), PHOTO, 12),
     "palette": (saved(Image.fromarray(PHOTO).quantize(12)), PHOTO, 0),
     "palette and alpha": (saved(transparent("RGBA"), "TIFF", "PA"), OVER_WHITE, 1),
     "gray and one transparent": (saved(FIVES, transparency=9), NO_FIVES, 0),
@@ -126,7 +129,7 @@ def test_a_photo_whose_white_nobody_knows_is_refused(pixels, tmp_path):
         scenes.photos.read_photo(tmp_path / "photo.tif")
 
 
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+SRGB = ImageCms.ImageCmsProfile(PROFILES[0]).tobytes()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
@@ -321,6 +324,13 @@ def test_unreadable_photos_are_named_and_left_out_unless_they_are_many(unreadabl
         assert capsys.readouterr().out.startswith(said)
         pd.testing.assert_frame_equal(scenes.photos.drop_unreadable(kept), kept)
         assert capsys.readouterr().out == ""
+
+
+def test_a_class_that_has_lost_all_photos_is_named():
+    labels = pd.Categorical(["rose"] * 9, categories=["daisy", "rose"])
+    images = pd.DataFrame({"label": labels, "split": "train", "digest": range(9)})
+    with pytest.raises(ValueError, match=r"^daisy has 0 photos; .*: add photos$"):
+        scenes.grid_search.check_sizes(images, VALIDATION_RATIO=0.5, FOLDS=2)
 
 
 @pytest.mark.parametrize(
