@@ -80,11 +80,10 @@ def grid_search(
     processor or another number of threads may add up in another order: the last digits then
     differ, and an accuracy by a photo that stands between two classes.
 
-    A task is one fold of some dropout rates with all learning rates and weight decays: of as
-    many as make at most 128 settings of six classes (fewer of more classes), or of one.
-
-    joblib runs them one after the other, or spreads them
-    over what `joblib.parallel_config` names.
+    A task is one fold of some dropout rates, with all learning rates and weight decays: of one
+    rate, or of as many as make at most 128 settings of six classes (fewer of more classes).
+    joblib runs them one after the other, or spreads them over what `joblib.parallel_config`
+    names.
 
     Memory grows by at most three copies of X, by about 0.4 MB per setting of each block that
     trains, and, while the table is made, by some 250 bytes for each of its rows.
