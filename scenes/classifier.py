@@ -114,7 +114,7 @@ def load_classifier(path: str | Path) -> keras.Model:
         said, saved_by = f"{path} is no saved classifier", _saved_by(path)
         if saved_by != keras.__version__:
             said += f" for Keras {keras.__version__}; install Keras {saved_by}, which saved it"
-        raise ValueError(f"{said}: {error}. Or train it again") from error
+        raise ValueError(f"{said}: {error}. The notebook trains another one") from error
 
 
 def _saved_by(path):

@@ -62,7 +62,7 @@ def maps(photos: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles: Seque
     grey = [photo @ [0.299, 0.587, 0.114] for photo in photos]
     columns = min(4, max(1, len(photos)))
     figure = grid(grey, titles, columns=columns, width=8.5 / max(2, min(columns, 3)))
-    for axis, photo, values in zip(figure.axes, photos, maps, strict=False):
+    for axis, (photo, values) in zip(figure.axes, zip(photos, maps, strict=True), strict=False):
         height, width = photo.shape[:2]
         strength = (values - values.min()) / max(float(np.ptp(values)), 1e-9)
         over = {"cmap": "inferno", "interpolation": "bicubic", "extent": (0, width, height, 0)}

@@ -96,9 +96,8 @@ def _extract(images, folder, base, batch_size):
     blocks = [images.iloc[start : start + size] for start in starts]
     folded = base_model.fold_batch_norm(base) if len(images) else base
     calls = [(list(rows["path"]), list(rows["digest"]), folder, batch_size) for rows in blocks]
-    amounts = [*map(len, blocks)]
     with tasks.progress(len(images), "Photos through the base model", "photo") as bar:
-        done = tasks.run_tasks(_extract_block, folded, calls, bar, amounts)
+        done = tasks.run_tasks(_extract_block, folded, calls, bar, [*map(len, blocks)])
         for number, (rows, rounded, problems) in done:
             yield starts[number] + rows, rounded, problems
 

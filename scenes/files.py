@@ -157,11 +157,12 @@ def read_arrays(
 
 def _check_array(name, array, kind, shape, lengths):
     """Raise an error if an array is not what it must be; `lengths` of letters are filled in."""
-    lengths |= {length: length for length in shape if not isinstance(length, str)}
-    right = array.dtype.kind if str(kind) in ("U", "i") else array.dtype
-    wanted = [lengths.setdefault(n, m) for n, m in zip(shape, array.shape, strict=False)]
-    wanted += shape[array.ndim :]
-    if right != kind or list(array.shape) != wanted:
+    right = kind == (array.dtype.kind if str(kind) in ("U", "i") else array.dtype)
+    fits = len(shape) == array.ndim and all(
+        found == (lengths.setdefault(length, found) if isinstance(length, str) else length)
+        for length, found in zip(shape, array.shape, strict=True)
+    )
+    if not (right and fits):
         raise ValueError(f"its array {name} is {array.dtype} {array.shape}, not {kind} {shape}")
 
 

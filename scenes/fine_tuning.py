@@ -122,11 +122,11 @@ def fine_tune(
     optimizer = _adamw(learning_rate, weight_decay, steps=epochs * steps)
     model.compile(optimizer, loss, weighted_metrics=["accuracy"], jit_compile=False)
     with files.locked(checkpoint.path):
-        if (done := checkpoint.restore(model)) < epochs:
+        if left := range(checkpoint.restore(model), epochs):
             data = (_activations(images, folder, lower, Path(cache)), labels, weights)
             held_out = (data[0][validation, 0], labels[validation], weights[validation])
-            batches = _batches(*data, training, batch_size, seed, range(done, epochs))
-            _fit(model, batches, held_out, checkpoint, epochs, steps)
+            batches = _batches(*data, training, batch_size, seed, left)
+            _fit(model, batches, held_out, checkpoint, left, steps)
     return base, head, checkpoint.table()
 
 
@@ -172,10 +172,9 @@ def _cut(base, head, first_layer):
     return lower, keras.Sequential([keras.Input(entrance.shape[1:]), upper, head])
 
 
-def _fit(model, batches, held_out, checkpoint, epochs, steps):
-    """Train the epochs, of so many steps each, that the checkpoint does not hold."""
-    done = len(checkpoint.history)
-    minutes = math.ceil((epochs - done) * steps / STEPS_A_MINUTE)
+def _fit(model, batches, held_out, checkpoint, left, steps):
+    """Train the epochs that are left, of so many steps each."""
+    done, epochs, minutes = left.start, left.stop, math.ceil(len(left) * steps / STEPS_A_MINUTE)
     print(f"Fine-tuning: {epochs} epochs of {steps} batches, about {minutes} min on two CPU cores.")
     options = {"epochs": epochs, "initial_epoch": done, "steps_per_epoch": steps}
     options |= {"validation_data": held_out if len(held_out[0]) else None}

@@ -58,6 +58,7 @@ _POSITIVE = "a whole number from 1", lambda v: _is_whole(v, 1)
 _NOT_NEGATIVE = "a number from 0", lambda v: _is_number(v, 0)
 _LEARNING_RATE = "a number above 0, up to 1", lambda v: _is_number(v, _TINY, 1)
 _DROPOUT = "a number from 0 to below 1", lambda v: _is_number(v, 0) and v < 1
+_WEIGHTING = "None or 'balanced'", lambda v: v is None or (isinstance(v, str) and v == "balanced")
 _SHARE = "a number above 0, up to 0.5", lambda v: _is_number(v, _TINY, 0.5)
 _RATES = _list_of(_LEARNING_RATE)
 # What each setting may be: in words for the error message, and as a test.
@@ -79,7 +80,7 @@ RULES: dict[str, Rule] = {
     "epochs": _POSITIVE,
     "folds": ("a whole number from 2", lambda v: _is_whole(v, 2)),
     "batch_size": _POSITIVE,
-    "class_weight": ("None or 'balanced'", lambda v: v is None or str(v) == "balanced"),
+    "class_weight": _WEIGHTING,
     "first_layer": (
         "{!r} to {!r} or {!r}".format(*(base_model.FIRST_LAYERS[i] for i in (0, -2, -1))),
         lambda v: v in base_model.FIRST_LAYERS,
