@@ -18,7 +18,7 @@ import pandas as pd
 import tensorflow as tf
 from keras import ops
 
-from scenes import base_model, files, folders, photos, settings, tasks
+from scenes import base_model, files, folders, photos, progress, settings
 
 
 def build_classifier(
@@ -165,8 +165,8 @@ def predict(
     names, problems = classes_of(model), []
     paths = _list_photos(source, problems)
     kept, answers = [], {name: [] for name in ("probabilities", "label", "unsure")}
-    with tasks.progress(len(paths), "Predicting", "photo") as bar:
-        for batch in filter(None, tasks.run_ahead(_read_small, paths, batch_size, problems)):
+    with progress.bar(len(paths), "Predicting", "photo") as bar:
+        for batch in filter(None, progress.run_ahead(_read_small, paths, batch_size, problems)):
             answer = model.predict_on_batch(photos.resize_photos([photo for _, photo in batch]))
             kept += [path.as_posix() for path, _ in batch]
             for name, values in answers.items():

@@ -14,7 +14,7 @@ import pandas as pd
 import tensorflow as tf
 
 import scenes
-from scenes import base_model, files, photos, settings, tasks
+from scenes import base_model, files, photos, progress, settings
 
 BLOCK_BATCHES = 32  # of photos go through the base model in one task
 BUNDLED_FEATURES = Path(__file__).parents[1] / "features.npz"
@@ -96,8 +96,8 @@ def _extract(images, folder, base, batch_size):
     blocks = [images.iloc[start : start + size] for start in starts]
     folded = base_model.fold_batch_norm(base) if len(images) else base
     calls = [(list(rows["path"]), list(rows["digest"]), folder, batch_size) for rows in blocks]
-    with tasks.progress(len(images), "Photos through the base model", "photo") as bar:
-        done = tasks.run_tasks(_extract_block, folded, calls, bar, [*map(len, blocks)])
+    with progress.bar(len(images), "Photos through the base model", "photo") as bar:
+        done = progress.run_tasks(_extract_block, folded, calls, bar, [*map(len, blocks)])
         for number, (rows, rounded, problems) in done:
             yield starts[number] + rows, rounded, problems
 
@@ -132,7 +132,7 @@ def send_through(
     # On some processors, the activation makes a number of NaN.
     whole = all(np.isfinite(weight).all() for weight in model.get_weights())
     run = _compile(model)
-    for batch in filter(None, tasks.run_ahead(read, range(len(paths)), batch_size, failed)):
+    for batch in filter(None, progress.run_ahead(read, range(len(paths)), batch_size, failed)):
         resized = photos.resize_photos([photo for _, photo in batch])
         # Not in the model's graph, where it would be fused with a layer, and round otherwise.
         block = run(base_model.scale(resized)).numpy()

@@ -16,7 +16,7 @@ import tensorflow as tf
 from keras import ops
 
 import scenes
-from scenes import base_model, features, files, heads, photos, settings, tasks
+from scenes import base_model, features, files, heads, photos, progress, settings
 
 # A few hundred images make few steps an epoch, and five such epochs can make the model worse than
 # its own head. So there are more epochs until there are so many steps, but not so many that a
@@ -178,7 +178,7 @@ def _fit(model, batches, held_out, checkpoint, left, steps):
     print(f"Fine-tuning: {epochs} epochs of {steps} batches, about {minutes} min on two CPU cores.")
     options = {"epochs": epochs, "initial_epoch": done, "steps_per_epoch": steps}
     options |= {"validation_data": held_out if len(held_out[0]) else None}
-    with tasks.progress(epochs * steps, "Fine-tuning", "batch") as bar:
+    with progress.bar(epochs * steps, "Fine-tuning", "batch") as bar:
         bar.update(done * steps)
         moving = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: bar.update())
         callbacks = [moving, checkpoint]
@@ -233,9 +233,9 @@ def _write_activations(images, folder, both, cache, name):
         raise OSError(errno.ENOSPC, f"{what}, or choose another cache or a higher first_layer")
     header = {"descr": "<f2", "fortran_order": False, "shape": shape}
     inputs = list(images["path"]), list(images["digest"]), folder
-    progress = tasks.progress(len(images), "Photos through the lower layers", "photo")
+    showing = progress.bar(len(images), "Photos through the lower layers", "photo")
     with files.unfinished(cache / "activations.npy") as beside:
-        with open(beside, "wb") as file, progress as bar:
+        with open(beside, "wb") as file, showing as bar:
             np.lib.format.write_array_header_1_0(file, header)
             for _, block in features.send_through(both, *inputs, 32, failed):
                 file.write(block)

@@ -18,7 +18,7 @@ import tensorflow as tf
 from sklearn.model_selection import StratifiedGroupKFold
 
 import scenes
-from scenes import files, heads, settings, side_by_side, tasks
+from scenes import files, heads, progress, settings, side_by_side
 
 BLOCK_COLUMNS = 768  # train side by side, heads x classes: more at once take no less time each
 
@@ -183,7 +183,7 @@ def _divide(n_classes, grid):
 def _train(parts, blocks, splits, X, y, options):
     """Yield (history, grid, fold) of each block and fold, as they are read or trained."""
     left, calls, epochs = [], [], options["epochs"]
-    with tasks.progress(len(splits) * len(blocks) * epochs, "Grid search", "epoch") as bar:
+    with progress.bar(len(splits) * len(blocks) * epochs, "Grid search", "epoch") as bar:
         numbered = (enumerate(parts_of, start=1) for parts_of in (blocks, splits))
         for (number, block), (fold, rows) in itertools.product(*numbered):
             part = parts / f"fold-{fold}-block-{number}.npz"
@@ -196,7 +196,7 @@ def _train(parts, blocks, splits, X, y, options):
             calls.append((*rows, options | {"grid": block, "seed": seed}))
             left.append((part, block, fold))
         shared, amounts = (X, y), [epochs] * len(calls)
-        for number, history in tasks.run_tasks(_train_fold, shared, calls, bar, amounts):
+        for number, history in progress.run_tasks(_train_fold, shared, calls, bar, amounts):
             part, block, fold = left[number]
             parts.mkdir(exist_ok=True)
             files.write_arrays(part, history)

@@ -12,7 +12,7 @@ import pandas as pd
 import tensorflow as tf
 
 import scenes
-from scenes import settings, tasks
+from scenes import progress, settings
 
 one_training = threading.Lock()  # Keras's global seed is shared by all threads
 
@@ -134,7 +134,7 @@ def train_head(
     if validation_data:
         X_val, y_val, _ = check_data(*validation_data, n_classes)
         validation_data = X_val, y_val, weights[y_val] if class_weight else None
-    with one_training, tasks.progress(epochs, "Training the head", "epoch") as bar:
+    with one_training, progress.bar(epochs, "Training the head", "epoch") as bar:
         tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(int(seed))  # Keras refuses whole numbers of NumPy
         head = build_head(X.shape[1], n_classes, dropout=dropout, weight_decay=weight_decay)

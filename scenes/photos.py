@@ -15,7 +15,7 @@ import pandas as pd
 import tensorflow as tf
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
-from scenes import base_model, files, tasks
+from scenes import base_model, files, progress
 
 Image.init()
 # Pillow knows these formats by sight, but does not decode them, or by another program.
@@ -231,8 +231,8 @@ def digest_photos(
             return "", str(error).rpartition(" as a photo: ")[2], np.zeros(256, "float32")
 
     found = []
-    with tasks.progress(len(images), "Reading the photos", "photo") as bar:
-        for batch in tasks.run_ahead(look, list(images["path"]), 32, []):
+    with progress.bar(len(images), "Reading the photos", "photo") as bar:
+        for batch in progress.run_ahead(look, list(images["path"]), 32, []):
             found += [row[:2] for _, row in batch]
             if thumbnails is not None:
                 thumbnails += [row[2] for _, row in batch]

@@ -25,7 +25,7 @@ import scenes.files
 import scenes.folders
 import scenes.heads
 import scenes.photos
-import scenes.tasks
+import scenes.progress
 
 ROOT = Path(__file__).parents[1]
 

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    {"__init__", "files", "tasks", "base_model", "side_by_side", "calibration"},
+    {"__init__", "files", "progress", "base_model", "side_by_side", "calibration"},
     {"settings", "photos", "chrome", "drawings", "plots"},
     {"runs", "folders", "features", "heads"},
     {"classifier", "grid_search", "fine_tuning"},

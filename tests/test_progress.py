@@ -23,16 +23,16 @@ from tensorflow.python.framework.config import is_op_determinism_enabled
 
 import scenes.features
 import scenes.grid_search
-import scenes.tasks
+import scenes.progress
 
-ROOT = Path(scenes.tasks.__file__).parents[1]
+ROOT = Path(scenes.progress.__file__).parents[1]
 
 
 # --- Progress bars --------------------------------------------------------------------
 
 
 def test_on_a_terminal_a_bar_shows_the_time_left_and_goes(capsys):
-    with scenes.tasks.progress(4, "Trying", "step") as bar:
+    with scenes.progress.bar(4, "Trying", "step") as bar:
         bar.mininterval = 0
         bar.update(2)
         shown = capsys.readouterr().out
@@ -45,16 +45,16 @@ def test_in_a_notebook_a_bar_leaves_nothing_and_keeps_what_is_printed():
     """In the file that nbclient (papermill's and JupyterLab's way) saves."""
     source = f"""
 import importlib.util, time
-spec = importlib.util.spec_from_file_location("tasks", {str(ROOT / "scenes" / "tasks.py")!r})
-tasks = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tasks)
+spec = importlib.util.spec_from_file_location("progress", {str(ROOT / "scenes" / "progress.py")!r})
+progress = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(progress)
 print("before")
-with tasks.progress(3, "Trying", "step") as bar:
+with progress.bar(3, "Trying", "step") as bar:
     for _ in range(3):
         time.sleep(0.6)
         bar.update()
 print("after")
-with tasks.progress(3, "Stopped", "step") as bar:
+with progress.bar(3, "Stopped", "step") as bar:
     bar.update()
     raise ValueError
 """
@@ -93,8 +93,10 @@ def double(done, number):
 
 def run_tasks(done, *numbers):
     tasks = [(number,) for number in numbers]
-    with scenes.tasks.progress(len(tasks), "Doubling", "task") as bar:
-        return [result for _, result in scenes.tasks.run_tasks(double, done, tasks, bar, numbers)]
+    with scenes.progress.bar(len(tasks), "Doubling", "task") as bar:
+        return [
+            result for _, result in scenes.progress.run_tasks(double, done, tasks, bar, numbers)
+        ]
 
 
 class Failing:
@@ -197,7 +199,8 @@ def test_a_cluster_one_worker_of_which_dies_gives_the_bytes_of_one_process(
     work, cluster, drawn_once, random_base_model, tmp_path, monkeypatch
 ):
     client, _ = cluster
-    bars, killed, run_tasks, progress = [], [], scenes.tasks.run_tasks, scenes.tasks.progress
+    bars, killed, run_tasks = [], [], scenes.progress.run_tasks
+    make_bar = scenes.progress.bar
     pids = client.run(os.getpid)
 
     def kill_in_the_middle(*given):
@@ -208,7 +211,7 @@ def test_a_cluster_one_worker_of_which_dies_gives_the_bytes_of_one_process(
                 os.kill(killed[0], signal.SIGKILL)
 
     def note(*given):
-        bars.append(progress(*given))
+        bars.append(make_bar(*given))
         return bars[-1]
 
     monkeypatch.setattr(scenes.grid_search, "BLOCK_COLUMNS", 4 * 6)
@@ -217,8 +220,8 @@ def test_a_cluster_one_worker_of_which_dies_gives_the_bytes_of_one_process(
     alone, spread = tmp_path / "alone.npz", tmp_path / "spread.npz"
     with joblib.parallel_config("sequential"):
         work(alone, *given)
-    monkeypatch.setattr(scenes.tasks, "run_tasks", kill_in_the_middle)
-    monkeypatch.setattr(scenes.tasks, "progress", note)
+    monkeypatch.setattr(scenes.progress, "run_tasks", kill_in_the_middle)
+    monkeypatch.setattr(scenes.progress, "bar", note)
     work(spread, *given)
     assert spread.read_bytes() == alone.read_bytes()
     assert [bar.n for bar in bars] == [bar.total for bar in bars], "all is counted, once"
@@ -235,7 +238,7 @@ def test_a_lost_scheduler_ends_in_a_sentence(cluster):
     _, scheduler = cluster
     threading.Timer(1, scheduler.kill).start()
     for _ in range(2):  # as it happens, and in the next run
-        with scenes.tasks.progress(3, "Waiting", "task") as bar:
-            waiting = scenes.tasks.run_tasks(time.sleep, 60, [()] * 3, bar, [1] * 3)
+        with scenes.progress.bar(3, "Waiting", "task") as bar:
+            waiting = scenes.progress.run_tasks(time.sleep, 60, [()] * 3, bar, [1] * 3)
             with pytest.raises(RuntimeError, match=r"^the workers are lost .*repeat the run"):
                 next(waiting)

@@ -1,5 +1,5 @@
 """
-Tasks: run here or on a cluster, each shown on a progress bar.
+Progress: bars with the time left, and tasks that run here or on a cluster.
 
 A task that a failing worker takes along is tried again. Knows nothing of what a task does.
 """
@@ -41,7 +41,7 @@ class _Display:
         pass
 
 
-def progress(total: int, description: str, unit: str) -> tqdm:
+def bar(total: int, description: str, unit: str) -> tqdm:
     """
     Return a progress bar that shows the time left and leaves nothing behind.
 
