@@ -128,45 +128,6 @@ def make_folds(
     return list(splitter.split(labels, labels, groups))
 
 
-def check_sizes(images: pd.DataFrame, **ratios: float) -> None:
-    """
-    Raise an error if a class has too few photos to be split, which says what settings fit.
-
-    Parameters
-    ----------
-    images : DataFrame
-        The labelled photos, with digests; splits that it has need no photos of others.
-    **ratios : float
-        `TEST_RATIO`, `VALIDATION_RATIO` and `FOLDS`.
-    """
-    given = {f"{split.upper()}_RATIO" for split in images["split"].unique()}
-    ratios = {name: value for name, value in ratios.items() if name not in given}
-    folds = {name: value if name == "FOLDS" else round(1 / value) for name, value in ratios.items()}
-    tests = folds.get("TEST_RATIO")
-    most = max(n for name, n in folds.items() if name != "TEST_RATIO")
-
-    def without_test(n):
-        return n - -(-n // tests) if tests else n
-
-    needed = next(n for n in itertools.count(tests or 1) if without_test(n) >= most)
-    train = images[images["split"] == "train"]
-    sizes = train.groupby("label", observed=False)["digest"].nunique()
-    if (size := int(sizes.min())) < needed:
-        advice = "add photos"
-        if (rest := without_test(size)) > 1:
-            fit = {"TEST_RATIO": size, "VALIDATION_RATIO": rest, "FOLDS": rest}
-            fit = {name: fit[name] for name in folds if fit[name] < folds[name]}
-            fit = {name: n if name == "FOLDS" else 1 / n for name, n in fit.items()}
-            advice += f", or set {_listed(fit)}"
-        needs = f"with {_listed(ratios)} a class needs {needed}"
-        raise ValueError(f"{sizes.idxmin()} has {size} photos; {needs}: {advice}")
-
-
-def _listed(values):
-    """Return 'A 1, B 2 and C 3'."""
-    return " and ".join(", ".join(f"{name} {n:.2g}" for name, n in values.items()).rsplit(", ", 1))
-
-
 def _divide(n_classes, grid):
     """
     Return the grids of the blocks, each of whole dropout rates.

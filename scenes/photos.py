@@ -15,7 +15,7 @@ import pandas as pd
 import tensorflow as tf
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
-from scenes import base_model, files, progress
+from scenes import base_model, files
 
 Image.init()
 # Pillow knows these formats by sight, but does not decode them, or by another program.
@@ -189,102 +189,7 @@ def photo_digest(photo: np.ndarray) -> str:
     return files.digest(str(photo.shape).encode(), photo.tobytes())
 
 
-def thumbnail(photo: np.ndarray) -> np.ndarray:
-    """Return 16 x 16 gray levels of a photo, scaled so that a product of two is a correlation."""
-    small = Image.fromarray(photo).convert("L").resize((16, 16), Image.Resampling.BILINEAR)
-    gray = np.asarray(small, "float32").ravel()
-    gray = gray - gray.mean()
-    return gray / max(np.linalg.norm(gray), 1e-6)
-
-
-def digest_photos(
-    images: pd.DataFrame, folder: str | Path, *, thumbnails: list[np.ndarray] | None = None
-) -> pd.DataFrame:
-    """
-    Decode each photo once, to know it by its pixels and to find the unreadable ones.
-
-    Parameters
-    ----------
-    images : DataFrame
-        The table of `list_images`.
-    folder : path
-        The folder that the table's paths are relative to.
-    thumbnails : list, optional
-        Collects the `thumbnail` of each photo, zeros for an unreadable one. They are pixels:
-        for memory only.
-
-    Returns
-    -------
-    DataFrame
-        With the index of `images`: `digest` (32 hexadecimal digits of BLAKE2b over shape
-        and pixels, empty for an unreadable file) and `problem` (why it is unreadable, else
-        empty). The same photo saved under another name or in another lossless format has
-        the same digest; but the digest of a large JPEG is that of the smaller decode of
-        `read_photo`, which only its copies as a file share.
-    """
-
-    def look(path):
-        try:
-            photo = read_photo(Path(folder, path))
-            return photo_digest(photo), "", thumbnail(photo)
-        except ValueError as error:
-            return "", str(error).rpartition(" as a photo: ")[2], np.zeros(256, "float32")
-
-    found = []
-    with progress.bar(len(images), "Reading the photos", "photo") as bar:
-        for batch in progress.run_ahead(look, list(images["path"]), 32, []):
-            found += [row[:2] for _, row in batch]
-            if thumbnails is not None:
-                thumbnails += [row[2] for _, row in batch]
-            bar.update(len(batch))
-    return pd.DataFrame(found, columns=["digest", "problem"], index=images.index)
-
-
-def find_copies(images: pd.DataFrame, thumbnails: np.ndarray | None) -> pd.DataFrame:
-    """
-    Return the pairs of photos in different splits that are copies at another size or quality.
-
-    Their thumbnails correlate by 0.99 or more; features find less than half of them. Now and
-    then, two horizons or sunsets are taken for copies. If there are any, a line says that
-    accuracies may be too high. None are found without thumbnails (None), which are
-    those of a whole table, in whose order the index of `images` counts.
-    """
-    thumbnails = np.zeros((len(images), 1)) if thumbnails is None else thumbnails[images.index]
-    splits, pairs = images["split"].astype(str).to_numpy(), [np.zeros((0, 2), int)]
-    for start in range(0, len(images), 256):  # all at once would take gigabytes
-        alike = thumbnails[start : start + 256] @ thumbnails[start:].T >= 0.99
-        pairs.append(np.argwhere(np.triu(alike, 1)) + start)
-    first, second = np.concatenate(pairs).T
-    crossing = splits[first] != splits[second]
-    sides = [images[["path", "split"]].iloc[rows[crossing]] for rows in (first, second)]
-    photo, copy = (side.reset_index(drop=True) for side in sides)
-    copies = photo.join(copy.add_suffix("_copy"))
-    if len(copies):
-        what = "pair(s) of photos in different splits look like copies of each other"
-        print(f"{len(copies)} {what}: accuracies may be too high.")
-    return copies
-
-
 def refuse_unreadable(images: pd.DataFrame) -> None:
     unreadable = images[images["digest"] == ""]
     what = "cannot be read; replace or remove them"
     refuse([f"{row.path}: {row.problem}" for row in unreadable.itertuples()], what)
-
-
-def drop_unreadable(images: pd.DataFrame) -> pd.DataFrame:
-    """
-    Return the photos that can be read; the others are named in one line.
-
-    Raises
-    ------
-    ValueError
-        More than two photos, and more than a twentieth, of a class cannot be read.
-    """
-    unreadable = images[images["digest"] == ""]
-    lost = unreadable["label"].value_counts()
-    too_many = lost.index[lost > np.maximum(2, images["label"].value_counts()[lost.index] / 20)]
-    refuse_unreadable(unreadable[unreadable["label"].isin(too_many)])
-    if len(unreadable):
-        said = some(f"{row.path} ({row.problem})" for row in unreadable.itertuples())
-        print(f"Skipped {len(unreadable)} unreadable photo(s): {said}.")
-    return images.drop(unreadable.index)

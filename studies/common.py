@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import scenes
 import utils
-from scenes import features, files
+from scenes import evaluation, features, files
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,7 +43,7 @@ def load_images() -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
 
 def best_setting() -> dict:
     """Return the arguments of `train_head` that the committed grid search has chosen."""
-    best = utils.best_hyperparameters(files.read_csv(ROOT / "grid_search.csv"))
+    best = evaluation.best_hyperparameters(files.read_csv(ROOT / "grid_search.csv"))
     chosen = {name: best[name] for name in scenes.HYPERPARAMETERS}
     return chosen | {"epochs": best["epoch"], "batch_size": 128}
 

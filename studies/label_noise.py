@@ -16,7 +16,7 @@ import pandas as pd
 from sklearn.preprocessing import normalize
 
 import utils
-from scenes import calibration, features, grid_search, heads
+from scenes import calibration, evaluation, features, grid_search, heads
 from studies import common
 
 THRESHOLD = 0.95  # the cosine of near-duplicates
@@ -78,7 +78,7 @@ def clean() -> None:
     setting, probabilities = common.best_setting(), np.zeros((len(y), y.max() + 1))
     for rest, fold in grid_search.make_folds(y, groups, folds=5, seed=0):
         probabilities[fold] = heads.train_head(X[rest], y[rest], **setting)[0](X[fold])
-    suggested = utils.flag_labels(probabilities, y)
+    suggested = evaluation.flag_labels(probabilities, y)
     kept, others = suggested < 0, np.ones(len(y), bool)
     others[np.random.default_rng(0).choice(len(y), (~kept).sum(), replace=False)] = False
     ways = {

@@ -13,8 +13,7 @@ import plotly.express as px
 import plotly.graph_objects as go
 
 import scenes
-import utils
-from scenes import files, grid_search, plots
+from scenes import evaluation, files, grid_search, plots
 from studies import common
 
 GRID = {
@@ -42,9 +41,9 @@ def keep_epochs(results: pd.DataFrame, epochs: Sequence[int]) -> pd.DataFrame:
     """
     Return some epochs of each setting of a grid search, and its best one.
 
-    The columns are those of `utils.rank_epochs` and `kept`, which is 'best' or the epoch.
+    The columns are those of `evaluation.rank_epochs` and `kept`, which is 'best' or the epoch.
     """
-    table = utils.rank_epochs(results)
+    table = evaluation.rank_epochs(results)
     best = table.drop_duplicates(scenes.HYPERPARAMETERS).assign(kept="best")
     some = table[table["epoch"].isin(epochs)]
     kept = pd.concat([some.assign(kept=some["epoch"].astype(str)), best])
@@ -94,8 +93,8 @@ def numbers() -> list[str]:
         common.row("gap below two standard errors", (best["gap"] <= 2 * best["gap_sem"]).sum()),
         f"{top['learning_rate']:g}, {top['dropout']:g} and {top['weight_decay']:g} at epoch",
         f"{top['epoch']}. It is the highest of {len(best) * EPOCHS[-1]:,} figures",
-        f"{utils.best_hyperparameters(small)['val_accuracy']:.2%} is that of {n_small}",
-        f"there it shrinks to {utils.accuracy_by_other_folds(small):.2%}",
+        f"{evaluation.best_hyperparameters(small)['val_accuracy']:.2%} is that of {n_small}",
+        f"there it shrinks to {evaluation.accuracy_by_other_folds(small):.2%}",
     ]
 
 

@@ -23,6 +23,7 @@ import tensorflow as tf
 import scenes.base_model
 import scenes.chrome
 import scenes.classifier
+import scenes.dataset
 import scenes.features
 import scenes.folders
 import scenes.heads
@@ -96,7 +97,7 @@ def drawn(drawn_once, tmp_path):
 def read_table(photos: Path):
     """Return the table of the photos with their digests, as the notebook makes it."""
     images = scenes.folders.list_images(photos)
-    return images.join(scenes.photos.digest_photos(images, photos))
+    return images.join(scenes.dataset.digest_photos(images, photos))
 
 
 @pytest.fixture(scope="module")

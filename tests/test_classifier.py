@@ -20,10 +20,10 @@ from test_photos import ODD_PHOTOS
 import scenes
 import scenes.base_model
 import scenes.classifier
+import scenes.evaluation
 import scenes.features
 import scenes.heads
 import scenes.photos
-import utils
 from scenes import calibration
 from studies import mobile_export
 
@@ -284,7 +284,7 @@ def test_the_committed_model_is_the_tested_one():
 def test_the_committed_model_has_the_constants_that_the_validation_photos_give(committed):
     assert scenes.classifier.classes_of(committed) == CLASSES
     table = pd.read_csv(RESULTS / "validation_predictions.csv")
-    table = table[table["model"] == utils.compare_models(table).index[0]]
+    table = table[table["model"] == scenes.evaluation.compare_models(table).index[0]]
     labels = pd.Categorical(table["label"], CLASSES).codes
     right = calibration.fit((table[CLASSES].to_numpy(), labels))
     scale, offset = committed.get_layer("temperature").scale, committed.get_layer("margin").offset

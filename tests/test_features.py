@@ -20,6 +20,7 @@ from test_photos import ODD_PHOTOS, UNREADABLE
 
 import scenes
 import scenes.base_model
+import scenes.dataset
 import scenes.features
 import scenes.files
 import scenes.folders
@@ -104,7 +105,7 @@ def test_an_odd_photo_gives_the_features_of_its_pixels(base, tmp_path):
     for number, (write, _, _) in enumerate(ODD_PHOTOS.values()):
         write(tmp_path / f"{number}.jpg")
     images = make_table(CLASSES, ["sea"] * len(ODD_PHOTOS))
-    images["digest"] = scenes.photos.digest_photos(images, tmp_path)["digest"]
+    images["digest"] = scenes.dataset.digest_photos(images, tmp_path)["digest"]
     features = scenes.features.extract_features(
         images, tmp_path, base, cache=tmp_path / "cache.npz"
     )

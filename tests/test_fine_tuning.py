@@ -14,6 +14,7 @@ from conftest import CLASSES, read_table, small_network
 
 import scenes
 import scenes.base_model
+import scenes.evaluation
 import scenes.features
 import scenes.files
 import scenes.fine_tuning
@@ -561,10 +562,10 @@ def test_the_model_selected_on_few_real_photos_is_no_worse_than_the_head(
         "fine-tuned": tuned_head.predict(tuned_X, verbose=0),
     }
     tables = [
-        utils.predictions_table(held_out[validation], p[validation], name)
+        scenes.evaluation.predictions_table(held_out[validation], p[validation], name)
         for name, p in probabilities.items()
     ]
-    selected = utils.compare_models(pd.concat(tables)).index[0]
+    selected = scenes.evaluation.compare_models(pd.concat(tables)).index[0]
     correct = {name: (p.argmax(axis=1) == y)[~validation] for name, p in probabilities.items()}
     gap = pd.Series(correct[selected].astype(int) - correct["head"])
     assert correct["head"].mean() > 0.5

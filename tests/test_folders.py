@@ -11,6 +11,7 @@ from conftest import CLASSES, draw
 from PIL import Image
 
 import scenes
+import scenes.dataset
 import scenes.folders
 import scenes.photos
 
@@ -244,7 +245,7 @@ def test_list_images_takes_what_pillow_can_open_in_any_case(tmp_path):
     make(tmp_path, *names, "b/5.eps", "b/6.pdf")  # the last two need other programs
     images = scenes.folders.list_images(tmp_path)
     assert list(images["path"]) == names
-    assert (scenes.photos.digest_photos(images, tmp_path)["problem"] == "").all()
+    assert (scenes.dataset.digest_photos(images, tmp_path)["problem"] == "").all()
 
 
 def test_a_folder_that_cannot_be_listed_is_no_empty_one(drawn, monkeypatch):
@@ -269,7 +270,7 @@ def test_a_class_may_be_called_almost_anything(tmp_path):
     images = scenes.folders.list_images(tmp_path)
     assert list(images["label"].cat.categories) == sorted(ODD_NAMES)
     assert list(images["label"]) == sorted(ODD_NAMES)
-    assert (scenes.photos.digest_photos(images, tmp_path)["problem"] == "").all()
+    assert (scenes.dataset.digest_photos(images, tmp_path)["problem"] == "").all()
 
 
 def test_there_may_be_a_hundred_classes(tmp_path):
@@ -288,7 +289,7 @@ def test_a_file_name_may_be_any_bytes(tmp_path):
     make(tmp_path, "a/1.jpg", os.fsdecode(b"b/caf\xe9.jpg"))
     images = scenes.folders.list_images(tmp_path)
     (tmp_path / images["path"][1]).write_bytes(b"x")
-    images = images.join(scenes.photos.digest_photos(images, tmp_path))
+    images = images.join(scenes.dataset.digest_photos(images, tmp_path))
     with pytest.raises(ValueError, match=r"1 photo\(s\) cannot be read.*\n .*b/caf\\udce9.jpg: no"):
         scenes.photos.refuse_unreadable(images)
 
@@ -317,7 +318,7 @@ def corrections(table, tmp_path):
 
     def apply(text: str, encoding: str = "utf-8") -> pd.DataFrame:
         (tmp_path / "labels.csv").write_bytes(text.encode(encoding, "surrogateescape"))
-        return scenes.folders.apply_corrections(images, tmp_path / "labels.csv")
+        return scenes.dataset.apply_corrections(images, tmp_path / "labels.csv")
 
     apply.images = images
     return apply
@@ -346,7 +347,7 @@ def test_corrections_of_training_photos_flatter_nobody(corrections, capsys):
 
 
 def test_without_a_file_no_label_is_corrected(corrections, capsys):
-    table = scenes.folders.apply_corrections(corrections.images, None)
+    table = scenes.dataset.apply_corrections(corrections.images, None)
     pd.testing.assert_frame_equal(table, corrections.images.assign(corrected=False))
     assert capsys.readouterr().out == ""
 

@@ -21,6 +21,7 @@ from search import fake_training, fit_alone, make_photos, make_unequal
 
 import scenes
 import scenes.base_model
+import scenes.evaluation
 import scenes.files
 import scenes.grid_search
 import utils
@@ -270,7 +271,7 @@ def test_a_search_on_real_photos_learns_and_is_what_plain_fits_give(bundled, csv
     photos = {"X": bundled[1][images.index], "y": images["label"].cat.codes.to_numpy()}
     options = SMALL | photos | {"groups": images["digest"], "epochs": 6, "batch_size": 128}
     results = grid_search(**options, csv=csv)
-    assert utils.best_hyperparameters(results)["val_accuracy"] > 0.88
+    assert scenes.evaluation.best_hyperparameters(results)["val_accuracy"] > 0.88
     assert_plain_fits_agree(results, options)
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 from conftest import CLASSES
 
 import scenes.classifier
+import scenes.evaluation
 import scenes.features
 import utils
 from scenes import calibration
@@ -56,7 +57,7 @@ def figures() -> list[str]:
 
 def figures_of_evaluation() -> list[str]:
     held_out, test = read("validation_predictions"), read("test_predictions")
-    comparison = utils.compare_models(held_out)["accuracy"]
+    comparison = scenes.evaluation.compare_models(held_out)["accuracy"]
     selected = held_out[held_out["model"] == comparison.index[0]]
     y = pd.Categorical(selected["label"], CLASSES).codes
     constants = calibration.fit((selected[CLASSES].to_numpy(), y))
@@ -64,7 +65,7 @@ def figures_of_evaluation() -> list[str]:
     after = calibration.apply_temperature(before, constants["temperature"])
     predicted, covered = before.argmax(axis=1), after.max(axis=1) >= constants["threshold"]
     correct, confused = predicted == y, pd.crosstab(y, predicted).to_numpy()
-    scores = utils.scores_by_class(
+    scores = scenes.evaluation.scores_by_class(
         pd.Series(pd.Categorical(test["label"])), np.array(CLASSES)[predicted]
     )
     tables = [calibration.reliability(p, y) for p in (before, after)]

@@ -29,6 +29,7 @@ import scenes.__main__
 import scenes.chrome
 import scenes.classifier
 import scenes.drawings
+import scenes.evaluation
 import scenes.features
 import scenes.runs
 import utils
@@ -274,8 +275,10 @@ def test_committed_results_are_of_the_settings_in_the_notebook(committed):
     results = pd.read_csv(ROOT / "grid_search.csv")
     sizes = [len(kept[name]) for name in ("LEARNING_RATES", "DROPOUTS", "WEIGHT_DECAYS")]
     assert len(results) == np.prod(sizes) * kept["FOLDS"] * kept["EPOCHS"]
-    best = utils.best_hyperparameters(results)
-    assert f"other folds: {utils.accuracy_by_other_folds(results):.2%}\n" in text(committed)
+    best = scenes.evaluation.best_hyperparameters(results)
+    assert f"other folds: {scenes.evaluation.accuracy_by_other_folds(results):.2%}\n" in text(
+        committed
+    )
     shown = table_after(committed, "best").iloc[0]
     for name in ("learning_rate", "dropout", "weight_decay", "epoch"):
         assert shown[name] == pytest.approx(best[name])
@@ -292,7 +295,7 @@ def test_the_committed_predictions_are_of_the_committed_split(committed):
             assert list(rows["path"]) == list(right["path"])
             assert list(rows["label"]) == list(right["label"])
     [selected] = test["model"].unique()
-    assert utils.compare_models(validation).index[0] == selected
+    assert scenes.evaluation.compare_models(validation).index[0] == selected
     correct = test[CLASSES].idxmax(axis=1) == test["label"]
     shown = table_after(committed, "accuracy")
     assert shown["accuracy"][selected] == pytest.approx(correct.mean())
@@ -504,7 +507,7 @@ def test_a_run_on_photos_keeps_what_selected_the_model(run_on_drawn_photos):
     tuned = ["fine-tuned, 0.0001", "fine-tuned, 0.001"]
     assert list(validation["model"].unique()) == ["head", *tuned]
     assert list(histories["model"].unique()) == tuned
-    comparison = utils.compare_models(validation, class_weight="balanced")
+    comparison = scenes.evaluation.compare_models(validation, class_weight="balanced")
     ends = histories.groupby("model")["val_accuracy"].last()
     assert list(comparison["balanced_accuracy"][tuned]) == pytest.approx(list(ends[tuned]), abs=0.1)
     [selected] = pd.read_csv(results / "test_predictions.csv")["model"].unique()

@@ -12,6 +12,7 @@ from conftest import draw
 from PIL import Image, ImageCms
 
 import scenes
+import scenes.dataset
 import scenes.folders
 import scenes.grid_search
 import scenes.photos
@@ -258,7 +259,7 @@ def test_a_digest_knows_a_photo_by_its_pixels_and_shape(tmp_path):
     for name, pixels in photos.items():
         Image.fromarray(pixels).save(tmp_path / name, lossless=True)
     images = pd.DataFrame({"path": list(photos)}, index=[5, 6, 7, 8])
-    found = scenes.photos.digest_photos(images, tmp_path)
+    found = scenes.dataset.digest_photos(images, tmp_path)
     assert list(found.index) == [5, 6, 7, 8]
     assert (found["problem"] == "").all()
     assert found["digest"].str.fullmatch("[0-9a-f]{32}").all()
@@ -275,7 +276,7 @@ def test_the_audit_finds_all_unreadable_photos_and_says_why_without_folders(draw
     listed = scenes.folders.list_images(drawn)
     images = pd.concat([listed, pd.DataFrame({"path": list(names)})]).drop_duplicates("path")
     images = images.reset_index(drop=True)
-    findings = utils.audit_images(images.join(scenes.photos.digest_photos(images, drawn)))
+    findings = utils.audit_images(images.join(scenes.dataset.digest_photos(images, drawn)))
     assert set(findings["finding"]) == {"unreadable"}
     assert set(findings["path"]) == set(names)
     for row in findings.itertuples():
@@ -293,17 +294,17 @@ def test_copies_at_another_size_or_quality_are_found_across_splits_only(drawn, c
         Image.new("RGB", (side, side)).save(split / "sea" / "black.png")
     (test / "sea" / "broken.jpg").touch()
     thumbnails, images = [], scenes.folders.list_images(drawn)
-    images = images.join(scenes.photos.digest_photos(images, drawn, thumbnails=thumbnails))
-    copies = scenes.photos.find_copies(images, np.stack(thumbnails))
+    images = images.join(scenes.dataset.digest_photos(images, drawn, thumbnails=thumbnails))
+    copies = scenes.dataset.find_copies(images, np.stack(thumbnails))
     found = {(Path(row.path).name, Path(row.path_copy).name) for row in copies.itertuples()}
     assert found == {(a, b) for a in ("small.jpg", "gray.png") for b in ("0.jpg", "again.jpg")}
     assert "4 pair(s) of photos in different splits" in capsys.readouterr().out
     part = images[~images["path"].str.endswith("small.jpg")]
-    of_part = scenes.photos.find_copies(part, np.stack(thumbnails))
+    of_part = scenes.dataset.find_copies(part, np.stack(thumbnails))
     assert {Path(path).name for path in of_part["path"]} == {"gray.png"}
     capsys.readouterr()
-    assert scenes.photos.find_copies(images[:3], np.stack(thumbnails)).empty
-    assert scenes.photos.find_copies(images, None).empty
+    assert scenes.dataset.find_copies(images[:3], np.stack(thumbnails)).empty
+    assert scenes.dataset.find_copies(images, None).empty
     assert capsys.readouterr().out == ""
 
 
@@ -316,13 +317,13 @@ def test_unreadable_photos_are_named_and_left_out_unless_they_are_many(unreadabl
     if unreadable > max(2, photos / 20):
         listed = rf"^{unreadable} photo\(s\) .*\n    a/0.jpg: no known"
         with pytest.raises(ValueError, match=listed):
-            scenes.photos.drop_unreadable(images)
+            scenes.dataset.drop_unreadable(images)
     else:
-        kept = scenes.photos.drop_unreadable(images)
+        kept = scenes.dataset.drop_unreadable(images)
         assert list(kept["path"]) == names[unreadable:]
         said = f"Skipped {unreadable} unreadable photo(s): a/0.jpg (no known format)"
         assert capsys.readouterr().out.startswith(said)
-        pd.testing.assert_frame_equal(scenes.photos.drop_unreadable(kept), kept)
+        pd.testing.assert_frame_equal(scenes.dataset.drop_unreadable(kept), kept)
         assert capsys.readouterr().out == ""
 
 
@@ -330,7 +331,7 @@ def test_a_class_that_has_lost_all_photos_is_named():
     labels = pd.Categorical(["rose"] * 9, categories=["daisy", "rose"])
     images = pd.DataFrame({"label": labels, "split": "train", "digest": range(9)})
     with pytest.raises(ValueError, match=r"^daisy has 0 photos; .*: add photos$"):
-        scenes.grid_search.check_sizes(images, VALIDATION_RATIO=0.5, FOLDS=2)
+        scenes.dataset.check_sizes(images, VALIDATION_RATIO=0.5, FOLDS=2)
 
 
 @pytest.mark.parametrize(
@@ -353,9 +354,9 @@ def test_a_class_with_too_few_photos_is_named_with_the_settings_that_fit(size, s
     images.loc[size + 1, "split"] = split
     if told:
         with pytest.raises(ValueError, match=f"^rose has {size} photos; .*{told}"):
-            scenes.grid_search.check_sizes(images, **settings)
+            scenes.dataset.check_sizes(images, **settings)
     else:
-        scenes.grid_search.check_sizes(images, **settings)
+        scenes.dataset.check_sizes(images, **settings)
         train = images[images["split"] == "train"].astype({"digest": str})
         rest = utils.create_test(train, 0.2) if split == "train" else train
         utils.create_validation(rest, 0.2)  # raises no error

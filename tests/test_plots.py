@@ -18,8 +18,8 @@ from threadpoolctl import threadpool_limits
 
 import scenes
 import scenes.chrome
+import scenes.evaluation
 import scenes.plots
-import utils
 
 RATES, DROPOUTS, DECAYS, FOLDS, EPOCHS = [0.001, 0.01], [0.1, 0.3, 0.5], [0, 1e-4], 3, 4
 LOOK = {"title": "A title", "subtitle": "n = 120 photos"}
@@ -102,7 +102,7 @@ def figures(results, history, photos, tables):
     answered = pd.DataFrame({"coverage": [0.5, 0.75, 1.0], "accuracy": [1.0, 0.96, 0.9]})
     drawn = {
         "grid_search": scenes.plots.grid_search(results, **LOOK),
-        "heatmap": scenes.plots.heatmap(utils.summarize(results), **LOOK),
+        "heatmap": scenes.plots.heatmap(scenes.evaluation.summarize(results), **LOOK),
         "history": scenes.plots.history(history, **LOOK),
         "learning_curve": scenes.plots.learning_curve(trainings, **LOOK),
         "calibration": scenes.plots.calibration(tables, confidences=confidences, **LOOK),
@@ -289,7 +289,7 @@ def test_grid_search_shows_the_best_setting_and_its_standard_deviation(results, 
     """With one digit, many accuracies are equal, and the lower loss decides."""
     some = results[results["fold"] <= folds].round({"val_accuracy": digits})
     *grey, line, point = scenes.plots.grid_search(some, "The best in colour").data
-    best = utils.summarize(some).iloc[0]
+    best = scenes.evaluation.summarize(some).iloc[0]
     curve = some.set_index(scenes.HYPERPARAMETERS).loc[*best[scenes.HYPERPARAMETERS]]
     np.testing.assert_allclose(line.y, curve.groupby("epoch")["val_accuracy"].mean(), rtol=1e-6)
     rate, dropout, decay = best[scenes.HYPERPARAMETERS]
@@ -323,7 +323,7 @@ def test_panels_are_wrapped_into_rows_of_at_most_four(panels, rows):
     many = draw_results(rates, DROPOUTS, DECAYS, [1], [1, 2])
     titles = [f"learning rate {rate:g}" for rate in rates]
     search = scenes.plots.grid_search(many, "Many rates")
-    heats = scenes.plots.heatmap(utils.summarize(many), "Many rates")
+    heats = scenes.plots.heatmap(scenes.evaluation.summarize(many), "Many rates")
     assert list(curves_of(search)) == titles
     assert sorted(note.text for note in heats.layout.annotations) == sorted(titles)
     for figure in (search, heats):
@@ -352,9 +352,9 @@ def test_a_single_epoch_is_a_point_that_one_can_see(results, history):
 
 
 def test_heatmap_has_numbers_or_a_colour_bar(results):
-    few = scenes.plots.heatmap(utils.summarize(results), "Four columns")
+    few = scenes.plots.heatmap(scenes.evaluation.summarize(results), "Four columns")
     many = draw_results(RATES, DROPOUTS, range(11), [1], [1])
-    many = scenes.plots.heatmap(utils.summarize(many), "22 columns")
+    many = scenes.plots.heatmap(scenes.evaluation.summarize(many), "22 columns")
     assert [f.data[0].texttemplate for f in (few, many)] == ["%{z:.2f}", None]
     assert [f.layout.coloraxis.showscale for f in (few, many)] == [False, True]
 

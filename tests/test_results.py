@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import scenes
+import scenes.evaluation
 import utils
 from scenes import calibration
 from studies import large_search
@@ -45,11 +46,11 @@ def three():
 def test_the_best_setting_has_the_highest_mean_at_its_best_epoch(three):
     """By hand: in the folds, B is above C by 0.06, 0.04, -0.04 and above A by 0.08, 0.04, 0."""
     sem = np.std([0.06, 0.04, -0.04], ddof=1) / 3**0.5
-    best = utils.best_hyperparameters(three)
+    best = scenes.evaluation.best_hyperparameters(three)
     assert (*(best[name] for name in scenes.HYPERPARAMETERS), best["epoch"]) == (*B, 1)
     found = [best[name] for name in ("val_accuracy", "val_loss", "gap", "gap_sem")]
     assert found == pytest.approx([0.9, 0.5, 0.02, sem])
-    ranked = utils.summarize(three)
+    ranked = scenes.evaluation.summarize(three)
     assert [tuple(row) for row in ranked[scenes.HYPERPARAMETERS].to_numpy()] == [B, C, A]
     assert list(ranked["epoch"]) == [1, 2, 2]
     np.testing.assert_allclose(ranked["val_accuracy"], [0.90, 0.88, 0.86])
@@ -70,7 +71,7 @@ def test_of_a_large_search_some_epochs_and_the_best_are_kept(three):
 def test_equal_accuracy_is_decided_by_lower_loss():
     """The means are equal though 0.1 + 0.2 and 0.3 + 0.0 differ in the last digit."""
     results = results_of({A: [[(0.1, 0.5)], [(0.2, 0.5)]], B: [[(0.3, 0.4)], [(0.0, 0.5)]]})
-    best = utils.best_hyperparameters(results)
+    best = scenes.evaluation.best_hyperparameters(results)
     assert tuple(best[name] for name in scenes.HYPERPARAMETERS) == B
     assert best["gap"] == pytest.approx(0, abs=1e-12)
 
@@ -99,14 +100,14 @@ MIDDLE = {"learning_rate": 0.001, "dropout": 0.3, "weight_decay": 1e-4}
     ],
 )
 def test_a_best_value_at_an_edge_of_the_grid_is_named(best, extremes):
-    said = utils.describe_edge(results_with_best(VALUES, MIDDLE | best)).splitlines()
+    said = scenes.evaluation.describe_edge(results_with_best(VALUES, MIDDLE | best)).splitlines()
     for line, extreme in zip(said, extremes, strict=True):
         assert line.startswith(f"The best {extreme} of the grid: add ")
 
 
 def test_a_list_of_one_value_has_no_edge():
     one = {name: [value] for name, value in MIDDLE.items()}
-    assert utils.describe_edge(results_with_best(one, MIDDLE)) == ""
+    assert scenes.evaluation.describe_edge(results_with_best(one, MIDDLE)) == ""
 
 
 def test_other_folds_choose_setting_and_epoch():
@@ -116,7 +117,9 @@ def test_other_folds_choose_setting_and_epoch():
         B: [(0.6, 0.1), (0.9, 0.1), (0.9, 0.1)],
     }
     results = results_of({s: [[(a, 1) for a in fold] for fold in t] for s, t in accuracies.items()})
-    assert utils.accuracy_by_other_folds(results) == pytest.approx((0.6 + 0.8 + 0.6) / 3)
+    assert scenes.evaluation.accuracy_by_other_folds(results) == pytest.approx(
+        (0.6 + 0.8 + 0.6) / 3
+    )
 
 
 @settings(max_examples=40)
@@ -140,7 +143,7 @@ def test_the_choice_is_the_one_of_exact_numbers_in_any_order_of_rows(
         {s: [[(a / 100, n / 100) for a, n in fold] for fold in t] for s, t in figures.items()}
     )
     order = data.draw(st.permutations(range(len(results))))
-    best = utils.best_hyperparameters(results.iloc[order])
+    best = scenes.evaluation.best_hyperparameters(results.iloc[order])
     assert (tuple(best[name] for name in scenes.HYPERPARAMETERS), best["epoch"]) == (setting, epoch)
     assert best["val_accuracy"] == pytest.approx(float(-accuracy) / 100)
     assert best["val_loss"] == pytest.approx(float(loss) / 100)
@@ -160,7 +163,10 @@ GUESSES = list("aaabbbac")
 def of_models(**probabilities):
     """Return the predictions of models for photos of the classes a, a, b, b."""
     images = pd.DataFrame({"path": list("1234"), "label": pd.Categorical(list("aabb"))})
-    tables = [utils.predictions_table(images, np.array(p), n) for n, p in probabilities.items()]
+    tables = [
+        scenes.evaluation.predictions_table(images, np.array(p), n)
+        for n, p in probabilities.items()
+    ]
     return pd.concat(tables)
 
 
@@ -170,44 +176,44 @@ BOLD = [[0.99, 0.01]] * 2 + [[0.01, 0.99]] + [[0.55, 0.45]]  # one that is not
 
 
 def test_the_model_with_the_highest_validation_accuracy_is_selected():
-    table = utils.compare_models(of_models(head=WRONG, tuned=RIGHT, other=UNSURE))
+    table = scenes.evaluation.compare_models(of_models(head=WRONG, tuned=RIGHT, other=UNSURE))
     assert list(table.index) == ["tuned", "other", "head"]
     assert list(table["accuracy"]) == [1, 0.75, 0.5]
-    assert utils.describe_choice(table).endswith("selected is 'tuned'.")
-    kept = utils.compare_models(of_models(head=RIGHT, tuned=WRONG))
-    assert "(50.0% after 100.0%): the head is kept" in utils.describe_choice(kept)
-    assert "Nothing was fine-tuned" in utils.describe_choice(kept.loc[["head"]])
+    assert scenes.evaluation.describe_choice(table).endswith("selected is 'tuned'.")
+    kept = scenes.evaluation.compare_models(of_models(head=RIGHT, tuned=WRONG))
+    assert "(50.0% after 100.0%): the head is kept" in scenes.evaluation.describe_choice(kept)
+    assert "Nothing was fine-tuned" in scenes.evaluation.describe_choice(kept.loc[["head"]])
 
 
 def test_ties_in_accuracy_are_broken_by_the_log_loss_after_temperature_scaling():
-    table = utils.compare_models(of_models(first=UNSURE, second=BOLD))
+    table = scenes.evaluation.compare_models(of_models(first=UNSURE, second=BOLD))
     assert table["accuracy"].nunique() == 1
     assert list(table.index) == ["second", "first"]
     flat = (np.array(BOLD) ** 0.4) / (np.array(BOLD) ** 0.4).sum(axis=1, keepdims=True)
-    losses = utils.compare_models(of_models(sharp=BOLD, flat=flat))["log_loss"]
+    losses = scenes.evaluation.compare_models(of_models(sharp=BOLD, flat=flat))["log_loss"]
     assert losses["sharp"] == pytest.approx(losses["flat"], abs=1e-3)
 
 
 def test_balanced_class_weights_compare_balanced_accuracies():
     images = pd.DataFrame({"path": list("12345"), "label": pd.Categorical(list("aaaab"))})
-    always_a = utils.predictions_table(images, np.array([[0.9, 0.1]] * 5), "head")
-    assert utils.compare_models(always_a)["accuracy"].item() == 0.8
-    balanced = utils.compare_models(always_a, class_weight="balanced")
+    always_a = scenes.evaluation.predictions_table(images, np.array([[0.9, 0.1]] * 5), "head")
+    assert scenes.evaluation.compare_models(always_a)["accuracy"].item() == 0.8
+    balanced = scenes.evaluation.compare_models(always_a, class_weight="balanced")
     assert balanced["balanced_accuracy"].item() == 0.5
 
 
 def test_accuracy_is_also_given_without_corrected_labels():
     images = pd.DataFrame({"label": pd.Categorical(list("aabb"))})
-    table = utils.compare_accuracies(images, {"head": np.array(UNSURE)})
+    table = scenes.evaluation.compare_accuracies(images, {"head": np.array(UNSURE)})
     assert table["accuracy"].to_dict() == {"head": 0.75}
     images["corrected"] = [False, False, False, True]
-    table = utils.compare_accuracies(images, {"head": np.array(UNSURE)})
+    table = scenes.evaluation.compare_accuracies(images, {"head": np.array(UNSURE)})
     assert table["accuracy"].to_dict() == {"head": 0.75, "head, without corrected labels": 1}
 
 
 def test_scores_of_each_class_and_their_mean():
     """By hand: a is guessed 5 times, 3 of them right, and is 4 photos; d has no photo."""
-    table = utils.scores_by_class(LABELS, list("aaabbaac"))
+    table = scenes.evaluation.scores_by_class(LABELS, list("aaabbaac"))
     assert list(table.index) == [*"abcd", "mean of the classes"]
     assert list(table["support"]) == [4, 3, 1, 0, 8]
     np.testing.assert_allclose(table["precision"], [3 / 5, 1 / 2, 1, 0, 7 / 10])
@@ -224,10 +230,10 @@ def test_the_most_confident_mistakes_come_first():
     probabilities = np.array(
         [[0.1, 0.6, 0.2, 0.1], [0.9, 0.1, 0, 0], [0.1, 0.1, 0, 0.8], [0.4, 0.3, 0.2, 0.1]]
     )
-    table = utils.most_confident_errors(images, probabilities, n=2)
+    table = scenes.evaluation.most_confident_errors(images, probabilities, n=2)
     assert list(table.index) == [3, 7]
     assert table.to_numpy().tolist() == [["2.jpg", "b", "d", 0.8], ["0.jpg", "a", "b", 0.6]]
-    assert len(utils.most_confident_errors(images, probabilities)) == 3
+    assert len(scenes.evaluation.most_confident_errors(images, probabilities)) == 3
 
 
 def test_the_photos_of_a_cell_of_the_confusion_matrix():

@@ -18,8 +18,9 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 
 import scenes.classifier
+import scenes.dataset
+import scenes.evaluation
 import scenes.folders
-import utils
 from scenes import grid_search
 from studies import common, label_noise, large_search, unknown_classes
 
@@ -139,7 +140,7 @@ def test_a_label_is_flagged_by_the_thresholds_of_the_classes():
             [0.1, 0.1, 0.2, 0.6],  # class 3, the most probable, is never suggested
         ]
     )
-    found = utils.flag_labels(probabilities, np.array([0, 0, 1, 1, 1, 2, 2, 2]))
+    found = scenes.evaluation.flag_labels(probabilities, np.array([0, 0, 1, 1, 1, 2, 2, 2]))
     assert found.tolist() == [1, -1, -1, 0, -1, -1, 1, -1]
 
 
@@ -151,7 +152,7 @@ def test_flagged_labels_are_listed_by_their_difference_and_ties_by_path():
     labels = pd.Categorical(list("xxxyyy"))
     images = pd.DataFrame({"path": list("fedcba"), "split": "train", "label": labels})
     images.index += 10
-    table = utils.list_flagged_labels(images, probabilities)
+    table = scenes.evaluation.list_flagged_labels(images, probabilities)
     assert list(table.columns[:4]) == ["path", "label", "suggested", "split"]
     assert table.to_numpy().tolist() == [
         ["e", "x", "y", "train", 0.2, 0.8],
@@ -175,7 +176,7 @@ def test_labels_that_were_made_wrong_are_found(bundled, share, precision):
     wrong[rows] = np.array([CLASSES.index(name) for name in NEIGHBOURS])[labels[rows]]
     crude = make_pipeline(PCA(20, random_state=0), LinearDiscriminantAnalysis())
     probabilities = cross_val_predict(crude, features, wrong, cv=3, method="predict_proba")
-    suggested = utils.flag_labels(probabilities, wrong)
+    suggested = scenes.evaluation.flag_labels(probabilities, wrong)
     found = (suggested >= 0) & (wrong != labels)
     assert found.sum() / len(rows) > 0.8
     assert found.sum() / (suggested >= 0).sum() > precision
@@ -217,10 +218,10 @@ def test_the_committed_tables_are_of_the_bundled_photos(bundled, name):
 
 def test_the_flagged_labels_are_a_file_of_corrections(bundled, tmp_path):
     path, edited = common.ROOT / "results" / "flagged_labels.csv", tmp_path / "labels.csv"
-    assert not scenes.folders.apply_corrections(bundled[0], path)["corrected"].any()
+    assert not scenes.dataset.apply_corrections(bundled[0], path)["corrected"].any()
     table = common.read("flagged_labels")
     table.assign(label=table["suggested"]).to_csv(edited, index=False)
-    images = scenes.folders.apply_corrections(bundled[0], edited)
+    images = scenes.dataset.apply_corrections(bundled[0], edited)
     assert set(images["path"][images["corrected"]]) == set(table["path"])
 
 

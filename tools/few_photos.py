@@ -26,13 +26,14 @@ import utils
 from scenes import (
     base_model,
     classifier,
+    dataset,
+    evaluation,
     features,
     files,
     fine_tuning,
     folders,
     grid_search,
     heads,
-    photos,
 )
 
 GRID = {
@@ -48,7 +49,7 @@ def read(folder: Path, thinned: int, seed: int) -> pd.DataFrame:
     """Return the table of a folder, split as in the notebook; of thinned ones every 5th test."""
     images = folders.list_images(folder)
     images = images[images["label"].notna()]
-    images = images.join(photos.digest_photos(images, folder))
+    images = images.join(dataset.digest_photos(images, folder))
     images = utils.drop_leaks(utils.create_test(images, seed=seed))
     if thinned > 1:
         parts = [(images["split"] == "test", 5), (images["split"] != "test", thinned)]
@@ -70,7 +71,7 @@ def measure(folder: Path, thinned: int, seed: int, cache: str) -> dict:
     csv = Path(cache, "grid_search.csv")
     search = GRID | {"epochs": 25, "folds": 5, "groups": groups, "csv": csv}
     results = grid_search.grid_search(*data, **search, **options)
-    best = utils.best_hyperparameters(results)
+    best = evaluation.best_hyperparameters(results)
     options |= {name: best[name] for name in scenes.HYPERPARAMETERS} | {"epochs": best["epoch"]}
     head, _ = heads.train_head(X[train], y[train], **options)
     final, _ = heads.train_head(X[~test], y[~test], **options)
@@ -91,8 +92,10 @@ def measure(folder: Path, thinned: int, seed: int, cache: str) -> dict:
         pair = tune(images, head, rate)
         guesses[f"{rate:g}"] = predict(pair, validation).to_numpy()
         row[f"fine-tuned, {rate:g}"] = accuracy(pair)
-    tables = [utils.predictions_table(images[validation], p, name) for name, p in guesses.items()]
-    chosen = utils.compare_models(pd.concat(tables)).index[0]
+    tables = [
+        evaluation.predictions_table(images[validation], p, name) for name, p in guesses.items()
+    ]
+    chosen = evaluation.compare_models(pd.concat(tables)).index[0]
     row |= {"chosen": chosen, "saved": row["head"]}
     if chosen != "head":
         everything = images.assign(split=images["split"].replace("validation", "train"))

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import tensorflow as tf
 
-from scenes import base_model, features, folders, photos
+from scenes import base_model, dataset, features, folders
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     folder = folders.find_photos()
     images = folders.list_images(folder)
     images = images[images["label"].notna()].reset_index(drop=True)
-    images = images.join(photos.digest_photos(images, folder))
+    images = images.join(dataset.digest_photos(images, folder))
     with tempfile.TemporaryDirectory(dir=features.BUNDLED_FEATURES.parent) as beside:
         cache = Path(beside, "features.npz")
         features.extract_features(images, folder, base_model.build_base_model(), cache=cache)
