@@ -20,7 +20,9 @@ def download_photos() -> Path:
         folder = kagglehub.dataset_download("puneet6060/intel-image-classification")
     except OSError as error:  # the errors of requests are such
         reason = f"Kaggle cannot be reached ({type(error).__name__})"
-        raise OSError(f"{reason}: connect to the network, or set DOWNLOAD = False") from error
+        raise OSError(
+            f"{reason}: connect to the network, or set DOWNLOAD = False"
+        ) from error
     return folders.find_photos(folder)
 
 
@@ -50,9 +52,14 @@ def load_images(
     place = download_photos() if download else folders.find_photos(folder)
     if place is None:
         if weights != "imagenet":
-            raise ValueError(f"WEIGHTS is {weights!r}, but the bundled features are of 'imagenet'")
+            raise ValueError(
+                f"WEIGHTS is {weights!r}, but the bundled features are of 'imagenet'"
+            )
         images, _ = features.load_bundled_features()
-        print(f"No photos found: using the bundled features of {len(images):,} Intel photos.")
+        print(
+            f"No photos found: using the bundled features of "
+            f"{len(images):,} Intel photos."
+        )
         return None, images, None
     folders.check_output(output, place)
     images, thumbnails = folders.list_images(place), []
@@ -61,11 +68,18 @@ def load_images(
 
 
 def load_features(
-    images: pd.DataFrame, folder: Path | None, base_model: keras.Model, cache: str | Path
+    images: pd.DataFrame,
+    folder: Path | None,
+    base_model: keras.Model,
+    cache: str | Path,
 ) -> np.ndarray:
-    """Return the features of all images, a row each: computed, or bundled without a folder."""
+    """
+    Return the features of all images, a row each: computed, or bundled without a
+    folder.
+    """
     if folder:
-        # Of all images, in their order: the last digit depends on the others of a batch.
+        # Of all images, in their order: the last digit depends on the others of a
+        # batch.
         cache = Path(cache, "features.npz")
         return features.extract_features(images, folder, base_model, cache=cache)
     return features.load_bundled_features()[1][images.index]
@@ -83,10 +97,10 @@ def audit_images(images: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row for each photo concerned and finding: `finding` ('unreadable', 'duplicate',
-        'two labels', 'two splits'), `path`, `label`, `split`, `digest` and `problem`.
-        Duplicates are photos with the same pixels; of these, 'two labels' stand under
-        different labels and 'two splits' in different splits.
+        One row for each photo concerned and finding: `finding` ('unreadable',
+        'duplicate', 'two labels', 'two splits'), `path`, `label`, `split`, `digest` and
+        `problem`. Duplicates are photos with the same pixels; of these, 'two labels'
+        stand under different labels and 'two splits' in different splits.
     """
     readable = images[images["digest"] != ""]
     groups = readable.groupby("digest")
@@ -100,7 +114,8 @@ def audit_images(images: pd.DataFrame) -> pd.DataFrame:
     }
     columns = ["path", "label", "split", "digest", "problem"]
     tables = {
-        name: rows[columns].sort_values(["digest", "path"]) for name, rows in findings.items()
+        name: rows[columns].sort_values(["digest", "path"])
+        for name, rows in findings.items()
     }
     return pd.concat(tables, names=["finding", None]).reset_index("finding")
 
@@ -113,7 +128,10 @@ def drop_leaks(images: pd.DataFrame) -> pd.DataFrame:
     validation photos whose pixels are also those of a test photo.
     """
     readable = images[images["digest"] != ""]
-    digests = {split: rows["digest"] for split, rows in readable.groupby("split", observed=False)}
+    digests = {
+        split: rows["digest"]
+        for split, rows in readable.groupby("split", observed=False)
+    }
     leaks = (images["split"] != "test") & images["digest"].isin(digests["test"])
     leaks |= (images["split"] == "train") & images["digest"].isin(digests["validation"])
     return images[~leaks | images["label"].isna()]
@@ -140,25 +158,30 @@ def shrink(images: pd.DataFrame, factor: int = 4) -> pd.DataFrame:
     return images[(place % factor == 0) | images["label"].isna()]
 
 
-def create_test(images: pd.DataFrame, ratio: float = 0.2, *, seed: int = 0) -> pd.DataFrame:
+def create_test(
+    images: pd.DataFrame, ratio: float = 0.2, *, seed: int = 0
+) -> pd.DataFrame:
     """
     Move a stratified share of the training photos to the test split, if that has none.
 
-    Parameters and result are those of `create_validation`. The same photos are chosen in
-    each run with the same seed, so that the test photos stay unseen.
+    Parameters and result are those of `create_validation`. The same photos are chosen
+    in each run with the same seed, so that the test photos stay unseen.
     """
     settings.check(test_ratio=ratio, seed=seed)
     return _set_apart("test", images, ratio, seed)
 
 
-def create_validation(images: pd.DataFrame, ratio: float = 0.2, *, seed: int = 0) -> pd.DataFrame:
+def create_validation(
+    images: pd.DataFrame, ratio: float = 0.2, *, seed: int = 0
+) -> pd.DataFrame:
     """
     Move a stratified share of the training photos to validation, if there is none.
 
     Parameters
     ----------
     images : DataFrame
-        The table of the photos, with digests: photos with the same pixels stay together.
+        The table of the photos, with digests: photos with the same pixels stay
+        together.
     ratio : float
         The share, above 0 and up to 0.5: one of `round(1 / ratio)` folds.
     seed : int
@@ -178,29 +201,44 @@ def _set_apart(split, images, ratio, seed):
     if not (images["split"] == split).any():
         train = images[images["split"] == "train"]
         labels = train["label"].to_numpy(dtype=str)
-        _, rows = grid_search.make_folds(labels, train["digest"], folds=folds, seed=seed)[0]
+        _, rows = grid_search.make_folds(
+            labels, train["digest"], folds=folds, seed=seed
+        )[0]
         images.loc[train.index[rows], "split"] = split
         if split == "test" or f"{1 / folds:.0%}" != f"{ratio:.0%}":
             used = f"{len(rows):,} of {len(train):,} training photos"
-            print(f"No {split} split found; using {used}, a random 1/{folds} (ratio {ratio:g}).")
+            print(
+                f"No {split} split found; using {used}, a random "
+                f"1/{folds} (ratio {ratio:g})."
+            )
     return images
 
 
 def select_confused(
     images: pd.DataFrame, predictions: Sequence[str], label: str, predicted: str
 ) -> pd.DataFrame:
-    """Return the photos with this label and prediction: a cell of the confusion matrix."""
+    """
+    Return the photos with this label and prediction: a cell of the confusion matrix.
+    """
     classes = images["label"].cat.categories
     for name in (label, predicted):
         if name not in classes:
-            raise ValueError(f"{name!r} is no class; it must be one of {photos.some(classes)}")
+            raise ValueError(
+                f"{name!r} is no class; it must be one of {photos.some(classes)}"
+            )
     return images[(images["label"] == label) & (np.asarray(predictions) == predicted)]
 
 
-def show_images(paths: Sequence[str | Path], titles: Sequence[str], *, columns: int = 6) -> Figure:
+def show_images(
+    paths: Sequence[str | Path], titles: Sequence[str], *, columns: int = 6
+) -> Figure:
     """Return a matplotlib figure of photos with titles."""
-    titles = ["\n".join(map(photos.printable, str(title).split("\n"))) for title in titles]
-    return scenes.drawings.grid([photos.read_photo(p) for p in paths], titles, columns=columns)
+    titles = [
+        "\n".join(map(photos.printable, str(title).split("\n"))) for title in titles
+    ]
+    return scenes.drawings.grid(
+        [photos.read_photo(p) for p in paths], titles, columns=columns
+    )
 
 
 def first_rows(table: pd.DataFrame, n: int = 5) -> pd.DataFrame | str:
@@ -208,7 +246,9 @@ def first_rows(table: pd.DataFrame, n: int = 5) -> pd.DataFrame | str:
     return table.head(n) if len(table) else "Nothing found."
 
 
-def show_photos(images: pd.DataFrame, titles: Sequence[str], folder: Path | None) -> Figure | None:
+def show_photos(
+    images: pd.DataFrame, titles: Sequence[str], folder: Path | None
+) -> Figure | None:
     """Return a figure of the photos of a table; without photos, print so."""
     if folder is None:
         print("With the photos, this cell shows some of them.")
@@ -219,12 +259,17 @@ def show_photos(images: pd.DataFrame, titles: Sequence[str], folder: Path | None
 
 
 def show_predictions(model: keras.Model, folder: str | Path) -> Figure | None:
-    """Return a figure of the photos of a folder under their predictions; else print why not."""
+    """
+    Return a figure of the photos of a folder under their predictions; else print why
+    not.
+    """
     if not Path(folder).is_dir():
         print(f"Put photos into {folder}/, and this cell shows the predictions.")
         return None
     unreadable = []
     table = classifier.predict(model, folder, failed=unreadable)
     print(*unreadable, sep="\n", end="\n" * bool(unreadable))
-    titles = table["label"].astype(str) + table["unsure"].map({True: " (unsure)", False: ""})
+    titles = table["label"].astype(str) + table["unsure"].map(
+        {True: " (unsure)", False: ""}
+    )
     return show_images(list(table["path"]), list(titles))

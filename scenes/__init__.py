@@ -1,4 +1,7 @@
-"""The modules; here, TensorFlow and Keras set up as they need it, and the facts that all share."""
+"""
+The modules; here, TensorFlow and Keras set up as they need it, and the facts that all
+share.
+"""
 
 import contextlib
 import os
@@ -6,16 +9,19 @@ import sys
 from collections.abc import Iterator
 
 # TensorFlow reads these when it is imported. Its logs are noise in a notebook; a GPU's
-# memory is taken as it is needed; and large CPU tensors are kept instead of being handed
-# back to the operating system after every layer, which makes the base model up to 2 x faster.
+# memory is taken as it is needed; and large CPU tensors are kept instead of being
+# handed back to the operating system after every layer, which makes the base model up
+# to 2 x faster.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
 if "keras" not in sys.modules:
-    os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the user has for other projects
+    os.environ["KERAS_BACKEND"] = (
+        "tensorflow"  # whatever the user has for other projects
+    )
 
-# A closed standard stream (cron, services) becomes an empty one; the next opened file would
-# take its number otherwise, and receive what compiled code prints.
+# A closed standard stream (cron, services) becomes an empty one; the next opened file
+# would take its number otherwise, and receive what compiled code prints.
 while (_unused := os.open(os.devnull, os.O_RDWR)) <= 2:
     pass
 os.close(_unused)
@@ -25,7 +31,9 @@ sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """Keep what compiled code writes to the process's standard error from the reader."""
+    """
+    Keep what compiled code writes to the process's standard error from the reader.
+    """
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -37,17 +45,28 @@ def silent() -> Iterator[None]:
 
 
 try:
-    with silent():  # TensorFlow says that it finds no GPU before it reads how much it is to say
+    with (
+        silent()
+    ):  # TensorFlow says that it finds no GPU before it reads how much it is to say
         import joblib
         import keras
         import tensorflow as tf
-except (AssertionError, ValueError) as error:  # both read the user's file, and say little
+except (
+    AssertionError,
+    ValueError,
+) as error:  # both read the user's file, and say little
     _file = os.path.join(os.environ.get("KERAS_HOME", "~/.keras"), "keras.json")
-    _what = f"{_file} holds a value that Keras does not take: correct it, or delete the file"
+    _what = (
+        f"{_file} holds a value that Keras does not take: "
+        f"correct it, or delete the file"
+    )
     raise ImportError(f"{_what} ({error})") from error
 
 if keras.backend.backend() != "tensorflow":
-    _what = f"Keras runs on {keras.backend.backend()} here, and this project needs TensorFlow"
+    _what = (
+        f"Keras runs on {keras.backend.backend()} here, and "
+        f"this project needs TensorFlow"
+    )
     raise ImportError(f"{_what}: restart, and import scenes before Keras")
 # The numbers of the project are of these; ~/.keras/keras.json may hold others.
 keras.config.set_floatx("float32")
@@ -57,13 +76,16 @@ keras.config.set_image_data_format("channels_last")
 keras.config.set_max_epochs(None)
 keras.config.set_max_steps_per_epoch(None)
 
-# The same numbers as far as they can be, on one device: a GPU would cut the factors of products
-# to 10 bits, and TensorFlow would take memory of GPUs on which nothing runs.
+# The same numbers as far as they can be, on one device: a GPU would cut the factors of
+# products to 10 bits, and TensorFlow would take memory of GPUs on which nothing runs.
 tf.config.experimental.enable_tensor_float_32_execution(False)
-with contextlib.suppress(RuntimeError):  # in use already, and then the first is used all the same
+with contextlib.suppress(
+    RuntimeError
+):  # in use already, and then the first is used all the same
     tf.config.set_visible_devices(tf.config.get_visible_devices("GPU")[:1], "GPU")
 
-# Each training traces a graph of its own, as it should; TensorFlow warns that this is slow.
+# Each training traces a graph of its own, as it should; TensorFlow warns that this is
+# slow.
 tf.get_logger().setLevel("ERROR")
 
 SPLITS = ("train", "validation", "test", "prediction")
@@ -75,7 +97,9 @@ METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")
 
 
 def describe_device() -> str:
-    """Return what computes here: 'Running on 1 GPU: Tesla T4' or 'Running on 2 CPU cores'."""
+    """
+    Return what computes here: 'Running on 1 GPU: Tesla T4' or 'Running on 2 CPU cores'.
+    """
     for gpu in tf.config.get_visible_devices("GPU"):
         details = tf.config.experimental.get_device_details(gpu)
         return f"Running on 1 GPU: {details.get('device_name', 'of unknown name')}"

@@ -1,5 +1,6 @@
 """
-The command line: `python -m scenes classify PHOTO_OR_FOLDER...` and `export MODEL OUT.tflite`.
+The command line: `python -m scenes classify PHOTO_OR_FOLDER...` and `export MODEL
+OUT.tflite`.
 
 Needs neither the photos of the data set nor a network. Writes only what it is asked to.
 """
@@ -13,14 +14,22 @@ from pathlib import Path
 from scenes import classifier, files, photos
 
 MODEL = Path(__file__).parents[1] / "classifier.keras"
-CSV_HELP = """write all probabilities, for spreadsheets (UTF-8 with BOM; text that begins with
-= + - @, tab or carriage return gets an apostrophe before it, so that it is no formula)"""
+CSV_HELP = (
+    "write all probabilities, for spreadsheets (UTF-8 with BOM; text that begins with "
+    "= + - @, tab or carriage return gets an apostrophe before it, so that it is no "
+    "formula)"
+)
 
 
 def classify(options: argparse.Namespace) -> int:
-    """Print what the model says of each photo; return 1 where files cannot be read, else 0."""
+    """
+    Print what the model says of each photo; return 1 where files cannot be read, else
+    0.
+    """
     model, failed = classifier.load_classifier(options.model), []
-    with contextlib.redirect_stdout(sys.stderr):  # the bar, which is no part of the answer
+    with contextlib.redirect_stdout(
+        sys.stderr
+    ):  # the bar, which is no part of the answer
         table = classifier.predict(model, options.photos, failed=failed)
     try:
         if options.csv and len(table):
@@ -30,7 +39,10 @@ def classify(options: argparse.Namespace) -> int:
         names = [photos.printable(path) for path in table["path"]]
         width = max(map(len, names), default=0)
         for name, row, probability in zip(names, table.itertuples(), best, strict=True):
-            print(f"{name:{width}}  {row.label}  {probability:.1%}" + "  unsure" * row.unsure)
+            print(
+                f"{name:{width}}  {row.label}  {probability:.1%}"
+                + "  unsure" * row.unsure
+            )
     if failed:
         print(f"{len(failed)} file(s) failed:", *failed, sep="\n    ", file=sys.stderr)
     return int(bool(failed))
@@ -38,24 +50,39 @@ def classify(options: argparse.Namespace) -> int:
 
 def export(options: argparse.Namespace) -> int:
     """Write a model for phones, and the names of its classes beside it; return 0."""
-    classifier.export(classifier.load_classifier(options.model), options.out, int8=options.int8)
-    print(f"Wrote {photos.printable(options.out)} and, beside it, the names of its classes.")
+    classifier.export(
+        classifier.load_classifier(options.model), options.out, int8=options.int8
+    )
+    print(
+        f"Wrote {photos.printable(options.out)} and, beside "
+        f"it, the names of its classes."
+    )
     return 0
 
 
 def new_csv(name: str) -> Path:
-    """Return the path of a table to be written, or say before the work why there can be none."""
+    """
+    Return the path of a table to be written, or say before the work why there can be
+    none.
+    """
     path = Path(name)
     if path.suffix.lower() != ".csv" or path.is_dir() or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{name} must be a .csv file in a folder that exists")
+        raise argparse.ArgumentTypeError(
+            f"{name} must be a .csv file in a folder that exists"
+        )
     return path
 
 
 def new_tflite(name: str) -> Path:
-    """Return the path of an exported model, if neither it nor the file of its classes exists."""
+    """
+    Return the path of an exported model, if neither it nor the file of its classes
+    exists.
+    """
     path = Path(name)
     if path.suffix != ".tflite" or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{name} must end in .tflite, in a folder that exists")
+        raise argparse.ArgumentTypeError(
+            f"{name} must end in .tflite, in a folder that exists"
+        )
     for file in (path, path.with_suffix(".txt")):
         if file.exists():
             raise argparse.ArgumentTypeError(f"{file} exists; choose another name")
@@ -68,14 +95,22 @@ def main(arguments: list[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     command = commands.add_parser("classify", help="say what photos show")
-    command.add_argument("photos", nargs="+", metavar="PHOTO_OR_FOLDER", help="folders are walked")
+    command.add_argument(
+        "photos", nargs="+", metavar="PHOTO_OR_FOLDER", help="folders are walked"
+    )
     command.add_argument("--csv", type=new_csv, metavar="FILE", help=CSV_HELP)
-    command.add_argument("--model", type=Path, default=MODEL, metavar="FILE", help="another model")
+    command.add_argument(
+        "--model", type=Path, default=MODEL, metavar="FILE", help="another model"
+    )
     command.set_defaults(run=classify)
     command = commands.add_parser("export", help="write a model for phones (LiteRT)")
     command.add_argument("model", type=Path, metavar="MODEL", help="a .keras file")
-    command.add_argument("out", type=new_tflite, metavar="OUT.tflite", help="OUT.txt: its classes")
-    command.add_argument("--int8", action="store_true", help="weights of 8 bits: a smaller file")
+    command.add_argument(
+        "out", type=new_tflite, metavar="OUT.tflite", help="OUT.txt: its classes"
+    )
+    command.add_argument(
+        "--int8", action="store_true", help="weights of 8 bits: a smaller file"
+    )
     command.set_defaults(run=export)
     sys.stdout.reconfigure(errors="backslashreplace")  # a name may be any bytes
     try:
@@ -90,5 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     if hasattr(signal, "SIGPIPE"):  # not on Windows
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head -1` ends it without a word
+        signal.signal(
+            signal.SIGPIPE, signal.SIG_DFL
+        )  # `| head -1` ends it without a word
     sys.exit(main())

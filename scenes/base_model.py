@@ -17,10 +17,16 @@ from keras.activations import linear
 IMAGE_SIZE = 224  # pixels a side: the size at which the ImageNet weights were trained
 SCALING = {"scale": 1 / 127.5, "offset": -1}  # of pixels, from 0 ... 255 to -1 ... 1
 N_FEATURES = 1280  # channels of MobileNetV2's last layer before the classifier
-MAX_FEATURE = 6  # the bound of ReLU6, behind which the features lie; most of them are below 1
-# On disk, features are rounded to these 256 steps, finer near 0, so that one takes a byte.
+MAX_FEATURE = (
+    6  # the bound of ReLU6, behind which the features lie; most of them are below 1
+)
+# On disk, features are rounded to these 256 steps, finer near 0, so that one takes a
+# byte.
 STEPS = (MAX_FEATURE * (np.arange(256) / 255) ** 2).astype("float32")
-FIRST_LAYERS = (*(f"block_{i}_expand" for i in range(1, 17)), "Conv_1")  # may be the first to train
+FIRST_LAYERS = (
+    *(f"block_{i}_expand" for i in range(1, 17)),
+    "Conv_1",
+)  # may be the first to train
 KERAS_HOME = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
 _FILE = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{IMAGE_SIZE}_no_top.h5"
 IMAGENET_WEIGHTS = KERAS_HOME / "models" / _FILE  # where Keras keeps them
@@ -38,15 +44,23 @@ def build_base_model(weights: str | Path | None = "imagenet") -> keras.Model:
     Returns
     -------
     keras.Model
-        Maps images (n, 224, 224, 3), scaled to -1 ... 1, to features (n, 1280), 0 ... 6.
-        Not trainable, so that BatchNormalization runs in inference mode in training too.
+        Maps images (n, 224, 224, 3), scaled to -1 ... 1, to features (n, 1280), 0 ...
+        6. Not trainable, so that BatchNormalization runs in inference mode in training
+        too.
     """
-    options = {"include_top": False, "pooling": "avg", "weights": weights and str(weights)}
+    options = {
+        "include_top": False,
+        "pooling": "avg",
+        "weights": weights and str(weights),
+    }
     try:
         model = keras.applications.MobileNetV2((IMAGE_SIZE, IMAGE_SIZE, 3), **options)
     except OSError as error:  # h5py names no file
         file = IMAGENET_WEIGHTS if weights == "imagenet" else weights
-        what = f"the weights in {file} cannot be read, as after a download that was cut off"
+        what = (
+            f"the weights in {file} cannot be read, as after "
+            f"a download that was cut off"
+        )
         raise ValueError(f"{what} ({error}); delete it, and run again") from error
     model.trainable = False
     return model
@@ -58,8 +72,12 @@ def scale(images: tf.Tensor) -> tf.Tensor:
 
 
 def round_features(features: np.ndarray) -> np.ndarray:
-    """Return the index in `STEPS` of the step whose square root is nearest, as uint8."""
-    features = np.clip(features, 0, MAX_FEATURE).astype("float64")  # float32 would round, too
+    """
+    Return the index in `STEPS` of the step whose square root is nearest, as uint8.
+    """
+    features = np.clip(features, 0, MAX_FEATURE).astype(
+        "float64"
+    )  # float32 would round, too
     return np.round(255 * np.sqrt(features / MAX_FEATURE)).astype("uint8")
 
 
@@ -72,8 +90,8 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     """
     Return a model in which convolutions do the work of batch normalization.
 
-    With fixed statistics, BatchNormalization is a scale and a shift per channel. Folded into
-    the kernel and the bias of the convolution before it, they cost no time.
+    With fixed statistics, BatchNormalization is a scale and a shift per channel. Folded
+    into the kernel and the bias of the convolution before it, they cost no time.
 
     Parameters
     ----------
@@ -83,14 +101,14 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     Returns
     -------
     keras.Model
-        Frozen, and equal to `model` in inference up to float precision. All layers but the
-        BatchNormalization keep their names.
+        Frozen, and equal to `model` in inference up to float precision. All layers but
+        the BatchNormalization keep their names.
 
     Raises
     ------
     ValueError
-        A BatchNormalization does not directly follow a Conv2D or DepthwiseConv2D, or the
-        output of that convolution is also used elsewhere.
+        A BatchNormalization does not directly follow a Conv2D or DepthwiseConv2D, or
+        the output of that convolution is also used elsewhere.
     """
     config, source_of = model.get_config(), {}
     graph = json.dumps([layer["inbound_nodes"] for layer in config["layers"]])
@@ -101,7 +119,9 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         weights = model.get_layer(layer.name).get_weights()
         if isinstance(layer, keras.layers.BatchNormalization):
             conv = source_of.get(id(inputs[0]))
-            direct = isinstance(conv, keras.layers.Conv2D | keras.layers.DepthwiseConv2D)
+            direct = isinstance(
+                conv, keras.layers.Conv2D | keras.layers.DepthwiseConv2D
+            )
             if not direct or conv.activation is not linear or read.count(conv.name) > 1:
                 what = f"{layer.name} cannot be folded: it must directly follow a"
                 raise ValueError(f"{what} convolution whose output nothing else uses")
@@ -121,8 +141,14 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
 def _fold(conv, norm):
     """Return kernel and bias of a convolution that normalizes its output itself."""
     kernel, bias = np.asarray(conv.kernel, "float64"), conv.bias if conv.use_bias else 0
-    scale = (norm.gamma if norm.scale else 1) / np.sqrt(norm.moving_variance + norm.epsilon)
+    scale = (norm.gamma if norm.scale else 1) / np.sqrt(
+        norm.moving_variance + norm.epsilon
+    )
     scale = np.asarray(scale, "float64")
-    channels = kernel.shape[2:] if isinstance(conv, keras.layers.DepthwiseConv2D) else -1
-    shift = np.asarray(bias - norm.moving_mean) * scale + (norm.beta if norm.center else 0)
+    channels = (
+        kernel.shape[2:] if isinstance(conv, keras.layers.DepthwiseConv2D) else -1
+    )
+    shift = np.asarray(bias - norm.moving_mean) * scale + (
+        norm.beta if norm.center else 0
+    )
     return [kernel * scale.reshape(channels), np.asarray(shift)]

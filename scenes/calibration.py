@@ -1,8 +1,8 @@
 """
 Calibration (sections 9 and 10): is a classifier as accurate as it is confident?
 
-Temperature, abstention threshold, reliability, coverage and confidence intervals. Works on
-probabilities and labels; knows nothing of images and models.
+Temperature, abstention threshold, reliability, coverage and confidence intervals. Works
+on probabilities and labels; knows nothing of images and models.
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,25 @@ MIN_ERRORS = 20  # of fewer held-out errors, temperature and threshold are mostl
 
 
 def accuracy(correct: Sequence[bool]) -> pd.Series:
-    """Return the share of True, its 95% confidence interval (Wilson, 1927) and the count."""
+    """
+    Return the share of True, its 95% confidence interval (Wilson, 1927) and the count.
+    """
     hits, n = int(np.sum(correct)), len(correct)
     if not n:
-        return pd.Series({"accuracy": np.nan, "ci_low": 0.0, "ci_high": 1.0, "photos": 0})
+        return pd.Series(
+            {"accuracy": np.nan, "ci_low": 0.0, "ci_high": 1.0, "photos": 0}
+        )
     low, high = binomtest(hits, n).proportion_ci(method="wilson")
-    return pd.Series({"accuracy": hits / n, "ci_low": low, "ci_high": high, "photos": n})
+    return pd.Series(
+        {"accuracy": hits / n, "ci_low": low, "ci_high": high, "photos": n}
+    )
 
 
 def percent(correct: Sequence[bool]) -> str:
-    """Return the share of True with its 95% confidence interval, as '94.0% (93.1 to 94.8)'."""
+    """
+    Return the share of True with its 95% confidence interval, as '94.0% (93.1 to
+    94.8)'.
+    """
     share, low, high, _ = accuracy(correct)
     return f"{share:.1%} ({100 * low:.1f} to {100 * high:.1f})"
 
@@ -38,14 +47,18 @@ def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarr
 
 def fit_temperature(probabilities: np.ndarray, y: np.ndarray) -> float:
     """
-    Return the temperature that minimizes the log loss on held-out data (Guo et al., 2017).
+    Return the temperature that minimizes the log loss on held-out data (Guo et al.,
+    2017).
 
-    It is above 1 for an overconfident classifier, below 1 for an underconfident one, such as
-    label smoothing trains; limited to 1/4 ... 4, beyond which it describes too few errors.
+    It is above 1 for an overconfident classifier, below 1 for an underconfident one,
+    such as label smoothing trains; limited to 1/4 ... 4, beyond which it describes too
+    few errors.
     """
 
     def log_loss(logarithm):
-        of_label = apply_temperature(probabilities, np.exp(logarithm))[np.arange(len(y)), y]
+        of_label = apply_temperature(probabilities, np.exp(logarithm))[
+            np.arange(len(y)), y
+        ]
         return -np.log(np.maximum(of_label, 1e-12)).mean()
 
     logarithm = minimize_scalar(log_loss, bounds=(-4, 4), method="bounded").x
@@ -53,7 +66,9 @@ def fit_temperature(probabilities: np.ndarray, y: np.ndarray) -> float:
 
 
 def coverage_curve(probabilities: np.ndarray, y: np.ndarray) -> pd.DataFrame:
-    """Return `confidence`, `coverage` and selective `accuracy`, most confident first."""
+    """
+    Return `confidence`, `coverage` and selective `accuracy`, most confident first.
+    """
     confidence = probabilities.max(axis=1)
     order = np.argsort(-confidence, kind="stable")
     correct = (probabilities.argmax(axis=1) == y)[order]
@@ -62,7 +77,9 @@ def coverage_curve(probabilities: np.ndarray, y: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({"confidence": confidence[order], **columns})
 
 
-def fit_threshold(probabilities: np.ndarray, y: np.ndarray, *, accuracy: float = 0.98) -> float:
+def fit_threshold(
+    probabilities: np.ndarray, y: np.ndarray, *, accuracy: float = 0.98
+) -> float:
     """
     Return the confidence below which a classifier abstains.
 
@@ -86,8 +103,9 @@ def fit(*held_out: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
     ----------
     *held_out : tuples of ndarray
         Probabilities (n, classes) and labels (n,) of images that the classifier has not
-        trained on. The first set with `MIN_ERRORS` misclassified images is used. If none
-        has so many, the classifier stays as it is and never abstains, and a line says so.
+        trained on. The first set with `MIN_ERRORS` misclassified images is used. If
+        none has so many, the classifier stays as it is and never abstains, and a line
+        says so.
     """
     for probabilities, y in held_out:
         errors = int((probabilities.argmax(axis=1) != y).sum())
@@ -96,16 +114,23 @@ def fit(*held_out: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
             threshold = fit_threshold(apply_temperature(probabilities, temperature), y)
             return {"temperature": temperature, "threshold": threshold}
     few = f"Only {errors} held-out errors, too few to fit temperature and threshold"
-    print(f"{few} (from {MIN_ERRORS}): the model never abstains, and may be overconfident.")
+    print(
+        f"{few} (from {MIN_ERRORS}): the model never abstains, "
+        f"and may be overconfident."
+    )
     return {"temperature": 1.0, "threshold": 0.0}
 
 
-def reliability(probabilities: np.ndarray, y: np.ndarray, *, bins: int = 15) -> pd.DataFrame:
+def reliability(
+    probabilities: np.ndarray, y: np.ndarray, *, bins: int = 15
+) -> pd.DataFrame:
     """
-    Return mean `confidence`, `accuracy`, `ci_low`, `ci_high` and `photos` per bin of confidence.
+    Return mean `confidence`, `accuracy`, `ci_low`, `ci_high` and `photos` per bin of
+    confidence.
 
-    Confidence is the probability of the predicted class. The bins are of equal mass: each holds
-    the same number of photos (one more or less), but photos of the same confidence stay together.
+    Confidence is the probability of the predicted class. The bins are of equal mass:
+    each holds the same number of photos (one more or less), but photos of the same
+    confidence stay together.
     """
     confidence = pd.Series(probabilities.max(axis=1))
     groups = (confidence.rank(method="min") - 1) * bins // len(confidence)

@@ -1,8 +1,8 @@
 """
 Chrome: a plotly figure as a PNG, if a Chrome or Chromium works.
 
-One that is missing, slow, broken or hangs costs the pictures and never the run. Knows nothing
-of what a figure shows.
+One that is missing, slow, broken or hangs costs the pictures and never the run. Knows
+nothing of what a figure shows.
 """
 
 import asyncio
@@ -19,7 +19,9 @@ import plotly.graph_objects as go
 from kaleido.errors import ChromeNotFoundError
 from PIL import Image
 
-START_PATIENCE = 180  # seconds that a plot waits for Chrome's start: 65 on a busy machine
+START_PATIENCE = (
+    180  # seconds that a plot waits for Chrome's start: 65 on a busy machine
+)
 PATIENCE = 60  # seconds in which Chrome must draw a picture
 
 # It warns when Chrome is gone at the end of the process.
@@ -47,27 +49,42 @@ class _Chrome:
             return None, self._failed
         if not self._loop:
             self._loop = asyncio.new_event_loop()
-            self._loop.set_exception_handler(lambda loop, context: None)  # of tasks left behind
+            self._loop.set_exception_handler(
+                lambda loop, context: None
+            )  # of tasks left behind
             threading.Thread(target=self._loop.run_forever, daemon=True).start()
             atexit.register(self._close)
             self._started = self._run(self._start())
         size = {"width": figure.layout.width, "height": figure.layout.height}
-        options = size | {"format": "png", "scale": 2}  # sharp on a screen of twice the density
+        options = size | {
+            "format": "png",
+            "scale": 2,
+        }  # sharp on a screen of twice the density
         try:
             self._started.result(START_PATIENCE)
             drawing = self._kaleido.calc_fig(figure.to_dict(), opts=options)
             return self._run(drawing).result(PATIENCE), None
         except ChromeNotFoundError:
-            reason = "no Chrome or Chromium was found; install one, or run plotly_get_chrome"
-        except Exception as error:  # a browser, its libraries and pipes fail in many ways
+            reason = (
+                "no Chrome or Chromium was found; install one, or run plotly_get_chrome"
+            )
+        except (
+            Exception
+        ) as error:  # a browser, its libraries and pipes fail in many ways
             if self._started.done():
                 reason = f"Chrome failed ({_why(error)})"
             else:
                 reason = f"Chrome did not start within {START_PATIENCE} s"
                 if not self._is_late:
                     self._is_late = True
-                    return None, f"No PNG of this plot: {reason}; the next plot waits once more."
-            reason += "; start it by hand to see why, or name another one in BROWSER_PATH"
+                    return (
+                        None,
+                        f"No PNG of this plot: {reason}; the next "
+                        f"plot waits once more.",
+                    )
+            reason += (
+                "; start it by hand to see why, or name another one in BROWSER_PATH"
+            )
         self._kill()
         self._failed = f"PNG export disabled: {reason}."
         return None, self._failed
@@ -89,7 +106,9 @@ class _Chrome:
                 self._kill()
 
     def _kill(self):
-        """End Chrome and all that it has started: they are a process group of their own."""
+        """
+        End Chrome and all that it has started: they are a process group of their own.
+        """
         with contextlib.suppress(Exception):  # it may never have started
             if hasattr(os, "killpg"):
                 os.killpg(self._kaleido.subprocess.pid, signal.SIGKILL)
@@ -98,7 +117,9 @@ class _Chrome:
 
 
 def _why(error):
-    """Return the first line of what an error says; choreographer's say several lines."""
+    """
+    Return the first line of what an error says; choreographer's say several lines.
+    """
     if isinstance(error, TimeoutError):
         return f"no picture within {PATIENCE} s"
     if isinstance(error, OSError):
@@ -109,7 +130,10 @@ def _why(error):
 
 
 def halve(png: bytes) -> bytes:
-    """Return a PNG of `draw` as large as its figure; JupyterLab would cut off a larger one."""
+    """
+    Return a PNG of `draw` as large as its figure; JupyterLab would cut off a larger
+    one.
+    """
     with Image.open(io.BytesIO(png)) as picture:
         picture.reduce(2).save(half := io.BytesIO(), "PNG")
     return half.getvalue()

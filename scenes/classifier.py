@@ -1,5 +1,6 @@
 """
-The classifier (sections 8, 9 and 11): base model and head as one saved model; predictions.
+The classifier (sections 8, 9 and 11): base model and head as one saved model;
+predictions.
 
 The file alone says what its classes are, and loading it runs no code. Trains nothing.
 """
@@ -39,34 +40,41 @@ def build_classifier(
     classes : sequence of str
         The class of each number that the head gives; they become part of the model.
     temperature : float
-        The logarithms of the probabilities are divided by it (Guo et al., 2017): above 1,
-        the model is less sure; the label stays.
+        The logarithms of the probabilities are divided by it (Guo et al., 2017): above
+        1, the model is less sure; the label stays.
     threshold : float
         Photos whose highest probability is below it are `unsure`.
 
     Returns
     -------
     keras.Model
-        Maps photos (n, height, width, 3) of any size, 0 to 255, to a dict: `probabilities`
-        (n, classes), `label` (n,), the name of the most probable class, and `unsure` (n,).
-        Resizing and scaling are layers of it.
+        Maps photos (n, height, width, 3) of any size, 0 to 255, to a dict:
+        `probabilities` (n, classes), `label` (n,), the name of the most probable class,
+        and `unsure` (n,). Resizing and scaling are layers of it.
     """
     view = keras.Input(base.input_shape[1:], name="view")
     folded = base_model.fold_batch_norm(base)
     one_pass = keras.Model(view, head(folded(view, training=False)), name="one_pass")
     photo = keras.Input((None, None, 3), name="photos")
-    # Keras's Resizing takes itself to be in training where nothing is said, and passes this on:
-    # a plain call of the model would draw dropout.
+    # Keras's Resizing takes itself to be in training where nothing is said, and passes
+    # this on: a plain call of the model would draw dropout.
     resizing = keras.layers.Resizing(*view.shape[1:3], antialias=True, name="resizing")
     x = resizing(photo, training=False)
     x = keras.layers.Rescaling(**base_model.SCALING, name="scaling")(x)
     # Two constants of the file stand in layers, where they can be read back by name.
-    cooled = keras.layers.Rescaling(1 / temperature, name="temperature")(ops.log(one_pass(x)))
+    cooled = keras.layers.Rescaling(1 / temperature, name="temperature")(
+        ops.log(one_pass(x))
+    )
     probabilities = keras.layers.Softmax(name="probabilities")(cooled)
     margin = keras.layers.Rescaling(1.0, offset=-threshold, name="margin")
-    # No folder, so no class, is called "/": Keras refuses a class that is called as this token.
+    # No folder, so no class, is called "/": Keras refuses a class that is called as
+    # this token.
     lookup = keras.layers.StringLookup(
-        vocabulary=list(classes), num_oov_indices=0, oov_token="/", invert=True, name="label"
+        vocabulary=list(classes),
+        num_oov_indices=0,
+        oov_token="/",
+        invert=True,
+        name="label",
     )
     outputs = {
         "probabilities": probabilities,
@@ -94,8 +102,8 @@ def load_classifier(path: str | Path) -> keras.Model:
     Raises
     ------
     ValueError
-        The file is damaged, no classifier of `build_classifier`, or saved by a newer Keras
-        that this one cannot read.
+        The file is damaged, no classifier of `build_classifier`, or saved by a newer
+        Keras that this one cannot read.
     """
     try:
         files.check_zip(path)
@@ -113,12 +121,18 @@ def load_classifier(path: str | Path) -> keras.Model:
     except Exception as error:  # zipfile, json, h5py and Keras raise each their own
         said, saved_by = f"{path} is no saved classifier", _saved_by(path)
         if saved_by != keras.__version__:
-            said += f" for Keras {keras.__version__}; install Keras {saved_by}, which saved it"
+            said += (
+                f" for Keras {keras.__version__}; install Keras "
+                f"{saved_by}, which saved it"
+            )
         raise ValueError(f"{said}: {error}. The notebook trains another one") from error
 
 
 def _saved_by(path):
-    """Return the version of Keras that saved a model: this one, unless the file says another."""
+    """
+    Return the version of Keras that saved a model: this one, unless the file says
+    another.
+    """
     with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:
         return json.loads(archive.read("metadata.json"))["keras_version"]
     return keras.__version__
@@ -139,8 +153,8 @@ def predict(
     model : keras.Model
         The model of `build_classifier` or `load_classifier`.
     source : path or sequence of paths
-        Photos of any size and mode, and folders, which are walked; what is skipped there is
-        said in one line on standard error.
+        Photos of any size and mode, and folders, which are walked; what is skipped
+        there is said in one line on standard error.
     batch_size : int
         So many photos go through the model together, each brought to the network's size
         before: memory does not grow with their pixels.
@@ -151,8 +165,8 @@ def predict(
     Returns
     -------
     DataFrame
-        One row for each photo: `path`, `label` (the most probable class), `unsure`, and a
-        column of probabilities for each class.
+        One row for each photo: `path`, `label` (the most probable class), `unsure`, and
+        a column of probabilities for each class.
 
     Raises
     ------
@@ -166,8 +180,12 @@ def predict(
     paths = _list_photos(source, problems)
     kept, answers = [], {name: [] for name in ("probabilities", "label", "unsure")}
     with progress.bar(len(paths), "Predicting", "photo") as bar:
-        for batch in filter(None, progress.run_ahead(_read_small, paths, batch_size, problems)):
-            answer = model.predict_on_batch(photos.resize_photos([photo for _, photo in batch]))
+        for batch in filter(
+            None, progress.run_ahead(_read_small, paths, batch_size, problems)
+        ):
+            answer = model.predict_on_batch(
+                photos.resize_photos([photo for _, photo in batch])
+            )
             kept += [path.as_posix() for path, _ in batch]
             for name, values in answers.items():
                 values.append(answer[name])
@@ -214,7 +232,9 @@ def _expand(name):
     """Return the photo, or the photos of a folder, and what is skipped."""
     path = Path(name).expanduser()
     if not str(name) or path.is_fifo():  # reading a pipe might never end
-        raise ValueError("it is a pipe, not a file" if str(name) else "the name is empty")
+        raise ValueError(
+            "it is a pipe, not a file" if str(name) else "the name is empty"
+        )
     return folders.sort_files(path) if path.is_dir() else ([path], [])
 
 
@@ -234,17 +254,20 @@ def activation_maps(model: keras.Model, paths: Sequence[str | Path]) -> np.ndarr
 
     Notes
     -----
-    The base model averages over 7 x 7 places and the head multiplies by a matrix, so that one
-    may multiply first (class activation maps; Zhou et al., 2016). The split is exact: the mean of a
-    class's map, plus its bias, is its score before the temperature. It says where a score
-    comes from, not why.
+    The base model averages over 7 x 7 places and the head multiplies by a matrix, so
+    that one may multiply first (class activation maps; Zhou et al., 2016). The split is
+    exact: the mean of a class's map, plus its bias, is its score before the
+    temperature. It says where a score comes from, not why.
     """
     _, base, head = model.get_layer("one_pass").layers
     places = keras.Model(base.input, base.layers[-1].input)  # up to the pooling
     scaling, kernel = model.get_layer("scaling"), head.layers[-1].kernel
     images = (photos.resize_photos([photos.read_photo(path)]) for path in paths)
-    # One photo at a time: a model that is called keeps the outputs of all layers to the end.
-    return np.concatenate([ops.matmul(places(scaling(image)), kernel) for image in images])
+    # One photo at a time: a model that is called keeps the outputs of all layers to the
+    # end.
+    return np.concatenate(
+        [ops.matmul(places(scaling(image)), kernel) for image in images]
+    )
 
 
 def export(model: keras.Model, path: str | Path, *, int8: bool = False) -> None:
@@ -258,20 +281,28 @@ def export(model: keras.Model, path: str | Path, *, int8: bool = False) -> None:
     path : path
         Its name ends in `.tflite`.
     int8 : bool
-        Keep the weights in 8 bits, by dynamic-range quantization (2.6 MB in place of 8.9).
+        Keep the weights in 8 bits, by dynamic-range quantization (2.6 MB in place of
+        8.9).
 
     Notes
     -----
-    The exported model takes one photo at the network's size, float32, RGB from 0 to 255, and
-    gives the probabilities in the order of the classes' file. The app resizes: the whole photo,
-    turned as EXIF says, not cropped, by bilinear interpolation with half-pixel centres, and with
-    antialiasing where the photo shrinks. LiteRT has neither words nor antialiasing.
+    The exported model takes one photo at the network's size, float32, RGB from 0 to
+    255, and gives the probabilities in the order of the classes' file. The app resizes:
+    the whole photo, turned as EXIF says, not cropped, by bilinear interpolation with
+    half-pixel centres, and with antialiasing where the photo shrinks. LiteRT has
+    neither words nor antialiasing.
     """
     path = Path(path)
-    photo = keras.Input(model.get_layer("scaling").input.shape[1:], batch_size=1, name="photo")
-    behind = keras.Model(model.get_layer("scaling").input, model.get_layer("probabilities").output)
+    photo = keras.Input(
+        model.get_layer("scaling").input.shape[1:], batch_size=1, name="photo"
+    )
+    behind = keras.Model(
+        model.get_layer("scaling").input, model.get_layer("probabilities").output
+    )
     options = {"optimizations": [tf.lite.Optimize.DEFAULT]} if int8 else {}
     with files.replacing(path) as beside:
-        keras.Model(photo, behind(photo)).export(beside, format="litert", verbose=False, **options)
+        keras.Model(photo, behind(photo)).export(
+            beside, format="litert", verbose=False, **options
+        )
     with files.replacing(path.with_suffix(".txt")) as beside:
         beside.write_text("\n".join(classes_of(model)) + "\n", encoding="utf-8")

@@ -1,8 +1,8 @@
 """
 Drawings: photos under titles, and class activation maps over photos, by matplotlib.
 
-They return what they draw and write no file. Numbers are drawn in `plots`. A notebook shows
-matplotlib's figures whatever MPLBACKEND says.
+They return what they draw and write no file. Numbers are drawn in `plots`. A notebook
+shows matplotlib's figures whatever MPLBACKEND says.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,11 @@ if shell := get_ipython():
 
 
 def grid(
-    photos: Sequence[np.ndarray], titles: Sequence[str], *, columns: int, width: float = 2.2
+    photos: Sequence[np.ndarray],
+    titles: Sequence[str],
+    *,
+    columns: int,
+    width: float = 2.2,
 ) -> Figure:
     """
     Return photos, each under its title, in rows of so many columns.
@@ -38,14 +42,18 @@ def grid(
     figure = Figure(figsize=size, layout="tight")
     for axis in figure.subplots(rows, columns, squeeze=False).flat:
         axis.axis("off")
-    for axis, (photo, title) in zip(figure.axes, zip(photos, titles, strict=True), strict=False):
+    for axis, (photo, title) in zip(
+        figure.axes, zip(photos, titles, strict=True), strict=False
+    ):
         axis.imshow(photo, cmap="gray", vmin=0, vmax=255)
         axis.set_title(title, fontsize=9, parse_math=False)
     figure.draw_without_rendering()  # so that the layout knows the height of the titles
     return figure
 
 
-def maps(photos: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles: Sequence[str]) -> Figure:
+def maps(
+    photos: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles: Sequence[str]
+) -> Figure:
     """
     Return photos with a map over each, and a title.
 
@@ -55,16 +63,23 @@ def maps(photos: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles: Seque
     ----------
     photos : sequence of ndarray of uint8, shape (height, width, 3)
     maps : sequence of ndarray, shape (rows, columns)
-        The contribution of each location to the score of a class. Each map has a colour scale
-        of its own, from its lowest value (dark) to its highest (bright), and is interpolated.
+        The contribution of each location to the score of a class. Each map has a colour
+        scale of its own, from its lowest value (dark) to its highest (bright), and is
+        interpolated.
     titles : sequence of str
     """
     grey = [photo @ [0.299, 0.587, 0.114] for photo in photos]
     columns = min(4, max(1, len(photos)))
     figure = grid(grey, titles, columns=columns, width=8.5 / max(2, min(columns, 3)))
-    for axis, (photo, values) in zip(figure.axes, zip(photos, maps, strict=True), strict=False):
+    for axis, (photo, values) in zip(
+        figure.axes, zip(photos, maps, strict=True), strict=False
+    ):
         height, width = photo.shape[:2]
         strength = (values - values.min()) / max(float(np.ptp(values)), 1e-9)
-        over = {"cmap": "inferno", "interpolation": "bicubic", "extent": (0, width, height, 0)}
+        over = {
+            "cmap": "inferno",
+            "interpolation": "bicubic",
+            "extent": (0, width, height, 0),
+        }
         axis.imshow(strength, alpha=0.5, vmin=0, vmax=1, **over)
     return figure

@@ -1,8 +1,8 @@
 """
 Evaluation (sections 6, 8 and 9): results and predictions as tables.
 
-Ranks settings, compares models, scores classes and flags labels. Trains nothing, and knows
-nothing of files and networks.
+Ranks settings, compares models, scores classes and flags labels. Trains nothing, and
+knows nothing of files and networks.
 """
 
 from collections.abc import Sequence
@@ -21,13 +21,19 @@ from scenes import calibration
 
 
 def _by_fold(results):
-    """Return validation accuracies: a row for each setting and epoch, a column for each fold."""
+    """
+    Return validation accuracies: a row for each setting and epoch, a column for each
+    fold.
+    """
     index = [*scenes.HYPERPARAMETERS, "epoch"]
     return results.pivot(index=index, columns="fold", values="val_accuracy")
 
 
 def rank_epochs(results: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each setting and epoch, the best first, with the columns of `summarize`."""
+    """
+    Return a row for each setting and epoch, the best first, with the columns of
+    `summarize`.
+    """
     folds = _by_fold(results)
     table = folds.mean(axis=1).round(9).to_frame("val_accuracy")
     table["val_loss"] = results.groupby(table.index.names)["val_loss"].mean()
@@ -46,14 +52,16 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row for each setting, the best first: its best `epoch`, and there the mean over
-        folds of `val_accuracy` and `val_loss`; `std`, the standard deviation of
-        `val_accuracy` over folds; `gap`, by how much `val_accuracy` is lower than that of
-        the best setting; and `gap_sem`, the standard error of that gap (from the paired
-        differences of the folds). Accuracies that agree in 9 digits are ties, broken by
-        lower loss.
+        One row for each setting, the best first: its best `epoch`, and there the mean
+        over folds of `val_accuracy` and `val_loss`; `std`, the standard deviation of
+        `val_accuracy` over folds; `gap`, by how much `val_accuracy` is lower than that
+        of the best setting; and `gap_sem`, the standard error of that gap (from the
+        paired differences of the folds). Accuracies that agree in 9 digits are ties,
+        broken by lower loss.
     """
-    return rank_epochs(results).drop_duplicates(scenes.HYPERPARAMETERS, ignore_index=True)
+    return rank_epochs(results).drop_duplicates(
+        scenes.HYPERPARAMETERS, ignore_index=True
+    )
 
 
 def best_hyperparameters(results: pd.DataFrame) -> dict[str, float]:
@@ -69,18 +77,22 @@ def best_hyperparameters(results: pd.DataFrame) -> dict[str, float]:
     -------
     dict
         `learning_rate`, `dropout`, `weight_decay`; its best `epoch`, `val_accuracy` and
-        `val_loss` there; `gap` and `gap_sem` of the runner-up (see `summarize`): the choice
-        is clear only if `gap` is well above `gap_sem`. Both are NaN if there is one setting.
+        `val_loss` there; `gap` and `gap_sem` of the runner-up (see `summarize`): the
+        choice is clear only if `gap` is well above `gap_sem`. Both are NaN if there is
+        one setting.
     """
     ranked = summarize(results)
-    best = ranked.loc[0, [*scenes.HYPERPARAMETERS, "epoch", "val_accuracy", "val_loss"]].to_dict()
+    best = ranked.loc[
+        0, [*scenes.HYPERPARAMETERS, "epoch", "val_accuracy", "val_loss"]
+    ].to_dict()
     runner_up = ranked[["gap", "gap_sem"]].reindex([1]).iloc[0]
     return best | {"epoch": int(best["epoch"])} | runner_up.to_dict()
 
 
 def describe_edge(results: pd.DataFrame) -> str:
     """
-    Return a sentence for each hyperparameter whose best value is at an edge of the grid.
+    Return a sentence for each hyperparameter whose best value is at an edge of the
+    grid.
 
     A better value may lie beyond it, but none below 0; a list of one value has no edge.
     """
@@ -88,15 +100,21 @@ def describe_edge(results: pd.DataFrame) -> str:
     for name in scenes.HYPERPARAMETERS:
         value, low, high = best[name], results[name].min(), results[name].max()
         if low < high and value in (low, high) and value > 0:
-            extreme, more = ("smallest", "smaller") if value == low else ("largest", "larger")
-            what = f"The best {name.replace('_', ' ')}, {value:g}, is the {extreme} of the grid"
+            extreme, more = (
+                ("smallest", "smaller") if value == low else ("largest", "larger")
+            )
+            what = (
+                f"The best {name.replace('_', ' ')}, {value:g}, "
+                f"is the {extreme} of the grid"
+            )
             sentences.append(f"{what}: add {more} ones to {name.upper()}S.")
     return "\n".join(sentences)
 
 
 def accuracy_by_other_folds(results: pd.DataFrame) -> float:
     """
-    Return the mean accuracy of each fold at the setting and epoch that the other folds choose.
+    Return the mean accuracy of each fold at the setting and epoch that the other folds
+    choose.
 
     The highest mean of many settings and epochs is optimistic; this one is not.
     """
@@ -105,15 +123,22 @@ def accuracy_by_other_folds(results: pd.DataFrame) -> float:
     return float(np.mean([folds.loc[choice, fold] for fold, choice in chosen.items()]))
 
 
-def predictions_table(images: pd.DataFrame, probabilities: np.ndarray, model: str) -> pd.DataFrame:
-    """Return `model`, `path`, `label` of images and a column of probabilities for each class."""
+def predictions_table(
+    images: pd.DataFrame, probabilities: np.ndarray, model: str
+) -> pd.DataFrame:
+    """
+    Return `model`, `path`, `label` of images and a column of probabilities for each
+    class.
+    """
     table = images[["path", "label"]].reset_index(drop=True)
     table.insert(0, "model", model)
     classes = list(images["label"].cat.categories)
     return table.join(pd.DataFrame(probabilities, columns=classes).round(6))
 
 
-def compare_models(predictions: pd.DataFrame, *, class_weight: str | None = None) -> pd.DataFrame:
+def compare_models(
+    predictions: pd.DataFrame, *, class_weight: str | None = None
+) -> pd.DataFrame:
     """
     Return accuracy and log loss of models on the same held-out images, the best first.
 
@@ -127,8 +152,8 @@ def compare_models(predictions: pd.DataFrame, *, class_weight: str | None = None
     Returns
     -------
     DataFrame
-        A row for each model. Ties in accuracy are broken by the log loss after temperature
-        scaling: before it, label smoothing alone would decide.
+        A row for each model. Ties in accuracy are broken by the log loss after
+        temperature scaling: before it, label smoothing alone would decide.
     """
     classes, rows = list(predictions.columns[3:]), {}
     metric = "balanced_accuracy" if class_weight else "accuracy"
@@ -155,12 +180,14 @@ def describe_choice(comparison: pd.DataFrame) -> str:
     return f"{what} {accuracy['head']}): the head is kept."
 
 
-def compare_accuracies(images: pd.DataFrame, probabilities: dict[str, np.ndarray]) -> pd.DataFrame:
+def compare_accuracies(
+    images: pd.DataFrame, probabilities: dict[str, np.ndarray]
+) -> pd.DataFrame:
     """
     Return the accuracy of models on images, with its 95% confidence interval.
 
-    A row for each model; if labels of these images were corrected, which flatters a model
-    that has flagged them, another row for the images whose labels were not.
+    A row for each model; if labels of these images were corrected, which flatters a
+    model that has flagged them, another row for the images whose labels were not.
     """
     y, rows = images["label"].cat.codes.to_numpy(), {}
     corrected = images.get("corrected", pd.Series(False, images.index)).to_numpy()
@@ -168,7 +195,9 @@ def compare_accuracies(images: pd.DataFrame, probabilities: dict[str, np.ndarray
         correct = of_model.argmax(axis=1) == y
         rows[name] = calibration.accuracy(correct)
         if corrected.any():
-            rows[f"{name}, without corrected labels"] = calibration.accuracy(correct[~corrected])
+            rows[f"{name}, without corrected labels"] = calibration.accuracy(
+                correct[~corrected]
+            )
     return pd.DataFrame(rows).T
 
 
@@ -176,8 +205,8 @@ def scores_by_class(labels: pd.Series, predictions: Sequence[str]) -> pd.DataFra
     """
     Return precision, recall with its 95% interval, F1 score and support of each class.
 
-    A last row, `mean of the classes`, holds balanced accuracy and macro F1, in which a rare
-    class counts as much as a frequent one. A class without a photo does not count.
+    A last row, `mean of the classes`, holds balanced accuracy and macro F1, in which a
+    rare class counts as much as a frequent one. A class without a photo does not count.
     """
     classes, names = labels.cat.categories, ["precision", "recall", "F1", "support"]
     scores = precision_recall_fscore_support(
@@ -186,7 +215,9 @@ def scores_by_class(labels: pd.Series, predictions: Sequence[str]) -> pd.DataFra
     table = pd.DataFrame(dict(zip(names, scores, strict=True)), classes)
     present = classes[table["support"] > 0]
     hits = {name: np.asarray(predictions)[labels == name] == name for name in present}
-    intervals = pd.DataFrame({name: calibration.accuracy(hit) for name, hit in hits.items()})
+    intervals = pd.DataFrame(
+        {name: calibration.accuracy(hit) for name, hit in hits.items()}
+    )
     table = table.join(intervals.T[["ci_low", "ci_high"]].add_prefix("recall "))
     table.loc["mean of the classes"] = table.loc[present, names[:3]].mean()
     table.loc["mean of the classes", "support"] = table["support"].sum()
@@ -197,10 +228,13 @@ def scores_by_class(labels: pd.Series, predictions: Sequence[str]) -> pd.DataFra
 def most_confident_errors(
     images: pd.DataFrame, probabilities: np.ndarray, n: int = 12
 ) -> pd.DataFrame:
-    """Return path, label, prediction and its probability of the most confident errors."""
+    """
+    Return path, label, prediction and its probability of the most confident errors.
+    """
     classes = images["label"].cat.categories
     table = images[["path", "label"]].assign(
-        predicted=classes[probabilities.argmax(axis=1)], probability=probabilities.max(axis=1)
+        predicted=classes[probabilities.argmax(axis=1)],
+        probability=probabilities.max(axis=1),
     )
     wrong = table[table["label"].astype(str) != table["predicted"]]
     return wrong.nlargest(n, "probability")
@@ -208,12 +242,14 @@ def most_confident_errors(
 
 def flag_labels(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """
-    Return for each photo the class that confident learning suggests instead of its label, else -1.
+    Return for each photo the class that confident learning suggests instead of its
+    label, else -1.
 
-    A class's threshold is the mean probability of the class on its own photos. A label is flagged
-    if its probability is below the threshold of its class and that of another class is not; of
-    several such classes the most probable is suggested (Northcutt et al., 2021). So a class that
-    the classifier seldom predicts with confidence is not flagged more often for that.
+    A class's threshold is the mean probability of the class on its own photos. A label
+    is flagged if its probability is below the threshold of its class and that of
+    another class is not; of several such classes the most probable is suggested
+    (Northcutt et al., 2021). So a class that the classifier seldom predicts with
+    confidence is not flagged more often for that.
 
     Parameters
     ----------
@@ -230,11 +266,14 @@ def flag_labels(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.where(flagged, others.argmax(axis=1), -1)
 
 
-def list_flagged_labels(images: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:
+def list_flagged_labels(
+    images: pd.DataFrame, probabilities: np.ndarray
+) -> pd.DataFrame:
     """
     Return the photos whose labels `flag_labels` flags, the largest difference first.
 
-    Saved as a CSV and with the column `label` edited, the table is a file for CORRECTIONS.
+    Saved as a CSV and with the column `label` edited, the table is a file for
+    CORRECTIONS.
 
     Parameters
     ----------
@@ -246,14 +285,23 @@ def list_flagged_labels(images: pd.DataFrame, probabilities: np.ndarray) -> pd.D
     Returns
     -------
     DataFrame
-        `path`, `label`, `suggested`, `split`, `label_probability`, `suggested_probability`.
+        `path`, `label`, `suggested`, `split`, `label_probability`,
+        `suggested_probability`.
     """
-    classes, codes = images["label"].cat.categories, images["label"].cat.codes.to_numpy()
+    classes, codes = (
+        images["label"].cat.categories,
+        images["label"].cat.codes.to_numpy(),
+    )
     suggested = flag_labels(probabilities, codes)
     rows = np.flatnonzero(suggested >= 0)
-    of_label, of_other = probabilities[rows, codes[rows]], probabilities[rows, suggested[rows]]
+    of_label, of_other = (
+        probabilities[rows, codes[rows]],
+        probabilities[rows, suggested[rows]],
+    )
     table = images.iloc[rows][["path", "label", "split"]].assign(
         label_probability=of_label.round(4), suggested_probability=of_other.round(4)
     )
     table.insert(2, "suggested", classes[suggested[rows]])
-    return table.iloc[np.lexsort([table["path"], of_label - of_other])].reset_index(drop=True)
+    return table.iloc[np.lexsort([table["path"], of_label - of_other])].reset_index(
+        drop=True
+    )

@@ -42,17 +42,17 @@ def extract_features(
     cache : path
         An .npz file that keeps the features from run to run, in the format of
         `features.npz`. Photos are known by their pixels: only those that are not in it,
-        or not computed by this base model, are computed; if there are any, it then holds the
-        rows of `images`. Of interrupted work, all finished tasks are kept.
+        or not computed by this base model, are computed; if there are any, it then
+        holds the rows of `images`. Of interrupted work, all finished tasks are kept.
     batch_size : int
         Photos that go through the base model together.
 
     Returns
     -------
     ndarray of float32, shape (n, n_features)
-        Row i belongs to `images.iloc[i]`. On disk a feature is a byte: it is rounded to 256
-        steps, which moves the test accuracy by less than 0.2 points. All callers get the
-        restored numbers.
+        Row i belongs to `images.iloc[i]`. On disk a feature is a byte: it is rounded to
+        256 steps, which moves the test accuracy by less than 0.2 points. All callers
+        get the restored numbers.
 
     Raises
     ------
@@ -62,8 +62,9 @@ def extract_features(
 
     Notes
     -----
-    A task is a block of 32 batches. joblib runs them one after the other, or spreads them
-    over what `joblib.parallel_config` names; all machines find the photos at the same path.
+    A task is a block of 32 batches. joblib runs them one after the other, or spreads
+    them over what `joblib.parallel_config` names; all machines find the photos at the
+    same path.
     """
     settings.check(batch_size=batch_size)
     photos.refuse_unreadable(images)
@@ -90,23 +91,35 @@ def extract_features(
 
 
 def _extract(images, folder, base, batch_size):
-    """Yield (rows, their rounded features, problems) block by block, as the blocks end."""
+    """
+    Yield (rows, their rounded features, problems) block by block, as the blocks end.
+    """
     size, folder = BLOCK_BATCHES * batch_size, str(Path(folder).resolve())
     starts = range(0, len(images), size)
     blocks = [images.iloc[start : start + size] for start in starts]
     folded = base_model.fold_batch_norm(base) if len(images) else base
-    calls = [(list(rows["path"]), list(rows["digest"]), folder, batch_size) for rows in blocks]
+    calls = [
+        (list(rows["path"]), list(rows["digest"]), folder, batch_size)
+        for rows in blocks
+    ]
     with progress.bar(len(images), "Photos through the base model", "photo") as bar:
-        done = progress.run_tasks(_extract_block, folded, calls, bar, [*map(len, blocks)])
+        done = progress.run_tasks(
+            _extract_block, folded, calls, bar, [*map(len, blocks)]
+        )
         for number, (rows, rounded, problems) in done:
             yield starts[number] + rows, rounded, problems
 
 
 def _extract_block(base, paths, digests, folder, batch_size):
-    """Return (rows, their rounded features, problems) of one block: a task for any process."""
+    """
+    Return (rows, their rounded features, problems) of one block: a task for any
+    process.
+    """
     rows, failed = [np.zeros(0, int)], []
     rounded = [np.zeros((0, base_model.N_FEATURES), "uint8")]
-    for numbers, features in send_through(base, paths, digests, folder, batch_size, failed):
+    for numbers, features in send_through(
+        base, paths, digests, folder, batch_size, failed
+    ):
         rows.append(numbers)
         rounded.append(base_model.round_features(features))
     return np.concatenate(rows), np.concatenate(rounded), failed
@@ -120,41 +133,56 @@ def send_through(
     batch_size: int,
     failed: list[str],
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (rows, what a model gives for these photos) batch by batch, read ahead of it."""
+    """
+    Yield (rows, what a model gives for these photos) batch by batch, read ahead of it.
+    """
 
     def read(row):
         photo = photos.read_photo(Path(folder, paths[row]))
         if photos.photo_digest(photo) != digests[row]:
-            raise ValueError(f"{paths[row]} has changed while the notebook ran; run it again")
+            raise ValueError(
+                f"{paths[row]} has changed while the notebook ran; run it again"
+            )
         return photos.shrink_photo(photo)
 
     tf.config.experimental.enable_op_determinism()
     # On some processors, the activation makes a number of NaN.
     whole = all(np.isfinite(weight).all() for weight in model.get_weights())
     run = _compile(model)
-    for batch in filter(None, progress.run_ahead(read, range(len(paths)), batch_size, failed)):
+    for batch in filter(
+        None, progress.run_ahead(read, range(len(paths)), batch_size, failed)
+    ):
         resized = photos.resize_photos([photo for _, photo in batch])
-        # Not in the model's graph, where it would be fused with a layer, and round otherwise.
+        # Not in the model's graph, where it would be fused with a layer, and round
+        # otherwise.
         block = run(base_model.scale(resized)).numpy()
         if not (whole and np.isfinite(block).all()):
-            raise ValueError("the base model gives NaN or infinity; its weights are damaged")
+            raise ValueError(
+                "the base model gives NaN or infinity; its weights are damaged"
+            )
         yield np.array([row for row, _ in batch]), block
 
 
 @functools.lru_cache(1)
 def _compile(model):
     """Return the model's graph, which takes seconds to build, once for all blocks."""
-    return tf.function(lambda batch: model(batch, training=False), reduce_retracing=True)
+    return tf.function(
+        lambda batch: model(batch, training=False), reduce_retracing=True
+    )
 
 
 def _read_cache(cache, base_digest):
-    """Return the digests and rounded features of the cache, none where it is of no use."""
+    """
+    Return the digests and rounded features of the cache, none where it is of no use.
+    """
     none = np.array([], dtype=str), np.zeros((0, base_model.N_FEATURES), "uint8")
     if not cache.exists():
         return none
     ours = files.begins_with(cache, b"format.npy", b"classes.npy")  # of any version
     if not ours or cache.resolve() == BUNDLED_FEATURES.resolve():
-        raise ValueError(f"{cache} is no cache of features, and is not replaced; choose another")
+        raise ValueError(
+            f"{cache} is no cache of features, and is not replaced; choose another"
+        )
     try:
         images, rounded, made_by = _read_features(cache)
     except ValueError as error:
@@ -181,7 +209,9 @@ def _write_features(path, images, rounded, base_digest):
 
 
 def _read_features(path):
-    """Read and check a file of features: the table, the rounded features, the base model."""
+    """
+    Read and check a file of features: the table, the rounded features, the base model.
+    """
     schema = {
         "format": ("i", ()),
         "base_model": ("U", ()),
@@ -194,11 +224,15 @@ def _read_features(path):
     }
     data = files.read_arrays(path, schema)
     codes = {"label": (-1, len(data["classes"])), "split": (0, len(scenes.SPLITS))}
-    good = data["format"] == scenes.FORMAT and len(set(data["classes"])) == len(data["classes"])
+    good = data["format"] == scenes.FORMAT and len(set(data["classes"])) == len(
+        data["classes"]
+    )
     for name, (low, high) in codes.items():
         good &= bool(((data[name] >= low) & (data[name] < high)).all())
     if not good:
-        raise ValueError(f"{path} holds no features in format {scenes.FORMAT}; make it again")
+        raise ValueError(
+            f"{path} holds no features in format {scenes.FORMAT}; make it again"
+        )
     labels = pd.Categorical.from_codes(data["label"], categories=data["classes"])
     splits = pd.Categorical.from_codes(data["split"], categories=scenes.SPLITS)
     images = pd.DataFrame({"path": data["path"], "label": labels, "split": splits})

@@ -34,9 +34,9 @@ def fingerprint(*parts: object) -> str:
     """
     Return 16 hexadecimal digits that say what something is made of.
 
-    Parts are lists, dicts, text, numbers, paths, arrays and tables. Equal values give equal
-    digits in each process, Python, NumPy and pandas: nothing is pickled, and a tuple is a
-    list, a number of NumPy a number. The type of an array's numbers counts.
+    Parts are lists, dicts, text, numbers, paths, arrays and tables. Equal values give
+    equal digits in each process, Python, NumPy and pandas: nothing is pickled, and a
+    tuple is a list, a number of NumPy a number. The type of an array's numbers counts.
     """
     return digest(json.dumps(parts, sort_keys=True, default=_plain).encode(), size=8)
 
@@ -48,7 +48,9 @@ def _plain(part):
     if isinstance(part, np.ndarray) and part.dtype.kind in "biuf":
         part = np.ascontiguousarray(part)
         return [part.dtype.str, part.shape, digest(part.ravel())]
-    if isinstance(part, np.ndarray | np.generic | pd.Series | pd.Index | pd.Categorical):
+    if isinstance(
+        part, np.ndarray | np.generic | pd.Series | pd.Index | pd.Categorical
+    ):
         return part.tolist()
     if isinstance(part, os.PathLike):
         return os.fspath(part)
@@ -57,10 +59,12 @@ def _plain(part):
 
 @contextlib.contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to, which is gone at the end unless it was moved."""
+    """
+    Give a path beside `path` to write to, which is gone at the end unless it was moved.
+    """
     path = Path(path)
-    # Of this process alone, and of at most 255 bytes. The suffix stays, since Keras and plotly
-    # choose the format by it.
+    # Of this process alone, and of at most 255 bytes. The suffix stays, since Keras and
+    # plotly choose the format by it.
     beside = path.with_name(f".{path.stem[:50]}.unfinished-{os.getpid()}{path.suffix}")
     try:
         yield beside
@@ -76,7 +80,9 @@ def move(beside: Path, path: Path) -> None:
     """Put a finished file in `path`'s place, after its content has reached the disk."""
     _flush(beside, os.O_RDWR)
     os.replace(beside, path)
-    with contextlib.suppress(OSError):  # Windows opens no folder, and some disks flush none
+    with contextlib.suppress(
+        OSError
+    ):  # Windows opens no folder, and some disks flush none
         _flush(path.parent, os.O_RDONLY)
 
 
@@ -91,19 +97,26 @@ def _flush(path, flags):
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to, and put it in `path`'s place at the end."""
+    """
+    Give a path beside `path` to write to, and put it in `path`'s place at the end.
+    """
     with unfinished(path) as beside:
         yield beside
         move(beside, Path(path))
 
 
-def write_arrays(path: Path, arrays: dict[str, np.ndarray], *, compressed: bool = False) -> None:
+def write_arrays(
+    path: Path, arrays: dict[str, np.ndarray], *, compressed: bool = False
+) -> None:
     with replacing(path) as beside:
         (np.savez_compressed if compressed else np.savez)(beside, **arrays)
 
 
 def begins_with(path: Path, *parts: bytes) -> bool:
-    """Return whether the first 1024 bytes of a file hold these parts: a form of our own files."""
+    """
+    Return whether the first 1024 bytes of a file hold these parts: a form of our own
+    files.
+    """
     with contextlib.suppress(OSError), open(path, "rb") as file:
         head = file.read(1024)
         return all(part in head for part in parts)
@@ -127,9 +140,10 @@ def read_arrays(
     ----------
     path : path
     schema : dict
-        For each array that must be there, its type and its shape. The type is one of NumPy,
-        or a letter for a kind: 'U' for text, 'i' for any whole numbers. A shape holds
-        lengths; a letter in place of one stands for any length, the same wherever it occurs.
+        For each array that must be there, its type and its shape. The type is one of
+        NumPy, or a letter for a kind: 'U' for text, 'i' for any whole numbers. A shape
+        holds lengths; a letter in place of one stands for any length, the same wherever
+        it occurs.
 
     Returns
     -------
@@ -151,34 +165,50 @@ def read_arrays(
         return arrays
     except FileNotFoundError:
         raise
-    except Exception as error:  # numpy and zipfile raise a dozen kinds for damaged bytes
-        raise ValueError(f"{path} cannot be read: {error}. Delete it or fetch it again") from error
+    except (
+        Exception
+    ) as error:  # numpy and zipfile raise a dozen kinds for damaged bytes
+        raise ValueError(
+            f"{path} cannot be read: {error}. Delete it or fetch it again"
+        ) from error
 
 
 def _check_array(name, array, kind, shape, lengths):
-    """Raise an error if an array is not what it must be; `lengths` of letters are filled in."""
+    """
+    Raise an error if an array is not what it must be; `lengths` of letters are filled
+    in.
+    """
     right = kind == (array.dtype.kind if str(kind) in ("U", "i") else array.dtype)
     fits = len(shape) == array.ndim and all(
-        found == (lengths.setdefault(length, found) if isinstance(length, str) else length)
+        found
+        == (lengths.setdefault(length, found) if isinstance(length, str) else length)
         for length, found in zip(shape, array.shape, strict=True)
     )
     if not (right and fits):
-        raise ValueError(f"its array {name} is {array.dtype} {array.shape}, not {kind} {shape}")
+        raise ValueError(
+            f"its array {name} is {array.dtype} {array.shape}, not {kind} {shape}"
+        )
 
 
 def write_csv(table: pd.DataFrame, csv: str | Path, **options: str) -> None:
     """Write a table with 7 digits; the file is replaced as a whole."""
     # A name of a file may hold bytes that are no text; they are written as they are.
-    options = {"lineterminator": "\n", "encoding": "utf-8", "errors": "surrogateescape"} | options
+    options = {
+        "lineterminator": "\n",
+        "encoding": "utf-8",
+        "errors": "surrogateescape",
+    } | options
     with replacing(Path(csv)) as beside:
         table.to_csv(beside, index=False, float_format="%.7g", **options)
 
 
 def write_spreadsheet(table: pd.DataFrame, csv: str | Path) -> None:
     """
-    Write a table as a CSV for Excel and its like: UTF-8 with BOM, and no text runs as a formula.
+    Write a table as a CSV for Excel and its like: UTF-8 with BOM, and no text runs as a
+    formula.
 
-    Text that begins with = + - @, a tab or a carriage return gets an apostrophe before it.
+    Text that begins with = + - @, a tab or a carriage return gets an apostrophe before
+    it.
     """
 
     def inert(value):
@@ -192,7 +222,9 @@ def write_spreadsheet(table: pd.DataFrame, csv: str | Path) -> None:
 def read_csv(csv: str | Path) -> pd.DataFrame:
     """Read what `write_csv` writes; a class may be called 01 or True."""
     texts = dict.fromkeys(("path", "digest", "label"), str)
-    return pd.read_csv(csv, dtype=texts, encoding="utf-8", encoding_errors="surrogateescape")
+    return pd.read_csv(
+        csv, dtype=texts, encoding="utf-8", encoding_errors="surrogateescape"
+    )
 
 
 @contextlib.contextmanager
@@ -200,15 +232,20 @@ def locked(path: Path) -> Iterator[None]:
     """
     Keep a second run from writing the same file; the lock dies with its process.
 
-    What a killed process has left unfinished of the file goes, since nobody else writes it now.
+    What a killed process has left unfinished of the file goes, since nobody else writes
+    it now.
     """
     # Not by a file that is there: that would outlive a killed process.
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0, fallback_to_soft=False)
+    lock = FileLock(
+        path.with_name(f".{path.name}.lock"), timeout=0, fallback_to_soft=False
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
-        raise RuntimeError(f"another run is writing {path}; wait for its end") from error
+        raise RuntimeError(
+            f"another run is writing {path}; wait for its end"
+        ) from error
     except OSError as error:
         if error.errno not in NO_LOCKS:
             what = f"cannot write {path} ({error.strerror}); choose another folder"
@@ -227,5 +264,7 @@ def locked(path: Path) -> Iterator[None]:
 
 def file_digest(path: Path) -> str:
     with open(path, "rb") as file:
-        state = hashlib.file_digest(file, functools.partial(hashlib.blake2b, digest_size=8))
+        state = hashlib.file_digest(
+            file, functools.partial(hashlib.blake2b, digest_size=8)
+        )
     return state.hexdigest()

@@ -1,8 +1,8 @@
 """
 Photos (section 2): their pixels, and their size for the network.
 
-A photo is its pixels: one decoder for all modules, and no photo is moved or changed. Of the
-base model, only its image size is known here.
+A photo is its pixels: one decoder for all modules, and no photo is moved or changed. Of
+the base model, only its image size is known here.
 """
 
 import io
@@ -25,12 +25,19 @@ FORMATS = tuple(name for name in Image.ID if name not in _NOT_DECODED)
 _TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), start=2))
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-DRAFT_SIZE = 3 * base_model.IMAGE_SIZE  # the network sees next to nothing of what is smaller
+DRAFT_SIZE = (
+    3 * base_model.IMAGE_SIZE
+)  # the network sees next to nothing of what is smaller
 
 
 def printable(name: object) -> str:
-    r"""Return a name with control characters and undecodable bytes escaped, as `\n` or `\udcff`."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(name))
+    r"""
+    Return a name with control characters and undecodable bytes escaped, as `\n` or
+    `\udcff`.
+    """
+    return _CONTROL.sub(
+        lambda found: found[0].encode("unicode_escape").decode(), str(name)
+    )
 
 
 def some(names: Iterable[object]) -> str:
@@ -47,11 +54,12 @@ def read_photo(path: str | Path) -> np.ndarray:
     """
     Decode one photo: the only decoder, for the audit, the features and the predictions.
 
-    The orientation in EXIF and a colour profile are applied, transparent pixels are laid
-    over white, gray of more than 8 bits is scaled to 8, and of an animation the first frame
-    counts. A large JPEG is decoded at a half, a quarter or an eighth of its size, as long as
-    its shorter side stays at `DRAFT_SIZE` or above: four times as fast for 12 megapixels,
-    where nine tenths of the rounded features stay the same or move by one step of 255.
+    The orientation in EXIF and a colour profile are applied, transparent pixels are
+    laid over white, gray of more than 8 bits is scaled to 8, and of an animation the
+    first frame counts. A large JPEG is decoded at a half, a quarter or an eighth of its
+    size, as long as its shorter side stays at `DRAFT_SIZE` or above: four times as fast
+    for 12 megapixels, where nine tenths of the rounded features stay the same or move
+    by one step of 255.
 
     Returns
     -------
@@ -68,13 +76,17 @@ def read_photo(path: str | Path) -> np.ndarray:
             width, height = image.size
             # Pillow only warns of up to twice as many. None stands for no limit.
             if width * height > (Image.MAX_IMAGE_PIXELS or np.inf):
-                raise Image.DecompressionBombError(f"{width} x {height} pixels are too many")
+                raise Image.DecompressionBombError(
+                    f"{width} x {height} pixels are too many"
+                )
             image.draft(None, (DRAFT_SIZE, DRAFT_SIZE))  # does nothing if it is no JPEG
             image.load()
             return np.array(_flatten(_turn(image)))
     except Exception as error:  # Pillow's plugins raise a dozen kinds for damaged bytes
         reason = _reason(path, error)
-        raise ValueError(f"{printable(path)} cannot be read as a photo: {reason}") from error
+        raise ValueError(
+            f"{printable(path)} cannot be read as a photo: {reason}"
+        ) from error
 
 
 def _reason(path, error):
@@ -82,16 +94,23 @@ def _reason(path, error):
         with open(path, "rb") as file:
             head = file.read(64)
         is_heic = head[4:8] == b"ftyp" and (b"hei" in head or b"hevc" in head)
-        return "it is a HEIC photo; convert it to JPEG" if is_heic else "no known format"
+        return (
+            "it is a HEIC photo; convert it to JPEG" if is_heic else "no known format"
+        )
     if isinstance(error, Image.DecompressionBombError):
-        return f"{error}; make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+        return (
+            f"{error}; make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS "
+            f"if you trust it"
+        )
     if isinstance(error, (OSError, ValueError, SyntaxError)) and str(error):
         return getattr(error, "strerror", None) or str(error)
     return f"its decoder fails ({type(error).__name__}: {error})"
 
 
 def _turn(image):
-    """Apply the orientation in EXIF, and leave the rest of EXIF alone, which may be odd."""
+    """
+    Apply the orientation in EXIF, and leave the rest of EXIF alone, which may be odd.
+    """
     try:
         method = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
     except Exception:  # a damaged EXIF block does not make the photo a bad one
@@ -110,7 +129,9 @@ def _flatten(image):
     clear = image.convert("RGBA")
     photo = _to_srgb(image.convert("L") if image.mode == "LA" else clear.convert("RGB"))
     photo.putalpha(clear.getchannel("A"))
-    return Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert(
+        "RGB"
+    )
 
 
 def _to_srgb(image):
@@ -132,8 +153,9 @@ def _gray(image):
     """
     Scale gray of more than 8 bits to 8.
 
-    What is white follows from the largest number where only one answer makes a photo of it.
-    In between lie files that would be all but black or all but white, and are refused.
+    What is white follows from the largest number where only one answer makes a photo of
+    it. In between lie files that would be all but black or all but white, and are
+    refused.
     """
     numbers, tags = np.asarray(image), getattr(image, "tag_v2", {})
     low, high = numbers.min(), numbers.max()
@@ -144,10 +166,14 @@ def _gray(image):
     else:
         white = 255 if high <= 255 else 65535 if 4096 <= high <= 65535 else None
     if white is None or not low >= 0:
-        what = f"its pixels go from {low:g} to {high:g}, which does not say what is white"
+        what = (
+            f"its pixels go from {low:g} to {high:g}, which does not say what is white"
+        )
         raise ValueError(f"{what}; save it with 8 bits")
     gray = numbers.astype("float64") * (255 / white)
-    if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:  # Pillow turns 8 bits alone
+    if (
+        tags.get(ExifTags.Base.PhotometricInterpretation) == 0
+    ):  # Pillow turns 8 bits alone
         gray = 255 - gray
     if isinstance(clear := image.info.get("transparency"), int):
         gray[numbers == clear] = 255
@@ -155,24 +181,33 @@ def _gray(image):
 
 
 def shrink_photo(photo: np.ndarray) -> np.ndarray:
-    """Return a photo at the network's size if it is larger, so that it takes little memory."""
-    return resize_photos([photo])[0].numpy() if max(photo.shape) > base_model.IMAGE_SIZE else photo
+    """
+    Return a photo at the network's size if it is larger, so that it takes little
+    memory.
+    """
+    return (
+        resize_photos([photo])[0].numpy()
+        if max(photo.shape) > base_model.IMAGE_SIZE
+        else photo
+    )
 
 
 def resize_photos(batch: Sequence[np.ndarray]) -> tf.Tensor:
     """
     Return photos at the network's size, float32, still 0 to 255.
 
-    As the saved classifier resizes. Antialiasing changes nothing where a photo grows, as those
-    of this data set do, but takes 1.5 ms; where it shrinks, it keeps fine patterns from
-    turning into noise.
+    As the saved classifier resizes. Antialiasing changes nothing where a photo grows,
+    as those of this data set do, but takes 1.5 ms; where it shrinks, it keeps fine
+    patterns from turning into noise.
     """
     shape, *others = {photo.shape for photo in batch}
     shrinks, size = max(shape[:2]) > base_model.IMAGE_SIZE, (base_model.IMAGE_SIZE,) * 2
     with tf.device("CPU"):  # GPUs have no kernel for bytes, nor for antialiasing
         if others:
             return tf.concat([resize_photos([photo]) for photo in batch], axis=0)
-        return tf.image.resize(np.stack(batch), size, antialias=shrinks)  # faster than one by one
+        return tf.image.resize(
+            np.stack(batch), size, antialias=shrinks
+        )  # faster than one by one
 
 
 # --- The audit, and the folds ---------------------------------------------------------

@@ -1,7 +1,8 @@
 """
 Progress: bars with the time left, and tasks that run here or on a cluster.
 
-A task that a failing worker takes along is tried again. Knows nothing of what a task does.
+A task that a failing worker takes along is tried again. Knows nothing of what a task
+does.
 """
 
 import collections
@@ -53,7 +54,11 @@ def bar(total: int, description: str, unit: str) -> tqdm:
 
 
 def run_tasks(
-    function: Callable, shared: object, tasks: Sequence[tuple], bar: tqdm, amounts: Sequence[int]
+    function: Callable,
+    shared: object,
+    tasks: Sequence[tuple],
+    bar: tqdm,
+    amounts: Sequence[int],
 ) -> Iterator[tuple[int, object]]:
     """
     Yield (number, result) of each task as it ends.
@@ -74,9 +79,15 @@ def run_tasks(
     amounts : sequence of int
         By how much each task moves the bar.
     """
-    if isinstance(joblib.parallel.get_active_backend()[0], joblib.parallel.MultiprocessingBackend):
-        what = "TensorFlow does not survive the fork of joblib's backend 'multiprocessing'"
-        raise ValueError(f"{what}; choose 'loky', 'threading' or 'dask' by joblib.parallel_config")
+    if isinstance(
+        joblib.parallel.get_active_backend()[0], joblib.parallel.MultiprocessingBackend
+    ):
+        what = (
+            "TensorFlow does not survive the fork of joblib's backend 'multiprocessing'"
+        )
+        raise ValueError(
+            f"{what}; choose 'loky', 'threading' or 'dask' by joblib.parallel_config"
+        )
     left = dict(enumerate(tasks))
     while left:
         for number, result in _outcomes(function, shared, dict(left)):
@@ -89,28 +100,39 @@ def run_tasks(
 
 def _outcomes(function, shared, tasks):
     """
-    Yield (number, result or error) of tasks, until all have ended or a worker has failed.
+    Yield (number, result or error) of tasks, until all have ended or a worker has
+    failed.
 
-    A worker that dies may take the only copy of the data with it, so that no other can do
-    its tasks. They are tried again as long as anything gets done.
+    A worker that dies may take the only copy of the data with it, so that no other can
+    do its tasks. They are tried again as long as anything gets done.
     """
     alive, parallel = False, joblib.Parallel(return_as="generator_unordered")
     try:
         call = _sealed_call(function, shared)
-        for outcome in parallel([call(number, *task) for number, task in tasks.items()]):
+        for outcome in parallel(
+            [call(number, *task) for number, task in tasks.items()]
+        ):
             alive = True
             yield outcome
     except Exception as error:
         reason = str(error).partition("\n")[0]
         if not alive:
-            lost = f"the workers are lost ({reason}): start them and connect again, or choose"
-            advice = "joblib.parallel_config('sequential'), and repeat the run, which resumes"
+            lost = (
+                f"the workers are lost ({reason}): start them "
+                f"and connect again, or choose"
+            )
+            advice = (
+                "joblib.parallel_config('sequential'), and repeat "
+                "the run, which resumes"
+            )
             raise RuntimeError(f"{lost} {advice}") from error
         print(f"A worker failed, and its tasks are run again: {reason}")
 
 
 def _sealed_call(function, shared):
-    """Return a function that makes joblib's call of a task from its number and arguments."""
+    """
+    Return a function that makes joblib's call of a task from its number and arguments.
+    """
     backend, n_jobs = joblib.parallel.get_active_backend()
     n_jobs = backend.effective_n_jobs(n_jobs or backend.default_n_jobs)
     if n_jobs == 1 or getattr(backend, "supports_sharedmem", False):
@@ -119,8 +141,9 @@ def _sealed_call(function, shared):
     def open_and_run(task, sealed):
         return pickle.loads(task)(sealed)
 
-    # Dask's scheduler unpickles the calls that it passes on, and must not import TensorFlow with
-    # them: a nested function travels as its code, the rest as bytes. An array is sent once.
+    # Dask's scheduler unpickles the calls that it passes on, and must not import
+    # TensorFlow with them: a nested function travels as its code, the rest as bytes. An
+    # array is sent once.
     sealed, name = np.frombuffer(pickle.dumps(shared), "uint8"), uuid.uuid4().hex
 
     def call(number, *arguments):
@@ -139,12 +162,17 @@ def _open_and_run(function, name, number, arguments, sealed):
 
 @functools.lru_cache(maxsize=1)
 def _opened(name):
-    """Return a list for the shared object of the tasks of this name, for the next of them."""
+    """
+    Return a list for the shared object of the tasks of this name, for the next of them.
+    """
     return []
 
 
 def _run(function, shared, number, *arguments):
-    """Return the number with the result or with the error, to be raised where it is of use."""
+    """
+    Return the number with the result or with the error, to be raised where it is of
+    use.
+    """
     try:
         return number, function(shared, *arguments)
     except Exception as error:
@@ -157,8 +185,9 @@ def run_ahead(
     """
     Yield lists of (item, what a function returns for it), computed ahead in threads.
 
-    The items keep their order. At most two batches wait for the caller, so that memory does
-    not grow with their number. What a ValueError says goes to `failed`, without its item.
+    The items keep their order. At most two batches wait for the caller, so that memory
+    does not grow with their number. What a ValueError says goes to `failed`, without
+    its item.
     """
 
     def run(item):
@@ -175,7 +204,9 @@ def run_ahead(
     ahead = collections.deque()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(items), batch_size):
-            ahead.append([pool.submit(run, item) for item in items[start : start + batch_size]])
+            ahead.append(
+                [pool.submit(run, item) for item in items[start : start + batch_size]]
+            )
             if len(ahead) == 3:
                 yield finish(ahead.popleft())
         yield from map(finish, ahead)

@@ -47,10 +47,14 @@ def _is_cache(value):
 
 
 def _list_of(rule):
-    return f"a list of different numbers, each {rule[0]}", lambda v: _is_list(v, rule[1])
+    return f"a list of different numbers, each {rule[0]}", lambda v: _is_list(
+        v, rule[1]
+    )
 
 
-PROJECT = Path(__file__).resolve().parents[1]  # its features.npz would be taken for the cache
+PROJECT = (
+    Path(__file__).resolve().parents[1]
+)  # its features.npz would be taken for the cache
 _TINY = float(np.finfo("float32").tiny)
 _SWITCH = "True or False", lambda v: isinstance(v, bool)
 _FOLDER = "None or the path of a folder", _is_path
@@ -58,7 +62,10 @@ _POSITIVE = "a whole number from 1", lambda v: _is_whole(v, 1)
 _NOT_NEGATIVE = "a number from 0", lambda v: _is_number(v, 0)
 _LEARNING_RATE = "a number above 0, up to 1", lambda v: _is_number(v, _TINY, 1)
 _DROPOUT = "a number from 0 to below 1", lambda v: _is_number(v, 0) and v < 1
-_WEIGHTING = "None or 'balanced'", lambda v: v is None or (isinstance(v, str) and v == "balanced")
+_WEIGHTING = (
+    "None or 'balanced'",
+    lambda v: v is None or (isinstance(v, str) and v == "balanced"),
+)
 _SHARE = "a number above 0, up to 0.5", lambda v: _is_number(v, _TINY, 0.5)
 _RATES = _list_of(_LEARNING_RATE)
 # What each setting may be: in words for the error message, and as a test.
@@ -66,11 +73,20 @@ RULES: dict[str, Rule] = {
     "photos": _FOLDER,
     "download": _SWITCH,
     "corrections": ("None or a CSV file with the columns path and label", _is_path),
-    "weights": ("'imagenet', None or a weights file of the base model without a head", _is_path),
+    "weights": (
+        "'imagenet', None or a weights file of the base model without a head",
+        _is_path,
+    ),
     "output": _FOLDER,
-    "cache": ("a folder that can be written to, other than the project's own", _is_cache),
+    "cache": (
+        "a folder that can be written to, other than the project's own",
+        _is_cache,
+    ),
     # Keras takes 32 bits, and the runs of the notebook count on from it.
-    "seed": ("a whole number from 0 to 4000000000", lambda v: _is_whole(v, 0) and v <= 4 * 10**9),
+    "seed": (
+        "a whole number from 0 to 4000000000",
+        lambda v: _is_whole(v, 0) and v <= 4 * 10**9,
+    ),
     "shrink_factor": _POSITIVE,
     "test_ratio": _SHARE,
     "validation_ratio": _SHARE,
@@ -82,7 +98,9 @@ RULES: dict[str, Rule] = {
     "batch_size": _POSITIVE,
     "class_weight": _WEIGHTING,
     "first_layer": (
-        "{!r} to {!r} or {!r}".format(*(base_model.FIRST_LAYERS[i] for i in (0, -2, -1))),
+        "{!r} to {!r} or {!r}".format(
+            *(base_model.FIRST_LAYERS[i] for i in (0, -2, -1))
+        ),
         lambda v: v in base_model.FIRST_LAYERS,
     ),
     "label_smoothing": _DROPOUT,
@@ -93,7 +111,11 @@ RULES: dict[str, Rule] = {
     "fine_tune_epochs": _POSITIVE,
 }
 # What arguments may be that are no settings.
-ARGUMENTS = {"learning_rate": _LEARNING_RATE, "dropout": _DROPOUT, "weight_decay": _NOT_NEGATIVE}
+ARGUMENTS = {
+    "learning_rate": _LEARNING_RATE,
+    "dropout": _DROPOUT,
+    "weight_decay": _NOT_NEGATIVE,
+}
 PATHS = ("PHOTOS", "CORRECTIONS", "WEIGHTS", "OUTPUT", "CACHE")
 
 
@@ -102,20 +124,32 @@ def check(**values: object) -> None:
     for name, value in values.items():
         allowed, test = (RULES | ARGUMENTS)[name.lower()]
         if not test(value):
-            raise ValueError(f"{name} is {value!r}; it must be {allowed}{_hint(name, value)}")
+            raise ValueError(
+                f"{name} is {value!r}; it must be {allowed}{_hint(name, value)}"
+            )
 
 
 def _hint(name, value):
     """Return what helps where a value came as text, as from papermill or YAML."""
-    texts = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, str)]
+    texts = [
+        v for v in (value if isinstance(value, list) else [value]) if isinstance(v, str)
+    ]
     if name.upper() in PATHS and isinstance(value, numbers.Number):
-        return f" (write it in quotes; papermill takes it by -r {name} {value}, not by -p)"
+        return (
+            f" (write it in quotes; papermill takes it by -r {name} {value}, not by -p)"
+        )
     if str(value) in ("true", "false"):
         return f" (write {value.title()})"
     if isinstance(value, str) and value.lstrip().startswith("["):
         return f' (papermill takes a list by -y "{name}: {value}", not by -p)'
-    if any(re.fullmatch(r"[-+]?\.?\d[\d.]*(e[-+]?\d+)?", text, re.IGNORECASE) for text in texts):
-        return " (write it without quotes; YAML reads 1e-4 as text, too: write 0.0001 or 1.0e-4)"
+    if any(
+        re.fullmatch(r"[-+]?\.?\d[\d.]*(e[-+]?\d+)?", text, re.IGNORECASE)
+        for text in texts
+    ):
+        return (
+            " (write it without quotes; YAML reads 1e-4 as text, "
+            "too: write 0.0001 or 1.0e-4)"
+        )
     return ""
 
 
@@ -126,9 +160,9 @@ def check_settings(namespace: dict) -> dict:
     Parameters
     ----------
     namespace : dict
-        The notebook's `globals()`. A `~` in the path of a setting is replaced there, too,
-        so that all cells take the same folder; and the settings of a settings.json, given to
-        papermill by `-f`, are set there.
+        The notebook's `globals()`. A `~` in the path of a setting is replaced there,
+        too, so that all cells take the same folder; and the settings of a
+        settings.json, given to papermill by `-f`, are set there.
 
     Returns
     -------
@@ -139,21 +173,26 @@ def check_settings(namespace: dict) -> dict:
     ------
     ValueError
         A value is impossible, a file or folder cannot be used, a setting is missing, or
-        papermill was given a name that is almost one (it sets such a variable and goes on, and
-        the run would ignore it).
-        A reader's own variables may have any name.
+        papermill was given a name that is almost one (it sets such a variable and goes
+        on, and the run would ignore it). A reader's own variables may have any name.
     """
     names = [name.upper() for name in RULES]
     given = _from_papermill(namespace)
-    if isinstance(recorded := given.get("settings"), dict):  # from a settings.json, by -f
+    if isinstance(
+        recorded := given.get("settings"), dict
+    ):  # from a settings.json, by -f
         beside = ("settings", "classes", "photos", "corrections", "versions")
-        given = recorded | {name: value for name, value in given.items() if name not in beside}
+        given = recorded | {
+            name: value for name, value in given.items() if name not in beside
+        }
         namespace |= given
     for name in [name for name in given if name not in names]:
         if near := difflib.get_close_matches(name.upper(), names, n=1, cutoff=0.75):
             raise ValueError(f"there is no setting {name}; do you mean {near[0]}?")
         if not name.startswith("PAPERMILL_"):
-            print(f"{name} is no setting of this notebook: its own cells do not use it.")
+            print(
+                f"{name} is no setting of this notebook: its own cells do not use it."
+            )
     settings = pick(namespace)
     _check_files(settings)
     return settings
@@ -169,7 +208,9 @@ def _check_files(settings):
         if settings[name] is not None:
             Path(settings[name]).open().close()
         name = "WEIGHTS"
-        with warnings.catch_warnings(action="ignore"):  # one for each layer without weights
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # one for each layer without weights
             if settings[name] not in ("imagenet", None):
                 base_model.build_base_model(settings[name])
     except Exception as error:  # Keras, h5py and zipfile raise a dozen kinds
@@ -181,7 +222,9 @@ def pick(namespace: dict) -> dict:
     """Return the settings out of a namespace, each checked."""
     names = [name.upper() for name in RULES]
     if missing := [name for name in names if name not in namespace]:
-        raise ValueError(f"the setting {missing[0]} is missing: put it back into the settings")
+        raise ValueError(
+            f"the setting {missing[0]} is missing: put it back into the settings"
+        )
     settings = {name: namespace[name] for name in names}
     for name in PATHS:
         if str(settings[name]).startswith("~"):
@@ -192,9 +235,11 @@ def pick(namespace: dict) -> dict:
 
 def _from_papermill(namespace):
     """
-    Return what papermill has set: in a cell of its own, which IPython keeps as the last but one.
+    Return what papermill has set: in a cell of its own, which IPython keeps as the last
+    but one.
 
-    A reader's cell may begin in the same way; papermill's holds `NAME = literal` throughout.
+    A reader's cell may begin in the same way; papermill's holds `NAME = literal`
+    throughout.
     """
     cell = namespace.get("In", [""])[-2:][0]
     try:

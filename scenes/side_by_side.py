@@ -10,10 +10,16 @@ that it can be copied into another project:
     rng = np.random.default_rng(0)
     X = rng.normal(size=(600, 20)).astype("float32")
     y = X[:, :3].argmax(axis=1)
-    grid = {"learning_rates": [0.01, 0.1], "dropouts": [0.0, 0.5], "weight_decays": [0.0, 0.01]}
-    heads = SideBySideHeads(**grid, n_features=20, n_classes=3)
+    heads = SideBySideHeads(
+        learning_rates=[0.01, 0.1],
+        dropouts=[0.0, 0.5],
+        weight_decays=[0.0, 0.01],
+        n_features=20,
+        n_classes=3,
+    )
     history = heads.fit(X, y, epochs=20, validation_split=0.25, verbose=0).history
-    print(history["val_head_accuracy"][-1])  # a row per dropout rate, a column per other setting
+    # A row per dropout rate, a column per other setting:
+    print(history["val_head_accuracy"][-1])
 """
 
 from collections.abc import Sequence
@@ -43,28 +49,34 @@ class SideBySideHeads(keras.Model):
     """
     All heads of a grid as one compiled model, trained by one ordinary `fit`.
 
-    A head is a matrix of F x C weights: the scores of an example for C classes are its F
-    features times that matrix. The matrices of many heads, side by side, make one wide
-    matrix. One product then gives the scores of all heads, and a processor computes one
-    large product far faster than many small ones.
+    A head is a matrix of F x C weights: the scores of an example for C classes are its
+    F features times that matrix. The matrices of many heads, side by side, make one
+    wide matrix. One product then gives the scores of all heads, and a processor
+    computes one large product far faster than many small ones.
 
     Nothing passes from one head to another, so each trains as it would alone:
 
-    - The loss is the *sum* of the heads' losses. The gradient of a sum with respect to one
+    - The loss is the *sum* of the heads' losses. The gradient of a sum with respect to
+      one
       head's weights is the gradient of that head's own loss. (A mean would divide it by
       the number of heads, and Adam's epsilon would notice.)
-    - Adam works on each weight by itself. Its learning rate can be a number per column, so
+    - Adam works on each weight by itself. Its learning rate can be a number per column,
+      so
       one optimizer serves all learning rates.
     - The L2 penalty is a factor per head.
     - Heads with different dropout rates need different inputs: the weights are a stack
       with one wide matrix per rate. All rates compare the *same* uniform random numbers
-      with their rate. Each head sees exactly the masks of Keras's Dropout layer, and since the
-      numbers do not depend on the other rates in the list, neither does a head's training.
-    - All heads start from the same initial weights and see the same batches (common random
-      numbers): a difference between two settings is due to the settings, not to the seed.
+      with their rate. Each head sees exactly the masks of Keras's Dropout layer, and
+      since the numbers do not depend on the other rates in the list, neither does a
+      head's training.
+    - All heads start from the same initial weights and see the same batches (common
+      random
+      numbers): a difference between two settings is due to the settings, not to the
+      seed.
 
-    Axes: D dropout rates, B examples of a batch, H = learning rates x weight decays, C classes.
-    In each epoch of the history, `head_loss` and `head_accuracy` have the shape (D, H).
+    Axes: D dropout rates, B examples of a batch, H = learning rates x weight decays, C
+    classes. In each epoch of the history, `head_loss` and `head_accuracy` have the
+    shape (D, H).
 
     Parameters
     ----------
@@ -72,8 +84,8 @@ class SideBySideHeads(keras.Model):
         A head for each combination.
     n_features, n_classes : int
     seed : int
-        Seeds the initial weights and the dropout masks. The order of the examples follows
-        Keras's global seed, as in any `fit`.
+        Seeds the initial weights and the dropout masks. The order of the examples
+        follows Keras's global seed, as in any `fit`.
     """
 
     def __init__(
@@ -91,7 +103,9 @@ class SideBySideHeads(keras.Model):
         self.n_classes = n_classes
         self.rates = np.reshape(dropouts, (-1, 1, 1)).astype("float32")
         self.penalties = np.tile(weight_decays, len(learning_rates)).astype("float32")
-        columns = np.repeat(learning_rates, len(weight_decays) * n_classes).astype("float32")
+        columns = np.repeat(learning_rates, len(weight_decays) * n_classes).astype(
+            "float32"
+        )
         width = self.heads[1] * n_classes
         self.kernel = self.add_weight(
             shape=(len(dropouts), n_features, width), initializer="zeros", name="kernel"
@@ -112,29 +126,44 @@ class SideBySideHeads(keras.Model):
         """Return scores (D, B, H, C) for features (B, F)."""
         x = ops.expand_dims(x, 0)
         if training:
-            keep = keras.random.uniform(ops.shape(x), seed=self.mask_generator) >= self.rates
+            keep = (
+                keras.random.uniform(ops.shape(x), seed=self.mask_generator)
+                >= self.rates
+            )
             x = ops.where(keep, x / (1 - self.rates), 0.0)
         else:
             x = ops.repeat(x, self.heads[0], axis=0)
         scores = ops.matmul(x, self.kernel) + self.bias
         return ops.reshape(scores, (self.heads[0], -1, self.heads[1], self.n_classes))
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
         """
         Return the sum of the heads' losses, each a mean over the batch plus L2.
 
-        Weights count as in Keras: the sum of weighted losses is divided by the batch size,
-        the sum of weighted accuracies by the sum of the weights.
+        Weights count as in Keras: the sum of weighted losses is divided by the batch
+        size, the sum of weighted accuracies by the sum of the weights.
         """
         batch_size = ops.cast(ops.shape(y)[0], "float32")
         y = ops.broadcast_to(ops.reshape(y, (1, -1, 1)), ops.shape(y_pred)[:-1])
-        entropy = keras.losses.sparse_categorical_crossentropy(y, y_pred, from_logits=True)
-        correct = ops.cast(ops.equal(ops.argmax(y_pred, axis=-1), ops.cast(y, "int32")), "float32")
+        entropy = keras.losses.sparse_categorical_crossentropy(
+            y, y_pred, from_logits=True
+        )
+        correct = ops.cast(
+            ops.equal(ops.argmax(y_pred, axis=-1), ops.cast(y, "int32")), "float32"
+        )
         count = batch_size
         if sample_weight is not None:
             weights = ops.reshape(sample_weight, (-1, 1))
-            entropy, correct, count = entropy * weights, correct * weights, ops.sum(weights)
-        squares = ops.reshape(ops.sum(ops.square(self.kernel), axis=1), (*self.heads, -1))
+            entropy, correct, count = (
+                entropy * weights,
+                correct * weights,
+                ops.sum(weights),
+            )
+        squares = ops.reshape(
+            ops.sum(ops.square(self.kernel), axis=1), (*self.heads, -1)
+        )
         losses = ops.mean(entropy, axis=1) + ops.sum(squares, axis=-1) * self.penalties
         self.head_loss.update_state(losses * batch_size, batch_size)
         self.head_accuracy.update_state(ops.sum(correct, axis=1), count)

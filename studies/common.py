@@ -1,4 +1,7 @@
-"""What the studies share: the committed tables, the bundled features, numbers as the pages say."""
+"""
+What the studies share: the committed tables, the bundled features, numbers as the pages
+say.
+"""
 
 import sys
 from collections.abc import Callable
@@ -19,7 +22,10 @@ def main(numbers: Callable[[], list[str]], **commands: Callable) -> None:
     """Print the numbers of a page or, if the command line names a command, run that."""
     name, *arguments = sys.argv[1:] or [None]
     if name and name not in commands:
-        sys.exit(f"{name} is no command of this study; it must be one of {', '.join(commands)}")
+        sys.exit(
+            f"{name} is no command of this study; it must be "
+            f"one of {', '.join(commands)}"
+        )
     commands[name](*arguments) if name else print(*numbers(), sep="\n")
 
 
@@ -34,7 +40,10 @@ def write(table: pd.DataFrame, name: str) -> None:
 
 
 def load_images() -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """Return the bundled images, split as in the notebook, their features and class numbers."""
+    """
+    Return the bundled images, split as in the notebook, their features and class
+    numbers.
+    """
     tf.config.experimental.enable_op_determinism()
     images, X = features.load_bundled_features()
     images = utils.create_validation(utils.drop_leaks(images))
@@ -42,7 +51,9 @@ def load_images() -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
 
 
 def best_setting() -> dict:
-    """Return the arguments of `train_head` that the committed grid search has chosen."""
+    """
+    Return the arguments of `train_head` that the committed grid search has chosen.
+    """
     best = evaluation.best_hyperparameters(files.read_csv(ROOT / "grid_search.csv"))
     chosen = {name: best[name] for name in scenes.HYPERPARAMETERS}
     return chosen | {"epochs": best["epoch"], "batch_size": 128}

@@ -1,10 +1,11 @@
 """
 Label noise: the numbers of `label_noise.md`, and how to repeat what they come from.
 
-`python -m studies.label_noise` prints each number of the page. With `pairs`, it lists the
-near-duplicates; with `clean`, it trains heads with the flagged labels removed or changed, and
-writes `results/label_cleaning.csv` (two minutes); with `sheets PHOTOS FOLDER`, it draws the photos
-of `results/label_reading.csv` for another reader. The sheets must not be published.
+`python -m studies.label_noise` prints each number of the page. With `pairs`, it lists
+the near-duplicates; with `clean`, it trains heads with the flagged labels removed or
+changed, and writes `results/label_cleaning.csv` (two minutes); with `sheets PHOTOS
+FOLDER`, it draws the photos of `results/label_reading.csv` for another reader. The
+sheets must not be published.
 """
 
 import itertools
@@ -30,10 +31,11 @@ ROWS = {
 
 def count_annotations(readings: pd.DataFrame) -> pd.DataFrame:
     """
-    Return how many photos were read as the suggestion, as their label, as another class, unclear.
+    Return how many photos were read as the suggestion, as their label, as another
+    class, unclear.
 
-    There is a row for each value of `chosen`. `label`, `suggested` (a class, or missing) and
-    `reading` (a class, or 'unclear') are the other columns of `readings`.
+    There is a row for each value of `chosen`. `label`, `suggested` (a class, or
+    missing) and `reading` (a class, or 'unclear') are the other columns of `readings`.
     """
     cases = {
         "unclear": readings["reading"] == "unclear",
@@ -49,8 +51,8 @@ def near_duplicates(X: np.ndarray, digests: Sequence[str]) -> pd.DataFrame:
     """
     Return the pairs of photos with almost the same features but different pixels.
 
-    `first` < `second` are the rows of a pair, and `cosine` is that of their features; the most
-    similar pair comes first.
+    `first` < `second` are the rows of a pair, and `cosine` is that of their features;
+    the most similar pair comes first.
     """
     unit, digests, pairs = normalize(X), np.asarray(digests), []
     for start in range(0, len(unit), 256):  # all cosines at once would take gigabytes
@@ -60,27 +62,45 @@ def near_duplicates(X: np.ndarray, digests: Sequence[str]) -> pd.DataFrame:
     first, second, cosine = map(np.concatenate, zip(*pairs, strict=True))
     table = pd.DataFrame({"first": first, "second": second, "cosine": cosine})
     table = table[digests[first] != digests[second]]
-    return table.sort_values(["cosine", "first"], ascending=[False, True], ignore_index=True)
+    return table.sort_values(
+        ["cosine", "first"], ascending=[False, True], ignore_index=True
+    )
 
 
 def pairs() -> None:
     """Print the near-duplicates among the bundled images."""
     images, X, _ = common.load_images()
     table, paths = near_duplicates(X, images["digest"]), images["path"].to_numpy()
-    print(table.assign(first=paths[table["first"]], second=paths[table["second"]]).to_string())
+    print(
+        table.assign(
+            first=paths[table["first"]], second=paths[table["second"]]
+        ).to_string()
+    )
 
 
 def clean() -> None:
-    """Train on labels cleaned in several ways, and compare on the same validation images."""
+    """
+    Train on labels cleaned in several ways, and compare on the same validation images.
+    """
     images, X, y = common.load_images()
-    val, train = ((images["split"] == name).to_numpy() for name in ("validation", "train"))
-    X_val, y_val, X, y, groups = X[val], y[val], X[train], y[train], images["digest"][train]
+    val, train = (
+        (images["split"] == name).to_numpy() for name in ("validation", "train")
+    )
+    X_val, y_val, X, y, groups = (
+        X[val],
+        y[val],
+        X[train],
+        y[train],
+        images["digest"][train],
+    )
     setting, probabilities = common.best_setting(), np.zeros((len(y), y.max() + 1))
     for rest, fold in grid_search.make_folds(y, groups, folds=5, seed=0):
         probabilities[fold] = heads.train_head(X[rest], y[rest], **setting)[0](X[fold])
     suggested = evaluation.flag_labels(probabilities, y)
     kept, others = suggested < 0, np.ones(len(y), bool)
-    others[np.random.default_rng(0).choice(len(y), (~kept).sum(), replace=False)] = False
+    others[np.random.default_rng(0).choice(len(y), (~kept).sum(), replace=False)] = (
+        False
+    )
     ways = {
         "all photos": (slice(None), y),
         "flagged removed": (kept, y),
@@ -99,7 +119,10 @@ def clean() -> None:
 
 
 def sheets(source: str, folder: str) -> None:
-    """Draw the photos of the reading in a new folder, 16 a sheet, numbered and without labels."""
+    """
+    Draw the photos of the reading in a new folder, 16 a sheet, numbered and without
+    labels.
+    """
     Path(folder).mkdir(parents=True)
     paths = [Path(source, path) for path in common.read("label_reading")["path"]]
     for start in range(0, len(paths), 16):
@@ -121,48 +144,65 @@ def numbers_of_readings() -> list[str]:
     n_images = len(utils.drop_leaks(features.load_bundled_features()[0]))
     pairs = flagged[["label", "suggested"]].isin(["glacier", "mountain"]).all(axis=1)
     return [
-        *(common.row(ROWS[kind], n.sum(), *n) for kind, n in counts.loc[[*ROWS]].iterrows()),
+        *(
+            common.row(ROWS[kind], n.sum(), *n)
+            for kind, n in counts.loc[[*ROWS]].iterrows()
+        ),
         f"{calibration.percent(agrees[clear])} of the {clear.sum()} clear ones",
         f"{calibration.percent(agrees)} if the {(~clear).sum()} unclear ones count as "
         "disagreements",
         f"{len(flagged)} of {n_images:,} labels, {pairs.sum()} of them",
-        f"{counts.loc['flagged', 'suggestion']} of the {counts.loc['flagged'].sum()} most",
+        f"{counts.loc['flagged', 'suggestion']} of the "
+        f"{counts.loc['flagged'].sum()} most",
     ]
 
 
 def numbers_of_errors() -> list[str]:
     table = common.read("label_noise_predictions").set_index(["path", "label", "run"])
-    guesses = table.select_dtypes("number").idxmax(axis=1).unstack().reset_index("label")
+    guesses = (
+        table.select_dtypes("number").idxmax(axis=1).unstack().reset_index("label")
+    )
     correct = guesses[1] == guesses["label"]
     shared = ~correct & (guesses[[1, 2, 3]].nunique(axis=1) == 1)
     read = pd.concat([common.read("label_reading"), common.read("label_mistakes")])
     read = read.drop_duplicates("path")[["path", "label", "reading"]].set_index("path")
     read = read[read.index.isin(correct.index[shared])]
-    as_label, not_shared = (read["reading"] == read["label"]).sum(), (~correct & ~shared).sum()
+    as_label, not_shared = (
+        (read["reading"] == read["label"]).sum(),
+        (~correct & ~shared).sum(),
+    )
     won = not_shared + shared.sum() * as_label / len(read)
     flagged = correct.index.isin(common.read("flagged_labels")["path"])
     pairs = common.read("near_copies")
-    crossing = pairs[(pairs["split_1"] != pairs["split_2"]) & (pairs["same_picture"] == "yes")]
+    crossing = pairs[
+        (pairs["split_1"] != pairs["split_2"]) & (pairs["same_picture"] == "yes")
+    ]
     copied = correct.index.isin([*crossing["path_1"], *crossing["path_2"]])
     kinds = pairs["same_picture"].value_counts()
     return [
         f"{(~correct).sum()} errors on the {len(correct):,} test photos",
         f"{not_shared} of them are not shared by all three runs",
-        f"Of the {shared.sum()} shared ones, {len(read)} were read, {as_label} as their label",
+        f"Of the {shared.sum()} shared ones, {len(read)} were "
+        f"read, {as_label} as their label",
         f"{shared.sum() - len(read)} were never read",
         f"would reach {(correct.sum() + won) / len(correct):.1%}",
         f"{calibration.percent(correct)} on all test photos",
-        f"{calibration.percent(correct[~flagged])} without the {flagged.sum()} flagged ones",
+        f"{calibration.percent(correct[~flagged])} without "
+        f"the {flagged.sum()} flagged ones",
         f"{len(pairs)} pairs with a cosine of at least {THRESHOLD}",
-        f"{kinds['yes']} as the same picture, {kinds['no']} as two, {kinds['unsure']} as either",
+        f"{kinds['yes']} as the same picture, {kinds['no']} as "
+        f"two, {kinds['unsure']} as either",
         f"{len(crossing)} of the former cross the split",
-        f"{calibration.percent(correct[~copied])} on the {(~copied).sum():,} test photos without "
+        f"{calibration.percent(correct[~copied])} on the "
+        f"{(~copied).sum():,} test photos without "
         "such",
     ]
 
 
 def numbers_of_cleaning() -> list[str]:
-    accuracy = common.read("label_cleaning").pivot(index="seed", columns="labels")["val_accuracy"]
+    accuracy = common.read("label_cleaning").pivot(index="seed", columns="labels")[
+        "val_accuracy"
+    ]
     gain = 100 * accuracy.sub(accuracy["all photos"], axis=0)
     gains = gain.mean().map("{:+.2f}".format), gain.sem().map("{:.2f}".format)
     return [*map(common.row, gain, accuracy.mean().map("{:.2%}".format), *gains)]

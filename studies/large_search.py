@@ -1,9 +1,9 @@
 """
 Large search: the numbers of `large_search.md`, and how to repeat what they come from.
 
-`python -m studies.large_search` prints each number of the page. With `plots`, it draws the plots;
-with `run`, it searches, and writes `results/grid_search_large.csv` (35 minutes on two cores; an
-interrupted search resumes).
+`python -m studies.large_search` prints each number of the page. With `plots`, it draws
+the plots; with `run`, it searches, and writes `results/grid_search_large.csv` (35
+minutes on two cores; an interrupted search resumes).
 """
 
 from collections.abc import Sequence
@@ -25,14 +25,26 @@ EPOCHS = [10, 25, 50, 100]  # that are kept of each setting; it trains for the l
 
 
 def run() -> None:
-    """Search as the notebook does, with longer lists; keep some epochs of each setting."""
+    """
+    Search as the notebook does, with longer lists; keep some epochs of each setting.
+    """
     images, X, y = common.load_images()
     training = (images["split"] != "test").to_numpy()
     folder = common.ROOT / "runs" / "large_search"
     folder.mkdir(parents=True, exist_ok=True)
-    options = {"folds": 5, "batch_size": 128, "seed": 0, "groups": images["digest"][training]}
+    options = {
+        "folds": 5,
+        "batch_size": 128,
+        "seed": 0,
+        "groups": images["digest"][training],
+    }
     results = grid_search.grid_search(
-        X[training], y[training], **GRID, **options, epochs=EPOCHS[-1], csv=folder / "search.csv"
+        X[training],
+        y[training],
+        **GRID,
+        **options,
+        epochs=EPOCHS[-1],
+        csv=folder / "search.csv",
     )
     common.write(keep_epochs(results, EPOCHS), "grid_search_large")
 
@@ -41,26 +53,47 @@ def keep_epochs(results: pd.DataFrame, epochs: Sequence[int]) -> pd.DataFrame:
     """
     Return some epochs of each setting of a grid search, and its best one.
 
-    The columns are those of `evaluation.rank_epochs` and `kept`, which is 'best' or the epoch.
+    The columns are those of `evaluation.rank_epochs` and `kept`, which is 'best' or the
+    epoch.
     """
     table = evaluation.rank_epochs(results)
     best = table.drop_duplicates(scenes.HYPERPARAMETERS).assign(kept="best")
     some = table[table["epoch"].isin(epochs)]
     kept = pd.concat([some.assign(kept=some["epoch"].astype(str)), best])
     first = [*scenes.HYPERPARAMETERS, "kept"]
-    kept = kept.sort_values([*scenes.HYPERPARAMETERS, "epoch", "kept"], ignore_index=True)
+    kept = kept.sort_values(
+        [*scenes.HYPERPARAMETERS, "epoch", "kept"], ignore_index=True
+    )
     return kept[[*first, *kept.columns.drop(first)]]
 
 
 def best_of(table: pd.DataFrame, x: str, y: str) -> go.Figure:
     """Return a heat map of the highest validation accuracy for each pair of values."""
-    cells = 100 * table.pivot_table(index=y, columns=x, values="val_accuracy", aggfunc="max")
+    cells = 100 * table.pivot_table(
+        index=y, columns=x, values="val_accuracy", aggfunc="max"
+    )
     low = cells.stack().quantile(0.25)  # else the worst leave one colour for all others
-    names = {"x": x.replace("_", " "), "y": y.replace("_", " "), "color": "accuracy (%)"}
-    title = f"Highest validation accuracy (%)<br><sup>the colours begin at {low:.2f}%</sup>"
+    names = {
+        "x": x.replace("_", " "),
+        "y": y.replace("_", " "),
+        "color": "accuracy (%)",
+    }
+    title = (
+        f"Highest validation accuracy (%)<br><sup>the colours begin at {low:.2f}%</sup>"
+    )
     cells = cells.rename(columns="{:g}".format, index="{:g}".format)
-    look = {"zmin": low, "color_continuous_scale": "Viridis", "origin": "lower", "aspect": "auto"}
-    look |= {"template": "plotly_white", "text_auto": ".2f", "width": 850, "height": 500}
+    look = {
+        "zmin": low,
+        "color_continuous_scale": "Viridis",
+        "origin": "lower",
+        "aspect": "auto",
+    }
+    look |= {
+        "template": "plotly_white",
+        "text_auto": ".2f",
+        "width": 850,
+        "height": 500,
+    }
     figure = px.imshow(cells, labels=names, title=title, **look)
     return figure.update_coloraxes(showscale=False)
 
@@ -71,16 +104,23 @@ def figures() -> dict[str, go.Figure]:
     best = table["kept"] == "best"
     return {
         "grid_search_large_epochs": best_of(table[~best], "epoch", "learning_rate"),
-        "grid_search_large_regularization": best_of(table[best], "weight_decay", "dropout"),
+        "grid_search_large_regularization": best_of(
+            table[best], "weight_decay", "dropout"
+        ),
     }
 
 
 def numbers() -> list[str]:
     """Return each row and phrase of the page that holds a number."""
-    table, small = common.read("grid_search_large"), files.read_csv(common.ROOT / "grid_search.csv")
+    table, small = (
+        common.read("grid_search_large"),
+        files.read_csv(common.ROOT / "grid_search.csv"),
+    )
     some, best = table[table["kept"] != "best"], table[table["kept"] == "best"]
     rates = some.loc[some.groupby("epoch")["val_accuracy"].idxmax()].set_index("epoch")
-    top = best.loc[best.sort_values(["val_accuracy", "val_loss"], ascending=[False, True]).index[0]]
+    top = best.loc[
+        best.sort_values(["val_accuracy", "val_loss"], ascending=[False, True]).index[0]
+    ]
     median = 100 * best.drop(top.name)[["gap", "gap_sem"]].median()
     sizes = " x ".join(str(len(values)) for values in GRID.values())
     n_small = len(small) // small["fold"].nunique()
@@ -89,11 +129,17 @@ def numbers() -> list[str]:
         ", ".join(f"{rates['learning_rate'][n]:g} after {n} epochs" for n in EPOCHS),
         common.row("best accuracy", f"{top['val_accuracy']:.2%}"),
         common.row("median gap to it", f"{median['gap']:.2f} points"),
-        common.row("median standard error of the gap", f"{median['gap_sem']:.2f} points"),
-        common.row("gap below two standard errors", (best["gap"] <= 2 * best["gap_sem"]).sum()),
-        f"{top['learning_rate']:g}, {top['dropout']:g} and {top['weight_decay']:g} at epoch",
+        common.row(
+            "median standard error of the gap", f"{median['gap_sem']:.2f} points"
+        ),
+        common.row(
+            "gap below two standard errors", (best["gap"] <= 2 * best["gap_sem"]).sum()
+        ),
+        f"{top['learning_rate']:g}, {top['dropout']:g} and "
+        f"{top['weight_decay']:g} at epoch",
         f"{top['epoch']}. It is the highest of {len(best) * EPOCHS[-1]:,} figures",
-        f"{evaluation.best_hyperparameters(small)['val_accuracy']:.2%} is that of {n_small}",
+        f"{evaluation.best_hyperparameters(small)['val_accuracy']:.2%} "
+        f"is that of {n_small}",
         f"there it shrinks to {evaluation.accuracy_by_other_folds(small):.2%}",
     ]
 

@@ -1,9 +1,10 @@
 """
 Mobile export: the numbers of `mobile_export.md`, and how to repeat what they come from.
 
-`python -m studies.mobile_export` prints each number of the page. With `measure PHOTOS`, it exports
-the shipped model, predicts the test photos with each file, and writes `results/exported.csv` (five
-minutes on two cores; PHOTOS is the folder of the Kaggle data set).
+`python -m studies.mobile_export` prints each number of the page. With `measure PHOTOS`,
+it exports the shipped model, predicts the test photos with each file, and writes
+`results/exported.csv` (five minutes on two cores; PHOTOS is the folder of the Kaggle
+data set).
 """
 
 import os
@@ -23,8 +24,13 @@ from studies import common
 
 @scenes.silent()  # LiteRT says which delegate it has made
 def run_exported(file: str | Path, paths: Sequence[str | Path]) -> np.ndarray:
-    """Return the probabilities (n, classes) that an exported model gives, as an app gets them."""
-    with warnings.catch_warnings(action="ignore"):  # the successor is a package of its own
+    """
+    Return the probabilities (n, classes) that an exported model gives, as an app gets
+    them.
+    """
+    with warnings.catch_warnings(
+        action="ignore"
+    ):  # the successor is a package of its own
         interpreter = tf.lite.Interpreter(str(file), num_threads=os.cpu_count())
     interpreter.allocate_tensors()
     photo = interpreter.get_input_details()[0]["index"]
@@ -40,7 +46,10 @@ def run_exported(file: str | Path, paths: Sequence[str | Path]) -> np.ndarray:
 def measure(folder: str) -> None:
     """Write size, accuracy and agreement with the Keras model of each exported file."""
     images = features.load_bundled_features()[0].query("split == 'test'")
-    paths, y = [Path(folder, path) for path in images["path"]], images["label"].cat.codes
+    paths, y = (
+        [Path(folder, path) for path in images["path"]],
+        images["label"].cat.codes,
+    )
     file = common.ROOT / "classifier.keras"
     model = classifier.load_classifier(file)
     by_keras = classifier.predict(model, paths)["label"].cat.codes.to_numpy()

@@ -1,4 +1,6 @@
-"""What the tests share: drawn photos, small models, disks that fill, and the real photos."""
+"""
+What the tests share: drawn photos, small models, disks that fill, and the real photos.
+"""
 
 import os
 import shutil
@@ -13,7 +15,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tools")]
+sys.path[:0] = [
+    str(Path(__file__).parents[1]),
+    str(Path(__file__).parents[1] / "tools"),
+]
 
 import scenes  # isort: skip  (first: it keeps TensorFlow's logs out of the output)
 
@@ -42,24 +47,41 @@ CLASSES = ["buildings", "forest", "glacier", "mountain", "sea", "street"]
 
 def find_browser() -> str | None:
     """Return the path of a Chrome or Chromium, None where there is none."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+    names = (
+        "chromium",
+        "chromium-browser",
+        "google-chrome",
+        "google-chrome-stable",
+        "chrome",
+    )
     told = os.environ.get("BROWSER_PATH")
-    return shutil.which(told) if told else next(filter(None, map(shutil.which, names)), None)
+    return (
+        shutil.which(told)
+        if told
+        else next(filter(None, map(shutil.which, names)), None)
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     given = os.environ.get("INTEL_PHOTOS")
     if given and not Path(given).is_dir():
-        raise pytest.UsageError(f"INTEL_PHOTOS names {given}, which is no folder: mend or unset it")
-    # Started in the background (nohup, `pytest &`), a process ignores what the tests send it.
+        raise pytest.UsageError(
+            f"INTEL_PHOTOS names {given}, which is no folder: mend or unset it"
+        )
+    # Started in the background (nohup, `pytest &`), a process ignores what the tests
+    # send it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Keras turns TensorFlow's arrays into numpy's in a way that numpy 2 finds old.
-    config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
+    config.addinivalue_line(
+        "filterwarnings", "ignore:__array__ implementation:DeprecationWarning"
+    )
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("photos") and not os.environ.get("INTEL_PHOTOS"):
-        pytest.skip("the environment variable INTEL_PHOTOS names no folder of real photos")
+        pytest.skip(
+            "the environment variable INTEL_PHOTOS names no folder of real photos"
+        )
     if item.get_closest_marker("browser") and not find_browser():
         pytest.skip("there is no Chrome or Chromium")
 
@@ -70,16 +92,22 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def draw(seed: int, *, width: int = 40, height: int = 30) -> np.ndarray:
     """Return the pixels of a photo: 3 x 4 fields of random colours."""
     fields = np.random.default_rng(seed).integers(0, 256, (3, 4, 3)).astype("uint8")
-    return np.array(Image.fromarray(fields).resize((width, height), Image.Resampling.NEAREST))
+    return np.array(
+        Image.fromarray(fields).resize((width, height), Image.Resampling.NEAREST)
+    )
 
 
 @pytest.fixture(scope="session")
 def drawn_once(tmp_path_factory):
-    """Draw a data set in Kaggle's layout: 5 training and 4 test photos a class, 3 others."""
+    """
+    Draw a data set in Kaggle's layout: 5 training and 4 test photos a class, 3 others.
+    """
     root = tmp_path_factory.mktemp("drawn")
     seed = 0
     folders = {f"seg_train/seg_train/{label}": 5 for label in CLASSES}
-    folders |= {f"seg_test/seg_test/{label}": 4 for label in CLASSES} | {"seg_pred/seg_pred": 3}
+    folders |= {f"seg_test/seg_test/{label}": 4 for label in CLASSES} | {
+        "seg_pred/seg_pred": 3
+    }
     for folder, count in folders.items():
         (root / folder).mkdir(parents=True)
         for number in range(count):
@@ -125,7 +153,9 @@ def real_photos():
 
 
 class CountPhotos(keras.layers.Layer):
-    """Passes its input on and counts the photos in it, outside of the model's weights."""
+    """
+    Passes its input on and counts the photos in it, outside of the model's weights.
+    """
 
     seen = tf.Variable(0, trainable=False, name="seen")
 
@@ -138,11 +168,20 @@ class CountPhotos(keras.layers.Layer):
 
 
 def small_base_model(seed: int, *layers: keras.layers.Layer) -> keras.Model:
-    """Return a model in the place of MobileNetV2 that tells photos apart and is fast."""
+    """
+    Return a model in the place of MobileNetV2 that tells photos apart and is fast.
+    """
     photos = x = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3))
     spread = keras.initializers.RandomNormal(stddev=2.0, seed=seed)
-    dense = keras.layers.Dense(N_FEATURES, activation="relu6", kernel_initializer=spread)
-    for layer in (*layers, keras.layers.AveragePooling2D(112), keras.layers.Flatten(), dense):
+    dense = keras.layers.Dense(
+        N_FEATURES, activation="relu6", kernel_initializer=spread
+    )
+    for layer in (
+        *layers,
+        keras.layers.AveragePooling2D(112),
+        keras.layers.Flatten(),
+        dense,
+    ):
         x = layer(x)
     return keras.Model(photos, x)
 
@@ -151,11 +190,16 @@ def small_head(classes: int) -> keras.Sequential:
     """Return a head with dropout that tells the features of photos apart."""
     spread = keras.initializers.RandomNormal(stddev=0.05, seed=0)
     dense = keras.layers.Dense(classes, activation="softmax", kernel_initializer=spread)
-    return keras.Sequential([keras.Input((N_FEATURES,)), keras.layers.Dropout(0.1), dense])
+    return keras.Sequential(
+        [keras.Input((N_FEATURES,)), keras.layers.Dropout(0.1), dense]
+    )
 
 
 def spread_weights(layer: keras.layers.Layer, rng: np.random.Generator) -> None:
-    """Draw a convolution's weights as He does: Keras's own shrink what passes, layer by layer."""
+    """
+    Draw a convolution's weights as He does: Keras's own shrink what passes, layer by
+    layer.
+    """
     shape = layer.kernel.shape
     depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
     inputs = shape[0] * shape[1] * (1 if depthwise else shape[2])
@@ -164,7 +208,8 @@ def spread_weights(layer: keras.layers.Layer, rng: np.random.Generator) -> None:
 
 def small_network(seed: int) -> keras.Model:
     """
-    Return the last layers of MobileNetV2, by kind and by name, on what a photo is in 7 x 7.
+    Return the last layers of MobileNetV2, by kind and by name, on what a photo is in 7
+    x 7.
 
     Frozen; BatchNormalization has statistics that matter; features spread over 0 to 6.
     """
@@ -174,7 +219,9 @@ def small_network(seed: int) -> keras.Model:
     convolutions = {
         "block_15_project": keras.layers.Conv2D(160, 1, use_bias=False),
         "block_16_expand": keras.layers.Conv2D(24, 1, use_bias=False),
-        "block_16_depthwise": keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False),
+        "block_16_depthwise": keras.layers.DepthwiseConv2D(
+            3, padding="same", use_bias=False
+        ),
         "block_16_project": keras.layers.Conv2D(32, 1, use_bias=False),
         "Conv_1": keras.layers.Conv2D(N_FEATURES, 1, use_bias=False),
     }
@@ -201,7 +248,9 @@ def base():
 
 @pytest.fixture
 def count(base):
-    """Return a function that counts the photos through the base model since its last call."""
+    """
+    Return a function that counts the photos through the base model since its last call.
+    """
     seen = base.layers[1].seen
 
     def photos() -> int:
@@ -235,7 +284,9 @@ def imagenet_base_model():
 @pytest.fixture(scope="session")
 def classifier():
     """Return a small classifier, photo in and probabilities out."""
-    return scenes.classifier.build_classifier(small_base_model(0), small_head(6), CLASSES)
+    return scenes.classifier.build_classifier(
+        small_base_model(0), small_head(6), CLASSES
+    )
 
 
 @pytest.fixture(scope="session")
@@ -259,7 +310,9 @@ class Payload:
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Mount a disk of 96 KB and return its folder and a function that makes it read-only."""
+    """
+    Mount a disk of 96 KB and return its folder and a function that makes it read-only.
+    """
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(folder)]
@@ -271,13 +324,17 @@ def small_disk(tmp_path):
         pytest.skip("a small disk can only be mounted by root")
 
     def make_read_only() -> None:
-        subprocess.run(["mount", "-o", "remount,ro", str(folder)], timeout=30, check=True)
+        subprocess.run(
+            ["mount", "-o", "remount,ro", str(folder)], timeout=30, check=True
+        )
 
     yield folder, make_read_only
     subprocess.run(["umount", "-l", str(folder)], timeout=30, check=True)
 
 
-def damage(good: bytes, rng: np.random.Generator, edges: list[int] | None = None) -> bytes:
+def damage(
+    good: bytes, rng: np.random.Generator, edges: list[int] | None = None
+) -> bytes:
     """
     Return a file's bytes, cut off somewhere or with one to eight of them changed.
 

@@ -1,4 +1,7 @@
-"""Features like those of photos, heads trained alone, and searches that tests start and kill."""
+"""
+Features like those of photos, heads trained alone, and searches that tests start and
+kill.
+"""
 
 import contextlib
 import functools
@@ -23,9 +26,15 @@ import scenes.heads
 import scenes.side_by_side
 
 
-def make_photos(n: int, *, n_classes: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return features from 0 to 6, most of them small, of classes that overlap; labels."""
-    centres = np.random.default_rng(1).gamma(0.5, 0.2, (n_classes, scenes.base_model.N_FEATURES))
+def make_photos(
+    n: int, *, n_classes: int = 6, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Return features from 0 to 6, most of them small, of classes that overlap; labels.
+    """
+    centres = np.random.default_rng(1).gamma(
+        0.5, 0.2, (n_classes, scenes.base_model.N_FEATURES)
+    )
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(n) % n_classes)
     features = centres[labels] + rng.gamma(0.5, 1.0, (n, scenes.base_model.N_FEATURES))
@@ -33,7 +42,9 @@ def make_photos(n: int, *, n_classes: int = 6, seed: int = 0) -> tuple[np.ndarra
 
 
 def make_unequal(n: int, *, n_classes: int = 6) -> tuple[np.ndarray, np.ndarray]:
-    """Return some of `make_photos(n)`: of the classes all, half, a third, all, half, ..."""
+    """
+    Return some of `make_photos(n)`: of the classes all, half, a third, all, half, ...
+    """
     features, labels = make_photos(n, n_classes=n_classes)
     kept = np.arange(n) % (1 + labels % 3) == 0
     return features[kept], labels[kept]
@@ -42,9 +53,16 @@ def make_unequal(n: int, *, n_classes: int = 6) -> tuple[np.ndarray, np.ndarray]
 # --- Training -------------------------------------------------------------------------
 
 
-def fit_plainly(head, train, validation, *, learning_rate, class_weight=None, **options):
-    """Return the history of an ordinary `fit` of a head; validation has the class weights, too."""
-    weights = compute_class_weight(class_weight, classes=np.unique(train[1]), y=train[1])
+def fit_plainly(
+    head, train, validation, *, learning_rate, class_weight=None, **options
+):
+    """
+    Return the history of an ordinary `fit` of a head; validation has the class weights,
+    too.
+    """
+    weights = compute_class_weight(
+        class_weight, classes=np.unique(train[1]), y=train[1]
+    )
     head.compile(
         keras.optimizers.Adam(learning_rate),
         "sparse_categorical_crossentropy",
@@ -61,7 +79,9 @@ def fit_plainly(head, train, validation, *, learning_rate, class_weight=None, **
 
 
 def fit_alone(train, validation, setting, *, seed, **options):
-    """Return the history of a plain fit from the weights and with the masks of a search."""
+    """
+    Return the history of a plain fit from the weights and with the masks of a search.
+    """
     learning_rate, dropout, weight_decay = setting
     keras.utils.set_random_seed(seed)  # it decides the order of the photos
     shape = scenes.base_model.N_FEATURES, len(np.unique(train[1]))
@@ -73,7 +93,9 @@ def fit_alone(train, validation, setting, *, seed, **options):
     return fit_plainly(head, train, validation, learning_rate=learning_rate, **options)
 
 
-def fake_training(features, labels, training, validation, *, grid, epochs, seed, **options):
+def fake_training(
+    features, labels, training, validation, *, grid, epochs, seed, **options
+):
     """Stand in for `_fit`: at once, random numbers that depend on the seed alone."""
     heads = len(grid["learning_rates"]) * len(grid["weight_decays"])
     rng = np.random.default_rng(seed)
@@ -87,7 +109,9 @@ def fake_training(features, labels, training, validation, *, grid, epochs, seed,
 
 
 def run(word: Connection, *, threads: int = 0, **search) -> None:
-    """Run a grid search as the notebook does; 0 threads are as many as TensorFlow likes."""
+    """
+    Run a grid search as the notebook does; 0 threads are as many as TensorFlow likes.
+    """
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
@@ -95,8 +119,12 @@ def run(word: Connection, *, threads: int = 0, **search) -> None:
 
 
 def run_step_by_step(word: Connection, **search) -> None:
-    """Run a grid search without compiling it, which would take most of its time; tell steps."""
-    gc.freeze()  # each fold looks for garbage, which takes long among all objects of TensorFlow
+    """
+    Run a grid search without compiling it, which would take most of its time; tell
+    steps.
+    """
+    # each fold looks for garbage, which takes long among all objects of TensorFlow
+    gc.freeze()
     tf.config.run_functions_eagerly(True)
     tell = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: word.send("a step is done")
@@ -139,11 +167,15 @@ def hold(word: Connection, **search) -> None:
 
 
 def measure_memory(word: Connection, *, copies: int, **search) -> None:
-    """Send by how many bytes a search on so many copies of 600 photos raises the memory."""
+    """
+    Send by how many bytes a search on so many copies of 600 photos raises the memory.
+    """
 
     def memory(key: str) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
+        return 1024 * next(
+            int(line.split()[1]) for line in lines if line.startswith(key)
+        )
 
     X, y = make_photos(600)
     scenes.grid_search.grid_search(X, y, **search)  # loads what any search needs

@@ -1,4 +1,6 @@
-"""The base model is MobileNetV2, frozen, and its features are rounded by next to nothing."""
+"""
+The base model is MobileNetV2, frozen, and its features are rounded by next to nothing.
+"""
 
 import re
 
@@ -16,12 +18,14 @@ FLOATS = st.floats(0, 6, width=32)
 
 
 def half_step(features: np.ndarray) -> np.ndarray:
-    """Return how far rounding may move features: half of a step of 1/255 behind the root."""
+    """
+    Return how far rounding may move features: half of a step of 1/255 behind the root.
+    """
     half = np.sqrt(6) / 510
     return half * (2 * np.sqrt(features) + half)
 
 
-# --- The base model ------------------------------------------------------------------------
+# --- The base model -------------------------------------------------------------------
 
 
 def test_the_base_model_maps_photos_to_1280_frozen_features(random_base_model):
@@ -40,20 +44,28 @@ def test_the_base_model_maps_photos_to_1280_frozen_features(random_base_model):
 def test_the_base_model_takes_its_weights_from_a_file(random_base_model, tmp_path):
     random_base_model.save_weights(tmp_path / "own.weights.h5")
     again = scenes.base_model.build_base_model(tmp_path / "own.weights.h5")
-    for weight, same in zip(again.get_weights(), random_base_model.get_weights(), strict=True):
+    for weight, same in zip(
+        again.get_weights(), random_base_model.get_weights(), strict=True
+    ):
         np.testing.assert_array_equal(weight, same)
 
 
 @pytest.mark.parametrize("which", ["own", "imagenet"])
-def test_weights_that_were_cut_off_are_named_with_what_to_do(tmp_path, monkeypatch, which):
+def test_weights_that_were_cut_off_are_named_with_what_to_do(
+    tmp_path, monkeypatch, which
+):
     """As a download leaves them that breaks off."""
     path = tmp_path / "weights.h5"
     with h5py.File(path, "w") as file:
         file["kernel"] = np.zeros(1000)
     path.write_bytes(path.read_bytes()[:-500])
     monkeypatch.setattr(scenes.base_model, "IMAGENET_WEIGHTS", path)
-    monkeypatch.setattr(keras.src.utils.file_utils, "get_file", lambda *a, **options: str(path))
-    with pytest.raises(ValueError, match=rf"in {re.escape(str(path))} cannot .*; delete it"):
+    monkeypatch.setattr(
+        keras.src.utils.file_utils, "get_file", lambda *a, **options: str(path)
+    )
+    with pytest.raises(
+        ValueError, match=rf"in {re.escape(str(path))} cannot .*; delete it"
+    ):
         scenes.base_model.build_base_model("imagenet" if which == "imagenet" else path)
 
 
@@ -82,10 +94,11 @@ def test_rounding_moves_the_test_accuracy_by_at_most_a_fifth_of_a_point(bundled)
     """
     Train the head on the rounded features and on unrounded ones: 2 of 1000 may change.
 
-    What rounding took away is not in `features.npz`. It is put back by chance here: each
-    feature is moved to a random place within the step that would be rounded to it. So this
-    shows that no digit behind the rounding matters, on all photos of the data set; the
-    test of real photos below shows that the true features lie within these steps.
+    What rounding took away is not in `features.npz`. It is put back by chance here:
+    each feature is moved to a random place within the step that would be rounded to it.
+    So this shows that no digit behind the rounding matters, on all photos of the data
+    set; the test of real photos below shows that the true features lie within these
+    steps.
     """
     images, rounded = bundled
     root = np.sqrt(rounded / 6) * 255
@@ -97,9 +110,16 @@ def test_rounding_moves_the_test_accuracy_by_at_most_a_fifth_of_a_point(bundled)
     labels = images["label"].cat.codes.to_numpy()
     accuracies = []
     for features in (rounded, unrounded):
-        settings = {"learning_rate": 0.001, "dropout": 0.1, "weight_decay": 1e-4, "epochs": 3}
+        settings = {
+            "learning_rate": 0.001,
+            "dropout": 0.1,
+            "weight_decay": 1e-4,
+            "epochs": 3,
+        }
         head, _ = scenes.heads.train_head(features[train], labels[train], **settings)
-        predicted = head.predict(features[~train], verbose=0, batch_size=3000).argmax(axis=1)
+        predicted = head.predict(features[~train], verbose=0, batch_size=3000).argmax(
+            axis=1
+        )
         accuracies.append(np.mean(predicted == labels[~train]))
     assert min(accuracies) > 0.9
     assert abs(accuracies[0] - accuracies[1]) <= 0.002
@@ -109,17 +129,25 @@ def test_rounding_moves_the_test_accuracy_by_at_most_a_fifth_of_a_point(bundled)
 
 
 def convolutions() -> keras.Model:
-    """Return convolutions with and without a bias, a scale, a shift, groups or a multiplier."""
+    """
+    Return convolutions with and without a bias, a scale, a shift, groups or a
+    multiplier.
+    """
     x = image = keras.Input((9, 9, 3))
     norm, relu = keras.layers.BatchNormalization, keras.layers.ReLU(6.0)
     x = relu(norm()(keras.layers.Conv2D(4, 3, use_bias=False)(x)))
-    x = norm(center=False, epsilon=0.1)(keras.layers.DepthwiseConv2D(3, depth_multiplier=2)(x))
+    x = norm(center=False, epsilon=0.1)(
+        keras.layers.DepthwiseConv2D(3, depth_multiplier=2)(x)
+    )
     y = norm(scale=False)(keras.layers.Conv2D(8, 1, groups=2)(x))
     return keras.Model(image, keras.layers.Add()([keras.layers.Conv2D(8, 1)(x), y]))
 
 
 def randomize(model: keras.Model) -> keras.Model:
-    """Return the model with random weights; Keras's own make batch normalization the identity."""
+    """
+    Return the model with random weights; Keras's own make batch normalization the
+    identity.
+    """
     rng = np.random.default_rng(0)
     for layer in model.layers:
         shapes = [weight.shape for weight in layer.get_weights()]
@@ -128,7 +156,9 @@ def randomize(model: keras.Model) -> keras.Model:
         else:
             inputs = 9 if isinstance(layer, keras.layers.DepthwiseConv2D) else 0
             spread = [np.sqrt(2 / (inputs or np.prod(shape[:-1]))) for shape in shapes]
-            layer.set_weights([rng.normal(0, *pair) for pair in zip(spread, shapes, strict=True)])
+            layer.set_weights(
+                [rng.normal(0, *pair) for pair in zip(spread, shapes, strict=True)]
+            )
     return model
 
 
@@ -137,11 +167,19 @@ def test_folded_is_unfolded_to_float_precision(kind, request):
     if kind == "imagenet":
         model = request.getfixturevalue("imagenet_base_model")
     else:
-        model = convolutions() if kind == "small" else scenes.base_model.build_base_model(None)
+        model = (
+            convolutions()
+            if kind == "small"
+            else scenes.base_model.build_base_model(None)
+        )
         randomize(model)
     before = model.get_weights()
     folded = scenes.base_model.fold_batch_norm(model)
-    images = np.random.default_rng(1).uniform(-1, 1, (4, *model.input_shape[1:])).astype("float32")
+    images = (
+        np.random.default_rng(1)
+        .uniform(-1, 1, (4, *model.input_shape[1:]))
+        .astype("float32")
+    )
     cuts = ["block_1_expand", "block_10_expand", "Conv_1"] if kind != "small" else []
     for name in [*cuts, None]:
         parts = [
@@ -150,8 +188,12 @@ def test_folded_is_unfolded_to_float_precision(kind, request):
         ]
         right, found = (part(images, training=False).numpy() for part in parts)
         assert right.std() > 0.01
-        np.testing.assert_allclose(found, right, rtol=0, atol=1e-4 * np.abs(right).max())
-    assert not any(isinstance(x, keras.layers.BatchNormalization) for x in folded.layers)
+        np.testing.assert_allclose(
+            found, right, rtol=0, atol=1e-4 * np.abs(right).max()
+        )
+    assert not any(
+        isinstance(x, keras.layers.BatchNormalization) for x in folded.layers
+    )
     assert not folded.trainable_weights
     for weight, same in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, same)
@@ -170,7 +212,12 @@ UNFOLDABLE = {
 @pytest.mark.parametrize("fault", UNFOLDABLE)
 def test_what_cannot_be_folded_is_refused(fault):
     image = keras.Input((8, 8, 3))
-    norm, y = keras.layers.BatchNormalization(name="norm"), keras.layers.Conv2D(3, 1)(image)
+    norm, y = (
+        keras.layers.BatchNormalization(name="norm"),
+        keras.layers.Conv2D(3, 1)(image),
+    )
     model = keras.Model(image, UNFOLDABLE[fault](image, y, norm))
-    with pytest.raises(ValueError, match="norm cannot be folded: it must directly follow a convo"):
+    with pytest.raises(
+        ValueError, match="norm cannot be folded: it must directly follow a convo"
+    ):
         scenes.base_model.fold_batch_norm(model)

@@ -1,4 +1,6 @@
-"""A person's path, in a real browser: the notebook in JupyterLab, and an exported plot."""
+"""
+A person's path, in a real browser: the notebook in JupyterLab, and an exported plot.
+"""
 
 import json
 import re
@@ -23,7 +25,10 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run"]
 TOKEN = "test"
 SETTINGS = {  # JupyterLab else draws only the cells in view, and looks for news
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
-    "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    "@jupyterlab/apputils-extension/notification": {
+        "fetchNews": "false",
+        "checkForUpdates": False,
+    },
 }
 
 pytestmark = pytest.mark.browser
@@ -44,7 +49,9 @@ def not_run_yet(cells):
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
         if cell.id == "parameters":
-            cell.source += "".join(f"\n{name} = {value!r}" for name, value in SMALL.items())
+            cell.source += "".join(
+                f"\n{name} = {value!r}" for name, value in SMALL.items()
+            )
     return cells
 
 
@@ -57,7 +64,9 @@ def project(tmp_path):
 
 @pytest.fixture
 def jupyterlab(project, tmp_path):
-    """Start JupyterLab on the copy, apart from its user's settings; return its address."""
+    """
+    Start JupyterLab on the copy, apart from its user's settings; return its address.
+    """
     for name, values in SETTINGS.items():
         path = tmp_path / "JUPYTERLAB_SETTINGS_DIR" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +75,11 @@ def jupyterlab(project, tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
-    command += [f"--port={port}", "--ServerApp.port_retries=0", "--ServerApp.ip=127.0.0.1"]
+    command += [
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+        "--ServerApp.ip=127.0.0.1",
+    ]
     command += [f"--IdentityProvider.token={TOKEN}"]
     names = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")
     names += ("JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR")
@@ -99,7 +112,9 @@ def test_all_cells_run_from_the_menu_of_jupyterlab(jupyterlab, project, page):
     addresses = []
     page.on("request", lambda request: addresses.append(request.url))
     page.goto(jupyterlab)
-    page.wait_for_selector("#jp-main-statusbar >> text=/Python 3.* Idle/", timeout=120_000)
+    page.wait_for_selector(
+        "#jp-main-statusbar >> text=/Python 3.* Idle/", timeout=120_000
+    )
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     page.mouse.move(0, 0)
@@ -111,7 +126,9 @@ def test_all_cells_run_from_the_menu_of_jupyterlab(jupyterlab, project, page):
     assert len(plots) == len(figures(nbformat.read(project / NOTEBOOK, as_version=4)))
     for plot in plots:
         still = plot.locator("img.plot-img")
-        assert still.bounding_box()["width"] <= plot.bounding_box()["width"], "it is cut off"
+        assert still.bounding_box()["width"] <= plot.bounding_box()["width"], (
+            "it is cut off"
+        )
         plot.hover()  # JupyterLab shows the image until the mouse comes
         plot.locator("svg.main-svg").first.wait_for()
     hosts = {re.match(r"\w+:(//[^/:]*)?", address)[0] for address in addresses}
@@ -137,7 +154,9 @@ LONG = "buildings <b>whose name is cut</b> beside the axes"
 def confusion():
     """Return a confusion matrix of classes, one of them with a long name."""
     labels = pd.Series(pd.Categorical([LONG, *CLASSES[1:]] * 20))
-    return scenes.plots.confusion(labels, [LONG, "sea", *CLASSES[2:]] * 20, "Test photos")
+    return scenes.plots.confusion(
+        labels, [LONG, "sea", *CLASSES[2:]] * 20, "Test photos"
+    )
 
 
 def test_exported_plot_draws_and_hovers_without_network(page, confusion, tmp_path):

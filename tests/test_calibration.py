@@ -8,7 +8,9 @@ from scenes import calibration
 pytestmark = pytest.mark.quick
 
 
-def with_confidence(confidence: list[float], correct: list[int]) -> tuple[np.ndarray, np.ndarray]:
+def with_confidence(
+    confidence: list[float], correct: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
     """Return probabilities of three classes with these confidences, and the labels."""
     predicted = np.arange(len(confidence)) % 3
     probabilities = np.repeat((1 - np.array(confidence))[:, None] / 2, 3, axis=1)
@@ -17,13 +19,17 @@ def with_confidence(confidence: list[float], correct: list[int]) -> tuple[np.nda
 
 
 def test_reliability_compares_confidence_and_accuracy_in_bins_of_equal_mass():
-    probabilities, labels = with_confidence([0.9, 0.6, 1.0, 0.7, 0.95, 0.8], [1, 0, 1, 1, 0, 1])
+    probabilities, labels = with_confidence(
+        [0.9, 0.6, 1.0, 0.7, 0.95, 0.8], [1, 0, 1, 1, 0, 1]
+    )
     table = calibration.reliability(probabilities, labels, bins=3)
     np.testing.assert_allclose(table["confidence"], [0.65, 0.85, 0.975])
     np.testing.assert_allclose(table["accuracy"], [0.5, 1, 0.5])
     assert list(table["photos"]) == [2, 2, 2]
     expected = calibration.accuracy([True, False])[["ci_low", "ci_high"]]
-    np.testing.assert_allclose(table.loc[0, ["ci_low", "ci_high"]].astype(float), expected)
+    np.testing.assert_allclose(
+        table.loc[0, ["ci_low", "ci_high"]].astype(float), expected
+    )
     error = calibration.expected_calibration_error(table)
     assert error == pytest.approx((0.15 + 0.15 + 0.475) / 3)
 
@@ -51,12 +57,18 @@ def test_reliability_has_15_bins_of_as_many_photos_as_there_are(photos):
 # --- How sure -------------------------------------------------------------------------
 
 
-def drawn_probabilities(temperature: float, n: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
+def drawn_probabilities(
+    temperature: float, n: int = 20_000
+) -> tuple[np.ndarray, np.ndarray]:
     """Return probabilities that are too sure by a known temperature, and labels."""
     rng = np.random.default_rng(0)
     honest = rng.dirichlet(np.full(4, 0.5), n)
-    labels = (honest.cumsum(axis=1) < rng.random((len(honest), 1))).sum(axis=1).clip(0, 3)
-    return calibration.apply_temperature(np.maximum(honest, 1e-9), 1 / temperature), labels
+    labels = (
+        (honest.cumsum(axis=1) < rng.random((len(honest), 1))).sum(axis=1).clip(0, 3)
+    )
+    return calibration.apply_temperature(
+        np.maximum(honest, 1e-9), 1 / temperature
+    ), labels
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
@@ -66,7 +78,10 @@ def test_a_temperature_that_is_known_is_found(temperature):
     assert found == pytest.approx(temperature, rel=0.05)
     before, after = (
         calibration.expected_calibration_error(calibration.reliability(given, labels))
-        for given in (probabilities, calibration.apply_temperature(probabilities, found))
+        for given in (
+            probabilities,
+            calibration.apply_temperature(probabilities, found),
+        )
     )
     assert after < 0.01
     assert temperature == 1 or before > 0.05
@@ -80,18 +95,25 @@ def test_few_photos_without_a_mistake_do_not_make_a_classifier_sure_of_all():
 
 def test_a_temperature_of_1_changes_nothing_and_no_label_ever_changes():
     probabilities, _ = drawn_probabilities(2.0)
-    np.testing.assert_allclose(calibration.apply_temperature(probabilities, 1), probabilities)
+    np.testing.assert_allclose(
+        calibration.apply_temperature(probabilities, 1), probabilities
+    )
     for temperature in (0.3, 5):
         cooled = calibration.apply_temperature(probabilities, temperature)
         np.testing.assert_allclose(cooled.sum(axis=1), 1)
-        np.testing.assert_array_equal(cooled.argmax(axis=1), probabilities.argmax(axis=1))
+        np.testing.assert_array_equal(
+            cooled.argmax(axis=1), probabilities.argmax(axis=1)
+        )
 
 
 @pytest.mark.parametrize("accuracy", [0.8, 0.9, 0.98])
 def test_the_threshold_answers_as_many_as_it_may(accuracy):
     probabilities, labels = drawn_probabilities(1.0, n=2000)
     threshold = calibration.fit_threshold(probabilities, labels, accuracy=accuracy)
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    confidence, right = (
+        probabilities.max(axis=1),
+        probabilities.argmax(axis=1) == labels,
+    )
     assert right[confidence >= threshold].mean() >= accuracy
     for lower in np.unique(confidence[confidence < threshold]):
         assert right[confidence >= lower].mean() < accuracy
@@ -126,7 +148,9 @@ def test_of_no_photos_nothing_is_known():
 
 
 def with_errors(errors: int, n: int = 200) -> tuple[np.ndarray, np.ndarray]:
-    """Return overconfident probabilities of two classes, so many of them of the wrong one."""
+    """
+    Return overconfident probabilities of two classes, so many of them of the wrong one.
+    """
     confidence = np.linspace(0.9, 0.999, n)
     y = (np.arange(n) < errors).astype(int)  # the least confident are the wrong ones
     return np.stack([confidence, 1 - confidence], axis=1), y

@@ -1,4 +1,7 @@
-"""A Chrome that is missing, broken, slow or killed costs the pictures, one line, and no run."""
+"""
+A Chrome that is missing, broken, slow or killed costs the pictures, one line, and no
+run.
+"""
 
 import io
 import os
@@ -17,7 +20,9 @@ from PIL import Image
 
 import scenes.chrome
 
-FIGURE = go.Figure(go.Bar(y=[1, 2], marker_color="#0000ff")).update_layout(width=400, height=300)
+FIGURE = go.Figure(go.Bar(y=[1, 2], marker_color="#0000ff")).update_layout(
+    width=400, height=300
+)
 WAITS = 'until [ -e "$0.go" ]; do /bin/sleep 0.1; done\nexec {} "$@"'
 
 
@@ -34,10 +39,15 @@ def write_program(path: Path, script: str) -> Path:
 
 
 def is_running(pid: int) -> bool:
-    """Return whether a process runs; one that has ended may wait for its parent to notice."""
+    """
+    Return whether a process runs; one that has ended may wait for its parent to notice.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):  # it ended before it was read, or while
+    except (
+        FileNotFoundError,
+        ProcessLookupError,
+    ):  # it ended before it was read, or while
         return False
     return stat.rsplit(")", 1)[1].split()[0] != "Z"
 
@@ -48,7 +58,9 @@ def ends(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["ends at once", "has no room for temporary files"])
-def test_a_chrome_that_does_not_work_is_named_and_left_alone(chrome, monkeypatch, tmp_path, kind):
+def test_a_chrome_that_does_not_work_is_named_and_left_alone(
+    chrome, monkeypatch, tmp_path, kind
+):
     script = 'echo "This program needs its snap package." >&2\nexit 1'
     program = write_program(tmp_path / "chromium", script)
     monkeypatch.setenv("BROWSER_PATH", str(program))
@@ -57,12 +69,18 @@ def test_a_chrome_that_does_not_work_is_named_and_left_alone(chrome, monkeypatch
     picture, line = chrome.draw(FIGURE)
     assert picture is None
     assert line.startswith("PNG export disabled: Chrome failed (")
-    assert ("No such file or directory" if kind != "ends at once" else "BROWSER_PATH") in line
+    assert (
+        "No such file or directory" if kind != "ends at once" else "BROWSER_PATH"
+    ) in line
     assert chrome.draw(FIGURE) == (None, line)
 
 
-@pytest.mark.parametrize("starts", [False, pytest.param(True, marks=pytest.mark.browser)])
-def test_a_chrome_that_is_slow_to_start_gets_a_second_chance(chrome, monkeypatch, tmp_path, starts):
+@pytest.mark.parametrize(
+    "starts", [False, pytest.param(True, marks=pytest.mark.browser)]
+)
+def test_a_chrome_that_is_slow_to_start_gets_a_second_chance(
+    chrome, monkeypatch, tmp_path, starts
+):
     program = write_program(tmp_path / "chromium", WAITS.format(find_browser()))
     monkeypatch.setenv("BROWSER_PATH", str(program))
     monkeypatch.setattr(scenes.chrome, "START_PATIENCE", 2)
@@ -97,7 +115,12 @@ def test_a_run_without_a_chrome_ends_well_with_pages_and_advice(tmp_path, kind):
         write_program(program, WAITS)
     variables = {"PATH": str(program.parent), "BROWSER_PATH": str(program)}
     variables |= {"PYTHONPATH": str(Path(__file__).parents[1])}
-    options = {"cwd": tmp_path, "env": os.environ | variables, "timeout": 100, "check": False}
+    options = {
+        "cwd": tmp_path,
+        "env": os.environ | variables,
+        "timeout": 100,
+        "check": False,
+    }
     command = [sys.executable, "-c", WITHOUT_CHROME]
     done = subprocess.run(command, capture_output=True, text=True, **options)
     assert (done.returncode, done.stderr) == (0, "")
@@ -116,7 +139,9 @@ def test_a_picture_has_twice_the_size_of_its_figure_and_is_the_same_again(chrome
     for png, scale in ((first, 2), (scenes.chrome.halve(first), 1)):
         with Image.open(io.BytesIO(png)) as picture:
             assert (picture.format, picture.size) == ("PNG", (400 * scale, 300 * scale))
-            blue = (np.array(picture.convert("RGB")) == (0, 0, 255)).all(axis=2)  # the bars
+            blue = (np.array(picture.convert("RGB")) == (0, 0, 255)).all(
+                axis=2
+            )  # the bars
         assert blue.sum() > 5000 * scale**2
 
 

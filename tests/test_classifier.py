@@ -1,4 +1,6 @@
-"""The classifier predicts what base model and head do, and is only loaded from good files."""
+"""
+The classifier predicts what base model and head do, and is only loaded from good files.
+"""
 
 import hashlib
 import io
@@ -41,7 +43,15 @@ def album(tmp_path):
     """Return a folder of photos of different sizes, in no order of sizes."""
     folder = tmp_path / "album"
     folder.mkdir()
-    sizes = [(150, 150), (150, 150), (40, 30), (300, 100), (150, 150), (224, 224), (40, 30)]
+    sizes = [
+        (150, 150),
+        (150, 150),
+        (40, 30),
+        (300, 100),
+        (150, 150),
+        (224, 224),
+        (40, 30),
+    ]
     for seed, (width, height) in enumerate(sizes):
         photo = Image.fromarray(draw(seed, width=width, height=height))
         photo.save(folder / f"{seed}.png")
@@ -50,7 +60,9 @@ def album(tmp_path):
 
 def small_classifier(classes: list[str] = CLASSES, **options: float) -> keras.Model:
     head = small_head(len(classes))
-    return scenes.classifier.build_classifier(small_base_model(0), head, classes, **options)
+    return scenes.classifier.build_classifier(
+        small_base_model(0), head, classes, **options
+    )
 
 
 def one_by_one(classifier: keras.Model, paths: list[Path]) -> np.ndarray:
@@ -82,7 +94,9 @@ def test_a_saved_mobilenet_gives_what_the_head_gives_for_the_features(
     assert np.ptp(expected, axis=0).max() > 0.1
 
 
-def test_predict_gives_a_row_for_each_photo_in_the_order_of_the_names(classifier, album):
+def test_predict_gives_a_row_for_each_photo_in_the_order_of_the_names(
+    classifier, album
+):
     table = scenes.classifier.predict(classifier, album, batch_size=3)
     paths = sorted(album.iterdir())
     assert list(table.columns) == ["path", "label", "unsure", *CLASSES]
@@ -113,7 +127,9 @@ def test_odd_photos_are_predicted_by_their_pixels(classifier, tmp_path):
         table[CLASSES].to_numpy(), ODD_PHOTOS.items(), strict=True
     ):
         expected = classifier(right[np.newaxis].astype("float32"))["probabilities"][0]
-        np.testing.assert_allclose(row, expected, atol=1e-3 + 0.02 * tolerance, err_msg=kind)
+        np.testing.assert_allclose(
+            row, expected, atol=1e-3 + 0.02 * tolerance, err_msg=kind
+        )
 
 
 def test_unreadable_photos_are_all_named_in_one_error(classifier, album):
@@ -147,7 +163,10 @@ for answer in answers:
 
 
 def test_a_saved_classifier_works_in_a_new_process_with_keras_alone(album, tmp_path):
-    """Raw pixels in, words and probabilities out, with nothing of this project on the path."""
+    """
+    Raw pixels in, words and probabilities out, with nothing of this project on the
+    path.
+    """
     model = small_classifier(temperature=2, threshold=0.9)
     scenes.classifier.save_classifier(model, tmp_path / "model.keras")
     np.save(tmp_path / "photo.npy", scenes.photos.read_photo(album / "3.png"))
@@ -155,7 +174,9 @@ def test_a_saved_classifier_works_in_a_new_process_with_keras_alone(album, tmp_p
     said = subprocess.check_output(command, cwd=tmp_path, text=True, timeout=300)
     expected = scenes.classifier.predict(model, album / "3.png").iloc[0]
     for answer in map(json.loads, said.splitlines()[-2:]):
-        np.testing.assert_allclose(answer["probabilities"], expected[CLASSES].tolist(), atol=1e-5)
+        np.testing.assert_allclose(
+            answer["probabilities"], expected[CLASSES].tolist(), atol=1e-5
+        )
         assert answer["label"] == expected["label"]
         assert answer["unsure"]
         assert expected["unsure"]
@@ -175,7 +196,9 @@ def test_a_temperature_divides_the_scores_and_leaves_the_label(classifier, tempe
     assert given["label"].tolist() == plain["label"].tolist()
 
 
-@pytest.mark.parametrize(("threshold", "unsure"), [(0.0, 0), ("second", 1), (np.inf, 4)])
+@pytest.mark.parametrize(
+    ("threshold", "unsure"), [(0.0, 0), ("second", 1), (np.inf, 4)]
+)
 def test_photos_below_the_threshold_are_unsure(classifier, threshold, unsure):
     if threshold == "second":
         highest = classifier.predict(noise(), verbose=0)["probabilities"].max(axis=1)
@@ -187,13 +210,17 @@ def test_photos_below_the_threshold_are_unsure(classifier, threshold, unsure):
 def test_a_plain_call_draws_no_dropout(classifier):
     """Keras's Resizing would put all layers behind it into training."""
     called, predicted = classifier(noise()), classifier.predict(noise(), verbose=0)
-    np.testing.assert_allclose(called["probabilities"], predicted["probabilities"], atol=1e-6)
+    np.testing.assert_allclose(
+        called["probabilities"], predicted["probabilities"], atol=1e-6
+    )
 
 
 ODD_CLASSES = ["with space", "Größe", "a,b", "1st", "<b>", "[UNK]", "🏔"]
 
 
-@pytest.mark.parametrize("classes", [["yes", "no"], ODD_CLASSES, [f"c{i}" for i in range(100)]])
+@pytest.mark.parametrize(
+    "classes", [["yes", "no"], ODD_CLASSES, [f"c{i}" for i in range(100)]]
+)
 def test_a_file_knows_its_classes(classes, album, tmp_path):
     model = small_classifier(classes)
     scenes.classifier.save_classifier(model, tmp_path / "model.keras")
@@ -208,13 +235,21 @@ def test_a_file_knows_its_classes(classes, album, tmp_path):
 def test_an_older_keras_is_told_to_be_replaced(saved, tmp_path):
     path = tmp_path / "newer.keras"
     newer = b'{"keras_version": "99.1.0", "date_saved": "2099-01-01@00:00:00"}'
-    config = b'{"class_name": "Later", "module": "keras", "config": {}, "registered_name": null}'
+    config = (
+        b'{"class_name": "Later", "module": "keras", "config": '
+        b'{}, "registered_name": null}'
+    )
     change_parts(saved, path, metadata__json=newer, config__json=config)
-    told = rf"{path} is no .* for Keras {keras.__version__}; install Keras 99\.1\.0, which saved"
+    told = (
+        rf"{path} is no .* for Keras {keras.__version__}; "
+        rf"install Keras 99\.1\.0, which saved"
+    )
     with pytest.raises(ValueError, match=told):
         scenes.classifier.load_classifier(path)
     change_parts(saved, path, metadata__json=newer)  # what can be read is not refused
-    assert scenes.classifier.classes_of(scenes.classifier.load_classifier(path)) == CLASSES
+    assert (
+        scenes.classifier.classes_of(scenes.classifier.load_classifier(path)) == CLASSES
+    )
 
 
 # --- What it looks at -----------------------------------------------------------------
@@ -235,7 +270,9 @@ def test_the_maps_split_the_scores_exactly(random_base_model, album):
     assert maps.shape == (3, 7, 7, 6)
     one_pass, scaling = (model.get_layer(name) for name in ("one_pass", "scaling"))
     bias = np.array(one_pass.layers[-1].layers[-1].bias)
-    photos = [scenes.photos.resize_photos([scenes.photos.read_photo(path)]) for path in paths]
+    photos = [
+        scenes.photos.resize_photos([scenes.photos.read_photo(path)]) for path in paths
+    ]
     right = np.concatenate([one_pass(scaling(photo)) for photo in photos])
     means = maps.mean(axis=(1, 2)) + bias
     np.testing.assert_allclose(softmax(means), right, atol=1e-4)
@@ -243,7 +280,9 @@ def test_the_maps_split_the_scores_exactly(random_base_model, album):
         assert np.abs(softmax(wrong) - right).max() > 1e-3
     given = model.predict(np.concatenate(photos), verbose=0)["probabilities"]
     cooled = np.sqrt(softmax(means))  # a temperature of 2
-    np.testing.assert_allclose(given, cooled / cooled.sum(axis=1, keepdims=True), atol=1e-4)
+    np.testing.assert_allclose(
+        given, cooled / cooled.sum(axis=1, keepdims=True), atol=1e-4
+    )
 
 
 # --- On a phone -----------------------------------------------------------------------
@@ -260,7 +299,11 @@ def test_an_exported_model_gives_the_same_probabilities(album, tmp_path, int8, r
     given = mobile_export.run_exported(tmp_path / "model.tflite", paths)
     right = scenes.classifier.predict(model, paths)[CLASSES]
     np.testing.assert_allclose(given, right, atol=0.05 if int8 else 1e-4)
-    assert not [w for w in recwarn if "deprecated" in str(w.message) and "lite" in str(w.message)]
+    assert not [
+        w
+        for w in recwarn
+        if "deprecated" in str(w.message) and "lite" in str(w.message)
+    ]
 
 
 # --- The committed model --------------------------------------------------------------
@@ -281,13 +324,18 @@ def test_the_committed_model_is_the_tested_one():
     assert hashlib.sha256(MODEL.read_bytes()).hexdigest() == SHA256
 
 
-def test_the_committed_model_has_the_constants_that_the_validation_photos_give(committed):
+def test_the_committed_model_has_the_constants_that_the_validation_photos_give(
+    committed,
+):
     assert scenes.classifier.classes_of(committed) == CLASSES
     table = pd.read_csv(RESULTS / "validation_predictions.csv")
     table = table[table["model"] == scenes.evaluation.compare_models(table).index[0]]
     labels = pd.Categorical(table["label"], CLASSES).codes
     right = calibration.fit((table[CLASSES].to_numpy(), labels))
-    scale, offset = committed.get_layer("temperature").scale, committed.get_layer("margin").offset
+    scale, offset = (
+        committed.get_layer("temperature").scale,
+        committed.get_layer("margin").offset,
+    )
     assert scale == pytest.approx(1 / right["temperature"], rel=1e-4)
     assert offset == pytest.approx(-right["threshold"], abs=1e-5)
 
@@ -300,22 +348,31 @@ def test_the_committed_model_gives_the_committed_predictions(committed, real_pho
     right = calibration.apply_temperature(
         table[CLASSES], 1 / committed.get_layer("temperature").scale
     )
-    given = scenes.classifier.predict(committed, [real_photos / path for path in table["path"]])
+    given = scenes.classifier.predict(
+        committed, [real_photos / path for path in table["path"]]
+    )
     np.testing.assert_allclose(given[CLASSES], right, atol=1e-3)
-    assert (given["label"].astype(str).to_numpy() == table["label"].to_numpy()).mean() > 0.9
+    assert (
+        given["label"].astype(str).to_numpy() == table["label"].to_numpy()
+    ).mean() > 0.9
 
 
 @pytest.mark.photos
 def test_of_two_photos_side_by_side_each_class_is_seen_on_its_half(
     committed, real_photos, tmp_path
 ):
-    """In at least 47 of 50 pairs of test photos, for both classes; of 100, measured were 98."""
+    """
+    In at least 47 of 50 pairs of test photos, for both classes; of 100, measured were
+    98.
+    """
     images, _ = scenes.features.load_bundled_features()
     images = images[images["split"] == "test"].assign(label=images["label"].astype(str))
     rng, paths, pairs = np.random.default_rng(0), [], []
     for number in range(50):
         pairs.append(rng.choice(6, 2, replace=False))
-        names = [rng.choice(images["path"][images["label"] == CLASSES[n]]) for n in pairs[-1]]
+        names = [
+            rng.choice(images["path"][images["label"] == CLASSES[n]]) for n in pairs[-1]
+        ]
         halves = [scenes.photos.read_photo(real_photos / name) for name in names]
         halves = [Image.fromarray(half).resize((150, 150)) for half in halves]
         paths.append(tmp_path / f"{number}.png")
@@ -331,12 +388,16 @@ def test_of_two_photos_side_by_side_each_class_is_seen_on_its_half(
 
 
 def refused(path: Path) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(str(path))} is no saved classifier: "):
+    with pytest.raises(
+        ValueError, match=f"^{re.escape(str(path))} is no saved classifier: "
+    ):
         scenes.classifier.load_classifier(path)
 
 
 def change_parts(saved: Path, path: Path, **parts: bytes | None) -> None:
-    """Write the classifier's file again with some parts changed, or left out if None."""
+    """
+    Write the classifier's file again with some parts changed, or left out if None.
+    """
     with zipfile.ZipFile(saved) as archive:
         contents = {name: archive.read(name) for name in archive.namelist()}
     contents |= {name.replace("__", "."): part for name, part in parts.items()}
@@ -377,9 +438,13 @@ DAMAGES = {
     "cut off": lambda saved, path: path.write_bytes(saved.read_bytes()[:-100]),
     "a changed byte": flip,
     "NaN": nan,
-    "another shape": lambda saved, path: take_weights(saved, path, small_classifier(CLASSES[:5])),
+    "another shape": lambda saved, path: take_weights(
+        saved, path, small_classifier(CLASSES[:5])
+    ),
     "other outputs": other_outputs,
-    "other config": lambda saved, path: change_parts(saved, path, config__json=b"a letter"),
+    "other config": lambda saved, path: change_parts(
+        saved, path, config__json=b"a letter"
+    ),
     "a text": lambda saved, path: path.write_text("a letter"),
 }
 
@@ -409,17 +474,23 @@ def test_pickled_weights_are_not_run(saved, tmp_path):
 
 
 def test_a_lambda_in_a_file_is_not_run(tmp_path, monkeypatch):
-    """Only safe mode refuses this file: without, it is a classifier, and runs its code."""
+    """
+    Only safe mode refuses this file: without, it is a classifier, and runs its code.
+    """
     path, proof = tmp_path / "hostile.keras", tmp_path / "proof"
     monkeypatch.setenv("PROOF", str(proof))
-    monkeypatch.setattr(scenes.base_model, "fold_batch_norm", lambda base: base)  # it is safe, too
+    monkeypatch.setattr(
+        scenes.base_model, "fold_batch_norm", lambda base: base
+    )  # it is safe, too
     photo = keras.Input((224, 224, 3))
     x = keras.layers.Lambda(
         lambda x: (open(__import__("os").environ["PROOF"], "w").close(), x)[1],
         output_shape=photo.shape[1:],
     )(photo)
     base_model = keras.Model(photo, keras.layers.GlobalAveragePooling2D()(x))
-    head = keras.Sequential([keras.Input((3,)), keras.layers.Dense(6, activation="softmax")])
+    head = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(6, activation="softmax")]
+    )
     scenes.classifier.build_classifier(base_model, head, CLASSES).save(path)
     proof.unlink(missing_ok=True)
     with pytest.raises(ValueError, match=r"(?s)no saved classifier: .*safe_mode"):
@@ -446,7 +517,9 @@ def test_a_function_of_another_module_is_not_taken_from_a_file(saved, tmp_path):
     function = {"module": "os", "class_name": "function", "config": "system"}
     function |= {"registered_name": "system"}
     config = read_part(saved, "config.json").decode()
-    other = config.replace('"activation": "softmax"', f'"activation": {json.dumps(function)}')
+    other = config.replace(
+        '"activation": "softmax"', f'"activation": {json.dumps(function)}'
+    )
     assert other != config
     path = tmp_path / "hostile.keras"
     change_parts(saved, path, config__json=other.encode())

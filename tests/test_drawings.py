@@ -11,7 +11,9 @@ import scenes.drawings
 
 @pytest.fixture(scope="module")
 def figure():
-    """Return five photos, one of them upright, whose maps point at their lower right."""
+    """
+    Return five photos, one of them upright, whose maps point at their lower right.
+    """
     photos = [draw(i) for i in range(4)] + [draw(4, width=30, height=40)]
     values = np.add.outer(np.arange(7.0), np.arange(7.0)) - 5
     return scenes.drawings.maps(photos, [values] * 5, ["$a$ <b>", "b", "c", "d", "e"])
@@ -34,8 +36,12 @@ def test_a_map_is_brightest_where_its_values_are_highest(figure):
     """In the pixels: the whole way from the map to what one sees."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    pixels = np.asarray(canvas.buffer_rgba())[::-1, :, :3].astype(float)  # from below, as the box
-    (left, low), (right, high) = figure.axes[0].get_window_extent().get_points().round().astype(int)
+    pixels = np.asarray(canvas.buffer_rgba())[::-1, :, :3].astype(
+        float
+    )  # from below, as the box
+    (left, low), (right, high) = (
+        figure.axes[0].get_window_extent().get_points().round().astype(int)
+    )
     inside = pixels[low:high, left:right, 0]
     height, width = (n // 3 for n in inside.shape)
     assert inside[:height, -width:].mean() > inside[-height:, :width].mean() + 20

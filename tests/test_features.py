@@ -1,4 +1,6 @@
-"""The features are right, computed once, kept, and never read wrong from a damaged file."""
+"""
+The features are right, computed once, kept, and never read wrong from a damaged file.
+"""
 
 import os
 import signal
@@ -55,9 +57,13 @@ def by_hand(photo: np.ndarray, base: keras.Model) -> np.ndarray:
 
 @pytest.fixture
 def extract(drawn, base, tmp_path):
-    """Return a function that reads the drawn photos as the notebook does, with a cache."""
+    """
+    Return a function that reads the drawn photos as the notebook does, with a cache.
+    """
 
-    def run(images: pd.DataFrame | None = None, base: keras.Model = base, **options: object):
+    def run(
+        images: pd.DataFrame | None = None, base: keras.Model = base, **options: object
+    ):
         images = read_table(drawn) if images is None else images
         options = {"cache": tmp_path / "cache.npz", "batch_size": 8, **options}
         return scenes.features.extract_features(images, drawn, base, **options)
@@ -65,16 +71,30 @@ def extract(drawn, base, tmp_path):
     return run
 
 
-# --- Photos through the base model ---------------------------------------------------------
+# --- Photos through the base model ----------------------------------------------------
 
 
-def test_features_equal_the_base_models_within_the_rounding(drawn, random_base_model, extract):
+def test_features_equal_the_base_models_within_the_rounding(
+    drawn, random_base_model, extract
+):
     """Of photos that grow, that shrink, and that have the right size already."""
     folder = drawn / "seg_train" / "seg_train" / "sea"
-    sizes = {"a": (224, 224), "b": (300, 100), "c": (90, 280), "d": (500, 400), "e": (150, 150)}
+    sizes = {
+        "a": (224, 224),
+        "b": (300, 100),
+        "c": (90, 280),
+        "d": (500, 400),
+        "e": (150, 150),
+    }
     for seed, (name, (width, height)) in enumerate(sizes.items()):
-        noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype("uint8")
-        mixed = (draw(seed, width=width, height=height) * 0.7 + noise * 0.3).astype("uint8")
+        noise = (
+            np.random.default_rng(seed)
+            .integers(0, 256, (height, width, 3))
+            .astype("uint8")
+        )
+        mixed = (draw(seed, width=width, height=height) * 0.7 + noise * 0.3).astype(
+            "uint8"
+        )
         Image.fromarray(mixed).save(folder / f"{name}.png")
     images = read_table(drawn)
     images = images[images["path"].str.endswith(".png")]
@@ -109,23 +129,36 @@ def test_an_odd_photo_gives_the_features_of_its_pixels(base, tmp_path):
     features = scenes.features.extract_features(
         images, tmp_path, base, cache=tmp_path / "cache.npz"
     )
-    for row, (kind, (_, right, tolerance)) in zip(features, ODD_PHOTOS.items(), strict=True):
+    for row, (kind, (_, right, tolerance)) in zip(
+        features, ODD_PHOTOS.items(), strict=True
+    ):
         expected = by_hand(right.astype("float32"), base)
         assert expected.max() > 0
-        np.testing.assert_allclose(row, expected, atol=0.05 + 0.1 * tolerance, err_msg=kind)
+        np.testing.assert_allclose(
+            row, expected, atol=0.05 + 0.1 * tolerance, err_msg=kind
+        )
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_unreadable_photos_are_all_listed_in_one_error_before_the_work(drawn, extract, count):
+def test_unreadable_photos_are_all_listed_in_one_error_before_the_work(
+    drawn, extract, count
+):
     folder = drawn / "seg_train" / "seg_train" / "sea"
     for kind, (write, _) in UNREADABLE.items():
         write(folder / f"{kind}.jpg")
     images = read_table(drawn)
     bad = images[images["digest"] == ""]
-    assert len(bad) == len(UNREADABLE) - 2  # what has vanished and the folder are not listed
-    with pytest.raises(ValueError, match=f"^{len(bad)} photo.s. cannot be read") as caught:
+    assert (
+        len(bad) == len(UNREADABLE) - 2
+    )  # what has vanished and the folder are not listed
+    with pytest.raises(
+        ValueError, match=f"^{len(bad)} photo.s. cannot be read"
+    ) as caught:
         extract(images)
-    lines = (scenes.photos.printable(f"{row.path}: {row.problem}") for row in bad.itertuples())
+    lines = (
+        scenes.photos.printable(f"{row.path}: {row.problem}")
+        for row in bad.itertuples()
+    )
     assert all(line in str(caught.value) for line in lines)
     assert count() == 0
     assert len(extract(images[images.digest != ""])) == len(images) - len(bad)
@@ -147,14 +180,18 @@ def test_photos_that_vanish_or_change_in_the_middle_are_all_listed_and_the_rest_
     assert count() == len(images) - 3
     for path, content in original.items():
         (drawn / path).write_bytes(content)
-    np.testing.assert_array_equal(extract(images), extract(images, cache=drawn / "new.npz"))
+    np.testing.assert_array_equal(
+        extract(images), extract(images, cache=drawn / "new.npz")
+    )
     assert count() == 3 + len(images)
 
 
 def test_a_base_model_that_gives_nan_is_refused(extract):
     broken = small_base_model(0)
     kernel, bias = broken.layers[-1].get_weights()
-    broken.layers[-1].set_weights([kernel, np.where(np.arange(1280) == 7, np.nan, bias)])
+    broken.layers[-1].set_weights(
+        [kernel, np.where(np.arange(1280) == 7, np.nan, bias)]
+    )
     with pytest.raises(ValueError, match="base model gives NaN"):
         extract(base=broken)
 
@@ -166,7 +203,10 @@ def test_the_batch_size_changes_no_feature(extract, batch_size, tmp_path):
 
 
 def test_memory_grows_neither_with_the_photos_nor_with_their_pixels(tmp_path):
-    """The peak of a process that takes 12 photos of 12 megapixels: 36 MB each when decoded."""
+    """
+    The peak of a process that takes 12 photos of 12 megapixels: 36 MB each when
+    decoded.
+    """
     pixels = draw(0, width=4000, height=3000)
     Image.fromarray(pixels).save(tmp_path / "0.png", compress_level=1)
     for number in range(1, 12):
@@ -204,7 +244,10 @@ print(*peaks)
 
 
 def test_photos_read_ahead_of_the_base_model_are_bounded(drawn, base, monkeypatch):
-    """So memory grows by the output alone, though the base model be slower than the reading."""
+    """
+    So memory grows by the output alone, though the base model be slower than the
+    reading.
+    """
     lock, read, done, ahead = threading.Lock(), [0], [0], []
     read_photo = scenes.photos.read_photo
 
@@ -235,7 +278,9 @@ def test_only_new_pixels_go_through_the_base_model(drawn, extract, count):
     count()
     folder = drawn / "seg_test" / "seg_test" / "sea"
     Image.fromarray(draw(999)).save(folder / "0.jpg")
-    Image.fromarray(scenes.photos.read_photo(folder / "2.jpg")).save(folder / "renamed.png")
+    Image.fromarray(scenes.photos.read_photo(folder / "2.jpg")).save(
+        folder / "renamed.png"
+    )
     (folder / "2.jpg").unlink()
     (folder / "copy.jpg").write_bytes((folder / "0.jpg").read_bytes())
     images = read_table(drawn)
@@ -253,9 +298,17 @@ def test_rows_follow_the_table_whatever_its_order(drawn, extract, count):
     assert count() == 0
 
 
-def test_the_cache_holds_the_table_in_the_format_of_the_bundled_features(drawn, extract, tmp_path):
+def test_the_cache_holds_the_table_in_the_format_of_the_bundled_features(
+    drawn, extract, tmp_path
+):
     folder = drawn / "seg_train" / "seg_train" / "sea"
-    for name in ["with spaces.jpg", '"quoted".jpg', "🏔.jpg", "two\nlines.jpg", "%s {0}.jpg"]:
+    for name in [
+        "with spaces.jpg",
+        '"quoted".jpg',
+        "🏔.jpg",
+        "two\nlines.jpg",
+        "%s {0}.jpg",
+    ]:
         (folder / name).write_bytes((folder / "0.jpg").read_bytes())
     images = read_table(drawn)
     assert len(images) == 6 * 9 + 3 + 5
@@ -265,7 +318,9 @@ def test_the_cache_holds_the_table_in_the_format_of_the_bundled_features(drawn, 
     pd.testing.assert_frame_equal(kept, images, check_dtype=False)
 
 
-def test_what_was_done_before_an_interrupt_is_kept(extract, count, monkeypatch, tmp_path, drawn):
+def test_what_was_done_before_an_interrupt_is_kept(
+    extract, count, monkeypatch, tmp_path, drawn
+):
     monkeypatch.setattr(scenes.features, "BLOCK_BATCHES", 1)
     right = extract(cache=drawn / "uninterrupted.npz")
     blocks, round_features = [], scenes.base_model.round_features
@@ -276,7 +331,9 @@ def test_what_was_done_before_an_interrupt_is_kept(extract, count, monkeypatch, 
             signal.raise_signal(signal.SIGINT)  # what Jupyter's stop button sends
         return round_features(features)
 
-    monkeypatch.setattr(scenes.base_model, "round_features", interrupt_in_the_third_block)
+    monkeypatch.setattr(
+        scenes.base_model, "round_features", interrupt_in_the_third_block
+    )
     with pytest.raises(KeyboardInterrupt):
         extract()
     kept, X = scenes.features.load_bundled_features(tmp_path / "cache.npz")
@@ -297,7 +354,9 @@ def test_a_second_run_at_the_same_time_is_refused(extract, tmp_path):
     assert len(extract()) > 0
 
 
-def test_a_cache_of_other_weights_is_computed_again_with_a_word(extract, count, base, capsys):
+def test_a_cache_of_other_weights_is_computed_again_with_a_word(
+    extract, count, base, capsys
+):
     features = extract()
     other = extract(base=small_base_model(1))
     assert "computed again" in capsys.readouterr().out
@@ -336,7 +395,9 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("harm", DAMAGES)
-def test_a_damaged_cache_never_changes_the_features(extract, count, capsys, tmp_path, harm):
+def test_a_damaged_cache_never_changes_the_features(
+    extract, count, capsys, tmp_path, harm
+):
     features = extract()
     DAMAGES[harm](tmp_path / "cache.npz")
     for computed in (len(features), 0):
@@ -394,17 +455,30 @@ def test_the_bundled_features_are_compact_and_need_no_pickle():
         assert {archive[name].dtype.kind for name in archive.files} == {"i", "U", "u"}
 
 
-@pytest.mark.parametrize("classes", [["no", "yes"], [f"Größe {i}, <b>" for i in range(200)]])
+@pytest.mark.parametrize(
+    "classes", [["no", "yes"], [f"Größe {i}, <b>" for i in range(200)]]
+)
 def test_a_file_of_features_keeps_any_classes(classes, tmp_path):
-    images, rounded = make_table(classes, classes), np.zeros((len(classes), 1280), "uint8")
+    images, rounded = (
+        make_table(classes, classes),
+        np.zeros((len(classes), 1280), "uint8"),
+    )
     scenes.features._write_features(tmp_path / "features.npz", images, rounded, "trunk")
     read, _ = scenes.features.load_bundled_features(tmp_path / "features.npz")
-    pd.testing.assert_frame_equal(read, images, check_dtype=False, check_categorical=False)
+    pd.testing.assert_frame_equal(
+        read, images, check_dtype=False, check_categorical=False
+    )
     assert list(read["label"].cat.categories) == classes
 
 
 # What `files.read_arrays` cannot know.
-MEANINGLESS = [("label", -2), ("label", 6), ("split", -1), ("split", 4), ("classes", "sea")]
+MEANINGLESS = [
+    ("label", -2),
+    ("label", 6),
+    ("split", -1),
+    ("split", 4),
+    ("classes", "sea"),
+]
 MEANINGLESS += [("format", 1), ("format", scenes.FORMAT + 1)]
 
 

@@ -1,4 +1,7 @@
-"""What is written is whole, or what was there before; what is read is checked, and not run."""
+"""
+What is written is whole, or what was there before; what is read is checked, and not
+run.
+"""
 
 import csv
 import errno
@@ -30,12 +33,18 @@ SCHEMA = {"features": (np.uint8, (60, 1280))}
 
 @pytest.fixture(params=["f.npz", "c.keras", "plot.html", "plotly.min.js"])
 def write(request, table, classifier, shown, monkeypatch):
-    """Return the name of each file that the helpers write, and a function that writes it."""
+    """
+    Return the name of each file that the helpers write, and a function that writes it.
+    """
     figure = go.Figure(go.Scatter(y=np.arange(20_000)))  # too large for the small disk
     many = pd.concat([table] * 9, ignore_index=True)
-    rounded = np.random.default_rng(0).integers(0, 256, (len(many), 1280)).astype("uint8")
+    rounded = (
+        np.random.default_rng(0).integers(0, 256, (len(many), 1280)).astype("uint8")
+    )
     if request.param == "plot.html":
-        monkeypatch.setattr(scenes.plots, "get_plotlyjs", str)  # an empty script has room
+        monkeypatch.setattr(
+            scenes.plots, "get_plotlyjs", str
+        )  # an empty script has room
 
     def save(folder: Path) -> None:
         if request.param == "f.npz":
@@ -49,7 +58,13 @@ def write(request, table, classifier, shown, monkeypatch):
 
 
 def test_a_spreadsheet_runs_no_text_as_a_formula(tmp_path):
-    texts = [*(f"{sign}1+1" for sign in "=+-@\t\r"), "a=1", "冰", "two\rlines", "two\nlines"]
+    texts = [
+        *(f"{sign}1+1" for sign in "=+-@\t\r"),
+        "a=1",
+        "冰",
+        "two\rlines",
+        "two\nlines",
+    ]
     table = pd.DataFrame({"path": texts, "label": pd.Categorical(texts), "-1": -0.5})
     scenes.files.write_spreadsheet(table, tmp_path / "table.csv")
     with open(tmp_path / "table.csv", newline="", encoding="utf-8-sig") as file:
@@ -64,7 +79,9 @@ def left_behind(folder: Path, *expected: str) -> set[str]:
     return {path.name for path in folder.iterdir()} - {*expected, "plotly.min.js"}
 
 
-def test_a_file_reaches_the_disk_before_it_takes_its_place(write, tmp_path, monkeypatch):
+def test_a_file_reaches_the_disk_before_it_takes_its_place(
+    write, tmp_path, monkeypatch
+):
     """Else a power cut could leave an empty file under its final name."""
     (name, save), folder = write, tmp_path / "results"
     folder.mkdir()
@@ -91,7 +108,9 @@ def test_a_full_disk_leaves_the_old_file_and_says_so(write, small_disk):
     name, save = write
     (folder / name).write_bytes(OLD)
     (folder / "others").write_bytes(bytes(40_000))
-    with pytest.raises(OSError, match=rf"cannot write {folder / name} \(No space left on device\)"):
+    with pytest.raises(
+        OSError, match=rf"cannot write {folder / name} \(No space left on device\)"
+    ):
         save(folder)
     assert not left_behind(folder, name, "others")
     assert (folder / name).read_bytes() == OLD
@@ -104,7 +123,9 @@ def test_a_read_only_folder_leaves_the_old_file_and_says_so(write, small_disk):
     if name == "plot.html":
         (folder / "plotly.min.js").touch()
     make_read_only()
-    with pytest.raises(OSError, match=rf"cannot write {folder / name} \(Read-only file system\)"):
+    with pytest.raises(
+        OSError, match=rf"cannot write {folder / name} \(Read-only file system\)"
+    ):
         save(folder)
     assert not left_behind(folder, name)
     assert (folder / name).read_bytes() == OLD
@@ -149,7 +170,11 @@ def test_a_kill_while_writing_leaves_a_whole_file_and_the_next_run_works(tmp_pat
 
 
 def test_only_what_a_killed_process_left_unfinished_is_cleared_away(tmp_path):
-    others = {".a.unfinished-1-notes.csv", ".a.unfinished-.csv", ".a.unfinished-456.csv"}
+    others = {
+        ".a.unfinished-1-notes.csv",
+        ".a.unfinished-.csv",
+        ".a.unfinished-456.csv",
+    }
     (tmp_path / ".a.unfinished-456.csv").mkdir()
     for name in others | {".a.unfinished-123.csv"}:
         (tmp_path / name).exists() or (tmp_path / name).touch()
@@ -205,7 +230,10 @@ def check_same(found: dict[str, np.ndarray]) -> None:
 
 
 def refused(path: Path, word: str = "") -> None:
-    told = rf"^{re.escape(str(path))} cannot be read: (?s:.*){word}.*\. Delete it or fetch it again"
+    told = (
+        rf"^{re.escape(str(path))} cannot be read: (?s:.*){word}.*\. "
+        rf"Delete it or fetch it again"
+    )
     with pytest.raises(ValueError, match=told):
         scenes.files.read_arrays(path, KINDS)
 
@@ -215,7 +243,10 @@ def test_arrays_are_read_as_they_were_written(arrays):
     few = {"format": ("i", ()), "losses": ("f", ("m", 2))}  # others are passed over
     assert set(scenes.files.read_arrays(arrays, few)) == set(few)
     scenes.files.write_arrays(arrays, {"labels": np.zeros(0, "int16")})
-    assert len(scenes.files.read_arrays(arrays, {"labels": KINDS["labels"]})["labels"]) == 0
+    assert (
+        len(scenes.files.read_arrays(arrays, {"labels": KINDS["labels"]})["labels"])
+        == 0
+    )
     arrays.unlink()
     with pytest.raises(FileNotFoundError):
         scenes.files.read_arrays(arrays, KINDS)
@@ -224,7 +255,9 @@ def test_arrays_are_read_as_they_were_written(arrays):
 # What can be wrong with an array in a file whose checksums are right.
 WRONG = {
     "cut": lambda array: array[:-1] if array.ndim else array[None],
-    "longer": lambda array: np.concatenate([array, array]) if array.ndim else array[None],
+    "longer": lambda array: (
+        np.concatenate([array, array]) if array.ndim else array[None]
+    ),
     "another axis": lambda array: array[..., None],
     "no rows": lambda array: array.reshape(-1)[:0],
     "wider": lambda array: np.zeros(array.shape, "float64"),
@@ -278,13 +311,17 @@ def test_a_pickle_in_a_file_of_arrays_is_not_run(arrays, tmp_path, in_an_array):
     assert proof.exists(), "where pickles are allowed, it runs"
 
 
-@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="names are text there")
+@pytest.mark.skipif(
+    os.name == "nt" or sys.platform == "darwin", reason="names are text there"
+)
 def test_names_of_any_bytes_are_written_and_read(tmp_path):
     name = os.fsdecode(b"sea-\xff.jpg")
     table = pd.DataFrame({"path": [name, "straße 北.jpg"], "n": [1, 2]})
     csv = tmp_path / os.fsdecode(b"\xfe.csv")
     scenes.files.write_csv(table, csv)
-    assert csv.read_bytes() == b"path,n\nsea-\xff.jpg,1\n" + "straße 北.jpg,2\n".encode()
+    assert (
+        csv.read_bytes() == b"path,n\nsea-\xff.jpg,1\n" + "straße 北.jpg,2\n".encode()
+    )
     assert scenes.files.read_csv(csv)["path"].tolist() == table["path"].tolist()
     scenes.files.write_arrays(tmp_path / "a.npz", {"path": np.array([name])})
     found = scenes.files.read_arrays(tmp_path / "a.npz", {"path": ("U", ("n",))})
@@ -294,7 +331,9 @@ def test_names_of_any_bytes_are_written_and_read(tmp_path):
 
 def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, capsys):
     fcntl = pytest.importorskip("fcntl", reason="Windows has other locks")
-    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=OSError(errno.ENOLCK, "no locks here")))
+    monkeypatch.setattr(
+        fcntl, "flock", Mock(side_effect=OSError(errno.ENOLCK, "no locks here"))
+    )
     for _ in range(2):  # nothing stays that would keep a later run out
         with scenes.files.locked(tmp_path / "new" / "a.csv"):
             pass
@@ -305,7 +344,9 @@ def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, cap
 
 
 def test_a_fingerprint_is_of_values_and_the_same_everywhere():
-    """The digits themselves are the test: they stand in file names and settings.json."""
+    """
+    The digits themselves are the test: they stand in file names and settings.json.
+    """
     table = pd.DataFrame({"label": pd.Categorical(["sea", "forest"]), "n": [1, 2]})
     rows = np.arange(6, dtype="int32").reshape(2, 3)
     parts = [{"b": [1, 0.1], "a": ("x", None, True)}, rows, table, "é"]
@@ -324,10 +365,21 @@ def test_a_fingerprint_is_of_values_and_the_same_everywhere():
 
 def test_fingerprints_tell_types_and_shapes_apart():
     zeros, texts = np.zeros((2, 6), "float32"), np.array(["a", "b"])
-    kinds = [zeros, zeros.reshape(3, 4), zeros.astype("int32"), zeros[:1], zeros[0], zeros.tolist()]
+    kinds = [
+        zeros,
+        zeros.reshape(3, 4),
+        zeros.astype("int32"),
+        zeros[:1],
+        zeros[0],
+        zeros.tolist(),
+    ]
     kinds += [["ab", "c"], ["a", "bc"], ["abc"], [["a", "b"], []]]
     assert len({scenes.files.fingerprint(kind) for kind in kinds}) == len(kinds)
-    for part, same in ((Path("a"), "a"), (texts, ["a", "b"]), (pd.Series(texts), ["a", "b"])):
+    for part, same in (
+        (Path("a"), "a"),
+        (texts, ["a", "b"]),
+        (pd.Series(texts), ["a", "b"]),
+    ):
         assert scenes.files.fingerprint(part) == scenes.files.fingerprint(same)
     with pytest.raises(TypeError, match="object has no fingerprint"):
         scenes.files.fingerprint(object())

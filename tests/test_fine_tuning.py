@@ -1,4 +1,6 @@
-"""Fine-tuning trains the upper layers as a plain fit would, from activations kept on disk."""
+"""
+Fine-tuning trains the upper layers as a plain fit would, from activations kept on disk.
+"""
 
 import functools
 import os
@@ -36,7 +38,9 @@ SMALL = {
 
 @pytest.fixture(scope="module", autouse=True)
 def step_by_step():
-    """Let TensorFlow run without compiling, which would take most of a training's time."""
+    """
+    Let TensorFlow run without compiling, which would take most of a training's time.
+    """
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
@@ -60,14 +64,19 @@ def compiled(step_by_step):
 
 @pytest.fixture(scope="module")
 def images(drawn_once):
-    """Return the table of the drawn photos: 24 for training, 6 for validation, 24 for tests."""
+    """
+    Return the table of the drawn photos: 24 for training, 6 for validation, 24 for
+    tests.
+    """
     images = read_table(drawn_once)
     return utils.create_validation(images[images["label"].notna()], 0.2)
 
 
 @pytest.fixture(scope="module")
 def network():
-    """Return a fast base model with the kinds and names of MobileNetV2's last layers."""
+    """
+    Return a fast base model with the kinds and names of MobileNetV2's last layers.
+    """
     return small_network(0)
 
 
@@ -87,7 +96,9 @@ def cache(tmp_path_factory):
 def tune(images, drawn_once, network, head, cache):
     """Return a function that trains with small settings, from the first epoch on."""
 
-    def train(images=images, base=network, head=head, cache=cache, anew=True, **settings):
+    def train(
+        images=images, base=network, head=head, cache=cache, anew=True, **settings
+    ):
         for path in cache.glob("fine-tuning-*") if anew else ():
             path.unlink()
         return scenes.fine_tuning.fine_tune(
@@ -100,7 +111,9 @@ def tune(images, drawn_once, network, head, cache):
 @pytest.fixture(scope="module")
 def tuned(images, drawn_once, network, head, cache):
     """Return base, head and history of one training."""
-    return scenes.fine_tuning.fine_tune(images, drawn_once, network, head, cache=cache, **SMALL)
+    return scenes.fine_tuning.fine_tune(
+        images, drawn_once, network, head, cache=cache, **SMALL
+    )
 
 
 @pytest.fixture
@@ -118,7 +131,9 @@ def sent(monkeypatch):
 
 
 def assert_same(first, second):
-    """Assert that two trainings gave the same weights, to the last bit, and histories."""
+    """
+    Assert that two trainings gave the same weights, to the last bit, and histories.
+    """
     for one, other in zip(first[:2], second[:2], strict=True):
         for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
@@ -138,7 +153,9 @@ def test_upper_layers_train_and_all_else_stays(tuned, network, head):
     base, tuned_head, _ = tuned
     names = [layer.name for layer in network.layers]
     first = names.index(SMALL["first_layer"])
-    for number, (before, after) in enumerate(zip(network.layers, base.layers, strict=True)):
+    for number, (before, after) in enumerate(
+        zip(network.layers, base.layers, strict=True)
+    ):
         same = all(map(np.array_equal, before.get_weights(), after.get_weights()))
         is_norm = isinstance(before, keras.layers.BatchNormalization)
         trains = number >= first and not is_norm and before.get_weights()
@@ -147,7 +164,9 @@ def test_upper_layers_train_and_all_else_stays(tuned, network, head):
     assert not network.trainable_weights, "it is still frozen"
 
 
-def test_mobilenet_is_cut_before_the_first_layer_and_normalization_stays_frozen(random_base_model):
+def test_mobilenet_is_cut_before_the_first_layer_and_normalization_stays_frozen(
+    random_base_model,
+):
     head = build_head(6, dropout=0.0, weight_decay=0.0)
     base = scenes.fine_tuning._copy_model(random_base_model)
     lower, model = scenes.fine_tuning._cut(base, head, "block_10_expand")
@@ -171,15 +190,22 @@ def test_without_validation_photos_all_train(tune, images):
     assert list(history.columns) == ["epoch", "loss", "accuracy"]
 
 
-def test_it_trains_as_the_whole_network_would(images, drawn_once, network, tune, compiled):
-    """One epoch of three batches through all layers, with the order and the flips it uses."""
+def test_it_trains_as_the_whole_network_would(
+    images, drawn_once, network, tune, compiled
+):
+    """
+    One epoch of three batches through all layers, with the order and the flips it uses.
+    """
     keras.utils.set_random_seed(1)
     start = build_head(6, dropout=0.0, weight_decay=1e-3)
     start.layers[-1].bias.assign(np.linspace(-1, 1, 6))
     base, head, history = tune(head=start, epochs=1, weight_decay=20.0, seed=3)
 
     training = images[images["split"].isin(["train", "validation"])]
-    rng, rows = np.random.default_rng([3, 0]), np.flatnonzero(training["split"] == "train")
+    rng, rows = (
+        np.random.default_rng([3, 0]),
+        np.flatnonzero(training["split"] == "train"),
+    )
     order, flipped = rng.permutation(rows), rng.integers(2, size=len(rows))
     pixels = read_photos(training.iloc[order], drawn_once)
     pixels = np.where(flipped[:, None, None, None], pixels[:, :, ::-1], pixels)
@@ -188,7 +214,10 @@ def test_it_trains_as_the_whole_network_would(images, drawn_once, network, tune,
     plain, plain_head = (keras.models.clone_model(model) for model in (network, start))
     plain.set_weights(network.get_weights())
     plain_head.set_weights(start.get_weights())
-    plain.trainable, first = True, network.layers.index(network.get_layer(SMALL["first_layer"]))
+    plain.trainable, first = (
+        True,
+        network.layers.index(network.get_layer(SMALL["first_layer"])),
+    )
     for number, layer in enumerate(plain.layers):
         is_norm = isinstance(layer, keras.layers.BatchNormalization)
         layer.trainable = number >= first and not is_norm
@@ -213,12 +242,17 @@ def test_it_trains_as_the_whole_network_would(images, drawn_once, network, tune,
 
 
 def test_the_learning_rate_rises_for_a_tenth_of_all_steps(tune, monkeypatch):
-    """Of two epochs of 12 batches, three; then it falls along a cosine, and is 0 at the end."""
+    """
+    Of two epochs of 12 batches, three; then it falls along a cosine, and is 0 at the
+    end.
+    """
     rates, adamw = [], scenes.fine_tuning._adamw
 
     def record(*arguments, **options):
         optimizer = adamw(*arguments, **options)
-        rates.extend(float(optimizer._learning_rate(step)) for step in (0, 1, 2, 3, 10, 17, 24))
+        rates.extend(
+            float(optimizer._learning_rate(step)) for step in (0, 1, 2, 3, 10, 17, 24)
+        )
         raise KeyboardInterrupt
 
     monkeypatch.setattr(scenes.fine_tuning, "_adamw", record)
@@ -229,7 +263,8 @@ def test_the_learning_rate_rises_for_a_tenth_of_all_steps(tune, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("steps", "epochs", "right"), [(80, 5, 5), (79, 5, 6), (7, 5, 58), (6, 5, 60), (1, 90, 90)]
+    ("steps", "epochs", "right"),
+    [(80, 5, 5), (79, 5, 6), (7, 5, 58), (6, 5, 60), (1, 90, 90)],
 )
 def test_few_images_train_for_more_epochs(steps, epochs, right, monkeypatch):
     monkeypatch.setattr(scenes.fine_tuning, "MIN_STEPS", 400)
@@ -247,14 +282,26 @@ def test_how_long_it_takes_is_announced_once(tune, monkeypatch, capsys):
 
 
 def test_balanced_class_weights_are_those_of_the_training_set(tune, images, drawn_once):
-    """By hand: loss and accuracy of the last epoch, on photos of which one class is rare."""
-    rare = images.drop(images.index[(images["label"] == "sea") & (images["split"] == "train")][1:])
-    base, head, history = tune(images=rare, epochs=1, class_weight="balanced", label_smoothing=0.0)
-    train, held_out = (rare[rare["split"] == split] for split in ("train", "validation"))
+    """
+    By hand: loss and accuracy of the last epoch, on photos of which one class is rare.
+    """
+    rare = images.drop(
+        images.index[(images["label"] == "sea") & (images["split"] == "train")][1:]
+    )
+    base, head, history = tune(
+        images=rare, epochs=1, class_weight="balanced", label_smoothing=0.0
+    )
+    train, held_out = (
+        rare[rare["split"] == split] for split in ("train", "validation")
+    )
     counts = train["label"].value_counts()
-    weights = (len(train) / (6 * held_out["label"].map(counts).astype(float))).to_numpy()
+    weights = (
+        len(train) / (6 * held_out["label"].map(counts).astype(float))
+    ).to_numpy()
     assert weights.max() > 3 * weights.min()
-    probabilities = head(base.predict(read_photos(held_out, drawn_once), verbose=0)).numpy()
+    probabilities = head(
+        base.predict(read_photos(held_out, drawn_once), verbose=0)
+    ).numpy()
     y = held_out["label"].cat.codes.to_numpy()
     correct = probabilities.argmax(axis=1) == y
     right = np.average(correct, weights=weights)
@@ -271,7 +318,9 @@ def test_each_epoch_has_its_own_order_and_flips():
     rows, labels = np.arange(3, 23), np.eye(30, dtype="float32")
     activations = np.arange(60).reshape(30, 2, 1)
     weights = np.arange(30, dtype="float32")
-    parts = list(scenes.fine_tuning._batches(activations, labels, weights, rows, 8, 0, range(3)))
+    parts = list(
+        scenes.fine_tuning._batches(activations, labels, weights, rows, 8, 0, range(3))
+    )
     seen = np.concatenate([x[:, 0] for x, _, _ in parts]).reshape(3, 20)
     for x, y, weight in parts:
         np.testing.assert_array_equal(x[:, 0] // 2, y.argmax(axis=1))
@@ -280,13 +329,18 @@ def test_each_epoch_has_its_own_order_and_flips():
         np.testing.assert_array_equal(np.sort(epoch // 2), rows)
     for one, other in ((0, 1), (1, 2)):
         assert (seen[one] // 2 != seen[other] // 2).any()
-        by_photo = [dict(zip(epoch // 2, epoch % 2, strict=True)) for epoch in seen[[one, other]]]
+        by_photo = [
+            dict(zip(epoch // 2, epoch % 2, strict=True))
+            for epoch in seen[[one, other]]
+        ]
         assert by_photo[0] != by_photo[1]
 
 
 def test_the_seed_decides(tune, tuned):
     assert_same(tune(), tuned)
-    assert not np.array_equal(tune(seed=1)[1].get_weights()[0], tuned[1].get_weights()[0])
+    assert not np.array_equal(
+        tune(seed=1)[1].get_weights()[0], tuned[1].get_weights()[0]
+    )
 
 
 # --- Interruptions --------------------------------------------------------------------
@@ -294,7 +348,9 @@ def test_the_seed_decides(tune, tuned):
 
 @pytest.fixture
 def interrupt(tune, monkeypatch):
-    """Return a function that trains while something is replaced by what interrupts it."""
+    """
+    Return a function that trains while something is replaced by what interrupts it.
+    """
 
     def train(owner, name, interrupting, **settings):
         with monkeypatch.context() as patch:
@@ -310,7 +366,9 @@ def trained(monkeypatch):
     """Return a list that gets the number of each batch that is trained."""
     batches = []
     monkeypatch.setattr(
-        Checkpoint, "on_train_batch_end", lambda self, number, logs: batches.append(number)
+        Checkpoint,
+        "on_train_batch_end",
+        lambda self, number, logs: batches.append(number),
     )
     return batches
 
@@ -345,7 +403,9 @@ def test_a_compiled_training_that_is_interrupted_ends_with_the_same_weights(
     assert_same(tune(anew=False), whole)
 
 
-def test_a_kill_while_an_epoch_is_kept_repeats_that_epoch(tune, tuned, interrupt, trained):
+def test_a_kill_while_an_epoch_is_kept_repeats_that_epoch(
+    tune, tuned, interrupt, trained
+):
     replace, kept = os.replace, []
 
     def kill(source, target):
@@ -427,7 +487,9 @@ def test_a_damaged_checkpoint_is_told_and_not_used(tune, tuned, cache, capsys):
 # --- Activations on disk --------------------------------------------------------------
 
 
-def test_activations_are_made_once_and_again_for_other_photos(tune, images, sent, tmp_path):
+def test_activations_are_made_once_and_again_for_other_photos(
+    tune, images, sent, tmp_path
+):
     tune(cache=tmp_path, epochs=1)
     (first,) = tmp_path.glob("activations-*")
     tune(cache=tmp_path, epochs=1, seed=1)
@@ -438,7 +500,9 @@ def test_activations_are_made_once_and_again_for_other_photos(tune, images, sent
     assert first != other, "the old ones leave: they are large"
 
 
-def test_activations_that_no_run_has_written_stay_and_stop_no_run(tune, tuned, sent, tmp_path):
+def test_activations_that_no_run_has_written_stay_and_stop_no_run(
+    tune, tuned, sent, tmp_path
+):
     hashes = "0123456789abcdef-0123456789abcdef"
     names = ["activations-of-mine.npy", "activations-2024", f"activations-{hashes}.npy"]
     for name in names:
@@ -476,13 +540,17 @@ def test_unfinished_activations_are_not_used(tune, tuned, interrupt, tmp_path):
     assert len(list(tmp_path.glob("*activations-*"))) == 1
 
 
-def test_a_photo_that_has_changed_is_named_before_anything_trains(drawn, network, head, tmp_path):
+def test_a_photo_that_has_changed_is_named_before_anything_trains(
+    drawn, network, head, tmp_path
+):
     images = read_table(drawn)
     images = images[images["label"].notna()]
     changed = drawn / images["path"].iloc[3]
     changed.write_bytes((drawn / images["path"].iloc[4]).read_bytes())
     with pytest.raises(ValueError, match=r"3\.jpg has changed"):
-        scenes.fine_tuning.fine_tune(images, drawn, network, head, cache=tmp_path, **SMALL)
+        scenes.fine_tuning.fine_tune(
+            images, drawn, network, head, cache=tmp_path, **SMALL
+        )
     assert not list(tmp_path.glob("*activations*.npy"))
 
 
@@ -513,7 +581,9 @@ def test_two_classes_are_fine_tuned_as_six(tune, images, tmp_path):
 def test_a_disk_without_room_is_told_before_the_work(tune, sent, monkeypatch, tmp_path):
     full = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
-    with pytest.raises(OSError, match=f"{tmp_path} has no room for activations of 1 MB: make room"):
+    with pytest.raises(
+        OSError, match=f"{tmp_path} has no room for activations of 1 MB: make room"
+    ):
         tune(cache=tmp_path)
     assert sent == []
 
@@ -525,7 +595,9 @@ def test_a_disk_that_fills_while_activations_are_written_is_told_and_left_clean(
     folder, _ = small_disk
     roomy = shutil.disk_usage(folder)._replace(free=10**9)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: roomy)
-    with pytest.raises(OSError, match=f"cannot write {folder}/activations.npy .*; make room"):
+    with pytest.raises(
+        OSError, match=f"cannot write {folder}/activations.npy .*; make room"
+    ):
         tune(cache=folder)
     assert sent == [30]
     assert not list(folder.glob("*activations*.npy"))
@@ -537,7 +609,9 @@ CLOTHING = Path(__file__).parents[2] / "shared" / "other-photos" / "clothing"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not CLOTHING.is_dir(), reason="the photos of clothing are not there")
+@pytest.mark.skipif(
+    not CLOTHING.is_dir(), reason="the photos of clothing are not there"
+)
 def test_the_model_selected_on_few_real_photos_is_no_worse_than_the_head(
     imagenet_base_model, compiled, monkeypatch, tmp_path
 ):
@@ -548,8 +622,15 @@ def test_the_model_selected_on_few_real_photos_is_no_worse_than_the_head(
     X = scenes.features.extract_features(
         images, CLOTHING, imagenet_base_model, cache=tmp_path / "features.npz"
     )
-    settings = {"learning_rate": 0.001, "dropout": 0.1, "weight_decay": 1e-4, "epochs": 25}
-    head, _ = scenes.heads.train_head(X[split == "train"], y[split == "train"], **settings)
+    settings = {
+        "learning_rate": 0.001,
+        "dropout": 0.1,
+        "weight_decay": 1e-4,
+        "epochs": 25,
+    }
+    head, _ = scenes.heads.train_head(
+        X[split == "train"], y[split == "train"], **settings
+    )
     settings = SMALL | {"learning_rate": 3e-4, "epochs": 5, "batch_size": 32}
     base, tuned_head, _ = scenes.fine_tuning.fine_tune(
         images, CLOTHING, imagenet_base_model, head, cache=tmp_path, **settings
@@ -566,7 +647,9 @@ def test_the_model_selected_on_few_real_photos_is_no_worse_than_the_head(
         for name, p in probabilities.items()
     ]
     selected = scenes.evaluation.compare_models(pd.concat(tables)).index[0]
-    correct = {name: (p.argmax(axis=1) == y)[~validation] for name, p in probabilities.items()}
+    correct = {
+        name: (p.argmax(axis=1) == y)[~validation] for name, p in probabilities.items()
+    }
     gap = pd.Series(correct[selected].astype(int) - correct["head"])
     assert correct["head"].mean() > 0.5
     assert gap.mean() >= -gap.sem()

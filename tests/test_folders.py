@@ -1,4 +1,7 @@
-"""Where the photos are, what is in their table, and what is left out of it, is said or refused."""
+"""
+Where the photos are, what is in their table, and what is left out of it, is said or
+refused.
+"""
 
 import io
 import os
@@ -34,7 +37,9 @@ def test_find_photos_looks_beside_the_notebook(beside):
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_find_photos_prefers_what_it_is_told_and_knows_the_home_folder(drawn, monkeypatch):
+def test_find_photos_prefers_what_it_is_told_and_knows_the_home_folder(
+    drawn, monkeypatch
+):
     make(Path("archive"), "train/a/1.jpg")
     for name in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(name, str(drawn.parent))
@@ -44,7 +49,9 @@ def test_find_photos_prefers_what_it_is_told_and_knows_the_home_folder(drawn, mo
     assert len(scenes.folders.list_images("~/photos")) == 57
     monkeypatch.setenv("INTEL_PHOTOS", "missing")
     for told in ("missing", None):
-        with pytest.raises(FileNotFoundError, match=r"no folder missing; (?s:.)*<class>/\*.jpg"):
+        with pytest.raises(
+            FileNotFoundError, match=r"no folder missing; (?s:.)*<class>/\*.jpg"
+        ):
             scenes.folders.find_photos(told)
 
 
@@ -59,7 +66,9 @@ ON_KAGGLE = {
 
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("expected", ON_KAGGLE)
-def test_find_photos_finds_the_one_data_set_on_kaggles_machines(monkeypatch, capsys, expected):
+def test_find_photos_finds_the_one_data_set_on_kaggles_machines(
+    monkeypatch, capsys, expected
+):
     monkeypatch.setattr(scenes.folders, "KAGGLE_INPUT", Path("input"))
     assert scenes.folders.find_photos() is None
     make(Path("input"), *ON_KAGGLE[expected])
@@ -74,7 +83,9 @@ def test_find_photos_finds_the_one_data_set_on_kaggles_machines(monkeypatch, cap
 
 
 def make(root: Path, *names: str) -> Path:
-    """Write a small photo for each name, and this project's settings if it is called so."""
+    """
+    Write a small photo for each name, and this project's settings if it is called so.
+    """
     file = io.BytesIO()
     Image.fromarray(draw(0)).save(file, "PNG")
     ours = (Path(__file__).parents[1] / "settings.json").read_bytes()
@@ -84,7 +95,8 @@ def make(root: Path, *names: str) -> Path:
     return root
 
 
-# The name of a layout and what the folder holds; what is read of it, or the error; what is said.
+# The name of a layout and what the folder holds; what is read of it, or the error; what
+# is said.
 LAYOUTS = """
 classes: a/1.jpg, a/x.png, b/1.gif
     train/a, train/a, train/b
@@ -169,11 +181,19 @@ def test_a_folder_is_understood_or_refused_and_this_is_said(kind, tmp_path, caps
 
 
 def test_one_folder_too_low_the_right_one_is_named(tmp_path, capsys):
-    make(tmp_path, *(f"x/{split}/{name}/1.jpg" for split in ("train", "test") for name in "ab"))
-    with pytest.raises(FileNotFoundError, match=r".*a holds none; did you mean .*x.train\?"):
+    make(
+        tmp_path,
+        *(f"x/{split}/{name}/1.jpg" for split in ("train", "test") for name in "ab"),
+    )
+    with pytest.raises(
+        FileNotFoundError, match=r".*a holds none; did you mean .*x.train\?"
+    ):
         scenes.folders.list_images(tmp_path / "x/train/a")
     scenes.folders.list_images(tmp_path / "x/train")
-    assert "train is a split of x: set PHOTOS to that to use all." in capsys.readouterr().out
+    assert (
+        "train is a split of x: set PHOTOS to that to use all."
+        in capsys.readouterr().out
+    )
 
 
 def test_linked_folders_are_named_and_not_followed(tmp_path, capsys):
@@ -181,18 +201,30 @@ def test_linked_folders_are_named_and_not_followed(tmp_path, capsys):
     make(tmp_path / "elsewhere", "2.jpg")
     (folder / "a" / "more").symlink_to(tmp_path / "elsewhere")
     (folder / "b" / "back").symlink_to(tmp_path)
-    (folder / "b" / "settings.json").write_text('{"editor.fontSize": 12}')  # of another program
+    (folder / "b" / "settings.json").write_text(
+        '{"editor.fontSize": 12}'
+    )  # of another program
     assert len(scenes.folders.list_images(folder)) == 2
-    said = "Skipped: a/more, b/back (linked folders are not followed); 1 other file(s).\n"
+    said = (
+        "Skipped: a/more, b/back (linked folders are not followed); 1 other file(s).\n"
+    )
     assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("output", ["train", "train/a/mine", "pred/runs", "c/new"])
 def test_an_output_inside_of_the_photos_is_refused(output, tmp_path):
     make(tmp_path, "train/a/1.jpg", "pred/1.jpg", "c/1.jpg", "runs/1.csv")
-    with pytest.raises(ValueError, match=f"OUTPUT is .*{output}, inside a class or split folder"):
+    with pytest.raises(
+        ValueError, match=f"OUTPUT is .*{output}, inside a class or split folder"
+    ):
         scenes.folders.check_output(tmp_path / output, tmp_path)
-    for good in (None, tmp_path, tmp_path / "runs" / "x", tmp_path / "new", tmp_path.parent):
+    for good in (
+        None,
+        tmp_path,
+        tmp_path / "runs" / "x",
+        tmp_path / "new",
+        tmp_path.parent,
+    ):
         scenes.folders.check_output(good, tmp_path)
 
 
@@ -206,26 +238,45 @@ def test_list_images_makes_a_row_for_each_photo_in_a_fixed_order(drawn):
     assert tuple(images["split"].cat.categories) == scenes.SPLITS
     counts = {"train": 5 * 6, "test": 4 * 6, "prediction": 3, "validation": 0}
     assert images["split"].value_counts().to_dict() == counts
-    keys = images.assign(label=images["label"].cat.codes % 7, split=images["split"].cat.codes)
+    keys = images.assign(
+        label=images["label"].cat.codes % 7, split=images["split"].cat.codes
+    )
     pd.testing.assert_frame_equal(keys, keys.sort_values(["split", "label", "path"]))
     for row in images.itertuples():
         assert (drawn / row.path).is_file()
-        assert pd.isna(row.label) if row.split == "prediction" else f"/{row.label}/" in row.path
+        assert (
+            pd.isna(row.label)
+            if row.split == "prediction"
+            else f"/{row.label}/" in row.path
+        )
 
 
-def test_list_images_does_not_depend_on_the_order_of_the_file_system(drawn, monkeypatch):
+def test_list_images_does_not_depend_on_the_order_of_the_file_system(
+    drawn, monkeypatch
+):
     before = scenes.folders.list_images(drawn)
     iterdir = Path.iterdir
-    monkeypatch.setattr(Path, "iterdir", lambda path: sorted(iterdir(path), reverse=True))
+    monkeypatch.setattr(
+        Path, "iterdir", lambda path: sorted(iterdir(path), reverse=True)
+    )
     pd.testing.assert_frame_equal(scenes.folders.list_images(drawn), before)
 
 
 def test_list_images_says_what_it_skips(drawn, capsys):
     before = scenes.folders.list_images(drawn)
-    found = "Found 6 classes in photos: 30 photos for training, 24 for testing, 3 to predict.\n"
+    found = (
+        "Found 6 classes in photos: 30 photos for training, "
+        "24 for testing, 3 to predict.\n"
+    )
     assert capsys.readouterr().out == found
     folder = drawn / "seg_train" / "seg_train"
-    names = ["sea/.hidden.jpg", "sea/Thumbs.db", "sea/notes.txt", "readme.md", "stray.jpg"]
+    names = [
+        "sea/.hidden.jpg",
+        "sea/Thumbs.db",
+        "sea/notes.txt",
+        "readme.md",
+        "stray.jpg",
+    ]
     for name in [*names, "sea/a.heic", "sea/b.PJPEG", os.fsdecode(b"sea/caf\xe9.dng")]:
         (folder / name).write_bytes(b"x")
     (folder / "sea" / "a.jpg").mkdir()
@@ -233,15 +284,25 @@ def test_list_images_says_what_it_skips(drawn, capsys):
     (drawn / "seg_pred" / "seg_pred" / ".DS_Store").write_bytes(b"x")
     pd.testing.assert_frame_equal(scenes.folders.list_images(drawn), before)
     assert capsys.readouterr().out == (
-        "Skipped: sea/a.heic, sea/caf\\udce9.dng (HEIC, raw and similar formats: convert to JPEG); "
-        "sea/b.PJPEG (if they are photos, rename them to end in .jpg); seg_train/stray.jpg "
+        "Skipped: sea/a.heic, sea/caf\\udce9.dng (HEIC, raw and "
+        "similar formats: convert to JPEG); "
+        "sea/b.PJPEG (if they are photos, rename them to end "
+        "in .jpg); seg_train/stray.jpg "
         "(outside a class folder; move them into one, or if unlabeled into pred/); "
         "6 other file(s).\n" + found
     )
 
 
 def test_list_images_takes_what_pillow_can_open_in_any_case(tmp_path):
-    names = ["a/1.JPG", "a/2.jfif", "a/3.mpo", "b/1.AVIF", "b/2.jp2", "b/3.Tiff", "b/4.webp"]
+    names = [
+        "a/1.JPG",
+        "a/2.jfif",
+        "a/3.mpo",
+        "b/1.AVIF",
+        "b/2.jp2",
+        "b/3.Tiff",
+        "b/4.webp",
+    ]
     make(tmp_path, *names, "b/5.eps", "b/6.pdf")  # the last two need other programs
     images = scenes.folders.list_images(tmp_path)
     assert list(images["path"]) == names
@@ -262,7 +323,18 @@ def test_a_folder_that_cannot_be_listed_is_no_empty_one(drawn, monkeypatch):
         scenes.folders.list_images(drawn)
 
 
-ODD_NAMES = ["two words", "été", "冰川", "a, b", "7", "01", "<b>bold", 'say "x"', "$x$", "train"]
+ODD_NAMES = [
+    "two words",
+    "été",
+    "冰川",
+    "a, b",
+    "7",
+    "01",
+    "<b>bold",
+    'say "x"',
+    "$x$",
+    "train",
+]
 
 
 def test_a_class_may_be_called_almost_anything(tmp_path):
@@ -275,13 +347,17 @@ def test_a_class_may_be_called_almost_anything(tmp_path):
 
 def test_there_may_be_a_hundred_classes(tmp_path):
     make(tmp_path, *(f"{i:03}/1.jpg" for i in range(100)))
-    assert list(scenes.folders.list_images(tmp_path)["label"].cat.codes) == list(range(100))
+    assert list(scenes.folders.list_images(tmp_path)["label"].cat.codes) == list(
+        range(100)
+    )
 
 
 @pytest.mark.parametrize("name", sorted(scenes.folders.REFUSED_CLASSES))
 def test_a_class_with_the_name_of_something_else_is_refused(name, tmp_path):
     make(tmp_path, "train/a/1.jpg", f"train/{name}/1.jpg")
-    with pytest.raises(ValueError, match=f"class .*{name} means something else in a table; rename"):
+    with pytest.raises(
+        ValueError, match=f"class .*{name} means something else in a table; rename"
+    ):
         scenes.folders.list_images(tmp_path)
 
 
@@ -290,7 +366,9 @@ def test_a_file_name_may_be_any_bytes(tmp_path):
     images = scenes.folders.list_images(tmp_path)
     (tmp_path / images["path"][1]).write_bytes(b"x")
     images = images.join(scenes.dataset.digest_photos(images, tmp_path))
-    with pytest.raises(ValueError, match=r"1 photo\(s\) cannot be read.*\n .*b/caf\\udce9.jpg: no"):
+    with pytest.raises(
+        ValueError, match=r"1 photo\(s\) cannot be read.*\n .*b/caf\\udce9.jpg: no"
+    ):
         scenes.photos.refuse_unreadable(images)
 
 
@@ -308,7 +386,8 @@ def test_the_real_photos_are_all_in_the_table(real_photos):
 @pytest.fixture
 def corrections(table, tmp_path):
     """
-    Return a function that applies a file of this text to a table: three photos a class train.
+    Return a function that applies a file of this text to a table: three photos a class
+    train.
 
     The last two photos have a name that is no text, and no label.
     """
@@ -324,12 +403,16 @@ def corrections(table, tmp_path):
     return apply
 
 
-CORRECTIONS = "path,label,suggested\n0.jpg,sea,forest\n1.jpg,buildings,sea\n4.jpg,,sea\n7.jpg,,\n"
+CORRECTIONS = (
+    "path,label,suggested\n0.jpg,sea,forest\n1.jpg,buildings,sea\n4.jpg,,sea\n7.jpg,,\n"
+)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize(("sep", "newline"), [(",", "\n"), (";", "\r\n")])
-def test_labels_are_corrected_and_photos_left_out(corrections, capsys, encoding, sep, newline):
+def test_labels_are_corrected_and_photos_left_out(
+    corrections, capsys, encoding, sep, newline
+):
     images = corrections.images.copy(deep=True)
     table = corrections(CORRECTIONS.replace(",", sep).replace("\n", newline), encoding)
     pd.testing.assert_frame_equal(corrections.images, images)
@@ -337,13 +420,21 @@ def test_labels_are_corrected_and_photos_left_out(corrections, capsys, encoding,
     expected.loc[0, "label"] = "sea"
     expected["corrected"] = expected.index == 0
     pd.testing.assert_frame_equal(table, expected)
-    said = "labels.csv: 1 label(s) corrected and 2 photo(s) left out, 1 of them test photos"
-    assert f"{said}; corrections of test photos flatter the model.\n" in capsys.readouterr().out
+    said = (
+        "labels.csv: 1 label(s) corrected and 2 photo(s) "
+        "left out, 1 of them test photos"
+    )
+    assert (
+        f"{said}; corrections of test photos flatter the model.\n"
+        in capsys.readouterr().out
+    )
 
 
 def test_corrections_of_training_photos_flatter_nobody(corrections, capsys):
     corrections("path,label\n0.jpg,sea\n0.jpg,sea\n")
-    assert capsys.readouterr().out.endswith(": 1 label(s) corrected and 0 photo(s) left out.\n")
+    assert capsys.readouterr().out.endswith(
+        ": 1 label(s) corrected and 0 photo(s) left out.\n"
+    )
 
 
 def test_without_a_file_no_label_is_corrected(corrections, capsys):
@@ -359,12 +450,31 @@ def test_photos_with_names_of_any_bytes_are_corrected(corrections):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "is no CSV file with the columns path and label (No columns to parse from file)"),
-        ("path;suggested\n0.jpg;sea\n", "is no CSV file with the columns path and label ("),
-        ("path,label\n0.jpg,sea,1,2\n1,sea\n2,sea,1,2,3\n", "is no CSV file with the columns"),
-        ("path,label\n0.jpg,sea\na\x0b.jpg,sea\n", "names a\\x0b.jpg, which is the path of no"),
-        ("path,label\n23.jpg,sea\n", "names 23.jpg, which is the path of no labelled photo"),
-        ("path,label\n0.jpg,nan\n", "labels 0.jpg as nan; it must be one of buildings, forest"),
+        (
+            "",
+            "is no CSV file with the columns path and label (No "
+            "columns to parse from file)",
+        ),
+        (
+            "path;suggested\n0.jpg;sea\n",
+            "is no CSV file with the columns path and label (",
+        ),
+        (
+            "path,label\n0.jpg,sea,1,2\n1,sea\n2,sea,1,2,3\n",
+            "is no CSV file with the columns",
+        ),
+        (
+            "path,label\n0.jpg,sea\na\x0b.jpg,sea\n",
+            "names a\\x0b.jpg, which is the path of no",
+        ),
+        (
+            "path,label\n23.jpg,sea\n",
+            "names 23.jpg, which is the path of no labelled photo",
+        ),
+        (
+            "path,label\n0.jpg,nan\n",
+            "labels 0.jpg as nan; it must be one of buildings, forest",
+        ),
         ("path,label\n0.jpg,sea\n0.jpg,\n", "gives 0.jpg different labels; keep one"),
     ],
 )

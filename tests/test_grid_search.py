@@ -47,9 +47,11 @@ LISTS = ("learning_rates", "dropouts", "weight_decays")
 @pytest.fixture(autouse=True, scope="module")
 def one_after_the_other():
     """
-    Let the folds train in order, so that the tests can count them; threads have their own.
+    Let the folds train in order, so that the tests can count them; threads have their
+    own.
 
-    Each fold looks for garbage, which takes long among all objects of TensorFlow: not there.
+    Each fold looks for garbage, which takes long among all objects of TensorFlow: not
+    there.
     """
     gc.freeze()
     with joblib.parallel_config(n_jobs=1):
@@ -59,7 +61,10 @@ def one_after_the_other():
 
 @pytest.fixture
 def step_by_step():
-    """Let TensorFlow run without compiling, which would take most of the time of a training."""
+    """
+    Let TensorFlow run without compiling, which would take most of the time of a
+    training.
+    """
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
@@ -78,7 +83,10 @@ def searched(tmp_path_factory):
 
 
 class Trainings:
-    """Takes the place of `_fit`: counts the tasks, trains if `real`, and can be interrupted."""
+    """
+    Takes the place of `_fit`: counts the tasks, trains if `real`, and can be
+    interrupted.
+    """
 
     def __init__(self):
         self.seeds = []
@@ -112,7 +120,9 @@ def trainings(monkeypatch):
 
 @st.composite
 def labels_and_groups(draw):
-    """Return labels, and groups of which some hold several photos, also of two classes."""
+    """
+    Return labels, and groups of which some hold several photos, also of two classes.
+    """
     sizes = draw(st.lists(st.integers(0, 12), min_size=6, max_size=6).filter(any))
     labels = np.repeat(np.arange(6), sizes)
     labels = labels[draw(st.permutations(range(len(labels))))]
@@ -126,14 +136,20 @@ def labels_and_groups(draw):
 @given(labels_and_groups(), st.integers(2, 6), st.integers(0, 99))
 def test_each_photo_validates_once_and_groups_stay_together(data, folds, seed):
     labels, groups = data
-    members = pd.DataFrame({"label": labels, "group": groups}).groupby("label")["group"].nunique()
+    members = (
+        pd.DataFrame({"label": labels, "group": groups})
+        .groupby("label")["group"]
+        .nunique()
+    )
     if folds > members.min():
         with pytest.raises(ValueError, match=f"folds is {folds}, but"):
             make_folds(labels, groups, folds=folds, seed=seed)
         return
     splits = make_folds(labels, groups, folds=folds, seed=seed)
     assert len(splits) == folds
-    assert sorted(np.concatenate([val for _, val in splits])) == list(range(len(labels)))
+    assert sorted(np.concatenate([val for _, val in splits])) == list(
+        range(len(labels))
+    )
     for train, val in splits:
         assert sorted([*train, *val]) == list(range(len(labels)))
         assert not set(groups[train]) & set(groups[val])
@@ -161,28 +177,41 @@ def test_settings_in_blocks_train_as_all_at_once(
     trainings.real = True
     results = grid_search(**SMALL, csv=csv)
     assert len(trainings.seeds) == SMALL["folds"] * 2
-    assert len(set(trainings.seeds)) == SMALL["folds"], "blocks of a fold share its draws"
+    assert len(set(trainings.seeds)) == SMALL["folds"], (
+        "blocks of a fold share its draws"
+    )
     np.testing.assert_allclose(results, searched[1], rtol=0, atol=1e-5)
 
 
 def divide(n_classes, counts):
     """Return a grid of as many values of each kind, and its blocks."""
-    grid = {name: list(np.linspace(0, 0.5, n)) for name, n in zip(LISTS, counts, strict=True)}
+    grid = {
+        name: list(np.linspace(0, 0.5, n))
+        for name, n in zip(LISTS, counts, strict=True)
+    }
     return grid, scenes.grid_search._divide(n_classes, grid)
 
 
 @pytest.mark.parametrize(
     ("counts", "sizes"),
-    [((3, 3, 4), [(3, 3, 4)]), ((8, 8, 8), [(8, 2, 8)] * 4), ((5, 5, 8), [(5, 3, 8), (5, 2, 8)])],
+    [
+        ((3, 3, 4), [(3, 3, 4)]),
+        ((8, 8, 8), [(8, 2, 8)] * 4),
+        ((5, 5, 8), [(5, 3, 8), (5, 2, 8)]),
+    ],
 )
-def test_blocks_of_six_classes_hold_up_to_128_settings_of_whole_dropout_rates(counts, sizes):
+def test_blocks_of_six_classes_hold_up_to_128_settings_of_whole_dropout_rates(
+    counts, sizes
+):
     _, blocks = divide(6, counts)
     assert [tuple(map(len, block.values())) for block in blocks] == sizes
 
 
 @given(st.integers(2, 200), st.tuples(*[st.integers(1, 9)] * 3))
 def test_the_more_classes_the_smaller_the_blocks(n_classes, counts):
-    """A block has at most 768 columns, so that its memory stays, or one dropout rate."""
+    """
+    A block has at most 768 columns, so that its memory stays, or one dropout rate.
+    """
     grid, blocks = divide(n_classes, counts)
     for block in blocks:
         n_heads = np.prod([len(values) for values in block.values()])
@@ -200,7 +229,9 @@ def test_finished_blocks_are_kept(csv, tmp_path, trainings, monkeypatch):
     assert csv.read_bytes() == (tmp_path / "uninterrupted.csv").read_bytes()
 
 
-@pytest.mark.parametrize("backend", ["threading", pytest.param("loky", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "backend", ["threading", pytest.param("loky", marks=pytest.mark.slow)]
+)
 def test_threads_and_processes_give_the_same_bytes(searched, csv, monkeypatch, backend):
     """Though seeds belong to the whole process: one training waits for the other."""
     at_work, most, fit = [], [], scenes.grid_search._fit
@@ -224,7 +255,9 @@ def test_threads_and_processes_give_the_same_bytes(searched, csv, monkeypatch, b
 
 def test_the_table_has_a_row_for_each_setting_fold_and_epoch_in_order(searched):
     _, results = searched
-    rows = product(*(SMALL[f"{name}s"] for name in scenes.HYPERPARAMETERS), (1, 2, 3), (1, 2))
+    rows = product(
+        *(SMALL[f"{name}s"] for name in scenes.HYPERPARAMETERS), (1, 2, 3), (1, 2)
+    )
     assert list(results.columns) == COLUMNS
     assert list(results[COLUMNS[:5]].itertuples(index=False, name=None)) == list(rows)
     assert results[list(scenes.METRICS)].notna().all(axis=None)
@@ -239,15 +272,21 @@ def test_the_table_is_what_the_file_holds_with_7_digits(searched):
 
 
 def assert_plain_fits_agree(results, options):
-    """Let no figure of a search stand in another setting's row, nor in another fold's."""
+    """
+    Let no figure of a search stand in another setting's row, nor in another fold's.
+    """
     folds, seed = options["folds"], options["seed"]
     splits = make_folds(options["y"], options.get("groups"), folds=folds, seed=seed)
-    training = {name: options.get(name) for name in ("epochs", "batch_size", "class_weight")}
+    training = {
+        name: options.get(name) for name in ("epochs", "batch_size", "class_weight")
+    }
     for fold, setting in ((1, (0.001, 0.0, 1e-2)), (2, (0.005, 0.3, 1e-4))):
         halves = [(options["X"][rows], options["y"][rows]) for rows in splits[fold - 1]]
         fold_seed = int(np.random.SeedSequence([seed, fold]).generate_state(1)[0])
         alone = fit_alone(*halves, setting, seed=fold_seed, **training)
-        rows = results.set_index([*scenes.HYPERPARAMETERS, "fold"]).loc[(*setting, fold)]
+        rows = results.set_index([*scenes.HYPERPARAMETERS, "fold"]).loc[
+            (*setting, fold)
+        ]
         np.testing.assert_allclose(rows[list(scenes.METRICS)], alone, rtol=0, atol=1e-4)
 
 
@@ -269,7 +308,9 @@ def test_a_search_on_real_photos_learns_and_is_what_plain_fits_give(bundled, csv
     """On every 8th training photo."""
     images = utils.shrink(utils.drop_leaks(bundled[0]), 8).query("split == 'train'")
     photos = {"X": bundled[1][images.index], "y": images["label"].cat.codes.to_numpy()}
-    options = SMALL | photos | {"groups": images["digest"], "epochs": 6, "batch_size": 128}
+    options = (
+        SMALL | photos | {"groups": images["digest"], "epochs": 6, "batch_size": 128}
+    )
     results = grid_search(**options, csv=csv)
     assert scenes.evaluation.best_hyperparameters(results)["val_accuracy"] > 0.88
     assert_plain_fits_agree(results, options)
@@ -277,7 +318,10 @@ def test_a_search_on_real_photos_learns_and_is_what_plain_fits_give(bundled, csv
 
 def test_neither_the_order_of_the_lists_nor_their_type_matters(searched, csv):
     lists = {name: np.array(SMALL[name][::-1]) for name in LISTS}
-    numbers = {name: np.int64(SMALL[name]) for name in ("epochs", "folds", "batch_size", "seed")}
+    numbers = {
+        name: np.int64(SMALL[name])
+        for name in ("epochs", "folds", "batch_size", "seed")
+    }
     photos = {"X": np.asfortranarray(X, "float64"), "y": Y.astype("uint8")}
     grid_search(**photos, **lists, **numbers, csv=str(csv))
     assert csv.read_bytes() == searched[0].read_bytes()
@@ -319,7 +363,9 @@ def start():
     def start(function, **options):
         receiver, sender = context.Pipe(duplex=False)
         # A daemon dies with the tests, also when one fails before it has killed it.
-        process = context.Process(target=function, args=(sender,), kwargs=options, daemon=True)
+        process = context.Process(
+            target=function, args=(sender,), kwargs=options, daemon=True
+        )
         process.start()
         sender.close()
         return process, receiver
@@ -337,7 +383,10 @@ def wait(process, seconds: float = 300) -> int:
 
 @pytest.fixture(scope="module")
 def repeated(start, tmp_path_factory):
-    """Return the CSVs of the same search here, in a fresh process, and there in one thread."""
+    """
+    Return the CSVs of the same search here, in a fresh process, and there in one
+    thread.
+    """
     folder = tmp_path_factory.mktemp("repeated")
     files = {name: folder / f"{name}.csv" for name in ("here", "fresh", "one thread")}
     photos = dict(zip("Xy", make_photos(600), strict=True))
@@ -355,11 +404,14 @@ def test_a_fresh_process_gives_the_same_bytes(repeated):
 
 def test_another_number_of_threads_changes_the_last_digits_at_most(repeated):
     """
-    Losses to 1e-3 and accuracies to two of a fold's 300 photos; measured: 1e-6 and none.
+    Losses to 1e-3 and accuracies to two of a fold's 300 photos; measured: 1e-6 and
+    none.
 
     (With 36 settings on 1,200 photos of random numbers: 6e-4 and one photo.)
     """
-    first, other = (pd.read_csv(repeated[name])[COLUMNS] for name in ("here", "one thread"))
+    first, other = (
+        pd.read_csv(repeated[name])[COLUMNS] for name in ("here", "one thread")
+    )
     assert first[COLUMNS[:5]].equals(other[COLUMNS[:5]])
     difference = (first - other).abs().max()
     assert difference[["loss", "val_loss"]].max() < 1e-3
@@ -496,11 +548,16 @@ def test_another_search_does_not_take_the_folds_of_this_one(csv, trainings, chan
 @pytest.mark.parametrize(
     ("part", "value", "blocks"),
     [
-        *(("scenes.VERSIONS", scenes.VERSIONS | {name: "0"}, 1) for name in scenes.VERSIONS),
+        *(
+            ("scenes.VERSIONS", scenes.VERSIONS | {name: "0"}, 1)
+            for name in scenes.VERSIONS
+        ),
         ("scenes.grid_search.BLOCK_COLUMNS", 4 * 6, 2),
     ],
 )
-def test_another_version_does_not_take_the_folds(csv, trainings, monkeypatch, part, value, blocks):
+def test_another_version_does_not_take_the_folds(
+    csv, trainings, monkeypatch, part, value, blocks
+):
     trainings.interrupt(csv, after=2)
     monkeypatch.setattr(part, value)
     grid_search(**SMALL, csv=csv)
@@ -527,11 +584,15 @@ def test_a_damaged_fold_is_trained_again_with_a_word(csv, trainings, fault, caps
 # --- Two runs at once, and memory -----------------------------------------------------
 
 
-def test_a_second_run_stops_with_a_word_while_the_first_lives(start, csv, tmp_path, trainings):
+def test_a_second_run_stops_with_a_word_while_the_first_lives(
+    start, csv, tmp_path, trainings
+):
     csv.write_text("the old table")
     process, word = start(search.hold, **SMALL, csv=csv)
     assert word.recv() == "the training has begun"
-    with pytest.raises(RuntimeError, match=r"another run is writing .*grid_search\.csv; wait"):
+    with pytest.raises(
+        RuntimeError, match=r"another run is writing .*grid_search\.csv; wait"
+    ):
         grid_search(**SMALL, csv=csv)
     assert not trainings.seeds
     assert csv.read_text() == "the old table"
@@ -543,7 +604,9 @@ def test_a_second_run_stops_with_a_word_while_the_first_lives(start, csv, tmp_pa
 
 def test_memory_grows_by_at_most_three_copies_of_the_features(start, csv, monkeypatch):
     """On 12,000 photos after 600; 40 MB are left for what TensorFlow keeps in store."""
-    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "1000000")  # what is freed, glibc gives back
+    monkeypatch.setenv(
+        "MALLOC_MMAP_THRESHOLD_", "1000000"
+    )  # what is freed, glibc gives back
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("this system does not tell the peak of the memory")
     options = {name: value for name, value in SMALL.items() if name not in "Xy"}

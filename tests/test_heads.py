@@ -17,7 +17,11 @@ pytestmark = pytest.mark.quick
 
 N = 100
 SETTING = {"learning_rate": 0.005, "dropout": 0.3, "weight_decay": 0.01}
-OPTIONS = SETTING | {"epochs": 8, "batch_size": 64, "seed": 3}  # the last batch is a partial one
+OPTIONS = SETTING | {
+    "epochs": 8,
+    "batch_size": 64,
+    "seed": 3,
+}  # the last batch is a partial one
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,9 @@ def test_a_head_is_dropout_and_a_dense_softmax_with_a_penalty(photos, n_classes)
     assert dropout.rate == 0.3
     kernel, bias = head.get_weights()
     head.set_weights([kernel, bias + np.arange(n_classes)])
-    assert sum(map(float, head.losses)) == pytest.approx(0.01 * np.square(kernel).sum(), rel=1e-5)
+    assert sum(map(float, head.losses)) == pytest.approx(
+        0.01 * np.square(kernel).sum(), rel=1e-5
+    )
     scores = np.exp(photos[0] @ kernel + np.arange(n_classes))
     expected = scores / scores.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(head.predict(photos[0], verbose=0), expected, atol=1e-5)
@@ -58,7 +64,9 @@ def test_a_head_learns_and_the_history_has_a_row_for_each_epoch_from_1(trained):
     assert history["val_accuracy"].iloc[-1] > 0.9
 
 
-def test_validation_figures_are_those_of_the_head_at_the_end_of_the_epoch(trained, photos):
+def test_validation_figures_are_those_of_the_head_at_the_end_of_the_epoch(
+    trained, photos
+):
     head, history = trained
     features, labels = photos
     chances = head.predict(features, verbose=0)
@@ -69,7 +77,9 @@ def test_validation_figures_are_those_of_the_head_at_the_end_of_the_epoch(traine
     assert history["val_loss"].iloc[-1] == pytest.approx(entropy + penalty, abs=1e-4)
 
 
-def test_without_validation_the_same_training_has_no_validation_columns(trained, photos):
+def test_without_validation_the_same_training_has_no_validation_columns(
+    trained, photos
+):
     head, history = scenes.heads.train_head(*photos, **OPTIONS | {"seed": np.int64(3)})
     assert list(history.columns) == ["epoch", "loss", "accuracy"]
     for weights, same in zip(head.get_weights(), trained[0].get_weights(), strict=True):
@@ -83,7 +93,9 @@ def test_another_seed_gives_other_weights(trained, photos):
 
 def test_a_batch_larger_than_the_data_is_one_batch_of_all(photos):
     larger, whole = (
-        scenes.heads.train_head(*photos, **OPTIONS | {"epochs": 1, "batch_size": size})[1]
+        scenes.heads.train_head(*photos, **OPTIONS | {"epochs": 1, "batch_size": size})[
+            1
+        ]
         for size in (10**6, N)
     )
     assert larger.equals(whole)
@@ -112,7 +124,10 @@ def test_class_weights_are_those_of_scikit_learn():
 
 
 def test_class_weights_train_as_those_of_a_plain_fit():
-    """Validation photos have the weights of the training set, and need not be of all classes."""
+    """
+    Validation photos have the weights of the training set, and need not be of all
+    classes.
+    """
     X, y = make_unequal(200)
     some = np.flatnonzero(y[80:] < 4) + 80
     halves = (X[:80], y[:80]), (X[some], y[some])
@@ -122,7 +137,9 @@ def test_class_weights_train_as_those_of_a_plain_fit():
     )
     keras.utils.set_random_seed(OPTIONS["seed"])
     plain = build_head(6)
-    expected = fit_plainly(plain, *halves, learning_rate=SETTING["learning_rate"], **weighted)
+    expected = fit_plainly(
+        plain, *halves, learning_rate=SETTING["learning_rate"], **weighted
+    )
     np.testing.assert_allclose(history[list(scenes.METRICS)], expected, atol=1e-6)
     np.testing.assert_allclose(head.get_weights()[0], plain.get_weights()[0], atol=1e-6)
 
@@ -137,13 +154,28 @@ def with_value(array, value):
 
 
 DATA_FAULTS = {
-    "NaN": (lambda X, y: (with_value(X, np.nan), y), "X holds NaN or infinity, first in row 3"),
-    "beyond float32": (lambda X, y: (with_value(X.astype("float64"), 1e300), y), "X holds NaN"),
+    "NaN": (
+        lambda X, y: (with_value(X, np.nan), y),
+        "X holds NaN or infinity, first in row 3",
+    ),
+    "beyond float32": (
+        lambda X, y: (with_value(X.astype("float64"), 1e300), y),
+        "X holds NaN",
+    ),
     "one image": (lambda X, y: (X[0], y), r"X \(1280,\) and y \(100,\) must"),
     "no images": (lambda X, y: (X[:0], y[:0]), r"X \(0, 1280\) and y \(0,\) must"),
-    "a label too few": (lambda X, y: (X, y[:-1]), r"and y \(99,\) must be \(n, n_features\)"),
-    "a missing label": (lambda X, y: (X, with_value(y, -1)), "y holds -1 to 5; it must hold"),
-    "names": (lambda X, y: (X, np.array(["sea", "street"])[y % 2]), "y holds 'sea' to 'street'"),
+    "a label too few": (
+        lambda X, y: (X, y[:-1]),
+        r"and y \(99,\) must be \(n, n_features\)",
+    ),
+    "a missing label": (
+        lambda X, y: (X, with_value(y, -1)),
+        "y holds -1 to 5; it must hold",
+    ),
+    "names": (
+        lambda X, y: (X, np.array(["sea", "street"])[y % 2]),
+        "y holds 'sea' to 'street'",
+    ),
 }
 
 
@@ -167,8 +199,12 @@ def doors(photos, tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 @pytest.mark.parametrize("fault", DATA_FAULTS)
-@pytest.mark.parametrize("door", ["train_head", "train_head's validation", "grid_search"])
-def test_impossible_data_are_refused_before_any_work(door, fault, doors, photos, tmp_path):
+@pytest.mark.parametrize(
+    "door", ["train_head", "train_head's validation", "grid_search"]
+)
+def test_impossible_data_are_refused_before_any_work(
+    door, fault, doors, photos, tmp_path
+):
     make, message = DATA_FAULTS[fault]
     with pytest.raises(ValueError, match=message):
         doors[door](*make(*photos))

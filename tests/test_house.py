@@ -1,4 +1,7 @@
-"""The house stays as it was designed: small rooms on floors, each knowing only those below."""
+"""
+The house stays as it was designed: small rooms on floors, each knowing only those
+below.
+"""
 
 import ast
 import io
@@ -30,7 +33,9 @@ def read(room: str) -> str:
 
 
 def lines_of_code(text: str) -> set[int]:
-    """Return the numbers of the lines that hold code: no docstring, comment or blank line."""
+    """
+    Return the numbers of the lines that hold code: no docstring, comment or blank line.
+    """
     numbers = set()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type not in NO_CODE:
@@ -57,13 +62,24 @@ def imported(room: str) -> set[str]:
 
 
 def bound(room: str) -> set[str]:
-    """Return the names that a room binds, wherever: variables, arguments, functions, classes."""
+    """
+    Return the names that a room binds, wherever: variables, arguments, functions,
+    classes.
+    """
     found = set()
     for node in ast.walk(ast.parse(read(room))):
         match node:
-            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name) | ast.ClassDef(name=name):
+            case (
+                ast.Name(id=name, ctx=ast.Store())
+                | ast.arg(arg=name)
+                | ast.ClassDef(name=name)
+            ):
                 found.add(name)
-            case ast.FunctionDef(name=name) | ast.alias(asname=name) | ast.ExceptHandler(name=name):
+            case (
+                ast.FunctionDef(name=name)
+                | ast.alias(asname=name)
+                | ast.ExceptHandler(name=name)
+            ):
                 found.add(name)
     return found
 
@@ -87,7 +103,8 @@ def statements(text: str) -> int:
     """Return the number of statements, docstrings apart."""
     nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.stmt)]
     return sum(
-        not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)) for node in nodes
+        not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+        for node in nodes
     )
 
 
@@ -145,6 +162,10 @@ def test_only_the_room_of_the_base_model_knows_the_network(room):
 @pytest.mark.parametrize("room", [*ROOMS, "utils"])
 def test_a_room_imports_rooms_and_hides_none(room):
     """A reader sees where a helper lives, and one stand-in serves all."""
-    froms = [node for node in ast.walk(ast.parse(read(room))) if isinstance(node, ast.ImportFrom)]
+    froms = [
+        node
+        for node in ast.walk(ast.parse(read(room)))
+        if isinstance(node, ast.ImportFrom)
+    ]
     assert not [n.module for n in froms if n.level or n.module.startswith("scenes.")]
     assert bound(room) & imported(room) == set()

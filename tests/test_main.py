@@ -1,4 +1,7 @@
-"""The command line says what photos show, names what fails, and writes what it is asked to."""
+"""
+The command line says what photos show, names what fails, and writes what it is asked
+to.
+"""
 
 import codecs
 import os
@@ -41,10 +44,21 @@ def album(tmp_path):
 
 def test_the_committed_model_classifies_in_a_new_process(tmp_path):
     """The whole way as a reader takes it, from another folder than the checkout's."""
-    command = [sys.executable, "-m", "scenes", "classify", *sorted(PICTURES.glob("*.jpg"))]
+    command = [
+        sys.executable,
+        "-m",
+        "scenes",
+        "classify",
+        *sorted(PICTURES.glob("*.jpg")),
+    ]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        command,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(ROOT / "results" / "sample_predictions.csv")
@@ -62,12 +76,16 @@ def start(*arguments: str, **options) -> subprocess.Popen:
 @pytest.mark.skipif(os.name == "nt", reason="Windows closes no stream of a program")
 def test_without_standard_streams_the_csv_is_written(model, album, tmp_path):
     csv = tmp_path / "out.csv"
-    started = start(str(album), "--csv", str(csv), *model, preexec_fn=lambda: os.closerange(0, 3))
+    started = start(
+        str(album), "--csv", str(csv), *model, preexec_fn=lambda: os.closerange(0, 3)
+    )
     assert started.wait(timeout=300) == 0
     assert len(pd.read_csv(csv)) == 3
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="this system has no broken pipes")
+@pytest.mark.skipif(
+    not hasattr(signal, "SIGPIPE"), reason="this system has no broken pipes"
+)
 def test_a_reader_that_has_enough_ends_it_without_a_word(model, album):
     started = start(str(album), *model, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     started.stdout.close()
@@ -77,7 +95,9 @@ def test_a_reader_that_has_enough_ends_it_without_a_word(model, album):
 
 def test_a_folder_is_walked_and_each_photo_has_a_row(model, album, tmp_path, capsys):
     csv = tmp_path / "out.csv"
-    assert scenes.__main__.main(["classify", str(album), "--csv", str(csv), *model]) == 0
+    assert (
+        scenes.__main__.main(["classify", str(album), "--csv", str(csv), *model]) == 0
+    )
     table = pd.read_csv(csv)
     names = [Path(path).relative_to(album).as_posix() for path in table["path"]]
     assert names == ["a.jpg", "b.png", "deep er/c.jpg"]
@@ -113,7 +133,11 @@ def test_what_is_skipped_in_a_folder_is_said(model, album, capsys):
     (album / "up").symlink_to("..")
     assert scenes.__main__.main(["classify", str(album), *model]) == 0
     (line,) = re.findall("^Skipped: .*", capsys.readouterr().err, re.MULTILINE)
-    for part in (r"b.heic, .*d.dng \(.*convert", r"i.jpg.download, .*j \(.*rename", r"up \(linked"):
+    for part in (
+        r"b.heic, .*d.dng \(.*convert",
+        r"i.jpg.download, .*j \(.*rename",
+        r"up \(linked",
+    ):
         assert re.search(part, line)
 
 
@@ -132,7 +156,10 @@ def test_names_of_any_bytes_are_shown_and_written(kind, model, album, tmp_path, 
     except OSError:
         pytest.skip("this file system takes text alone")
     csv = tmp_path / ("🏔" * 62 + ".csv")
-    assert scenes.__main__.main(["classify", str(album / name), "--csv", str(csv), *model]) == 0
+    assert (
+        scenes.__main__.main(["classify", str(album / name), "--csv", str(csv), *model])
+        == 0
+    )
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"{album / shown}  ")
     assert csv.read_bytes().startswith(codecs.BOM_UTF8)
@@ -140,7 +167,9 @@ def test_names_of_any_bytes_are_shown_and_written(kind, model, album, tmp_path, 
     assert table.loc[0, "path"] == (album / name).as_posix()
 
 
-def test_nothing_but_unreadable_files_leaves_an_earlier_table(model, album, tmp_path, capsys):
+def test_nothing_but_unreadable_files_leaves_an_earlier_table(
+    model, album, tmp_path, capsys
+):
     (album / "broken.jpg").write_bytes(b"no photo")
     csv = tmp_path / "out.csv"
     csv.write_text("of an earlier call")
@@ -154,8 +183,16 @@ def test_nothing_but_unreadable_files_leaves_an_earlier_table(model, album, tmp_
 
 def test_a_model_that_cannot_be_loaded_is_one_clear_error(album, tmp_path, capsys):
     (tmp_path / "other.keras").write_text("a letter")
-    for name, told in {"none.keras": "", "other.keras": " is no saved classifier"}.items():
-        assert scenes.__main__.main(["classify", str(album), "--model", str(tmp_path / name)]) == 1
+    for name, told in {
+        "none.keras": "",
+        "other.keras": " is no saved classifier",
+    }.items():
+        assert (
+            scenes.__main__.main(
+                ["classify", str(album), "--model", str(tmp_path / name)]
+            )
+            == 1
+        )
         errors = re.findall("^error: .*", capsys.readouterr().err, re.MULTILINE)
         assert len(errors) == 1
         assert name + told in errors[0]

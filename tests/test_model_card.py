@@ -34,14 +34,19 @@ def figures() -> list[str]:
     none = read("none_of_the_classes")
     missed = none["left_out_answered"] / none["left_out_photos"]
     pictures = read("sample_predictions").itertuples(index=False)
-    said = (f"{row.label} ({max(row[3:]):.0%}{', unsure' * row.unsure})" for row in pictures)
+    said = (
+        f"{row.label} ({max(row[3:]):.0%}{', unsure' * row.unsure})" for row in pictures
+    )
     return [
         "3.15",
         f"The {train:,} training photos",
         f"without the {len(bundled) - len(images)} whose pixels",
         *figures_of_evaluation(),
-        ", ".join(f"{name} {part:.0%}" for name, part in zip(CLASSES, missed, strict=True)),
-        f"in all {none['left_out_answered'].sum() / none['left_out_photos'].sum():.0%} of "
+        ", ".join(
+            f"{name} {part:.0%}" for name, part in zip(CLASSES, missed, strict=True)
+        ),
+        f"in all {none['left_out_answered'].sum() / none['left_out_photos'].sum():.0%} "
+        f"of "
         f"{none['left_out_photos'].sum():,}",
         f"{signs} of {other.photos['sign-digits']} hand signs",
         f"on {clothing} of {other.photos['clothing']} pieces of clothing",
@@ -63,17 +68,24 @@ def figures_of_evaluation() -> list[str]:
     constants = calibration.fit((selected[CLASSES].to_numpy(), y))
     y, before = pd.Categorical(test["label"], CLASSES).codes, test[CLASSES].to_numpy()
     after = calibration.apply_temperature(before, constants["temperature"])
-    predicted, covered = before.argmax(axis=1), after.max(axis=1) >= constants["threshold"]
+    predicted, covered = (
+        before.argmax(axis=1),
+        after.max(axis=1) >= constants["threshold"],
+    )
     correct, confused = predicted == y, pd.crosstab(y, predicted).to_numpy()
     scores = scenes.evaluation.scores_by_class(
         pd.Series(pd.Categorical(test["label"])), np.array(CLASSES)[predicted]
     )
     tables = [calibration.reliability(p, y) for p in (before, after)]
     errors = [calibration.expected_calibration_error(table) for table in tables]
-    sizes, pairs = confused.sum(axis=1), [("glacier", "mountain"), ("buildings", "street")]
+    sizes, pairs = (
+        confused.sum(axis=1),
+        [("glacier", "mountain"), ("buildings", "street")],
+    )
     pairs = [(CLASSES.index(first), CLASSES.index(second)) for first, second in pairs]
     return [
-        f"{comparison.iloc[0]:.1%} against {comparison['head']:.1%} validation accuracy",
+        f"{comparison.iloc[0]:.1%} against {comparison['head']:.1%} "
+        f"validation accuracy",
         f"Accuracy on the {len(test):,} test photos: {percent(correct)}",
         *(
             f"| {name} | {(y == n).sum()} | {percent(correct[predicted == n])} | "
@@ -85,10 +97,12 @@ def figures_of_evaluation() -> list[str]:
         "a selective accuracy of at least 98%",
         f"({len(tables[0])} bins of equal mass)",
         f"from {errors[0]:.3f} to {errors[1]:.3f}",
-        f"coverage is {percent(covered)} and selective accuracy {percent(correct[covered])}; on "
+        f"coverage is {percent(covered)} and selective accuracy "
+        f"{percent(correct[covered])}; on "
         f"the photos abstained from, accuracy is {percent(correct[~covered])}",
         *(
-            f"{confused[a, b]} of {sizes[a]} {CLASSES[a]} photos are classified as {CLASSES[b]}, "
+            f"{confused[a, b]} of {sizes[a]} {CLASSES[a]} photos "
+            f"are classified as {CLASSES[b]}, "
             f"{confused[b, a]} of {sizes[b]} {CLASSES[b]} photos as {CLASSES[a]}"
             for a, b in pairs
         ),
@@ -110,4 +124,7 @@ def test_the_card_says_the_size_and_the_classes_of_the_file():
     exported = pd.read_csv(ROOT / "results" / "exported.csv").set_index("model")
     assert model.stat().st_size == exported.loc["Keras", "bytes"]
     assert f"({', '.join(CLASSES)})" in CARD
-    assert list(pd.read_csv(ROOT / "results" / "none_of_the_classes.csv")["left_out"]) == CLASSES
+    assert (
+        list(pd.read_csv(ROOT / "results" / "none_of_the_classes.csv")["left_out"])
+        == CLASSES
+    )

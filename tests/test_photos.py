@@ -1,4 +1,7 @@
-"""A photo is its pixels: each kind of file gives the right ones, or an error that names it."""
+"""
+A photo is its pixels: each kind of file gives the right ones, or an error that names
+it.
+"""
 
 import io
 import re
@@ -29,14 +32,23 @@ def turned(orientation: int) -> dict:
     return {"exif": exif}
 
 
-def saved(pixels: np.ndarray | Image.Image, kind: str = "PNG", mode: str | None = None, **options):
+def saved(
+    pixels: np.ndarray | Image.Image,
+    kind: str = "PNG",
+    mode: str | None = None,
+    **options,
+):
     """Return a function that writes a photo to a path as Pillow does."""
     photo = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    return lambda path: (photo.convert(mode) if mode else photo).save(path, kind, **options)
+    return lambda path: (photo.convert(mode) if mode else photo).save(
+        path, kind, **options
+    )
 
 
 def retagged(pixels: np.ndarray | Image.Image, tag: int, old: int, new: int):
-    """Return a function that writes a TIFF of which one tag is another than Pillow writes."""
+    """
+    Return a function that writes a TIFF of which one tag is another than Pillow writes.
+    """
     file = io.BytesIO()
     saved(pixels, "TIFF")(file)
     before, after = (struct.pack("<HHIH", tag, 3, 1, value) for value in (old, new))
@@ -61,17 +73,33 @@ CMYK = np.array(Image.fromarray(PHOTO).convert("CMYK").convert("RGB"))
 FRAMES = [Image.fromarray(draw(seed)).quantize(12) for seed in (1, 2)]
 LONG = np.tile(PHOTO[:1], (1, 417, 1))[:, :20000]
 WHITE = np.full((6, 8, 3), 255)
-TURNED = [PHOTO, PHOTO[:, ::-1], PHOTO[::-1, ::-1], PHOTO[::-1]]  # by the orientations from 1
-TURNED += [photo.transpose(1, 0, 2) for photo in (PHOTO, PHOTO[::-1], TURNED[2], TURNED[1])]
-# Each odd photo: how it is written, the pixels that are right, and by how much they may be off.
+TURNED = [
+    PHOTO,
+    PHOTO[:, ::-1],
+    PHOTO[::-1, ::-1],
+    PHOTO[::-1],
+]  # by the orientations from 1
+TURNED += [
+    photo.transpose(1, 0, 2) for photo in (PHOTO, PHOTO[::-1], TURNED[2], TURNED[1])
+]
+# Each odd photo: how it is written, the pixels that are right, and by how much they may
+# be off.
 ODD_PHOTOS = {
     "png named jpg": (saved(PHOTO), PHOTO, 0),
     "grayscale": (saved(GRAY), in_rgb(GRAY), 0),
     "CMYK": (saved(PHOTO, "JPEG", "CMYK", quality=100), CMYK, 12),
     "alpha": (saved(transparent("RGBA")), OVER_WHITE, 1),
     "gray with alpha": (saved(transparent("LA")), OVER_WHITE, 1),
-    "palette with transparency": (saved(Image.new("P", (8, 6)), transparency=0), WHITE, 0),
-    "animated gif": (saved(FRAMES[0], "GIF", save_all=True, append_images=FRAMES), draw(1), 0),
+    "palette with transparency": (
+        saved(Image.new("P", (8, 6)), transparency=0),
+        WHITE,
+        0,
+    ),
+    "animated gif": (
+        saved(FRAMES[0], "GIF", save_all=True, append_images=FRAMES),
+        draw(1),
+        0,
+    ),
     "1 x 1": (saved(PHOTO[:1, :1]), PHOTO[:1, :1], 0),
     "20000 x 1": (saved(LONG), LONG, 0),
     "named with spaces": (saved(PHOTO), PHOTO, 0),
@@ -84,7 +112,9 @@ RAMP16 = (257 * RAMP).astype("uint16")
 WHITE_IS_0 = {"tiffinfo": {262: 0}}
 FIVES = np.where(RAMP == 5, 9, RAMP).astype("uint8")
 NO_FIVES = in_rgb(np.where(RAMP == 5, 255, RAMP))
-PACKED = bytes.fromhex("".join(f"{257 * n // 16:03x}" for n in RAMP.flat))  # three digits: 12 bits
+PACKED = bytes.fromhex(
+    "".join(f"{257 * n // 16:03x}" for n in RAMP.flat)
+)  # three digits: 12 bits
 RAMP12 = np.frombuffer(PACKED.ljust(96), "uint16").reshape(6, 8)
 PROFILES = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
 LAB = ImageCms.profileToProfile(Image.fromarray(PHOTO), *PROFILES, outputMode="LAB")
@@ -93,10 +123,18 @@ MODES = {
     "16 bits": (saved(RAMP16), in_rgb(RAMP), 0),
     "16 bits, transparent": (saved(RAMP16, transparency=257 * 5), NO_FIVES, 0),
     "16 bits of a Mac": (saved(RAMP16.astype(">u2"), "TIFF"), in_rgb(RAMP), 0),
-    "16 bits, 0 is white": (saved(65535 - RAMP16, "TIFF", **WHITE_IS_0), in_rgb(RAMP), 0),
+    "16 bits, 0 is white": (
+        saved(65535 - RAMP16, "TIFF", **WHITE_IS_0),
+        in_rgb(RAMP),
+        0,
+    ),
     "16 bits that hold 8": (saved(RAMP.astype("uint16"), "TIFF"), in_rgb(RAMP), 0),
     "12 bits": (retagged(RAMP12, 258, 16, 12), in_rgb(RAMP), 1),
-    "32 bits that hold 16": (saved(257 * RAMP.astype("int32"), "TIFF"), in_rgb(RAMP), 0),
+    "32 bits that hold 16": (
+        saved(257 * RAMP.astype("int32"), "TIFF"),
+        in_rgb(RAMP),
+        0,
+    ),
     "floats to 1": (saved(UNIT, "TIFF"), in_rgb(RAMP), 0),
     "floats to 255": (saved(255 * UNIT, "TIFF"), in_rgb(RAMP), 0),
     "LAB": (saved(LAB, "TIFF"), PHOTO, 12),
@@ -106,7 +144,10 @@ MODES = {
     "gray times alpha": (retagged(transparent("LA"), 338, 2, 1), OVER_WHITE, 1),
     "colours times alpha": (retagged(transparent("RGBA"), 338, 2, 1), OVER_WHITE, 1),
     "YCbCr": (saved(PHOTO, "TIFF", "YCbCr"), PHOTO, 3),
-} | {f"orientation {i}": (saved(PHOTO, **turned(i)), TURNED[i - 1], 0) for i in range(1, 9)}
+} | {
+    f"orientation {i}": (saved(PHOTO, **turned(i)), TURNED[i - 1], 0)
+    for i in range(1, 9)
+}
 
 
 @pytest.mark.parametrize("kind", ODD_PHOTOS | MODES)
@@ -120,13 +161,19 @@ def test_a_photo_gives_the_pixels_that_a_viewer_shows(kind, tmp_path):
 
 
 UNCLEAR = [5 * UNIT, 65535 * UNIT, UNIT - 0.5, UNIT * np.nan]
-UNCLEAR += [(4 * RAMP).astype("uint16"), (RAMP - 100).astype("int32"), (RAMP << 22).astype("int32")]
+UNCLEAR += [
+    (4 * RAMP).astype("uint16"),
+    (RAMP - 100).astype("int32"),
+    (RAMP << 22).astype("int32"),
+]
 
 
 @pytest.mark.parametrize("pixels", UNCLEAR)
 def test_a_photo_whose_white_nobody_knows_is_refused(pixels, tmp_path):
     saved(pixels, "TIFF")(tmp_path / "photo.tif")
-    with pytest.raises(ValueError, match=r"photo.tif cannot be .* its pixels go from .* 8 bits"):
+    with pytest.raises(
+        ValueError, match=r"photo.tif cannot be .* its pixels go from .* 8 bits"
+    ):
         scenes.photos.read_photo(tmp_path / "photo.tif")
 
 
@@ -147,19 +194,25 @@ def test_a_colour_profile_is_applied(mode, tmp_path):
 @pytest.mark.parametrize("profile", [SRGB, b"", b"x", SRGB[:200]])
 def test_a_profile_that_changes_nothing_or_is_damaged_is_left_alone(profile, tmp_path):
     saved(PHOTO, icc_profile=profile)(tmp_path / "photo.png")
-    np.testing.assert_array_equal(scenes.photos.read_photo(tmp_path / "photo.png"), PHOTO)
+    np.testing.assert_array_equal(
+        scenes.photos.read_photo(tmp_path / "photo.png"), PHOTO
+    )
 
 
 def test_odd_exif_is_applied_and_damaged_exif_is_left_alone(tmp_path):
     exif = turned(6)["exif"]
     exif[0x0128] = 2
-    odd = exif.tobytes().replace(b"\x01\x28\0\x03", b"\x01\x28\0\x0b")  # a unit that is a float
+    odd = exif.tobytes().replace(
+        b"\x01\x28\0\x03", b"\x01\x28\0\x0b"
+    )  # a unit that is a float
     for block, right in {odd: TURNED[5], b"Exif\0\0no TIFF": PHOTO}.items():
         saved(PHOTO, exif=block)(tmp_path / "photo.png")
-        np.testing.assert_array_equal(scenes.photos.read_photo(tmp_path / "photo.png"), right)
+        np.testing.assert_array_equal(
+            scenes.photos.read_photo(tmp_path / "photo.png"), right
+        )
 
 
-# --- Large photos ----------------------------------------------------------------------
+# --- Large photos ---------------------------------------------------------------------
 
 
 def test_a_large_jpeg_is_decoded_at_a_part_of_its_size(tmp_path):
@@ -176,21 +229,27 @@ def test_a_large_jpeg_is_decoded_at_a_part_of_its_size(tmp_path):
 def test_a_jpeg_that_is_not_twice_as_large_as_needed_is_decoded_whole(tmp_path, size):
     Image.fromarray(PHOTO).resize(size).save(tmp_path / "photo.jpg")
     with Image.open(tmp_path / "photo.jpg") as image:
-        np.testing.assert_array_equal(scenes.photos.read_photo(tmp_path / "photo.jpg"), image)
+        np.testing.assert_array_equal(
+            scenes.photos.read_photo(tmp_path / "photo.jpg"), image
+        )
 
 
 def test_the_limit_of_pixels_can_be_raised_or_taken_away(tmp_path, monkeypatch):
     saved(PHOTO)(tmp_path / "photo.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 36 * 48 - 1)
-    many = pytest.raises(ValueError, match=r"48 x 36 pixels are too many; .*, or raise PIL.Image.M")
+    many = pytest.raises(
+        ValueError, match=r"48 x 36 pixels are too many; .*, or raise PIL.Image.M"
+    )
     with pytest.warns(Image.DecompressionBombWarning), many:
         scenes.photos.read_photo(tmp_path / "photo.png")
     for limit in (36 * 48, None):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        np.testing.assert_array_equal(scenes.photos.read_photo(tmp_path / "photo.png"), PHOTO)
+        np.testing.assert_array_equal(
+            scenes.photos.read_photo(tmp_path / "photo.png"), PHOTO
+        )
 
 
-# --- Damage ----------------------------------------------------------------------------
+# --- Damage ---------------------------------------------------------------------------
 
 
 JPEG = io.BytesIO()
@@ -211,7 +270,10 @@ UNREADABLE = {
     "vanished": (lambda p: None, "No such file"),
     "symlink loop": (lambda p: p.symlink_to(p.name), "symbolic links"),
     "a folder": (lambda p: p.mkdir(), "Is a directory|Permission denied"),
-    'named "quotes", emoji 🏔 and\nnewline': (lambda p: p.write_text("text"), "no known format"),
+    'named "quotes", emoji 🏔 and\nnewline': (
+        lambda p: p.write_text("text"),
+        "no known format",
+    ),
 }
 
 
@@ -221,12 +283,17 @@ def test_an_unreadable_photo_is_named_with_the_reason(kind, tmp_path):
     write, reason = UNREADABLE[kind]
     path = tmp_path / f"{kind}.jpg"
     write(path)
-    told = f"{re.escape(scenes.photos.printable(path))} cannot be read as a photo: .*({reason})"
+    told = (
+        f"{re.escape(scenes.photos.printable(path))} cannot "
+        f"be read as a photo: .*({reason})"
+    )
     with pytest.raises(ValueError, match=told):
         scenes.photos.read_photo(path)
 
 
-@pytest.mark.parametrize("kind", ["AVIF", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize(
+    "kind", ["AVIF", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP"]
+)
 def test_a_photo_that_is_cut_off_is_an_error_that_names_it(kind, tmp_path):
     path = tmp_path / "photo.jpg"
     saved(PHOTO, kind)(path)
@@ -274,9 +341,13 @@ def test_the_audit_finds_all_unreadable_photos_and_says_why_without_folders(draw
     for name, kind in names.items():
         UNREADABLE[kind][0](drawn / name)
     listed = scenes.folders.list_images(drawn)
-    images = pd.concat([listed, pd.DataFrame({"path": list(names)})]).drop_duplicates("path")
+    images = pd.concat([listed, pd.DataFrame({"path": list(names)})]).drop_duplicates(
+        "path"
+    )
     images = images.reset_index(drop=True)
-    findings = utils.audit_images(images.join(scenes.dataset.digest_photos(images, drawn)))
+    findings = utils.audit_images(
+        images.join(scenes.dataset.digest_photos(images, drawn))
+    )
     assert set(findings["finding"]) == {"unreadable"}
     assert set(findings["path"]) == set(names)
     for row in findings.itertuples():
@@ -294,10 +365,16 @@ def test_copies_at_another_size_or_quality_are_found_across_splits_only(drawn, c
         Image.new("RGB", (side, side)).save(split / "sea" / "black.png")
     (test / "sea" / "broken.jpg").touch()
     thumbnails, images = [], scenes.folders.list_images(drawn)
-    images = images.join(scenes.dataset.digest_photos(images, drawn, thumbnails=thumbnails))
+    images = images.join(
+        scenes.dataset.digest_photos(images, drawn, thumbnails=thumbnails)
+    )
     copies = scenes.dataset.find_copies(images, np.stack(thumbnails))
-    found = {(Path(row.path).name, Path(row.path_copy).name) for row in copies.itertuples()}
-    assert found == {(a, b) for a in ("small.jpg", "gray.png") for b in ("0.jpg", "again.jpg")}
+    found = {
+        (Path(row.path).name, Path(row.path_copy).name) for row in copies.itertuples()
+    }
+    assert found == {
+        (a, b) for a in ("small.jpg", "gray.png") for b in ("0.jpg", "again.jpg")
+    }
     assert "4 pair(s) of photos in different splits" in capsys.readouterr().out
     part = images[~images["path"].str.endswith("small.jpg")]
     of_part = scenes.dataset.find_copies(part, np.stack(thumbnails))
@@ -308,11 +385,17 @@ def test_copies_at_another_size_or_quality_are_found_across_splits_only(drawn, c
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize(("unreadable", "photos"), [(1, 3), (2, 3), (3, 60), (3, 59), (4, 60)])
-def test_unreadable_photos_are_named_and_left_out_unless_they_are_many(unreadable, photos, capsys):
+@pytest.mark.parametrize(
+    ("unreadable", "photos"), [(1, 3), (2, 3), (3, 60), (3, 59), (4, 60)]
+)
+def test_unreadable_photos_are_named_and_left_out_unless_they_are_many(
+    unreadable, photos, capsys
+):
     names = [f"a/{number}.jpg" for number in range(photos)] + ["b/0.jpg", "pred/0.jpg"]
     labels = pd.Categorical(["a"] * photos + ["b", None])
-    images = pd.DataFrame({"path": names, "label": labels, "digest": "0" * 32, "problem": ""})
+    images = pd.DataFrame(
+        {"path": names, "label": labels, "digest": "0" * 32, "problem": ""}
+    )
     images.loc[: unreadable - 1, ["digest", "problem"]] = "", "no known format"
     if unreadable > max(2, photos / 20):
         listed = rf"^{unreadable} photo\(s\) .*\n    a/0.jpg: no known"
@@ -336,20 +419,46 @@ def test_a_class_that_has_lost_all_photos_is_named():
 
 @pytest.mark.parametrize(
     ("size", "split", "folds", "told"),
-    [  # the photos of the smallest class, the split that other photos are in, FOLDS; what is said
-        (6, "train", 5, "a class needs 7: add photos, or set VALIDATION_RATIO 0.25 and FOLDS 4"),
-        (4, "train", 3, "needs 7: add photos, or set TEST_RATIO 0.25 and VALIDATION_RATIO 0.33"),
+    # the photos of the smallest class, the split that other photos are in, FOLDS; what
+    # is said
+    [
+        (
+            6,
+            "train",
+            5,
+            "a class needs 7: add photos, or set VALIDATION_RATIO 0.25 and FOLDS 4",
+        ),
+        (
+            4,
+            "train",
+            3,
+            "needs 7: add photos, or set TEST_RATIO 0.25 and VALIDATION_RATIO 0.33",
+        ),
         (2, "train", 5, "a class needs 7: add photos$"),
-        (4, "test", 3, "with VALIDATION_RATIO 0.2 and FOLDS 3 .* 5: .* set VALIDATION_RATIO 0.25$"),
-        (2, "validation", 3, "with TEST_RATIO 0.2 and FOLDS 3 a class needs 5: add photos$"),
+        (
+            4,
+            "test",
+            3,
+            "with VALIDATION_RATIO 0.2 and FOLDS 3 .* 5: .* set VALIDATION_RATIO 0.25$",
+        ),
+        (
+            2,
+            "validation",
+            3,
+            "with TEST_RATIO 0.2 and FOLDS 3 a class needs 5: add photos$",
+        ),
         (7, "train", 5, None),
         (5, "test", 5, None),
     ],
 )
-def test_a_class_with_too_few_photos_is_named_with_the_settings_that_fit(size, split, folds, told):
+def test_a_class_with_too_few_photos_is_named_with_the_settings_that_fit(
+    size, split, folds, told
+):
     settings = {"TEST_RATIO": 0.2, "VALIDATION_RATIO": 0.2, "FOLDS": folds}
     labels = ["rose"] * (size + 1) + ["tulip"] * 9  # two roses are copies
-    images = pd.DataFrame({"label": labels, "split": "train", "digest": range(len(labels))})
+    images = pd.DataFrame(
+        {"label": labels, "split": "train", "digest": range(len(labels))}
+    )
     images.loc[0, "digest"] = 1
     images.loc[size + 1, "split"] = split
     if told:

@@ -1,4 +1,7 @@
-"""Each plot shows its numbers, in one look, for any classes, and is saved to be opened anywhere."""
+"""
+Each plot shows its numbers, in one look, for any classes, and is saved to be opened
+anywhere.
+"""
 
 import html
 import io
@@ -24,7 +27,17 @@ import scenes.plots
 RATES, DROPOUTS, DECAYS, FOLDS, EPOCHS = [0.001, 0.01], [0.1, 0.3, 0.5], [0, 1e-4], 3, 4
 LOOK = {"title": "A title", "subtitle": "n = 120 photos"}
 LONG = "a name of a class that goes on and on and on"
-ODD = ["<b>x</b>", "two words", "a, comma", "Zürich", "7 & <i>", "%{x} &amp;", "$a$", "100", LONG]
+ODD = [
+    "<b>x</b>",
+    "two words",
+    "a, comma",
+    "Zürich",
+    "7 & <i>",
+    "%{x} &amp;",
+    "$a$",
+    "100",
+    LONG,
+]
 
 
 def names(number: int) -> list[str]:
@@ -36,16 +49,22 @@ def names(number: int) -> list[str]:
 
 
 def draw_results(*values: Iterable[float]) -> pd.DataFrame:
-    """Return the results of a grid search with these hyperparameters, folds and epochs."""
+    """
+    Return the results of a grid search with these hyperparameters, folds and epochs.
+    """
     names = [*scenes.HYPERPARAMETERS, "fold", "epoch"]
     table = pd.DataFrame(itertools.product(*values), columns=names)
-    accuracies = np.random.default_rng(0).uniform(0.5, 1, (len(table), len(scenes.METRICS)))
+    accuracies = np.random.default_rng(0).uniform(
+        0.5, 1, (len(table), len(scenes.METRICS))
+    )
     return table.join(pd.DataFrame(accuracies.round(4), columns=list(scenes.METRICS)))
 
 
 @pytest.fixture(scope="module")
 def results():
-    return draw_results(RATES, DROPOUTS, DECAYS, range(1, FOLDS + 1), range(1, EPOCHS + 1))
+    return draw_results(
+        RATES, DROPOUTS, DECAYS, range(1, FOLDS + 1), range(1, EPOCHS + 1)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -57,16 +76,22 @@ def history():
 
 @pytest.fixture(scope="module")
 def photos():
-    """Return for numbers of classes a table, features that lie apart and predictions."""
+    """
+    Return for numbers of classes a table, features that lie apart and predictions.
+    """
 
     def draw(number: int) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
         rng = np.random.default_rng(0)
         codes = rng.permutation(np.arange(max(120, 3 * number)) % number)
         labels = pd.Series(pd.Categorical.from_codes(codes, names(number)))
-        splits = rng.choice(["train", "validation", "test"], len(codes), p=[0.6, 0.2, 0.2])
+        splits = rng.choice(
+            ["train", "validation", "test"], len(codes), p=[0.6, 0.2, 0.2]
+        )
         features = rng.uniform(0, 6, (number, 1280))[codes]
         features = (features + rng.normal(0, 0.3, features.shape)).astype("float32")
-        guesses = np.where(rng.random(len(codes)) < 0.7, codes, rng.integers(0, number, len(codes)))
+        guesses = np.where(
+            rng.random(len(codes)) < 0.7, codes, rng.integers(0, number, len(codes))
+        )
         images = pd.DataFrame({"label": labels, "split": splits})
         return images, features, np.array(names(number), dtype=object)[guesses]
 
@@ -77,10 +102,17 @@ def photos():
 def tables():
     """Return the reliability of two classifiers."""
     confidence = np.linspace(0.35, 0.95, 10)
-    table = pd.DataFrame({"confidence": confidence, "accuracy": confidence, "photos": 200})
-    tables = {"calibrated": table, "overconfident": table.assign(accuracy=confidence**2)}
+    table = pd.DataFrame(
+        {"confidence": confidence, "accuracy": confidence, "photos": 200}
+    )
+    tables = {
+        "calibrated": table,
+        "overconfident": table.assign(accuracy=confidence**2),
+    }
     return {
-        name: table.assign(ci_low=table["accuracy"] - 0.02, ci_high=table["accuracy"] + 0.01)
+        name: table.assign(
+            ci_low=table["accuracy"] - 0.02, ci_high=table["accuracy"] + 0.01
+        )
         for name, table in tables.items()
     }
 
@@ -95,24 +127,36 @@ def short_tsne():
 
 @pytest.fixture(scope="module")
 def figures(results, history, photos, tables):
-    """Return one figure of each plot of numbers, and three for each number of classes."""
+    """
+    Return one figure of each plot of numbers, and three for each number of classes.
+    """
     trainings = pd.DataFrame({"photos": [100, 400] * 3, "seed": [0, 0, 1, 1, 2, 2]})
     trainings["val_accuracy"] = [0.7, 0.8, 0.72, 0.83, 0.77, 0.83]
-    confidences = {name: np.repeat(table["confidence"], 200) for name, table in tables.items()}
-    answered = pd.DataFrame({"coverage": [0.5, 0.75, 1.0], "accuracy": [1.0, 0.96, 0.9]})
+    confidences = {
+        name: np.repeat(table["confidence"], 200) for name, table in tables.items()
+    }
+    answered = pd.DataFrame(
+        {"coverage": [0.5, 0.75, 1.0], "accuracy": [1.0, 0.96, 0.9]}
+    )
     drawn = {
         "grid_search": scenes.plots.grid_search(results, **LOOK),
         "heatmap": scenes.plots.heatmap(scenes.evaluation.summarize(results), **LOOK),
         "history": scenes.plots.history(history, **LOOK),
         "learning_curve": scenes.plots.learning_curve(trainings, **LOOK),
-        "calibration": scenes.plots.calibration(tables, confidences=confidences, **LOOK),
+        "calibration": scenes.plots.calibration(
+            tables, confidences=confidences, **LOOK
+        ),
         "coverage": scenes.plots.coverage(answered, answered=0.75, **LOOK),
     }
     for number, (images, features, predictions) in photos.items():
         labels = images["label"]
         drawn[f"counts {number}"] = scenes.plots.counts(images, **LOOK)
-        drawn[f"feature_map {number}"] = scenes.plots.feature_map(features, labels, **LOOK)
-        drawn[f"confusion {number}"] = scenes.plots.confusion(labels, predictions, **LOOK)
+        drawn[f"feature_map {number}"] = scenes.plots.feature_map(
+            features, labels, **LOOK
+        )
+        drawn[f"confusion {number}"] = scenes.plots.confusion(
+            labels, predictions, **LOOK
+        )
     return drawn
 
 
@@ -124,7 +168,11 @@ AXES = {
     "history": {"epoch", "loss", "accuracy"},
     "learning_curve": {"number of training photos (log scale)"},
     "confusion 6": {"predicted class", "true class"},
-    "calibration": {"confidence (probability of the predicted class)", "accuracy", "photos"},
+    "calibration": {
+        "confidence (probability of the predicted class)",
+        "accuracy",
+        "photos",
+    },
     "coverage": {"coverage", "selective accuracy"},
 }
 
@@ -147,18 +195,29 @@ def read(shown: object) -> str:
 @pytest.mark.parametrize("name", AXES)
 def test_a_plot_has_the_title_it_is_given_named_axes_and_the_common_look(figures, name):
     figure, common = figures[name], figures["counts 6"].layout
-    assert (figure.layout.title.text, figure.layout.title.subtitle.text) == (*LOOK.values(),)
+    assert (figure.layout.title.text, figure.layout.title.subtitle.text) == (
+        *LOOK.values(),
+    )
     assert texts(figure) >= AXES[name]
-    assert (figure.layout.font, figure.layout.template) == (common.font, common.template)
+    assert (figure.layout.font, figure.layout.template) == (
+        common.font,
+        common.template,
+    )
     assert figure.layout.width == 850
-    assert {trace.type for trace in figure.data} <= {"bar", "scatter", "heatmap"}  # no WebGL
+    assert {trace.type for trace in figure.data} <= {
+        "bar",
+        "scatter",
+        "heatmap",
+    }  # no WebGL
     assert "epoch" not in AXES[name] or figure.layout.xaxis.dtick == 1
 
 
 def test_a_long_curve_is_drawn_without_webgl_and_whole(results):
     table = pd.DataFrame({"coverage": np.linspace(0, 1, 3000), "accuracy": 1.0})
     coverage = scenes.plots.coverage(table, "3,000 photos, all right", answered=1)
-    long = pd.concat([results.assign(epoch=results["epoch"] + 4 * i) for i in range(50)])
+    long = pd.concat(
+        [results.assign(epoch=results["epoch"] + 4 * i) for i in range(50)]
+    )
     search = scenes.plots.grid_search(long, "200 epochs")
     assert len(search.data[0].x) > 1000
     assert {trace.type for trace in [*coverage.data, *search.data]} == {"scatter"}
@@ -173,11 +232,15 @@ def test_a_long_curve_is_drawn_without_webgl_and_whole(results):
 def test_classes_have_the_same_order_and_names_everywhere(figures, number):
     classes = names(number)
     for bars in figures[f"counts {number}"].data:
-        assert [read(name) for name in bars.x] == [n for n in classes if n in map(read, bars.x)]
+        assert [read(name) for name in bars.x] == [
+            n for n in classes if n in map(read, bars.x)
+        ]
     order = figures[f"counts {number}"].layout.xaxis.categoryarray
     assert [read(name) for name in order] == classes
     clouds = figures[f"feature_map {number}"].data
-    hovers = [read(cloud.hovertemplate.removesuffix("<extra></extra>")) for cloud in clouds]
+    hovers = [
+        read(cloud.hovertemplate.removesuffix("<extra></extra>")) for cloud in clouds
+    ]
     assert hovers == classes
     heat = figures[f"confusion {number}"]
     assert [read(name) for name in heat.data[0].x] == classes
@@ -227,23 +290,34 @@ def test_a_long_name_is_shown_short_and_stays_a_class_of_its_own(figures, kind):
 
 
 @pytest.mark.parametrize("number", [2, 20])
-def test_counts_shows_the_number_of_photos_of_each_class_and_split(figures, photos, number):
+def test_counts_shows_the_number_of_photos_of_each_class_and_split(
+    figures, photos, number
+):
     images, figure = photos[number][0], figures[f"counts {number}"]
-    shown = {bars.name: dict(zip(map(read, bars.x), bars.y, strict=True)) for bars in figure.data}
+    shown = {
+        bars.name: dict(zip(map(read, bars.x), bars.y, strict=True))
+        for bars in figure.data
+    }
     assert list(shown) == ["train", "validation", "test"]
     for (split, label), rows in images.groupby(["split", "label"], observed=True):
         assert shown[split][label] == len(rows)
     assert sum(sum(row.values()) for row in shown.values()) == len(images) == 120
-    assert {bars.textposition for bars in figure.data} == {"inside"}  # above, it looks like a sum
+    assert {bars.textposition for bars in figure.data} == {
+        "inside"
+    }  # above, it looks like a sum
 
 
 def test_feature_map_puts_photos_of_a_class_near_each_other(figures):
-    places = {t.name: np.stack([t.x, t.y], axis=1) for t in figures["feature_map 6"].data}
+    places = {
+        t.name: np.stack([t.x, t.y], axis=1) for t in figures["feature_map 6"].data
+    }
     assert not figures["feature_map 6"].layout.xaxis.showticklabels
     assert [len(rows) for rows in places.values()] == [20] * 6
     centres = {name: rows.mean(axis=0) for name, rows in places.items()}
     for name, rows in places.items():
-        distances = {c: np.linalg.norm(rows - centre, axis=1) for c, centre in centres.items()}
+        distances = {
+            c: np.linalg.norm(rows - centre, axis=1) for c, centre in centres.items()
+        }
         assert set(pd.DataFrame(distances).idxmin(axis=1)) == {name}
 
 
@@ -271,10 +345,14 @@ def curves_of(figure: go.Figure) -> dict[str, list[np.ndarray]]:
     grey = figure.data[:-2]  # a missing value ends each curve
     curves = [np.reshape(trace.y, (-1, len(set(trace.x)))) for trace in grey]
     assert all(np.isnan(panel[:, -1]).all() for panel in curves)
-    return {title.text: panel[:, :-1] for title, panel in zip(titles, curves, strict=True)}
+    return {
+        title.text: panel[:, :-1] for title, panel in zip(titles, curves, strict=True)
+    }
 
 
-def test_grid_search_shows_each_setting_in_the_panel_of_its_learning_rate(figures, results):
+def test_grid_search_shows_each_setting_in_the_panel_of_its_learning_rate(
+    figures, results
+):
     curves = curves_of(figures["grid_search"])
     by_setting = results.groupby([*scenes.HYPERPARAMETERS, "epoch"])["val_accuracy"]
     expected = by_setting.mean().unstack()
@@ -285,13 +363,17 @@ def test_grid_search_shows_each_setting_in_the_panel_of_its_learning_rate(figure
 
 
 @pytest.mark.parametrize(("folds", "digits"), [(1, 1), (FOLDS, 4)])
-def test_grid_search_shows_the_best_setting_and_its_standard_deviation(results, folds, digits):
+def test_grid_search_shows_the_best_setting_and_its_standard_deviation(
+    results, folds, digits
+):
     """With one digit, many accuracies are equal, and the lower loss decides."""
     some = results[results["fold"] <= folds].round({"val_accuracy": digits})
     *grey, line, point = scenes.plots.grid_search(some, "The best in colour").data
     best = scenes.evaluation.summarize(some).iloc[0]
     curve = some.set_index(scenes.HYPERPARAMETERS).loc[*best[scenes.HYPERPARAMETERS]]
-    np.testing.assert_allclose(line.y, curve.groupby("epoch")["val_accuracy"].mean(), rtol=1e-6)
+    np.testing.assert_allclose(
+        line.y, curve.groupby("epoch")["val_accuracy"].mean(), rtol=1e-6
+    )
     rate, dropout, decay = best[scenes.HYPERPARAMETERS]
     setting = f"learning rate {rate:g}, dropout {dropout:g}, weight decay {decay:g}"
     assert line.name == f"best setting: {setting}"
@@ -309,7 +391,9 @@ def test_grid_search_shows_the_best_setting_and_its_standard_deviation(results, 
 
 def test_the_accuracy_axis_leaves_out_the_first_epochs(results):
     """It shows the later half, but for the lowest twentieth, and the error bar."""
-    rising = results.assign(val_accuracy=0.2 * results["epoch"] + 0.05 * results["fold"])
+    rising = results.assign(
+        val_accuracy=0.2 * results["epoch"] + 0.05 * results["fold"]
+    )
     axes = list(scenes.plots.grid_search(rising, "From 0.3 to 0.9").select_yaxes())
     low, high = axes[0].range
     assert 0.65 < low < 0.7
@@ -328,7 +412,9 @@ def test_panels_are_wrapped_into_rows_of_at_most_four(panels, rows):
     assert sorted(note.text for note in heats.layout.annotations) == sorted(titles)
     for figure in (search, heats):
         assert len({axis.domain for axis in figure.select_yaxes()}) == rows
-        assert len({axis.domain for axis in figure.select_xaxes()}) == -(-panels // rows)
+        assert len({axis.domain for axis in figure.select_xaxes()}) == -(
+            -panels // rows
+        )
     assert heats.layout.height == search.layout.height - 60 == 260 + 240 * rows
 
 
@@ -400,7 +486,9 @@ def test_confusion_shows_counts_and_row_percentages(figures, photos, number):
     images, _, predicted = photos[number]
     heat = figures[f"confusion {number}"].data[0]
     counts = pd.crosstab(images["label"].astype(str), predicted)
-    counts = counts.reindex(index=names(number), columns=names(number), fill_value=0).to_numpy()
+    counts = counts.reindex(
+        index=names(number), columns=names(number), fill_value=0
+    ).to_numpy()
     shares = 100 * counts / counts.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(heat.z, shares)
     for shown, n, share in zip(heat.text.flat, counts.flat, shares.flat, strict=True):
@@ -420,12 +508,16 @@ def test_calibration_shows_each_bin_with_its_interval_and_a_histogram(figures, t
     diagonal, *traces = figures["calibration"].data
     assert list(diagonal.x) == list(diagonal.y)
     assert len({points.marker.color for points in traces[::2]}) == 2
-    for points, steps, (name, table) in zip(traces[::2], traces[1::2], tables.items(), strict=True):
+    for points, steps, (name, table) in zip(
+        traces[::2], traces[1::2], tables.items(), strict=True
+    ):
         assert (points.name, points.mode, points.yaxis) == (name, "markers", None)
         np.testing.assert_allclose(points.x, table["confidence"])
         np.testing.assert_allclose(points.y, table["accuracy"])
         np.testing.assert_allclose(points.y + points.error_y.array, table["ci_high"])
-        np.testing.assert_allclose(points.y - points.error_y.arrayminus, table["ci_low"])
+        np.testing.assert_allclose(
+            points.y - points.error_y.arrayminus, table["ci_low"]
+        )
         assert (steps.line.color, steps.yaxis) == (points.marker.color, "y2")
         photos, edges = np.array(steps.y[:-1]), np.array(steps.x)
         assert photos.sum() == table["photos"].sum()
@@ -481,15 +573,21 @@ def test_saving_a_figure_again_gives_the_same_bytes(figures, shown, tmp_path):
         assert len(pages) == 1
 
 
-def test_a_picture_is_saved_and_shown_at_half_its_size(figures, shown, monkeypatch, tmp_path):
+def test_a_picture_is_saved_and_shown_at_half_its_size(
+    figures, shown, monkeypatch, tmp_path
+):
     """JupyterLab cuts off one that is larger than its figure."""
     Image.new("RGB", (40, 20), "#0072B2").save(picture := io.BytesIO(), "PNG")
-    monkeypatch.setattr(scenes.chrome, "draw", lambda figure: (picture.getvalue(), None))
+    monkeypatch.setattr(
+        scenes.chrome, "draw", lambda figure: (picture.getvalue(), None)
+    )
     scenes.plots.show(figures["heatmap"], "heat", tmp_path)
     assert (tmp_path / "heat.png").read_bytes() == picture.getvalue()
     [data] = shown
     assert set(data) == {"application/vnd.plotly.v1+json", "image/png"}
-    assert data["application/vnd.plotly.v1+json"] == json.loads(figures["heatmap"].to_json())
+    assert data["application/vnd.plotly.v1+json"] == json.loads(
+        figures["heatmap"].to_json()
+    )
     with Image.open(io.BytesIO(data["image/png"])) as half:
         assert half.size == (20, 10)
         assert half.getcolors() == [(200, (0, 0x72, 0xB2))]
@@ -502,5 +600,12 @@ def test_without_chrome_the_first_figure_carries_the_reason_and_the_script_each_
     for name in ("first", "second", "third", "first"):
         scenes.plots.show(figures["counts 20"], name, tmp_path)
     assert capsys.readouterr().out == "No Chrome.\n" * 2
-    assert {tuple(data) for data in shown} == {("application/vnd.plotly.v1+json", "text/html")}
-    assert [len(data["text/html"]) > 1e6 for data in shown] == [True, False, False, True]
+    assert {tuple(data) for data in shown} == {
+        ("application/vnd.plotly.v1+json", "text/html")
+    }
+    assert [len(data["text/html"]) > 1e6 for data in shown] == [
+        True,
+        False,
+        False,
+        True,
+    ]

@@ -1,4 +1,6 @@
-"""Work spread over a cluster, one worker of which dies, gives what one process gives."""
+"""
+Work spread over a cluster, one worker of which dies, gives what one process gives.
+"""
 
 import contextlib
 import json
@@ -71,13 +73,20 @@ with progress.bar(3, "Stopped", "step") as bar:
 
     client.process_message = note
     client.execute()
-    assert any("Trying:  33%|███" in text and "<00:01" in text for text in shown), "time left"
-    assert (
-        "".join(o["text"] for o in cell.outputs if o.output_type == "stream") == "before\nafter\n"
+    assert any("Trying:  33%|███" in text and "<00:01" in text for text in shown), (
+        "time left"
     )
-    assert [o.get("ename") for o in cell.outputs if o.output_type == "error"] == ["ValueError"]
+    assert (
+        "".join(o["text"] for o in cell.outputs if o.output_type == "stream")
+        == "before\nafter\n"
+    )
+    assert [o.get("ename") for o in cell.outputs if o.output_type == "error"] == [
+        "ValueError"
+    ]
     assert all(o["data"] == {} for o in cell.outputs if o.output_type == "display_data")
-    assert "Trying" not in json.dumps([o for o in cell.outputs if o.output_type != "error"])
+    assert "Trying" not in json.dumps(
+        [o for o in cell.outputs if o.output_type != "error"]
+    )
 
 
 # --- Tasks that fail ------------------------------------------------------------------
@@ -95,12 +104,17 @@ def run_tasks(done, *numbers):
     tasks = [(number,) for number in numbers]
     with scenes.progress.bar(len(tasks), "Doubling", "task") as bar:
         return [
-            result for _, result in scenes.progress.run_tasks(double, done, tasks, bar, numbers)
+            result
+            for _, result in scenes.progress.run_tasks(
+                double, done, tasks, bar, numbers
+            )
         ]
 
 
 class Failing:
-    """Takes the place of `joblib.Parallel`: does some tasks, and then its machine fails."""
+    """
+    Takes the place of `joblib.Parallel`: does some tasks, and then its machine fails.
+    """
 
     def __init__(self, *done):
         self.done = list(done)
@@ -114,13 +128,17 @@ class Failing:
         raise ConnectionError("the machine is gone")
 
 
-def test_what_a_failing_machine_had_is_run_again_while_anything_gets_done(monkeypatch, capsys):
+def test_what_a_failing_machine_had_is_run_again_while_anything_gets_done(
+    monkeypatch, capsys
+):
     done = []
     monkeypatch.setattr(joblib, "Parallel", Failing(1, 2, 1))
     assert run_tasks(done, 1, 2, 3, 4) == [2, 4, 6, 8]
     assert done == [1, 2, 3, 4]
     monkeypatch.setattr(joblib, "Parallel", Failing(1, 0))
-    with pytest.raises(RuntimeError, match=r"the workers are lost \(the machine is gone\)"):
+    with pytest.raises(
+        RuntimeError, match=r"the workers are lost \(the machine is gone\)"
+    ):
         run_tasks(done, 1, 2)
     assert capsys.readouterr().out.count("run again: the machine is gone") == 3 + 1
 
@@ -135,7 +153,9 @@ def test_an_error_in_a_task_is_raised_and_not_tried_again():
 def test_a_backend_that_forks_is_refused():
     """After a training in this process, it would hang."""
     done = []
-    refused = pytest.raises(ValueError, match=r"fork of .* 'multiprocessing'; choose 'loky'")
+    refused = pytest.raises(
+        ValueError, match=r"fork of .* 'multiprocessing'; choose 'loky'"
+    )
     with joblib.parallel_config("multiprocessing", n_jobs=2), refused:
         run_tasks(done, 1, 2)
     assert done == []
@@ -147,9 +167,11 @@ def test_a_backend_that_forks_is_refused():
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     """
-    Start a cluster by the lines of the documentation, and return its client and scheduler.
+    Start a cluster by the lines of the documentation, and return its client and
+    scheduler.
 
-    A scheduler and two workers, each in an empty folder, from which nothing leads to the project.
+    A scheduler and two workers, each in an empty folder, from which nothing leads to
+    the project.
     """
     dask = pytest.importorskip("dask.config", reason="Dask is not installed")
     folder, names = tmp_path_factory.mktemp("cluster"), {}
@@ -174,7 +196,9 @@ def cluster(tmp_path_factory):
             names.setdefault("scheduler", process)
         stack.enter_context(dask.set({"distributed.comm.timeouts.connect": "10s"}))
         stack.enter_context(contextlib.chdir(ROOT))
-        stack.enter_context(joblib.parallel_config())  # what the cell changes ends with it
+        stack.enter_context(
+            joblib.parallel_config()
+        )  # what the cell changes ends with it
         exec(cell, names)
         stack.callback(names["client"].close)
         names["client"].wait_for_workers(2, timeout=120)
@@ -183,7 +207,11 @@ def cluster(tmp_path_factory):
 
 def search(csv):
     """Search three blocks of four settings in each of three folds."""
-    options = {"learning_rates": [0.001, 0.005], "dropouts": [0.0, 0.3, 0.5], "folds": 3}
+    options = {
+        "learning_rates": [0.001, 0.005],
+        "dropouts": [0.0, 0.3, 0.5],
+        "folds": 3,
+    }
     options |= {"weight_decays": [1e-4, 1e-2], "epochs": 5, "csv": csv}
     scenes.grid_search.grid_search(*make_photos(1500), **options)
 
@@ -216,7 +244,11 @@ def test_a_cluster_one_worker_of_which_dies_gives_the_bytes_of_one_process(
 
     monkeypatch.setattr(scenes.grid_search, "BLOCK_COLUMNS", 4 * 6)
     monkeypatch.setattr(scenes.features, "BLOCK_BATCHES", 3)
-    given = (read_table(drawn_once), drawn_once, random_base_model) if work is extract else ()
+    given = (
+        (read_table(drawn_once), drawn_once, random_base_model)
+        if work is extract
+        else ()
+    )
     alone, spread = tmp_path / "alone.npz", tmp_path / "spread.npz"
     with joblib.parallel_config("sequential"):
         work(alone, *given)
@@ -224,7 +256,9 @@ def test_a_cluster_one_worker_of_which_dies_gives_the_bytes_of_one_process(
     monkeypatch.setattr(scenes.progress, "bar", note)
     work(spread, *given)
     assert spread.read_bytes() == alone.read_bytes()
-    assert [bar.n for bar in bars] == [bar.total for bar in bars], "all is counted, once"
+    assert [bar.n for bar in bars] == [bar.total for bar in bars], (
+        "all is counted, once"
+    )
     client.wait_for_workers(2)
     assert killed[0] not in client.run(os.getpid).values()
     imported = lambda: {"scenes", "tensorflow"} & set(sys.modules)  # noqa: E731
@@ -240,5 +274,7 @@ def test_a_lost_scheduler_ends_in_a_sentence(cluster):
     for _ in range(2):  # as it happens, and in the next run
         with scenes.progress.bar(3, "Waiting", "task") as bar:
             waiting = scenes.progress.run_tasks(time.sleep, 60, [()] * 3, bar, [1] * 3)
-            with pytest.raises(RuntimeError, match=r"^the workers are lost .*repeat the run"):
+            with pytest.raises(
+                RuntimeError, match=r"^the workers are lost .*repeat the run"
+            ):
                 next(waiting)

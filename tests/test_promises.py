@@ -8,7 +8,11 @@ HERE = Path(__file__).parent
 
 
 def test_each_promise_is_held_by_tests_that_exist():
-    rows = [r for r in (HERE / "PROMISES.md").read_text("utf-8").splitlines() if r.startswith("|")]
+    rows = [
+        r
+        for r in (HERE / "PROMISES.md").read_text("utf-8").splitlines()
+        if r.startswith("|")
+    ]
     assert len(rows) > 15
     there = {
         node.name

@@ -1,4 +1,7 @@
-"""What is said of the results of a search: its ranking, its best setting, what is kept of it."""
+"""
+What is said of the results of a search: its ranking, its best setting, what is kept of
+it.
+"""
 
 from fractions import Fraction
 from itertools import product
@@ -36,22 +39,43 @@ A, B, C = (0.001, 0.1, 1e-4), (0.001, 0.1, 1e-2), (0.005, 0.3, 1e-4)
 
 @pytest.fixture
 def three():
-    """Return a search: A's means are 0.80 and 0.86, B's 0.90 and 0.70, C's 0.84 and 0.88."""
-    of_a = [[(0.80, 0.5), (0.86, 0.4)], [(0.82, 0.5), (0.87, 0.4)], [(0.78, 0.5), (0.85, 0.4)]]
-    of_b = [[(0.94, 0.3), (0.70, 0.9)], [(0.91, 0.4), (0.70, 0.9)], [(0.85, 0.8), (0.70, 0.9)]]
-    of_c = [[(0.84, 0.3), (0.88, 0.3)], [(0.84, 0.3), (0.87, 0.3)], [(0.84, 0.3), (0.89, 0.3)]]
+    """
+    Return a search: A's means are 0.80 and 0.86, B's 0.90 and 0.70, C's 0.84 and 0.88.
+    """
+    of_a = [
+        [(0.80, 0.5), (0.86, 0.4)],
+        [(0.82, 0.5), (0.87, 0.4)],
+        [(0.78, 0.5), (0.85, 0.4)],
+    ]
+    of_b = [
+        [(0.94, 0.3), (0.70, 0.9)],
+        [(0.91, 0.4), (0.70, 0.9)],
+        [(0.85, 0.8), (0.70, 0.9)],
+    ]
+    of_c = [
+        [(0.84, 0.3), (0.88, 0.3)],
+        [(0.84, 0.3), (0.87, 0.3)],
+        [(0.84, 0.3), (0.89, 0.3)],
+    ]
     return results_of({A: of_a, B: of_b, C: of_c})
 
 
 def test_the_best_setting_has_the_highest_mean_at_its_best_epoch(three):
-    """By hand: in the folds, B is above C by 0.06, 0.04, -0.04 and above A by 0.08, 0.04, 0."""
+    """
+    By hand: in the folds, B is above C by 0.06, 0.04, -0.04 and above A by 0.08, 0.04,
+    0.
+    """
     sem = np.std([0.06, 0.04, -0.04], ddof=1) / 3**0.5
     best = scenes.evaluation.best_hyperparameters(three)
     assert (*(best[name] for name in scenes.HYPERPARAMETERS), best["epoch"]) == (*B, 1)
     found = [best[name] for name in ("val_accuracy", "val_loss", "gap", "gap_sem")]
     assert found == pytest.approx([0.9, 0.5, 0.02, sem])
     ranked = scenes.evaluation.summarize(three)
-    assert [tuple(row) for row in ranked[scenes.HYPERPARAMETERS].to_numpy()] == [B, C, A]
+    assert [tuple(row) for row in ranked[scenes.HYPERPARAMETERS].to_numpy()] == [
+        B,
+        C,
+        A,
+    ]
     assert list(ranked["epoch"]) == [1, 2, 2]
     np.testing.assert_allclose(ranked["val_accuracy"], [0.90, 0.88, 0.86])
     np.testing.assert_allclose(ranked["std"], [0.0021**0.5, 0.01, 0.01])
@@ -62,7 +86,10 @@ def test_the_best_setting_has_the_highest_mean_at_its_best_epoch(three):
 def test_of_a_large_search_some_epochs_and_the_best_are_kept(three):
     kept = large_search.keep_epochs(three[three["learning_rate"] == 0.001], [2, 7])
     assert list(kept.columns[:5]) == [*scenes.HYPERPARAMETERS, "kept", "epoch"]
-    found = [tuple(row) for row in kept[[*scenes.HYPERPARAMETERS, "kept", "epoch"]].to_numpy()]
+    found = [
+        tuple(row)
+        for row in kept[[*scenes.HYPERPARAMETERS, "kept", "epoch"]].to_numpy()
+    ]
     assert found == [(*A, "2", 2), (*A, "best", 2), (*B, "best", 1), (*B, "2", 2)]
     np.testing.assert_allclose(kept["val_accuracy"], [0.86, 0.86, 0.90, 0.70])
     np.testing.assert_allclose(kept["gap"], [0.04, 0.04, 0, 0.20], atol=1e-12)
@@ -70,16 +97,24 @@ def test_of_a_large_search_some_epochs_and_the_best_are_kept(three):
 
 def test_equal_accuracy_is_decided_by_lower_loss():
     """The means are equal though 0.1 + 0.2 and 0.3 + 0.0 differ in the last digit."""
-    results = results_of({A: [[(0.1, 0.5)], [(0.2, 0.5)]], B: [[(0.3, 0.4)], [(0.0, 0.5)]]})
+    results = results_of(
+        {A: [[(0.1, 0.5)], [(0.2, 0.5)]], B: [[(0.3, 0.4)], [(0.0, 0.5)]]}
+    )
     best = scenes.evaluation.best_hyperparameters(results)
     assert tuple(best[name] for name in scenes.HYPERPARAMETERS) == B
     assert best["gap"] == pytest.approx(0, abs=1e-12)
 
 
-def results_with_best(values: dict[str, list[float]], best: dict[str, float]) -> pd.DataFrame:
+def results_with_best(
+    values: dict[str, list[float]], best: dict[str, float]
+) -> pd.DataFrame:
     """Return results of a grid, in which one setting is the best."""
-    settings = [dict(zip(values, row, strict=True)) for row in product(*values.values())]
-    return results_of({tuple(s.values()): [[(float(s == best), 1.0)]] * 2 for s in settings})
+    settings = [
+        dict(zip(values, row, strict=True)) for row in product(*values.values())
+    ]
+    return results_of(
+        {tuple(s.values()): [[(float(s == best), 1.0)]] * 2 for s in settings}
+    )
 
 
 VALUES = {"learning_rate": [0.0005, 0.001, 0.005], "dropout": [0, 0.3, 0.5]}
@@ -95,12 +130,17 @@ MIDDLE = {"learning_rate": 0.001, "dropout": 0.3, "weight_decay": 1e-4}
         ({"learning_rate": 0.005}, ["learning rate, 0.005, is the largest"]),
         (
             {"learning_rate": 0.0005, "weight_decay": 0.01},
-            ["learning rate, 0.0005, is the smallest", "weight decay, 0.01, is the largest"],
+            [
+                "learning rate, 0.0005, is the smallest",
+                "weight decay, 0.01, is the largest",
+            ],
         ),
     ],
 )
 def test_a_best_value_at_an_edge_of_the_grid_is_named(best, extremes):
-    said = scenes.evaluation.describe_edge(results_with_best(VALUES, MIDDLE | best)).splitlines()
+    said = scenes.evaluation.describe_edge(
+        results_with_best(VALUES, MIDDLE | best)
+    ).splitlines()
     for line, extreme in zip(said, extremes, strict=True):
         assert line.startswith(f"The best {extreme} of the grid: add ")
 
@@ -111,12 +151,17 @@ def test_a_list_of_one_value_has_no_edge():
 
 
 def test_other_folds_choose_setting_and_epoch():
-    """By hand: the other folds' means choose B, 0.9, for fold 1, A, 0.8, and A's epoch 2, 0.865."""
+    """
+    By hand: the other folds' means choose B, 0.9, for fold 1, A, 0.8, and A's epoch 2,
+    0.865.
+    """
     accuracies = {
         A: [(0.9, 0.88), (0.8, 0.85), (0.7, 0.6)],
         B: [(0.6, 0.1), (0.9, 0.1), (0.9, 0.1)],
     }
-    results = results_of({s: [[(a, 1) for a in fold] for fold in t] for s, t in accuracies.items()})
+    results = results_of(
+        {s: [[(a, 1) for a in fold] for fold in t] for s, t in accuracies.items()}
+    )
     assert scenes.evaluation.accuracy_by_other_folds(results) == pytest.approx(
         (0.6 + 0.8 + 0.6) / 3
     )
@@ -129,27 +174,46 @@ def test_the_choice_is_the_one_of_exact_numbers_in_any_order_of_rows(
 ):
     hundredths = st.tuples(st.integers(88, 92), st.integers(1, 4))
     table = st.lists(
-        st.lists(hundredths, min_size=epochs, max_size=epochs), min_size=folds, max_size=folds
+        st.lists(hundredths, min_size=epochs, max_size=epochs),
+        min_size=folds,
+        max_size=folds,
     )
-    figures = {(0.001, 0.1, 0.1 * number): data.draw(table) for number in range(n_settings)}
+    figures = {
+        (0.001, 0.1, 0.1 * number): data.draw(table) for number in range(n_settings)
+    }
 
     def exact(setting, epoch):
-        accuracies, losses = zip(*(fold[epoch - 1] for fold in figures[setting]), strict=True)
-        return -Fraction(sum(accuracies), folds), Fraction(sum(losses), folds), setting, epoch
+        accuracies, losses = zip(
+            *(fold[epoch - 1] for fold in figures[setting]), strict=True
+        )
+        return (
+            -Fraction(sum(accuracies), folds),
+            Fraction(sum(losses), folds),
+            setting,
+            epoch,
+        )
 
     ranking = sorted(exact(s, e) for s, e in product(figures, range(1, epochs + 1)))
     accuracy, loss, setting, epoch = ranking[0]
     results = results_of(
-        {s: [[(a / 100, n / 100) for a, n in fold] for fold in t] for s, t in figures.items()}
+        {
+            s: [[(a / 100, n / 100) for a, n in fold] for fold in t]
+            for s, t in figures.items()
+        }
     )
     order = data.draw(st.permutations(range(len(results))))
     best = scenes.evaluation.best_hyperparameters(results.iloc[order])
-    assert (tuple(best[name] for name in scenes.HYPERPARAMETERS), best["epoch"]) == (setting, epoch)
+    assert (tuple(best[name] for name in scenes.HYPERPARAMETERS), best["epoch"]) == (
+        setting,
+        epoch,
+    )
     assert best["val_accuracy"] == pytest.approx(float(-accuracy) / 100)
     assert best["val_loss"] == pytest.approx(float(loss) / 100)
     if n_settings > 1:
         runner_up = next(row for row in ranking if row[2] != setting)
-        assert best["gap"] == pytest.approx(float(runner_up[0] - accuracy) / 100, abs=1e-12)
+        assert best["gap"] == pytest.approx(
+            float(runner_up[0] - accuracy) / 100, abs=1e-12
+        )
     else:
         assert np.isnan([best["gap"], best["gap_sem"]]).all()
 
@@ -176,13 +240,20 @@ BOLD = [[0.99, 0.01]] * 2 + [[0.01, 0.99]] + [[0.55, 0.45]]  # one that is not
 
 
 def test_the_model_with_the_highest_validation_accuracy_is_selected():
-    table = scenes.evaluation.compare_models(of_models(head=WRONG, tuned=RIGHT, other=UNSURE))
+    table = scenes.evaluation.compare_models(
+        of_models(head=WRONG, tuned=RIGHT, other=UNSURE)
+    )
     assert list(table.index) == ["tuned", "other", "head"]
     assert list(table["accuracy"]) == [1, 0.75, 0.5]
     assert scenes.evaluation.describe_choice(table).endswith("selected is 'tuned'.")
     kept = scenes.evaluation.compare_models(of_models(head=RIGHT, tuned=WRONG))
-    assert "(50.0% after 100.0%): the head is kept" in scenes.evaluation.describe_choice(kept)
-    assert "Nothing was fine-tuned" in scenes.evaluation.describe_choice(kept.loc[["head"]])
+    assert (
+        "(50.0% after 100.0%): the head is kept"
+        in scenes.evaluation.describe_choice(kept)
+    )
+    assert "Nothing was fine-tuned" in scenes.evaluation.describe_choice(
+        kept.loc[["head"]]
+    )
 
 
 def test_ties_in_accuracy_are_broken_by_the_log_loss_after_temperature_scaling():
@@ -190,13 +261,19 @@ def test_ties_in_accuracy_are_broken_by_the_log_loss_after_temperature_scaling()
     assert table["accuracy"].nunique() == 1
     assert list(table.index) == ["second", "first"]
     flat = (np.array(BOLD) ** 0.4) / (np.array(BOLD) ** 0.4).sum(axis=1, keepdims=True)
-    losses = scenes.evaluation.compare_models(of_models(sharp=BOLD, flat=flat))["log_loss"]
+    losses = scenes.evaluation.compare_models(of_models(sharp=BOLD, flat=flat))[
+        "log_loss"
+    ]
     assert losses["sharp"] == pytest.approx(losses["flat"], abs=1e-3)
 
 
 def test_balanced_class_weights_compare_balanced_accuracies():
-    images = pd.DataFrame({"path": list("12345"), "label": pd.Categorical(list("aaaab"))})
-    always_a = scenes.evaluation.predictions_table(images, np.array([[0.9, 0.1]] * 5), "head")
+    images = pd.DataFrame(
+        {"path": list("12345"), "label": pd.Categorical(list("aaaab"))}
+    )
+    always_a = scenes.evaluation.predictions_table(
+        images, np.array([[0.9, 0.1]] * 5), "head"
+    )
     assert scenes.evaluation.compare_models(always_a)["accuracy"].item() == 0.8
     balanced = scenes.evaluation.compare_models(always_a, class_weight="balanced")
     assert balanced["balanced_accuracy"].item() == 0.5
@@ -208,11 +285,16 @@ def test_accuracy_is_also_given_without_corrected_labels():
     assert table["accuracy"].to_dict() == {"head": 0.75}
     images["corrected"] = [False, False, False, True]
     table = scenes.evaluation.compare_accuracies(images, {"head": np.array(UNSURE)})
-    assert table["accuracy"].to_dict() == {"head": 0.75, "head, without corrected labels": 1}
+    assert table["accuracy"].to_dict() == {
+        "head": 0.75,
+        "head, without corrected labels": 1,
+    }
 
 
 def test_scores_of_each_class_and_their_mean():
-    """By hand: a is guessed 5 times, 3 of them right, and is 4 photos; d has no photo."""
+    """
+    By hand: a is guessed 5 times, 3 of them right, and is 4 photos; d has no photo.
+    """
     table = scenes.evaluation.scores_by_class(LABELS, list("aaabbaac"))
     assert list(table.index) == [*"abcd", "mean of the classes"]
     assert list(table["support"]) == [4, 3, 1, 0, 8]
@@ -225,22 +307,38 @@ def test_scores_of_each_class_and_their_mean():
 
 
 def test_the_most_confident_mistakes_come_first():
-    images = pd.DataFrame({"path": [f"{n}.jpg" for n in range(4)], "label": LABELS[[0, 1, 4, 7]]})
+    images = pd.DataFrame(
+        {"path": [f"{n}.jpg" for n in range(4)], "label": LABELS[[0, 1, 4, 7]]}
+    )
     images.index = [7, 5, 3, 1]
     probabilities = np.array(
-        [[0.1, 0.6, 0.2, 0.1], [0.9, 0.1, 0, 0], [0.1, 0.1, 0, 0.8], [0.4, 0.3, 0.2, 0.1]]
+        [
+            [0.1, 0.6, 0.2, 0.1],
+            [0.9, 0.1, 0, 0],
+            [0.1, 0.1, 0, 0.8],
+            [0.4, 0.3, 0.2, 0.1],
+        ]
     )
     table = scenes.evaluation.most_confident_errors(images, probabilities, n=2)
     assert list(table.index) == [3, 7]
-    assert table.to_numpy().tolist() == [["2.jpg", "b", "d", 0.8], ["0.jpg", "a", "b", 0.6]]
+    assert table.to_numpy().tolist() == [
+        ["2.jpg", "b", "d", 0.8],
+        ["0.jpg", "a", "b", 0.6],
+    ]
     assert len(scenes.evaluation.most_confident_errors(images, probabilities)) == 3
 
 
 def test_the_photos_of_a_cell_of_the_confusion_matrix():
-    images = pd.DataFrame({"path": [*"stuvwxyz"], "label": LABELS}).set_index(LABELS.index[::-1])
+    images = pd.DataFrame({"path": [*"stuvwxyz"], "label": LABELS}).set_index(
+        LABELS.index[::-1]
+    )
     assert list(utils.select_confused(images, GUESSES, "a", "b")["path"]) == ["v"]
-    assert list(utils.select_confused(images, pd.Categorical(GUESSES), "b", "b").index) == [3, 2]
+    assert list(
+        utils.select_confused(images, pd.Categorical(GUESSES), "b", "b").index
+    ) == [3, 2]
     assert utils.select_confused(images, GUESSES, "d", "a").empty
     for names in (("e", "a"), ("a", "e")):
-        with pytest.raises(ValueError, match=r"^'e' is no class; it must be one of a, b, c, d$"):
+        with pytest.raises(
+            ValueError, match=r"^'e' is no class; it must be one of a, b, c, d$"
+        ):
             utils.select_confused(images, GUESSES, *names)

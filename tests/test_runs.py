@@ -20,7 +20,9 @@ import utils
 
 @pytest.fixture
 def committed(monkeypatch, tmp_path, table):
-    """Return a table of photos, of which results are committed in a folder of its own."""
+    """
+    Return a table of photos, of which results are committed in a folder of its own.
+    """
     monkeypatch.setattr(scenes.runs, "COMMITTED", tmp_path)
     monkeypatch.chdir(tmp_path)
     scenes.runs.output_folder({**SETTINGS, "OUTPUT": "."}, table)
@@ -41,12 +43,16 @@ def test_only_an_explicit_output_writes_the_committed_results(committed, tmp_pat
 
 
 def test_a_folder_says_what_its_results_are_made_with(committed):
-    output = scenes.runs.output_folder({**SETTINGS, "DROPOUTS": np.array([0.5])}, committed)
+    output = scenes.runs.output_folder(
+        {**SETTINGS, "DROPOUTS": np.array([0.5])}, committed
+    )
     made = json.loads((output.folder / "settings.json").read_text())
     free = {"PHOTOS", "DOWNLOAD", "CORRECTIONS", "OUTPUT", "CACHE"}
     settings = {**SETTINGS, "DROPOUTS": [0.5]}
     assert made["settings"] == {k: v for k, v in settings.items() if k not in free}
-    csv = committed[["label", "split", "digest"]].to_csv(index=False, lineterminator="\n")
+    csv = committed[["label", "split", "digest"]].to_csv(
+        index=False, lineterminator="\n"
+    )
     assert made["photos"] == scenes.files.fingerprint(csv)
     assert list(made["versions"]) == ["tensorflow", "keras", "format"]
 
@@ -56,7 +62,9 @@ def test_papermill_takes_a_settings_file_to_repeat_a_run(committed, capsys):
     output = scenes.runs.output_folder(SETTINGS | changed, committed)
     given = papermill.iorw.read_yaml_file(str(output.folder / "settings.json"))
     namespace = injected(**given, EPOCHS=4)  # by -f, and -p EPOCHS 4
-    assert scenes.settings.check_settings(namespace) == SETTINGS | changed | {"EPOCHS": 4}
+    assert scenes.settings.check_settings(namespace) == SETTINGS | changed | {
+        "EPOCHS": 4
+    }
     assert (namespace["FINE_TUNE_RATES"], namespace["EPOCHS"]) == ([3e-05], 4)
     assert capsys.readouterr().out == ""
 
@@ -65,9 +73,15 @@ def test_where_the_photos_lie_and_how_much_is_run_makes_no_difference(committed)
     """Nor do photos without a label, which train nothing, nor how a list is written."""
     unlabelled = committed.iloc[:1].assign(split="prediction")
     unlabelled["label"] = pd.Categorical([None], CLASSES)
-    moved = pd.concat([committed.assign(path="elsewhere/" + committed["path"]), unlabelled])
+    moved = pd.concat(
+        [committed.assign(path="elsewhere/" + committed["path"]), unlabelled]
+    )
     same = {"LEARNING_RATES": tuple(SETTINGS["LEARNING_RATES"]), "CACHE": "/tmp/c"}
-    same |= {"PHOTOS": "elsewhere", "DOWNLOAD": True, "DROPOUTS": np.array([0.1, 0.3, 0.5])}
+    same |= {
+        "PHOTOS": "elsewhere",
+        "DOWNLOAD": True,
+        "DROPOUTS": np.array([0.1, 0.3, 0.5]),
+    }
     assert folder_of(moved, **same) == folder_of(committed)
     assert folder_of(moved, **same, OUTPUT=".") == "."
 
@@ -78,7 +92,10 @@ def test_where_the_photos_lie_and_how_much_is_run_makes_no_difference(committed)
         ({"EPOCHS": 3}, "epochs-3-"),
         ({"LEARNING_RATES": np.logspace(-4, -2, 3)}, ""),
         ({"WEIGHTS": None}, "weights-None-"),
-        (dict.fromkeys(["EPOCHS", "FOLDS", "RUNS", "RUN_EPOCHS", "SEED"], 3), "seed-3-epochs-3-"),
+        (
+            dict.fromkeys(["EPOCHS", "FOLDS", "RUNS", "RUN_EPOCHS", "SEED"], 3),
+            "seed-3-epochs-3-",
+        ),
     ],
 )
 def test_other_settings_write_to_a_folder_of_their_own(committed, changed, word):
@@ -93,7 +110,8 @@ def test_different_settings_write_to_different_folders(committed):
         {name: value}
         for name, (_, values) in RULES.items()
         for value in values
-        if name not in scenes.runs.OF_NO_RESULT and np.asarray(value).tolist() != SETTINGS[name]
+        if name not in scenes.runs.OF_NO_RESULT
+        and np.asarray(value).tolist() != SETTINGS[name]
     ]
     folders = {folder_of(committed, **changed) for changed in changes}
     assert len(folders) == len(changes) > 20
@@ -111,12 +129,16 @@ def test_other_photos_write_to_a_folder_of_their_own(committed, change):
     assert folder_of(other).startswith("runs/photos-")
     assert folder_of(other) != folder_of(other.iloc[1:])
     Path("grid_search.csv").touch()
-    with pytest.raises(ValueError, match=r"results in \. .* with other photos.*another OUTPUT"):
+    with pytest.raises(
+        ValueError, match=r"results in \. .* with other photos.*another OUTPUT"
+    ):
         folder_of(other, OUTPUT=".")
 
 
 def test_results_with_and_without_corrections_are_not_mixed(committed):
-    """Their content decides, wherever the file lies; papermill's -f repeats the settings."""
+    """
+    Their content decides, wherever the file lies; papermill's -f repeats the settings.
+    """
     for name, label in {"a.csv": "sea", "b.csv": "sea", "c.csv": "street"}.items():
         Path(name).write_text(f"path,label\n0.jpg,{label}\n")
     folder_of(committed, OUTPUT="mine", CORRECTIONS="a.csv")
@@ -127,7 +149,9 @@ def test_results_with_and_without_corrections_are_not_mixed(committed):
     Path("mine/grid_search.csv").touch()
     assert folder_of(committed, OUTPUT="mine", CORRECTIONS=Path("b.csv")) == "mine"
     for other in ("c.csv", None):
-        with pytest.raises(ValueError, match=r"^the results in mine .* other photos, labels or sp"):
+        with pytest.raises(
+            ValueError, match=r"^the results in mine .* other photos, labels or sp"
+        ):
             folder_of(committed, OUTPUT="mine", CORRECTIONS=other)
     assert folder_of(committed, CORRECTIONS="a.csv").startswith("runs/corrections-")
 
@@ -137,7 +161,9 @@ def test_results_of_other_versions_are_not_mixed(committed, monkeypatch):
     Path("mine/grid_search.csv").touch()
     monkeypatch.setattr(scenes, "VERSIONS", scenes.VERSIONS | {"keras": "9.9"})
     assert folder_of(committed).startswith("runs/versions-")
-    with pytest.raises(ValueError, match=r"computed with versions = .*'keras': '9\.9'.* another O"):
+    with pytest.raises(
+        ValueError, match=r"computed with versions = .*'keras': '9\.9'.* another O"
+    ):
         folder_of(committed, OUTPUT="mine")
     old = json.loads(Path("mine/settings.json").read_text())
     del old["versions"]  # as before versions were recorded
@@ -152,7 +178,9 @@ def test_output_is_taken_at_its_word_once(committed, tmp_path):
         assert folder_of(committed, OUTPUT=str(output), EPOCHS=3) == output.as_posix()
     before = (output / "settings.json").read_bytes()
     (output / "grid_search.csv").touch()
-    with pytest.raises(ValueError, match=r"with EPOCHS = 3; it is 4 now\. Set it back, or"):
+    with pytest.raises(
+        ValueError, match=r"with EPOCHS = 3; it is 4 now\. Set it back, or"
+    ):
         folder_of(committed, OUTPUT=str(output), EPOCHS=4)
     assert (output / "settings.json").read_bytes() == before
 
@@ -164,7 +192,9 @@ WRITTEN += ["plotly_plots", "results"]
 @pytest.mark.parametrize("begun", ["", *WRITTEN])
 def test_a_folder_of_a_run_that_came_to_no_result_is_taken_over(committed, begun):
     """And the earlier run, should it still live, writes nothing into it any more."""
-    first, second = (dict(SETTINGS) | {"OUTPUT": "mine", "EPOCHS": epochs} for epochs in (3, 4))
+    first, second = (
+        dict(SETTINGS) | {"OUTPUT": "mine", "EPOCHS": epochs} for epochs in (3, 4)
+    )
     earlier = scenes.runs.output_folder(first, committed)
     if begun:
         Path("mine", begun).mkdir()
@@ -179,7 +209,9 @@ def test_a_folder_of_a_run_that_came_to_no_result_is_taken_over(committed, begun
 @pytest.mark.parametrize("name", WRITTEN)
 def test_results_of_unknown_configuration_are_not_taken(committed, name):
     Path("old", name).mkdir(parents=True)
-    with pytest.raises(ValueError, match=rf"^old holds {name}, but no settings\.json .* another O"):
+    with pytest.raises(
+        ValueError, match=rf"^old holds {name}, but no settings\.json .* another O"
+    ):
         folder_of(committed, OUTPUT="old")
     assert [path.name for path in Path("old").iterdir()] == [name]
 
@@ -192,7 +224,9 @@ def test_a_settings_file_that_no_run_has_written_stays_as_it_is(committed, text)
     path = Path(".vscode", "settings.json")
     path.parent.mkdir()
     path.write_text(text, encoding="latin-1")
-    with pytest.raises(ValueError, match=r"^\.vscode/settings\.json records no .* another OUTPUT$"):
+    with pytest.raises(
+        ValueError, match=r"^\.vscode/settings\.json records no .* another OUTPUT$"
+    ):
         folder_of(committed, OUTPUT=".vscode")
     assert path.read_text(encoding="latin-1") == text
     assert list(path.parent.iterdir()) == [path]
@@ -206,7 +240,10 @@ def test_nothing_is_written_after_a_setting_has_changed(committed):
     namespace |= {"CACHE": "elsewhere", "DROPOUTS": (0.1, 0.3, 0.5)}
     assert output.plots == output.folder / "plotly_plots"
     namespace["EPOCHS"] = 3
-    told = r"results in runs/unchanged-.* with EPOCHS = 25; it is 3 now\..* run all cells again"
+    told = (
+        r"results in runs/unchanged-.* with EPOCHS = 25; it "
+        r"is 3 now\..* run all cells again"
+    )
     with pytest.raises(ValueError, match=told):
         output.file("grid_search.csv")
     with pytest.raises(ValueError, match=told):
@@ -218,12 +255,17 @@ def test_nothing_is_written_after_a_setting_has_changed(committed):
         output.file("grid_search.csv")
 
 
-def test_results_are_of_this_run_or_the_committed_ones_with_a_message(committed, capsys):
+def test_results_are_of_this_run_or_the_committed_ones_with_a_message(
+    committed, capsys
+):
     Path("results").mkdir()
     Path("results/a.csv").write_text("n\n1\n")
     output = scenes.runs.output_folder(dict(SETTINGS), committed)
     assert output.keep([], "a.csv")["n"].tolist() == [1]
-    assert "a.csv was not computed in this run; showing the committed" in capsys.readouterr().out
+    assert (
+        "a.csv was not computed in this run; showing the committed"
+        in capsys.readouterr().out
+    )
     assert output.model() == Path("classifier.keras")
     assert "classifier.keras was not computed in this run" in capsys.readouterr().out
     tables = [pd.DataFrame({"n": [0.123456789]}), pd.DataFrame({"n": [2]})]
@@ -239,25 +281,37 @@ def test_committed_results_of_other_classes_are_not_taken(committed):
     label = committed["label"].cat.rename_categories({"sea": "lake"})
     output = scenes.runs.output_folder(dict(SETTINGS), committed.assign(label=label))
     for take in (lambda: output.keep([], "a.csv"), output.model):
-        with pytest.raises(ValueError, match=r"is missing in runs/.*: run all cells again"):
+        with pytest.raises(
+            ValueError, match=r"is missing in runs/.*: run all cells again"
+        ):
             take()
 
 
-def test_the_committed_results_say_what_they_are_made_with(bundled, monkeypatch, tmp_path):
-    """settings.json holds what a run of the notebook with the pinned versions would write."""
+def test_the_committed_results_say_what_they_are_made_with(
+    bundled, monkeypatch, tmp_path
+):
+    """
+    settings.json holds what a run of the notebook with the pinned versions would write.
+    """
     pinned = NOTEBOOK.with_name("requirements.txt").read_text()
     versions = dict(re.findall(r"^(tensorflow|keras)==(\S+)", pinned, re.MULTILINE))
     monkeypatch.setattr(scenes, "VERSIONS", versions | {"format": scenes.FORMAT})
-    images = utils.create_validation(utils.drop_leaks(bundled[0]), SETTINGS["VALIDATION_RATIO"])
+    images = utils.create_validation(
+        utils.drop_leaks(bundled[0]), SETTINGS["VALIDATION_RATIO"]
+    )
     output = scenes.runs.output_folder({**SETTINGS, "OUTPUT": tmp_path / "a"}, images)
     made = json.loads((output.folder / "settings.json").read_text())
     assert made == json.loads(NOTEBOOK.with_name("settings.json").read_text())
     results = pd.read_csv(NOTEBOOK.with_name("grid_search.csv"))
     for name in scenes.HYPERPARAMETERS:
-        assert sorted(results[name].unique()) == sorted(made["settings"][f"{name.upper()}S"])
+        assert sorted(results[name].unique()) == sorted(
+            made["settings"][f"{name.upper()}S"]
+        )
 
 
-def test_an_output_folder_that_cannot_be_made_is_an_error_that_names_it(committed, small_disk):
+def test_an_output_folder_that_cannot_be_made_is_an_error_that_names_it(
+    committed, small_disk
+):
     folder, make_read_only = small_disk
     make_read_only()
     with pytest.raises(OSError, match=rf"write {folder}/runs/.*\(Read-only"):

@@ -1,4 +1,6 @@
-"""Keras and TensorFlow are set to what the numbers need, whatever the user or machine has."""
+"""
+Keras and TensorFlow are set to what the numbers need, whatever the user or machine has.
+"""
 
 import importlib
 import json
@@ -32,10 +34,14 @@ print(config.image_data_format(), config.max_epochs(), config.max_steps_per_epoc
 """
 
 
-def run(code: str, home: Path, config: dict, **variables: str) -> subprocess.CompletedProcess:
+def run(
+    code: str, home: Path, config: dict, **variables: str
+) -> subprocess.CompletedProcess:
     """Run code in a process of a user whose keras.json is this."""
     (home / "keras.json").write_text(json.dumps(config))
-    environment = os.environ | {"KERAS_HOME": str(home), "PYTHONPATH": str(ROOT)} | variables
+    environment = (
+        os.environ | {"KERAS_HOME": str(home), "PYTHONPATH": str(ROOT)} | variables
+    )
     options = {"env": environment, "capture_output": True, "text": True, "timeout": 300}
     return subprocess.run([sys.executable, "-c", code], **options, check=False)
 
@@ -45,25 +51,38 @@ ODD = {"floatx": "float16", "epsilon": 0.001, "image_data_format": "channels_fir
 
 
 def test_keras_is_set_to_what_the_numbers_were_made_with(tmp_path):
-    limits = {"KERAS_MAX_EPOCHS": "1", "KERAS_MAX_STEPS_PER_EPOCH": "1", "KERAS_BACKEND": "torch"}
+    limits = {
+        "KERAS_MAX_EPOCHS": "1",
+        "KERAS_MAX_STEPS_PER_EPOCH": "1",
+        "KERAS_BACKEND": "torch",
+    }
     done = run(f"import scenes\n{SHOW}", tmp_path, ODD | {"backend": "jax"}, **limits)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == SET
 
 
-def test_keras_imported_before_is_set_or_refused_where_it_runs_on_something_else(tmp_path):
-    again = "keras.backend.backend = lambda: 'jax'\ndel sys.modules['scenes']\nimport scenes"
+def test_keras_imported_before_is_set_or_refused_where_it_runs_on_something_else(
+    tmp_path,
+):
+    again = (
+        "keras.backend.backend = lambda: 'jax'\ndel "
+        "sys.modules['scenes']\nimport scenes"
+    )
     done = run(f"import keras, scenes, sys\n{SHOW}\n{again}", tmp_path, ODD)
     assert done.stdout.split() == SET
     last = done.stderr.strip().splitlines()[-1]
-    assert re.search("ImportError: Keras runs on jax here, .* restart, and import scenes", last)
+    assert re.search(
+        "ImportError: Keras runs on jax here, .* restart, and import scenes", last
+    )
 
 
 def test_a_file_of_settings_that_keras_does_not_take_is_named(tmp_path):
     done = run("import scenes", tmp_path, {"floatx": "float8"})
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith(f"ImportError: {tmp_path / 'keras.json'} holds a value that Keras")
+    assert last.startswith(
+        f"ImportError: {tmp_path / 'keras.json'} holds a value that Keras"
+    )
     assert "or delete the file" in last
 
 
@@ -75,7 +94,9 @@ def test_the_first_gpu_is_used_at_full_precision_and_named(monkeypatch):
     monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
     assert scenes.describe_device() == "Running on 2 CPU cores"
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: gpus)
-    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *given: used.append(given))
+    monkeypatch.setattr(
+        tf.config, "set_visible_devices", lambda *given: used.append(given)
+    )
     name = lambda gpu: {"device_name": gpu}  # noqa: E731
     monkeypatch.setattr(tf.config.experimental, "get_device_details", name)
     tf.config.experimental.enable_tensor_float_32_execution(True)
@@ -101,21 +122,37 @@ def test_a_task_enables_determinism_in_whatever_process_it_runs(
 ):
     images = read_table(drawn_once)
     images = images[images["label"].notna()]
-    data, setting = make_photos(60), {"learning_rate": 0.001, "dropout": 0.1, "weight_decay": 0.1}
+    data, setting = (
+        make_photos(60),
+        {"learning_rate": 0.001, "dropout": 0.1, "weight_decay": 0.1},
+    )
     grid = {f"{name}s": [value] for name, value in setting.items()}
-    fine = {"first_layer": "block_16_expand", "learning_rate": 0.001, "label_smoothing": 0.1}
+    fine = {
+        "first_layer": "block_16_expand",
+        "learning_rate": 0.001,
+        "label_smoothing": 0.1,
+    }
     state.disable_op_determinism()
     if task == "extraction":
-        scenes.features.extract_features(images, drawn_once, base, cache=tmp_path / "cache.npz")
+        scenes.features.extract_features(
+            images, drawn_once, base, cache=tmp_path / "cache.npz"
+        )
     elif task == "head":
         scenes.heads.train_head(*data, **setting, epochs=1)
     elif task == "fold":
         monkeypatch.setattr(scenes.grid_search, "_fit", fake_training)
-        scenes.grid_search.grid_search(*data, **grid, epochs=1, folds=2, csv=tmp_path / "a.csv")
+        scenes.grid_search.grid_search(
+            *data, **grid, epochs=1, folds=2, csv=tmp_path / "a.csv"
+        )
     else:
         head = scenes.heads.build_head(N_FEATURES, 6, dropout=0.1, weight_decay=0.1)
         pair = small_network(0), head
-        for step, result in {"_activations": np.zeros((len(images), 2)), "_fit": None}.items():
+        for step, result in {
+            "_activations": np.zeros((len(images), 2)),
+            "_fit": None,
+        }.items():
             monkeypatch.setattr(scenes.fine_tuning, step, lambda *given, r=result: r)
-        scenes.fine_tuning.fine_tune(images, drawn_once, *pair, **fine, epochs=1, cache=tmp_path)
+        scenes.fine_tuning.fine_tune(
+            images, drawn_once, *pair, **fine, epochs=1, cache=tmp_path
+        )
     assert state.is_op_determinism_enabled()

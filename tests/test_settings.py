@@ -45,14 +45,29 @@ RULES = {
     "TEST_RATIO": ([0, 0.51, NAN, "0.2", None, True], [0.5, 0.001, np.float32(0.25)]),
     "LABEL_SMOOTHING": ([-0.1, 1], [0, 0.9]),
     "LEARNING_RATES": (
-        [0.1, [], [[0.1]], [0.1, 0.1], {0.1}, "0.1", None, [0.01, 0], [1.5], [NAN], [True]],
+        [
+            0.1,
+            [],
+            [[0.1]],
+            [0.1, 0.1],
+            {0.1},
+            "0.1",
+            None,
+            [0.01, 0],
+            [1.5],
+            [NAN],
+            [True],
+        ],
         [[1], [1e-9], (0.1, 0.2), np.logspace(-4, -2, 3)],
     ),
     "DROPOUTS": ([[0.0, -0.0], [1]], [[0], [0.999], [0.1, 0]]),
     "WEIGHT_DECAYS": ([[-1e-4], [INFINITY]], [[0], [10], [0, 1e-9]]),
     "FINE_TUNE_RATES": ([(), [2]], [[], [1e-9, 1]]),
     "CLASS_WEIGHT": (["Balanced", True, {0: 1.0}, np.ones(6)], [None, "balanced"]),
-    "FIRST_LAYER": (["block_0_expand", None, []], ["block_1_expand", "block_16_expand", "Conv_1"]),
+    "FIRST_LAYER": (
+        ["block_0_expand", None, []],
+        ["block_1_expand", "block_16_expand", "Conv_1"],
+    ),
 }
 
 
@@ -80,11 +95,21 @@ def test_the_settings_of_the_notebook_are_those_of_the_rules():
 
 def test_settings_are_picked_out_of_the_variables_of_a_notebook():
     """A reader's own variables may have any name."""
-    own = {"N": 10, "photo": "a.jpg", "EPOCH": 3, "dropout": 0.1, "In": ["x"], "Out": {}, "pd": pd}
+    own = {
+        "N": 10,
+        "photo": "a.jpg",
+        "EPOCH": 3,
+        "dropout": 0.1,
+        "In": ["x"],
+        "Out": {},
+        "pd": pd,
+    }
     settings = scenes.settings.check_settings({**own, **SETTINGS, "EPOCHS": 7})
     assert settings == {**SETTINGS, "EPOCHS": 7}
     with pytest.raises(ValueError, match="the setting EPOCHS is missing"):
-        scenes.settings.check_settings({k: v for k, v in SETTINGS.items() if k != "EPOCHS"})
+        scenes.settings.check_settings(
+            {k: v for k, v in SETTINGS.items() if k != "EPOCHS"}
+        )
 
 
 def test_a_home_folder_is_found_in_each_path(monkeypatch, tmp_path):
@@ -98,8 +123,12 @@ def test_a_home_folder_is_found_in_each_path(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "value"), cases(0))
-def test_an_impossible_setting_is_refused_by_name_value_and_what_is_allowed(name, value):
-    told = re.escape(f"{name} is {value!r}; it must be {scenes.settings.RULES[name.lower()][0]}")
+def test_an_impossible_setting_is_refused_by_name_value_and_what_is_allowed(
+    name, value
+):
+    told = re.escape(
+        f"{name} is {value!r}; it must be {scenes.settings.RULES[name.lower()][0]}"
+    )
     with pytest.raises(ValueError, match=told):
         scenes.settings.check_settings({**SETTINGS, name: value})
     assert not Path(".cache").exists()
@@ -116,7 +145,11 @@ def test_a_possible_setting_is_taken_as_it_is(name, value):
         ("LEARNING_RATES", ["1e-4"], "YAML reads 1e-4 as text, too: write 0.0001"),
         ("LEARNING_RATES", "[0.001]", 'by -y "LEARNING_RATES: [0.001]", not by -p'),
         ("DOWNLOAD", "true", "write True"),
-        ("PHOTOS", 2024, "write it in quotes; papermill takes it by -r PHOTOS 2024, not by -p"),
+        (
+            "PHOTOS",
+            2024,
+            "write it in quotes; papermill takes it by -r PHOTOS 2024, not by -p",
+        ),
         ("EPOCHS", 0, ""),
         ("DROPOUTS", ["many"], ""),
     ],
@@ -136,7 +169,8 @@ def injected(**values: object) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"), [("SHRINK_FACTR", "SHRINK_FACTOR"), ("Learning_Rate", "LEARNING_RATES")]
+    ("name", "meant"),
+    [("SHRINK_FACTR", "SHRINK_FACTOR"), ("Learning_Rate", "LEARNING_RATES")],
 )
 def test_a_mistyped_setting_from_papermill_is_named_with_what_was_meant(name, meant):
     with pytest.raises(ValueError, match=rf"no setting {name}; do you mean {meant}\?"):
@@ -152,13 +186,19 @@ def test_other_names_from_papermill_are_told_and_taken(capsys):
 
 def test_papermill_marks_its_cell_as_the_settings_expect():
     """Else no misspelt setting would be found."""
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("EPOCHS = 25")])
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell("EPOCHS = 25")]
+    )
     notebook.metadata["kernelspec"] = {"name": "python3", "language": "python"}
     notebook.metadata["papermill"] = {}
     notebook.cells[0].metadata["tags"] = ["parameters"]
-    given = papermill.parameterize.parameterize_notebook(notebook, {"EPOCH": 3, "SEED": [1]})
+    given = papermill.parameterize.parameterize_notebook(
+        notebook, {"EPOCH": 3, "SEED": [1]}
+    )
     sources = [cell["source"] for cell in given.cells]
-    found = scenes.settings._from_papermill({"In": [*sources, "check_settings(globals())"]})
+    found = scenes.settings._from_papermill(
+        {"In": [*sources, "check_settings(globals())"]}
+    )
     assert found == {"EPOCH": 3, "SEED": [1]}
 
 
@@ -168,7 +208,11 @@ OWN_CELLS += ["epoch: int = 3", "epoch += 3", "epoch = len(d)", "show(epoch)"]
 
 @pytest.mark.parametrize("cell", OWN_CELLS)
 def test_a_readers_cell_called_parameters_does_no_harm(cell, capsys):
-    cells = ["# Parameters\nepoch = 3", f"# Parameters\n{cell}", "check_settings(globals())"]
+    cells = [
+        "# Parameters\nepoch = 3",
+        f"# Parameters\n{cell}",
+        "check_settings(globals())",
+    ]
     assert scenes.settings.check_settings({**SETTINGS, "In": cells}) == SETTINGS
     assert capsys.readouterr().out == ""
 
@@ -177,19 +221,25 @@ def test_a_readers_cell_called_parameters_does_no_harm(cell, capsys):
 def test_a_cache_that_cannot_be_written_to_is_refused_at_once(cache, small_disk):
     Path("file").touch()
     small_disk[1]()
-    with pytest.raises(ValueError, match=rf"^CACHE is '{cache}'; .* can be written to.*\(\[Errno"):
+    with pytest.raises(
+        ValueError, match=rf"^CACHE is '{cache}'; .* can be written to.*\(\[Errno"
+    ):
         scenes.settings.check_settings({**SETTINGS, "CACHE": cache})
 
 
 def test_corrections_that_cannot_be_read_are_refused_at_once():
-    with pytest.raises(ValueError, match=r"^CORRECTIONS is 'none.csv'; it must be .* \(\[Errno"):
+    with pytest.raises(
+        ValueError, match=r"^CORRECTIONS is 'none.csv'; it must be .* \(\[Errno"
+    ):
         scenes.settings.check_settings({**SETTINGS, "CORRECTIONS": "none.csv"})
     Path("labels.csv").touch()
     given = {**SETTINGS, "CORRECTIONS": Path("labels.csv")}
     assert scenes.settings.check_settings(given) == given
 
 
-def test_weights_that_are_not_those_of_the_base_model_are_refused_at_once(classifier, recwarn):
+def test_weights_that_are_not_those_of_the_base_model_are_refused_at_once(
+    classifier, recwarn
+):
     Path("text.h5").write_text("a letter")
     classifier.save_weights("whole.weights.h5")
     recwarn.clear()
@@ -208,16 +258,26 @@ def test_weights_of_the_base_model_are_taken(random_base_model):
 
 # --- Arguments ------------------------------------------------------------------------
 
-DATA = [np.ones((24, scenes.base_model.N_FEATURES), "float32"), np.repeat(np.arange(6), 4)]
+DATA = [
+    np.ones((24, scenes.base_model.N_FEATURES), "float32"),
+    np.repeat(np.arange(6), 4),
+]
 DECAY = {"dropout": 0.1, "weight_decay": 0.001}
 ONE = DECAY | {"learning_rate": 0.001, "epochs": 1}
-GRID = {"learning_rates": [0.1], "dropouts": [0.1], "weight_decays": [0.1], "epochs": 1, "folds": 2}
+GRID = {
+    "learning_rates": [0.1],
+    "dropouts": [0.1],
+    "weight_decays": [0.1],
+    "epochs": 1,
+    "folds": 2,
+}
 
 
 def test_an_impossible_argument_is_refused_before_any_work(table, tmp_path):
     training = {"epochs": 0, "batch_size": 0, "class_weight": "all", "seed": -1}
     head = {"dropout": 1, "weight_decay": -1}
-    rows = [  # a function, what it is given, by position and by name, and what is impossible
+    # a function, what it is given, by position and by name, and what is impossible
+    rows = [
         (utils.shrink, [table], {}, {"factor": 0}),
         (utils.create_validation, [table], {}, {"ratio": 0.51, "seed": -1}),
         (
@@ -232,12 +292,15 @@ def test_an_impossible_argument_is_refused_before_any_work(table, tmp_path):
             scenes.grid_search.grid_search,
             DATA,
             GRID | {"csv": tmp_path / "grid.csv"},
-            training | {"learning_rates": 0, "dropouts": [1], "weight_decays": [], "folds": 1},
+            training
+            | {"learning_rates": 0, "dropouts": [1], "weight_decays": [], "folds": 1},
         ),
         (scenes.classifier.predict, [None, tmp_path], {}, {"batch_size": 0}),
     ]
     for function, given, named, impossible in rows:
         for name, value in impossible.items():
-            with pytest.raises(ValueError, match=re.escape(f"{name} is {value!r}; it must be ")):
+            with pytest.raises(
+                ValueError, match=re.escape(f"{name} is {value!r}; it must be ")
+            ):
                 function(*given, **named | {name: value})
     assert not any(tmp_path.iterdir())

@@ -22,7 +22,10 @@ GRID = {
     "dropouts": [0.0, 0.3, 0.5],
     "weight_decays": [1e-4, 1e-2],
 }
-EPOCHS = {"epochs": 2, "batch_size": 64}  # 295 training photos: four batches and one of 39
+EPOCHS = {
+    "epochs": 2,
+    "batch_size": 64,
+}  # 295 training photos: four batches and one of 39
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -45,14 +48,20 @@ def train(halves, grid, *, n_classes=6, seed=0, class_weight=None):
     features, labels = map(np.concatenate, zip(*halves, strict=True))
     rows = np.split(np.arange(len(labels)), [len(halves[0][1])])
     options = {"n_classes": n_classes, "seed": seed, "class_weight": class_weight}
-    return scenes.grid_search._fit(features, labels, *rows, grid=grid, **options, **EPOCHS)
+    return scenes.grid_search._fit(
+        features, labels, *rows, grid=grid, **options, **EPOCHS
+    )
 
 
 def pick(history, grid, setting):
     """Return one head's part of a history: a row for each epoch."""
-    rate, drop, decay = (grid[name].index(value) for name, value in zip(grid, setting, strict=True))
+    rate, drop, decay = (
+        grid[name].index(value) for name, value in zip(grid, setting, strict=True)
+    )
     column = rate * len(grid["weight_decays"]) + decay
-    return pd.DataFrame({name: history[name][:, drop, column] for name in scenes.METRICS})
+    return pd.DataFrame(
+        {name: history[name][:, drop, column] for name in scenes.METRICS}
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,9 +75,11 @@ def pick(history, grid, setting):
 )
 def test_a_head_trains_side_by_side_as_alone(n_classes, seed, make, class_weight):
     """
-    With the same initial weights, batches and masks, all four figures of each epoch agree.
+    With the same initial weights, batches and masks, all four figures of each epoch
+    agree.
 
-    To 1e-4; measured: 1e-6. Keras's own Dropout makes the masks of the head that is alone.
+    To 1e-4; measured: 1e-6. Keras's own Dropout makes the masks of the head that is
+    alone.
     """
     halves = make_halves(n_classes, make)
     options = {"seed": seed, "class_weight": class_weight}
@@ -76,11 +87,17 @@ def test_a_head_trains_side_by_side_as_alone(n_classes, seed, make, class_weight
     for setting in ((0.005, 0.0, 1e-2), (0.0005, 0.5, 1e-4)):
         alone = fit_alone(*halves, setting, **options, **EPOCHS)
         together = pick(history, GRID, setting)
-        np.testing.assert_allclose(together, alone, rtol=0, atol=1e-4, err_msg=str(setting))
+        np.testing.assert_allclose(
+            together, alone, rtol=0, atol=1e-4, err_msg=str(setting)
+        )
 
 
 def test_equal_settings_give_equal_columns():
-    equal = {"learning_rates": [0.005] * 2, "dropouts": [0.3] * 2, "weight_decays": [1e-3] * 3}
+    equal = {
+        "learning_rates": [0.005] * 2,
+        "dropouts": [0.3] * 2,
+        "weight_decays": [1e-3] * 3,
+    }
     for name, metric in train(make_halves(), equal).items():
         first = np.broadcast_to(metric[:, :1, :1], metric.shape)
         np.testing.assert_allclose(metric, first, rtol=0, atol=1e-6, err_msg=name)
@@ -97,7 +114,11 @@ def history():
     [
         {"learning_rates": [0.005], "dropouts": [0.5], "weight_decays": [1e-4]},
         {name: values[::-1] for name, values in GRID.items()},
-        {"learning_rates": [1.0, 0.005], "dropouts": [0.5, 0.9], "weight_decays": [10, 0, 1e-4]},
+        {
+            "learning_rates": [1.0, 0.005],
+            "dropouts": [0.5, 0.9],
+            "weight_decays": [10, 0, 1e-4],
+        },
     ],
     ids=["alone", "the lists reversed", "beside heads that fail"],
 )

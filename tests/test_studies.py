@@ -1,4 +1,7 @@
-"""Wrong labels are found where they are known to be, and each number of a study is computed."""
+"""
+Wrong labels are found where they are known to be, and each number of a study is
+computed.
+"""
 
 import importlib
 import itertools
@@ -63,8 +66,12 @@ def test_the_readme_says_of_the_labels_what_the_study_says():
 
 
 def test_the_notebook_says_of_unknown_classes_what_the_study_says():
-    held = common.read("none_of_the_classes")[["left_out_answered", "left_out_photos"]].sum()
-    said = f"{held.iloc[0] / held.iloc[1]:.0%} of its test images were not abstained from"
+    held = common.read("none_of_the_classes")[
+        ["left_out_answered", "left_out_photos"]
+    ].sum()
+    said = (
+        f"{held.iloc[0] / held.iloc[1]:.0%} of its test images were not abstained from"
+    )
     assert said in (ROOT / "intel_classification.ipynb").read_text("utf-8")
 
 
@@ -72,18 +79,28 @@ def test_the_notebook_says_of_unknown_classes_what_the_study_says():
 
 
 def test_a_search_is_condensed_and_a_plot_shows_its_best(loaded, monkeypatch, tmp_path):
-    lists = {"learning_rates": [0.0005, 0.001], "dropouts": [0.0], "weight_decays": [0.0, 0.001]}
+    lists = {
+        "learning_rates": [0.0005, 0.001],
+        "dropouts": [0.0],
+        "weight_decays": [0.0, 0.001],
+    }
     monkeypatch.setattr(large_search, "GRID", lists)
     monkeypatch.setattr(large_search, "EPOCHS", [1, 2])
-    monkeypatch.setattr(common, "load_images", lambda: tuple(part[::40] for part in loaded))
+    monkeypatch.setattr(
+        common, "load_images", lambda: tuple(part[::40] for part in loaded)
+    )
     monkeypatch.setattr(grid_search, "_fit", fake_training)
     monkeypatch.setattr(common, "ROOT", tmp_path)
     (tmp_path / "results").mkdir()
     large_search.run()
     results = pd.read_csv(tmp_path / "runs" / "large_search" / "search.csv")
-    means = results.groupby(["learning_rate", "epoch", "weight_decay"])["val_accuracy"].mean()
+    means = results.groupby(["learning_rate", "epoch", "weight_decay"])[
+        "val_accuracy"
+    ].mean()
     shown = large_search.figures()["grid_search_large_epochs"].data[0]
-    np.testing.assert_allclose(shown.z, 100 * means.unstack().max(axis=1).unstack(), atol=1e-4)
+    np.testing.assert_allclose(
+        shown.z, 100 * means.unstack().max(axis=1).unstack(), atol=1e-4
+    )
     assert (list(shown.x), list(shown.y)) == (["1", "2"], ["0.0005", "0.001"])
     assert list(common.read("grid_search_large")["kept"].value_counts()) == [4, 4, 4]
 
@@ -92,7 +109,9 @@ def test_the_large_search_is_that_of_its_lists():
     kept = common.read("grid_search_large")
     grid = itertools.product(*large_search.GRID.values())
     best = kept[kept["kept"] == "best"]
-    assert sorted(best[scenes.HYPERPARAMETERS].itertuples(index=False, name=None)) == sorted(grid)
+    assert sorted(
+        best[scenes.HYPERPARAMETERS].itertuples(index=False, name=None)
+    ) == sorted(grid)
     epochs = kept["epoch"][kept["kept"] != "best"].value_counts().to_dict()
     assert epochs == dict.fromkeys(large_search.EPOCHS, len(best))
 
@@ -108,7 +127,9 @@ def test_a_held_out_class_is_answered_as_the_table_says(loaded):
         assert row[name] == pytest.approx(committed[name], rel=0.02, abs=3)
 
 
-def test_photos_of_other_subjects_are_counted_by_folder(classifier, monkeypatch, tmp_path):
+def test_photos_of_other_subjects_are_counted_by_folder(
+    classifier, monkeypatch, tmp_path
+):
     """The small model answers all of them, one by one."""
     for name, count in {"a": 3, "b": 2}.items():
         (tmp_path / name).mkdir()
@@ -130,17 +151,29 @@ def test_a_label_is_flagged_by_the_thresholds_of_the_classes():
     """By hand: the thresholds are 0.5, 0.41 and 0.28; class 3 has no photo and none."""
     probabilities = np.array(
         [
-            [0.1, 0.5, 0.4, 0.0],  # classes 1 and 2 reach theirs: the more probable is suggested
+            [
+                0.1,
+                0.5,
+                0.4,
+                0.0,
+            ],  # classes 1 and 2 reach theirs: the more probable is suggested
             [0.9, 0.1, 0.0, 0.0],
             [0.4, 0.6, 0.0, 0.0],
             [0.8, 0.2, 0.0, 0.0],
             [0.55, 0.43, 0.02, 0.0],  # class 0 reaches it, but so does the label
             [0.3, 0.2, 0.5, 0.0],
-            [0.45, 0.42, 0.13, 0.0],  # class 0 is more probable than class 1, but below its own
+            [
+                0.45,
+                0.42,
+                0.13,
+                0.0,
+            ],  # class 0 is more probable than class 1, but below its own
             [0.1, 0.1, 0.2, 0.6],  # class 3, the most probable, is never suggested
         ]
     )
-    found = scenes.evaluation.flag_labels(probabilities, np.array([0, 0, 1, 1, 1, 2, 2, 2]))
+    found = scenes.evaluation.flag_labels(
+        probabilities, np.array([0, 0, 1, 1, 1, 2, 2, 2])
+    )
     assert found.tolist() == [1, -1, -1, 0, -1, -1, 1, -1]
 
 
@@ -164,18 +197,23 @@ def test_flagged_labels_are_listed_by_their_difference_and_ties_by_path():
 @pytest.mark.parametrize(("share", "precision"), [(0.05, 0.35), (0.1, 0.5)])
 def test_labels_that_were_made_wrong_are_found(bundled, share, precision):
     """
-    Measured: 85 to 87% of them, and 40% (share 5%) and 57% (10%) of the flagged are such.
+    Measured: 85 to 87% of them, and 40% (share 5%) and 57% (10%) of the flagged are
+    such.
 
-    The classifier is a crude one (88% right); taking each of its disagreements for a wrong
-    label would give a precision of 29% and 45%.
+    The classifier is a crude one (88% right); taking each of its disagreements for a
+    wrong label would give a precision of 29% and 45%.
     """
     images, features = (part[::4] for part in bundled)
     labels = images["label"].cat.codes.to_numpy().astype(int)
-    rows = np.random.default_rng(0).choice(len(labels), round(share * len(labels)), replace=False)
+    rows = np.random.default_rng(0).choice(
+        len(labels), round(share * len(labels)), replace=False
+    )
     wrong = labels.copy()
     wrong[rows] = np.array([CLASSES.index(name) for name in NEIGHBOURS])[labels[rows]]
     crude = make_pipeline(PCA(20, random_state=0), LinearDiscriminantAnalysis())
-    probabilities = cross_val_predict(crude, features, wrong, cv=3, method="predict_proba")
+    probabilities = cross_val_predict(
+        crude, features, wrong, cv=3, method="predict_proba"
+    )
     suggested = scenes.evaluation.flag_labels(probabilities, wrong)
     found = (suggested >= 0) & (wrong != labels)
     assert found.sum() / len(rows) > 0.8
@@ -197,7 +235,10 @@ def test_readings_are_counted_by_what_they_agree_with():
     readings = pd.DataFrame(rows, columns=["label", "suggested", "chosen", "reading"])
     counts = label_noise.count_annotations(readings)
     assert list(counts.columns) == ["suggestion", "label", "other", "unclear"]
-    assert counts.loc[["flagged", "random"]].to_numpy().tolist() == [[1, 1, 0, 1], [0, 1, 1, 0]]
+    assert counts.loc[["flagged", "random"]].to_numpy().tolist() == [
+        [1, 1, 0, 1],
+        [0, 1, 1, 0],
+    ]
 
 
 @pytest.mark.parametrize("name", ["flagged_labels", "label_reading", "label_mistakes"])
@@ -209,15 +250,22 @@ def test_the_committed_tables_are_of_the_bundled_photos(bundled, name):
     assert set(rows["suggested"].dropna()) <= set(CLASSES)
     if "reading" in rows:
         assert set(rows["reading"]) <= {*CLASSES, "unclear"}
-        assert rows["suggested"][rows["chosen"].isin(["flagged", "mistake"])].notna().all()
-        assert (images["split"][rows["path"][rows["chosen"] != "flagged"]] == "test").all()
+        assert (
+            rows["suggested"][rows["chosen"].isin(["flagged", "mistake"])].notna().all()
+        )
+        assert (
+            images["split"][rows["path"][rows["chosen"] != "flagged"]] == "test"
+        ).all()
     else:
         margin = rows["suggested_probability"] - rows["label_probability"]
         assert (margin.diff().dropna() < 0.0002).all(), "the most doubtful first"
 
 
 def test_the_flagged_labels_are_a_file_of_corrections(bundled, tmp_path):
-    path, edited = common.ROOT / "results" / "flagged_labels.csv", tmp_path / "labels.csv"
+    path, edited = (
+        common.ROOT / "results" / "flagged_labels.csv",
+        tmp_path / "labels.csv",
+    )
     assert not scenes.dataset.apply_corrections(bundled[0], path)["corrected"].any()
     table = common.read("flagged_labels")
     table.assign(label=table["suggested"]).to_csv(edited, index=False)
@@ -226,13 +274,20 @@ def test_the_flagged_labels_are_a_file_of_corrections(bundled, tmp_path):
 
 
 def test_the_near_duplicates_are_those_that_were_judged(loaded):
-    """Among these photos and every 4th other; `audit_images` finds those of the same pixels."""
+    """
+    Among these photos and every 4th other; `audit_images` finds those of the same
+    pixels.
+    """
     (images, X, _), judged = loaded, common.read("near_copies")
     rows = images["path"].isin([*judged["path_1"], *judged["path_2"]])
     rows |= np.arange(len(images)) % 4 == 0
     found = label_noise.near_duplicates(X[rows], images["digest"][rows])
     images = images[rows].replace({"split": {"validation": "train"}})
-    keys = [f"{column}_{number}" for number in (1, 2) for column in ("path", "split", "label")]
+    keys = [
+        f"{column}_{number}"
+        for number in (1, 2)
+        for column in ("path", "split", "label")
+    ]
     for key in keys:  # path_1 is that of the row that `first` numbers
         rows = found["first" if key.endswith("1") else "second"]
         found[key] = images[key[:-2]].iloc[rows].astype(str).to_numpy()
@@ -243,5 +298,7 @@ def test_the_near_duplicates_are_those_that_were_judged(loaded):
 
 
 def test_photos_of_the_same_pixels_are_no_near_duplicates():
-    found = label_noise.near_duplicates(np.array([[1, 0], [1, 0.01], [1, 0]]), list("aba"))
+    found = label_noise.near_duplicates(
+        np.array([[1, 0], [1, 0.01], [1, 0]]), list("aba")
+    )
     assert found[["first", "second"]].to_numpy().tolist() == [[0, 1], [1, 2]]

@@ -33,23 +33,31 @@ def contents(folder: Path) -> dict[Path, tuple]:
 
 def test_download_photos_returns_the_folder_that_kagglehub_made(drawn, monkeypatch):
     asked = []
-    monkeypatch.setattr("kagglehub.dataset_download", lambda name: asked.append(name) or str(drawn))
+    monkeypatch.setattr(
+        "kagglehub.dataset_download", lambda name: asked.append(name) or str(drawn)
+    )
     assert utils.download_photos() == drawn
     assert asked == ["puneet6060/intel-image-classification"]
 
 
 def test_a_download_without_network_is_one_sentence(monkeypatch):
     def fail(name):
-        raise requests.ConnectionError("HTTPSConnectionPool(host='api.kaggle.com', port=443)")
+        raise requests.ConnectionError(
+            "HTTPSConnectionPool(host='api.kaggle.com', port=443)"
+        )
 
     monkeypatch.setattr("kagglehub.dataset_download", fail)
-    with pytest.raises(OSError, match=r"^Kaggle cannot be reached \(ConnectionError\): connect"):
+    with pytest.raises(
+        OSError, match=r"^Kaggle cannot be reached \(ConnectionError\): connect"
+    ):
         utils.download_photos()
 
 
 @pytest.fixture
 def copied(drawn):
-    """Return the table of photos with copies: plain, under two labels, in two splits."""
+    """
+    Return the table of photos with copies: plain, under two labels, in two splits.
+    """
     train, test = drawn / "seg_train" / "seg_train", drawn / "seg_test" / "seg_test"
     shutil.copy(train / "sea" / "0.jpg", train / "sea" / "copy.jpg")
     shutil.copy(train / "glacier" / "0.jpg", train / "mountain" / "glacier.jpg")
@@ -61,9 +69,18 @@ def copied(drawn):
 
 def test_the_audit_finds_copies_two_labels_and_two_splits(copied):
     findings = utils.audit_images(copied)
-    assert list(findings.columns) == ["finding", "path", "label", "split", "digest", "problem"]
+    assert list(findings.columns) == [
+        "finding",
+        "path",
+        "label",
+        "split",
+        "digest",
+        "problem",
+    ]
     names = findings["path"].str.replace(r"(seg_\w+)/\1/", "", regex=True)
-    found = {finding: set(names[rows.index]) for finding, rows in findings.groupby("finding")}
+    found = {
+        finding: set(names[rows.index]) for finding, rows in findings.groupby("finding")
+    }
     labels = {"glacier/0.jpg", "mountain/glacier.jpg"}
     splits = {"street/0.jpg", "street/test.jpg"}
     both = {"forest/0.jpg", "buildings/forest.png"}
@@ -83,12 +100,18 @@ def test_unreadable_photos_are_no_copies_of_each_other(drawn):
 
 
 def test_drop_leaks_takes_out_what_another_split_is_judged_by():
-    """Unreadable photos, which have no digest, are left to the error that names them."""
+    """
+    Unreadable photos, which have no digest, are left to the error that names them.
+    """
     rows = [
         *[("a", "train", "goes"), ("a", "validation", "goes"), ("a", "test", "stays")],
         *[("b", "train", "goes"), ("b", "validation", "stays")],
         *[("c", "train", "goes"), ("c", "test", "stays"), ("c", "prediction", "stays")],
-        *[("d", "train", "stays"), ("d", "train", "stays"), ("e", "validation", "stays")],
+        *[
+            ("d", "train", "stays"),
+            ("d", "train", "stays"),
+            ("e", "validation", "stays"),
+        ],
         *[("", "train", "stays"), ("", "validation", "stays"), ("", "test", "stays")],
     ]
     images = pd.DataFrame(rows, columns=["digest", "split", "fate"])
@@ -109,7 +132,9 @@ def test_the_audit_finds_the_known_copies_by_the_bundled_digests(bundled):
 def test_what_the_audit_calls_copies_are_copies(bundled, real_photos):
     copies = utils.audit_images(bundled[0]).query("finding == 'duplicate'")
     for _, paths in copies.groupby("digest")["path"]:
-        first, *others = (scenes.photos.read_photo(real_photos / path) for path in paths)
+        first, *others = (
+            scenes.photos.read_photo(real_photos / path) for path in paths
+        )
         assert others
         assert all(np.array_equal(first, other) for other in others)
 
@@ -119,7 +144,9 @@ def test_what_the_audit_calls_copies_are_copies(bundled, real_photos):
 
 @st.composite
 def tables(draw_from):
-    """Return a table of photos, some of them copies of others, and some without a label."""
+    """
+    Return a table of photos, some of them copies of others, and some without a label.
+    """
     rows = draw_from(
         st.lists(
             st.tuples(
@@ -131,11 +158,16 @@ def tables(draw_from):
         )
     )
     # Every class has enough different photos to be split.
-    rows += [(label, "train", 100 * (label + 1) + i) for label in range(3) for i in range(10)]
+    rows += [
+        (label, "train", 100 * (label + 1) + i) for label in range(3) for i in range(10)
+    ]
     order = np.random.default_rng(draw_from(st.integers(0, 99))).permutation(len(rows))
     label, split, digest = zip(*(rows[i] for i in order), strict=True)
     classes = ["first", "second", "third"]
-    names = [None if s == "prediction" else classes[i] for i, s in zip(label, split, strict=True)]
+    names = [
+        None if s == "prediction" else classes[i]
+        for i, s in zip(label, split, strict=True)
+    ]
     return pd.DataFrame(
         {
             "path": [f"{i}.jpg" for i in range(len(rows))],
@@ -177,7 +209,9 @@ def test_a_photo_is_never_parted_from_its_copy(images, name, ratio, seed):
     assert labelled.groupby("digest")["split"].nunique().max() == 1
     assert (images["split"][moved] == "train").all()
     pd.testing.assert_frame_equal(split[~moved], images[~moved])
-    pd.testing.assert_frame_equal(split.drop(columns="split"), images.drop(columns="split"))
+    pd.testing.assert_frame_equal(
+        split.drop(columns="split"), images.drop(columns="split")
+    )
     pd.testing.assert_frame_equal(split, SET_APART[name](images, ratio, seed=seed))
     pd.testing.assert_frame_equal(split, SET_APART[name](split, ratio, seed=seed))
 
@@ -189,7 +223,9 @@ def test_a_photo_is_never_parted_from_its_copy(images, name, ratio, seed):
     st.sampled_from([0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5]),
     st.integers(0, 99),
 )
-def test_the_same_share_of_each_class_is_set_apart_within_one_photo(sizes, name, ratio, seed):
+def test_the_same_share_of_each_class_is_set_apart_within_one_photo(
+    sizes, name, ratio, seed
+):
     classes = [f"class {i:02}" for i in range(len(sizes))]
     labels = np.repeat(classes, sizes)
     images = pd.DataFrame(
@@ -214,7 +250,9 @@ def test_a_split_that_is_given_is_left_as_it_is(drawn, name):
 @pytest.mark.parametrize("name", SET_APART)
 def test_a_class_that_is_too_small_to_be_split_is_named(drawn, name):
     images = read_table(drawn)
-    images = images[images["split"] == "train"].drop(images.index[images["label"] == "sea"][:2])
+    images = images[images["split"] == "train"].drop(
+        images.index[images["label"] == "sea"][:2]
+    )
     with pytest.raises(
         ValueError, match=r"folds is 5, but .* only 3 different photo\(s\): sea; add"
     ):
@@ -222,20 +260,28 @@ def test_a_class_that_is_too_small_to_be_split_is_named(drawn, name):
 
 
 def test_an_impossible_share_is_refused_by_name(drawn):
-    with pytest.raises(ValueError, match=r"test_ratio is 0.6; it must be a number above 0"):
+    with pytest.raises(
+        ValueError, match=r"test_ratio is 0.6; it must be a number above 0"
+    ):
         utils.create_test(read_table(drawn), 0.6)
 
 
 @pytest.mark.parametrize(
     ("name", "ratio", "said"),
     [
-        ("test", 0.2, "No test split found; using 6 of 30 training photos, a random 1/5 (ratio"),
+        (
+            "test",
+            0.2,
+            "No test split found; using 6 of 30 training photos, a random 1/5 (ratio",
+        ),
         ("validation", 0.2, ""),
         ("validation", 0.33, ""),
         ("validation", 0.3, "No validation split found; using "),
     ],
 )
-def test_what_becomes_the_test_split_and_any_other_share_is_said(name, ratio, said, drawn, capsys):
+def test_what_becomes_the_test_split_and_any_other_share_is_said(
+    name, ratio, said, drawn, capsys
+):
     images = read_table(drawn)
     capsys.readouterr()
     SET_APART[name](images[images["split"] == "train"], ratio)
@@ -246,7 +292,9 @@ def test_what_becomes_the_test_split_and_any_other_share_is_said(name, ratio, sa
 
 def test_create_validation_chooses_other_photos_with_another_seed(drawn):
     images = read_table(drawn)
-    splits = {tuple(utils.create_validation(images, seed=seed)["split"]) for seed in range(5)}
+    splits = {
+        tuple(utils.create_validation(images, seed=seed)["split"]) for seed in range(5)
+    }
     assert len(splits) > 1
 
 
@@ -282,7 +330,9 @@ def test_show_images_shows_each_photo_under_its_title(gallery):
     assert not plt.get_fignums(), "left for the notebook to show twice"
 
 
-@pytest.mark.parametrize(("lines", "size"), [(1, (150, 150)), (2, (100, 200)), (3, (300, 150))])
+@pytest.mark.parametrize(
+    ("lines", "size"), [(1, (150, 150)), (2, (100, 200)), (3, (300, 150))]
+)
 def test_show_images_hides_no_line_of_a_title(lines, size, tmp_path):
     """Titles lie inside the figure and below the photos of the row above."""
     Image.fromarray(draw(0, width=size[0], height=size[1])).save(tmp_path / "a.png")

@@ -1,12 +1,12 @@
 """
 Measure side by side, in one run, the tables of BENCHMARK.md, and print them.
 
-Run it by hand on an idle machine: `python tools/benchmark.py`. It takes half an hour on two
-cores and draws `plotly_plots/search_growth`. Install `keras-tuner`, `tensorboard` (which
-it imports) and `openvino` first; nothing else needs them. Have the photos where
-`scenes.folders.find_photos` finds them. What is missing is said and left out. Sides that are
-compared take turns, and the best round of each counts, so that a busy moment of the machine
-does not fall on one side alone.
+Run it by hand on an idle machine: `python tools/benchmark.py`. It takes half an hour on
+two cores and draws `plotly_plots/search_growth`. Install `keras-tuner`, `tensorboard`
+(which it imports) and `openvino` first; nothing else needs them. Have the photos where
+`scenes.folders.find_photos` finds them. What is missing is said and left out. Sides
+that are compared take turns, and the best round of each counts, so that a busy moment
+of the machine does not fall on one side alone.
 """
 
 import contextlib
@@ -50,7 +50,9 @@ from scenes.base_model import IMAGE_SIZE
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = "intel_classification.ipynb"
-PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+PEAK = (
+    "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+)
 ROUNDS = 3
 EPOCHS = 25
 BATCH_SIZE = 64
@@ -107,14 +109,21 @@ def take_turns(
 
 def markdown(table: pd.DataFrame) -> str:
     """Return a Markdown table, the index as its first column."""
-    rows = [["", *table.columns], ["---"] * (1 + len(table.columns)), *table.reset_index().values]
+    rows = [
+        ["", *table.columns],
+        ["---"] * (1 + len(table.columns)),
+        *table.reset_index().values,
+    ]
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep the progress bars and outputs of what is measured out of ours."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         yield
 
 
@@ -122,7 +131,9 @@ def quiet() -> Iterator[None]:
 
 
 def quarter() -> tuple[pd.DataFrame, np.ndarray]:
-    """Return every 4th training photo, a fifth of them for validation, and all features."""
+    """
+    Return every 4th training photo, a fifth of them for validation, and all features.
+    """
     images, X = scenes.features.load_bundled_features()
     images = utils.create_validation(utils.shrink(utils.drop_leaks(images), 4))
     return images[images["split"] != "test"], X
@@ -155,44 +166,71 @@ def compiled_head(setting: tuple[float, float, float], steps: int) -> keras.Mode
 
 
 def plain_fit(train: Photos, validation: Photos, steps: int, *settings: tuple) -> float:
-    """Train settings one by one, as any Keras user would, and return the best accuracy."""
-    options = {"batch_size": BATCH_SIZE, "epochs": EPOCHS, "validation_data": validation}
+    """
+    Train settings one by one, as any Keras user would, and return the best accuracy.
+    """
+    options = {
+        "batch_size": BATCH_SIZE,
+        "epochs": EPOCHS,
+        "validation_data": validation,
+    }
     return max(
-        max(compiled_head(setting, steps).fit(*train, **options, verbose=0).history["val_accuracy"])
+        max(
+            compiled_head(setting, steps)
+            .fit(*train, **options, verbose=0)
+            .history["val_accuracy"]
+        )
         for setting in settings
     )
 
 
 def keras_tuner_search(train: Photos, validation: Photos, steps: int) -> float:
-    """Let KerasTuner try the first settings of its grid, and return the best accuracy."""
+    """
+    Let KerasTuner try the first settings of its grid, and return the best accuracy.
+    """
     import keras_tuner
 
     def build(choices: keras_tuner.HyperParameters) -> keras.Model:
         names = zip(scenes.HYPERPARAMETERS, GRID.values(), strict=True)
-        return compiled_head([choices.Choice(name, values) for name, values in names], steps)
+        return compiled_head(
+            [choices.Choice(name, values) for name, values in names], steps
+        )
 
     with tempfile.TemporaryDirectory() as folder:
         tuner = keras_tuner.GridSearch(
             build, objective="val_accuracy", max_trials=len(SOME), directory=folder
         )
-        options = {"batch_size": BATCH_SIZE, "epochs": EPOCHS, "validation_data": validation}
+        options = {
+            "batch_size": BATCH_SIZE,
+            "epochs": EPOCHS,
+            "validation_data": validation,
+        }
         tuner.search(*train, **options, verbose=0)
         return tuner.oracle.get_best_trials()[0].score
 
 
 def scikit_learn_search(train: Photos, validation: Photos) -> float:
-    """Let scikit-learn try 36 penalties of a logistic regression; return the best accuracy."""
-    features, labels = (np.concatenate(pair) for pair in zip(train, validation, strict=True))
+    """
+    Let scikit-learn try 36 penalties of a logistic regression; return the best
+    accuracy.
+    """
+    features, labels = (
+        np.concatenate(pair) for pair in zip(train, validation, strict=True)
+    )
     split = PredefinedSplit(np.repeat([-1, 0], [len(train[1]), len(validation[1])]))
     penalties = {"C": np.geomspace(1e-4, 10, len(SETTINGS))}
-    search = GridSearchCV(LogisticRegression(max_iter=1000), penalties, cv=split, refit=False)
+    search = GridSearchCV(
+        LogisticRegression(max_iter=1000), penalties, cv=split, refit=False
+    )
     return search.fit(features, labels).best_score_
 
 
 def through_base_model(
     images: pd.DataFrame, photos: Path, base: keras.Model
 ) -> Callable[[], float]:
-    """Return a task that trains one epoch on photos through the frozen base, as in 2020."""
+    """
+    Return a task that trains one epoch on photos through the frozen base, as in 2020.
+    """
 
     def read(path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         photo = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
@@ -201,7 +239,10 @@ def through_base_model(
 
     train, validation = (
         tf.data.Dataset.from_tensor_slices(
-            ([str(photos / path) for path in rows["path"]], rows["label"].cat.codes.to_numpy())
+            (
+                [str(photos / path) for path in rows["path"]],
+                rows["label"].cat.codes.to_numpy(),
+            )
         )
         .map(read, num_parallel_calls=tf.data.AUTOTUNE)
         .batch(BATCH_SIZE)
@@ -211,7 +252,9 @@ def through_base_model(
             for split in ("train", "validation")
         )
     )
-    model = keras.Sequential([base, build_head(N_CLASSES, dropout=0.3, weight_decay=1e-4)])
+    model = keras.Sequential(
+        [base, build_head(N_CLASSES, dropout=0.3, weight_decay=1e-4)]
+    )
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     # The first batches are slower, since they build the graphs.
     options = {"shuffle": False, "verbose": 0}
@@ -222,7 +265,9 @@ def through_base_model(
     def task() -> float:
         for variable, value in zip(variables, start, strict=True):
             variable.assign(value)
-        return model.fit(train, validation_data=validation, **options).history["val_accuracy"][0]
+        return model.fit(train, validation_data=validation, **options).history[
+            "val_accuracy"
+        ][0]
 
     return task
 
@@ -233,7 +278,9 @@ def compare_searches(
     """Yield what the search costs, against what else one would use."""
     train, validation = (
         (features[rows.index], rows["label"].cat.codes.to_numpy())
-        for rows in (images[images["split"] == split] for split in ("train", "validation"))
+        for rows in (
+            images[images["split"] == split] for split in ("train", "validation")
+        )
     )
     tasks = {"36 settings side by side": lambda: whole_grid(train, validation)} | {
         f"one plain fit, steps_per_execution={steps}": functools.partial(
@@ -251,21 +298,32 @@ def compare_searches(
     some = factor, f"{len(SOME)} settings, x {factor}"
     plain_search = functools.partial(plain_fit, *data, steps, *SOME)
     ways = {
-        f"plain `fit`, one by one (`steps_per_execution={steps}`)": (plain_search, *some),
+        f"plain `fit`, one by one (`steps_per_execution={steps}`)": (
+            plain_search,
+            *some,
+        ),
         TUNER: (functools.partial(keras_tuner_search, *data, steps), *some),
         SKLEARN: (functools.partial(scikit_learn_search, *data), 1, "all 36 penalties"),
     }
     if photos:
         base, epochs = scenes.base_model.build_base_model(), len(SETTINGS) * EPOCHS
         ways[EXTRACTION] = extraction(images, photos, base), 1, "all"
-        ways[OLD_WAY] = through_base_model(images, photos, base), epochs, f"1 epoch, x {epochs}"
+        ways[OLD_WAY] = (
+            through_base_model(images, photos, base),
+            epochs,
+            f"1 epoch, x {epochs}",
+        )
     if not importlib.util.find_spec("keras_tuner"):
         del ways[TUNER]
         yield "KerasTuner is not installed."
     others = take_turns({name: task for name, (task, *_) in ways.items()}, bar)
     rows = {"side by side (ours)": [ours, "all", accuracy]}
     for name, (_, factor, what) in ways.items():
-        rows[name] = [others.loc[name, "seconds"] * factor, what, others.loc[name, "result"]]
+        rows[name] = [
+            others.loc[name, "seconds"] * factor,
+            what,
+            others.loc[name, "result"],
+        ]
     if photos:
         rows[EXTRACTION] = [ours + rows[EXTRACTION][0], "all", accuracy]
     columns = ["seconds", "measured", "best validation accuracy"]
@@ -274,12 +332,14 @@ def compare_searches(
     searches["seconds"] = searches["seconds"].map("{:,.1f}".format)
     searches[columns[2]] = searches[columns[2]].map("{:.3f}".format)
     yield (
-        f"{len(SETTINGS)} settings x {EPOCHS} epochs, {len(train[0]):,} photos for training and "
+        f"{len(SETTINGS)} settings x {EPOCHS} epochs, "
+        f"{len(train[0]):,} photos for training and "
         f"{len(validation[0])} for validation:\n\n{markdown(searches)}"
     )
     one = table.set_axis(["seconds", "best validation accuracy"], axis=1).astype(float)
     yield (
-        f"{markdown(one.round(3))}\n\n36 settings cost {ours / plain.min():.2f} x one plain fit "
+        f"{markdown(one.round(3))}\n\n36 settings cost "
+        f"{ours / plain.min():.2f} x one plain fit "
         "(goal: 1 x)."
     )
     if photos:
@@ -291,7 +351,9 @@ def compare_searches(
 
 
 def search(features: np.ndarray, labels: np.ndarray, shape: tuple, folds: int) -> None:
-    """Run a grid search of (learning rates, dropouts, weight decays) with all it does."""
+    """
+    Run a grid search of (learning rates, dropouts, weight decays) with all it does.
+    """
     rates, dropouts, decays = shape
     with tempfile.TemporaryDirectory() as folder, quiet():
         scenes.grid_search.grid_search(
@@ -307,10 +369,14 @@ def search(features: np.ndarray, labels: np.ndarray, shape: tuple, folds: int) -
         )
 
 
-def measure_growth(images: pd.DataFrame, features: np.ndarray, bar: tqdm) -> Iterator[str]:
+def measure_growth(
+    images: pd.DataFrame, features: np.ndarray, bar: tqdm
+) -> Iterator[str]:
     """Yield how the time grows with settings and folds, and draw it."""
     photos = features[images.index], images["label"].cat.codes.to_numpy()
-    sizes = [(settings, 2) for settings in SHAPES] + [(36, folds) for folds in FOLDS[1:]]
+    sizes = [(settings, 2) for settings in SHAPES] + [
+        (36, folds) for folds in FOLDS[1:]
+    ]
     rows = []
     for settings, folds in sizes:
         bar.set_description(f"{settings} settings, {folds} folds")
@@ -320,12 +386,17 @@ def measure_growth(images: pd.DataFrame, features: np.ndarray, bar: tqdm) -> Ite
     table = pd.DataFrame(rows, columns=["settings", "folds", "seconds"])
     table["per setting"] = table["seconds"] / table["settings"] / table["folds"]
     draw_growth(table)
-    shown = table.round({"seconds": 1, "per setting": 3}).astype(str).set_index("settings")
+    shown = (
+        table.round({"seconds": 1, "per setting": 3}).astype(str).set_index("settings")
+    )
     by_settings = table[table["folds"] == 2].set_index("settings")["seconds"]
     yield (
         f"{len(photos[0]):,} photos, {EPOCHS} epochs, one round:\n\n"
-        + markdown(shown.rename(columns={"per setting": "seconds per setting and fold"}))
-        + f"\n\n512 settings take {by_settings[512] / by_settings[36]:.1f} x the time of 36 "
+        + markdown(
+            shown.rename(columns={"per setting": "seconds per setting and fold"})
+        )
+        + f"\n\n512 settings take {by_settings[512] / by_settings[36]:.1f} "
+        f"x the time of 36 "
         "(goal: at most 12 x)."
     )
 
@@ -341,21 +412,30 @@ def draw_growth(table: pd.DataFrame) -> None:
     for column, (title, rows) in enumerate(panels.items(), start=1):
         number = rows[numbers[column - 1]]
         line = {"color": scenes.plots.TRAINING_COLOR}
-        trace = go.Scatter(x=number, y=rows["per setting"], mode="lines+markers", line=line)
+        trace = go.Scatter(
+            x=number, y=rows["per setting"], mode="lines+markers", line=line
+        )
         figure.add_trace(trace.update(marker={"size": 10}), row=1, col=column)
-        figure.update_xaxes(title=title, type="log", tickvals=number, tickangle=0, col=column)
+        figure.update_xaxes(
+            title=title, type="log", tickvals=number, tickangle=0, col=column
+        )
     figure.update_yaxes(type="log", tickvals=[0.05, 0.1, 0.2, 0.5, 1, 2, 5])
     figure.update_yaxes(title="seconds per setting and fold", col=1)
-    title = f"The more settings train side by side, the less each one costs ({EPOCHS} epochs)"
+    title = (
+        f"The more settings train side by side, the less each "
+        f"one costs ({EPOCHS} epochs)"
+    )
     scenes.plots._style(figure, title).update_layout(showlegend=False)
     with quiet():
         scenes.plots.show(figure, "search_growth", ROOT / "plotly_plots")
 
 
-# --- Photos through the base model ---------------------------------------------------------
+# --- Photos through the base model ----------------------------------------------------
 
 
-def extraction(images: pd.DataFrame, photos: Path, base: keras.Model) -> Callable[[], None]:
+def extraction(
+    images: pd.DataFrame, photos: Path, base: keras.Model
+) -> Callable[[], None]:
     """Return a task that computes the features of all these photos."""
 
     def task() -> None:
@@ -386,7 +466,9 @@ def as_openvino(base: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
 def on_random_arrays(
     run: Callable[[np.ndarray], np.ndarray], base: keras.Model, photos: int
 ) -> Callable[[], float]:
-    """Return a task that sends random arrays through `run`, and says how far it is off."""
+    """
+    Return a task that sends random arrays through `run`, and says how far it is off.
+    """
     batch = np.random.default_rng(0).uniform(-1, 1, (32, IMAGE_SIZE, IMAGE_SIZE, 3))
     batch = batch.astype("float32")
     expected = base(batch, training=False).numpy()
@@ -411,18 +493,25 @@ def measure_extraction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterato
         yield "OpenVINO is not installed."
     ours = "`extract_features`"
     tasks = {ours: extraction(images, photos, base)}
-    tasks |= {name: on_random_arrays(run, base, len(images)) for name, run in models.items()}
+    tasks |= {
+        name: on_random_arrays(run, base, len(images)) for name, run in models.items()
+    }
     table = take_turns(tasks, bar)
     speed = len(images) / table["seconds"].astype(float)
     yield markdown(speed.round(1).to_frame("photos per second"))
-    yield f"Extraction runs at {speed[ours] / speed[BARE]:.2f} x the unfolded base model."
+    yield (
+        f"Extraction runs at {speed[ours] / speed[BARE]:.2f} x the unfolded base model."
+    )
     for name in models:
         off = table.loc[name, "result"]
         yield f"With {name}, the features (0 to 6) differ by at most {off:.0e}."
 
 
 def measure_prediction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterator[str]:
-    """Yield how many photos a second the committed model classifies, pixels decoded or not."""
+    """
+    Yield how many photos a second the committed model classifies, pixels decoded or
+    not.
+    """
     model = scenes.classifier.load_classifier(ROOT / "classifier.keras")
     paths = [photos / path for path in images["path"].iloc[:640]]
 
@@ -434,14 +523,19 @@ def measure_prediction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterato
     table = take_turns({"`predict`": classify, BARE: bare}, bar)
     speed = len(paths) / table["seconds"].astype(float)
     yield markdown(speed.round(1).to_frame("photos per second"))
-    yield f"Prediction runs at {speed.iloc[0] / speed.iloc[1]:.2f} x the unfolded base model."
+    yield (
+        f"Prediction runs at {speed.iloc[0] / speed.iloc[1]:.2f} "
+        f"x the unfolded base model."
+    )
 
 
 # --- Fine-tuning, and the whole notebook ----------------------------------------------
 
 
 def fine_tuning(base: keras.Model, photos: int) -> dict[str, Callable[[], None]]:
-    """Return an epoch of fine-tuning from activations, and one through the whole network."""
+    """
+    Return an epoch of fine-tuning from activations, and one through the whole network.
+    """
     base.trainable = True
     for layer in base.layers:
         layer.trainable = False  # until the cut lets the upper ones train
@@ -452,25 +546,32 @@ def fine_tuning(base: keras.Model, photos: int) -> dict[str, Callable[[], None]]
     epochs = {}
     for name, (model, inputs) in {
         "fine-tuning from activations": (upper, lower.predict(pixels, verbose=0)),
-        "the same layers through the whole network": (keras.Sequential([base, head]), pixels),
+        "the same layers through the whole network": (
+            keras.Sequential([base, head]),
+            pixels,
+        ),
     }.items():
         model.compile("adamw", "sparse_categorical_crossentropy", jit_compile=False)
-        epochs[name] = functools.partial(model.fit, inputs, labels, batch_size=32, verbose=0)
+        epochs[name] = functools.partial(
+            model.fit, inputs, labels, batch_size=32, verbose=0
+        )
         epochs[name](epochs=1)  # the first is slower, since it builds the graph
     return {name: lambda fit=fit: fit().history.clear() for name, fit in epochs.items()}
 
 
 def measure_fine_tuning(bar: tqdm) -> Iterator[str]:
     """Yield how many photos a second train the layers before the head."""
-    speed = 256 / take_turns(fine_tuning(scenes.base_model.build_base_model(), 256), bar)[
-        "seconds"
-    ].astype(float)
+    speed = 256 / take_turns(
+        fine_tuning(scenes.base_model.build_base_model(), 256), bar
+    )["seconds"].astype(float)
     yield markdown(speed.round(1).to_frame("photos per second"))
     yield f"Activations make it {speed.iloc[0] / speed.iloc[1]:.2f} x as fast."
 
 
 def measure_notebook(photos: Path | None, bar: tqdm) -> Iterator[str]:
-    """Yield how long the notebook takes in a clone, and the peak memory of its process."""
+    """
+    Yield how long the notebook takes in a clone, and the peak memory of its process.
+    """
     ways = {"on the bundled features": {}}
     if photos:
         ways["on photos, without fine-tuning"] = {"FINE_TUNE_RATES": "[]"}
@@ -487,10 +588,17 @@ def measure_notebook(photos: Path | None, bar: tqdm) -> Iterator[str]:
             for setting, value in {"CACHE": Path(place, "cache"), **settings}.items():
                 command += ["-y", f"{setting}: {value}"]
             variables = {k: v for k, v in os.environ.items() if k != "INTEL_PHOTOS"}
-            variables["JUPYTER_PREFER_ENV_PATH"] = "1"  # so that python3 is this interpreter
+            variables["JUPYTER_PREFER_ENV_PATH"] = (
+                "1"  # so that python3 is this interpreter
+            )
             if settings:
                 variables["INTEL_PHOTOS"] = str(photos.resolve())
-            options = {"cwd": folder, "env": variables, "capture_output": True, "check": True}
+            options = {
+                "cwd": folder,
+                "env": variables,
+                "capture_output": True,
+                "check": True,
+            }
             took, _ = seconds(lambda: subprocess.run(command, **options))  # noqa: B023
             ran = nbformat.read(folder / "run.ipynb", as_version=4)
             rows[name] = [f"{took:.0f}", ran.cells[-1].outputs[0]["text"].strip()]
@@ -506,15 +614,22 @@ def main() -> None:
     photos = scenes.folders.find_photos()
     images, features = quarter()
     work = 4 + len(SHAPES) + len(FOLDS) + (4 if photos else 0)
-    lines = [f"{os.cpu_count()} cores, TensorFlow {tf.__version__}, Keras {keras.__version__}."]
-    with tqdm(total=work, leave=False, bar_format="{l_bar}{bar}| {elapsed}<{remaining}") as bar:
+    lines = [
+        f"{os.cpu_count()} cores, TensorFlow {tf.__version__}, "
+        f"Keras {keras.__version__}."
+    ]
+    with tqdm(
+        total=work, leave=False, bar_format="{l_bar}{bar}| {elapsed}<{remaining}"
+    ) as bar:
         lines += compare_searches(images, features, photos, bar)
         lines += measure_growth(images, features, bar)
         if photos:
             lines += measure_extraction(images, photos, bar)
             lines += measure_prediction(images, photos, bar)
         else:
-            lines.append("Without the photos, extraction and prediction are not measured.")
+            lines.append(
+                "Without the photos, extraction and prediction are not measured."
+            )
         lines += measure_fine_tuning(bar)
         lines += measure_notebook(photos, bar)
     print("\n\n".join(lines))

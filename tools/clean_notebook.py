@@ -1,4 +1,6 @@
-"""Make an executed notebook ready for a commit: `python tools/clean_notebook.py NOTEBOOK`."""
+"""
+Make an executed notebook ready for a commit: `python tools/clean_notebook.py NOTEBOOK`.
+"""
 
 import copy
 import os
@@ -14,8 +16,9 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """
     Return a copy without photos, remains of progress bars and traces of how it was run.
 
-    Cells tagged `photos` lose their outputs, so that no photo is committed, and keep their
-    execution count. The cell in which papermill sets OUTPUT goes, and the others count on.
+    Cells tagged `photos` lose their outputs, so that no photo is committed, and keep
+    their execution count. The cell in which papermill sets OUTPUT goes, and the others
+    count on.
     """
     notebook = copy.deepcopy(notebook)
     notebook.cells = [
@@ -33,11 +36,15 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         if cell.cell_type == "code":
             photos = "photos" in cell.metadata.get("tags", ())
             # A progress bar that has ended leaves an output without a form.
-            cell.outputs = [o for o in cell.outputs if o.get("data") != {} and not photos]
+            cell.outputs = [
+                o for o in cell.outputs if o.get("data") != {} and not photos
+            ]
             number += cell.execution_count is not None
             cell.execution_count = cell.execution_count and number
             for output in cell.outputs:
-                if output.output_type == "execute_result":  # it bears its cell's number, too
+                if (
+                    output.output_type == "execute_result"
+                ):  # it bears its cell's number, too
                     output.execution_count = cell.execution_count
     return notebook
 

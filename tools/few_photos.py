@@ -4,9 +4,9 @@ Measure the recipe on small data sets: is the saved model as good as the better 
     python tools/few_photos.py FOLDER [FOLDER ...]
 
 trains heads and fine-tuned models on each folder of images and on every 20th and 60th
-training photo of the Intel data set, with three seeds, as the notebook does, and writes test
-accuracies to `results/few_photos.csv`. It takes some five minutes for a data set and seed;
-those that the file holds are not measured again: delete it to begin anew.
+training photo of the Intel data set, with three seeds, as the notebook does, and writes
+test accuracies to `results/few_photos.csv`. It takes some five minutes for a data set
+and seed; those that the file holds are not measured again: delete it to begin anew.
 """
 
 import itertools
@@ -46,22 +46,31 @@ OPTIONS = {"first_layer": "block_10_expand", "label_smoothing": 0.1, "epochs": 5
 
 
 def read(folder: Path, thinned: int, seed: int) -> pd.DataFrame:
-    """Return the table of a folder, split as in the notebook; of thinned ones every 5th test."""
+    """
+    Return the table of a folder, split as in the notebook; of thinned ones every 5th
+    test.
+    """
     images = folders.list_images(folder)
     images = images[images["label"].notna()]
     images = images.join(dataset.digest_photos(images, folder))
     images = utils.drop_leaks(utils.create_test(images, seed=seed))
     if thinned > 1:
         parts = [(images["split"] == "test", 5), (images["split"] != "test", thinned)]
-        images = pd.concat([utils.shrink(images[rows], factor) for rows, factor in parts])
+        images = pd.concat(
+            [utils.shrink(images[rows], factor) for rows, factor in parts]
+        )
     return utils.create_validation(images, seed=seed)
 
 
 def measure(folder: Path, thinned: int, seed: int, cache: str) -> dict:
-    """Return the test accuracies of head, fine-tuned models and the model that is saved."""
+    """
+    Return the test accuracies of head, fine-tuned models and the model that is saved.
+    """
     images = read(folder, thinned, seed)
     base = base_model.build_base_model("imagenet")
-    X = features.extract_features(images, folder, base, cache=Path(cache, "features.npz"))
+    X = features.extract_features(
+        images, folder, base, cache=Path(cache, "features.npz")
+    )
     y, split = images["label"].cat.codes.to_numpy(), images["split"].to_numpy(dtype=str)
     classes = list(images["label"].cat.categories)
     train, validation, test = (split == s for s in ("train", "validation", "test"))
@@ -72,13 +81,17 @@ def measure(folder: Path, thinned: int, seed: int, cache: str) -> dict:
     search = GRID | {"epochs": 25, "folds": 5, "groups": groups, "csv": csv}
     results = grid_search.grid_search(*data, **search, **options)
     best = evaluation.best_hyperparameters(results)
-    options |= {name: best[name] for name in scenes.HYPERPARAMETERS} | {"epochs": best["epoch"]}
+    options |= {name: best[name] for name in scenes.HYPERPARAMETERS} | {
+        "epochs": best["epoch"]
+    }
     head, _ = heads.train_head(X[train], y[train], **options)
     final, _ = heads.train_head(X[~test], y[~test], **options)
 
     def predict(pair: tuple, rows: np.ndarray) -> np.ndarray:
         paths = [folder / path for path in images["path"][rows]]
-        return classifier.predict(classifier.build_classifier(*pair, classes), paths)[classes]
+        return classifier.predict(classifier.build_classifier(*pair, classes), paths)[
+            classes
+        ]
 
     def tune(table: pd.DataFrame, start: object, rate: float) -> tuple:
         given = OPTIONS | {"learning_rate": rate, "seed": seed, "cache": cache}
@@ -87,13 +100,17 @@ def measure(folder: Path, thinned: int, seed: int, cache: str) -> dict:
     def accuracy(pair: tuple) -> float:
         return (predict(pair, test).to_numpy().argmax(axis=1) == y[test]).mean()
 
-    guesses, row = {"head": head(X[validation]).numpy()}, {"head": accuracy((base, final))}
+    guesses, row = (
+        {"head": head(X[validation]).numpy()},
+        {"head": accuracy((base, final))},
+    )
     for rate in RATES:
         pair = tune(images, head, rate)
         guesses[f"{rate:g}"] = predict(pair, validation).to_numpy()
         row[f"fine-tuned, {rate:g}"] = accuracy(pair)
     tables = [
-        evaluation.predictions_table(images[validation], p, name) for name, p in guesses.items()
+        evaluation.predictions_table(images[validation], p, name)
+        for name, p in guesses.items()
     ]
     chosen = evaluation.compare_models(pd.concat(tables)).index[0]
     row |= {"chosen": chosen, "saved": row["head"]}
@@ -104,14 +121,26 @@ def measure(folder: Path, thinned: int, seed: int, cache: str) -> dict:
 
 
 def summarize(table: pd.DataFrame) -> list[str]:
-    """Return the rows of the table in BENCHMARK.md: mean test accuracies over the seeds, in %."""
-    columns = ["head", *(name for name in table if name.startswith("fine-tuned")), "saved"]
+    """
+    Return the rows of the table in BENCHMARK.md: mean test accuracies over the seeds,
+    in %.
+    """
+    columns = [
+        "head",
+        *(name for name in table if name.startswith("fine-tuned")),
+        "saved",
+    ]
     lines = []
     for name, rows in table.groupby("data set", sort=False):
         means = (100 * rows[columns].mean()).map("{:.1f}".format)
         gap = 100 * (rows["saved"] - rows["head"])
         error = f" ± {gap.sem():.1f}" if len(rows) > 1 else ""
-        sizes = [name, len(rows), f"{rows['training'].iloc[0]:,}", f"{rows['test'].iloc[0]:,}"]
+        sizes = [
+            name,
+            len(rows),
+            f"{rows['training'].iloc[0]:,}",
+            f"{rows['test'].iloc[0]:,}",
+        ]
         cells = [*map(str, sizes), *means, f"{gap.mean():+.1f}{error}"]
         lines.append(f"| {' | '.join(cells)} |")
     return lines

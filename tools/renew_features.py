@@ -1,8 +1,8 @@
 """
 Compute features.npz again from the photos: `python tools/renew_features.py`.
 
-The photos are found as the notebook finds them. Takes three minutes on two CPU cores. Commit the
-file together with the results that follow from it.
+The photos are found as the notebook finds them. Takes three minutes on two CPU cores.
+Commit the file together with the results that follow from it.
 """
 
 import sys
@@ -17,7 +17,10 @@ from scenes import base_model, dataset, features, folders
 
 
 def main() -> None:
-    """Extract the features of all labelled photos, and put the new file in the old one's place."""
+    """
+    Extract the features of all labelled photos, and put the new file in the old one's
+    place.
+    """
     tf.config.experimental.enable_op_determinism()
     folder = folders.find_photos()
     images = folders.list_images(folder)
@@ -25,7 +28,9 @@ def main() -> None:
     images = images.join(dataset.digest_photos(images, folder))
     with tempfile.TemporaryDirectory(dir=features.BUNDLED_FEATURES.parent) as beside:
         cache = Path(beside, "features.npz")
-        features.extract_features(images, folder, base_model.build_base_model(), cache=cache)
+        features.extract_features(
+            images, folder, base_model.build_base_model(), cache=cache
+        )
         cache.replace(features.BUNDLED_FEATURES)
 
 
