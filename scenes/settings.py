@@ -5,13 +5,14 @@ An impossible value is refused by name before any work.
 """
 
 import ast
+import dataclasses
 import difflib
 import numbers
 import os
 import re
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,114 @@ def check(**values: object) -> None:
             raise ValueError(
                 f"{name} is {value!r}; it must be {allowed}{_hint(name, value)}"
             )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Options:
+    """Options that are checked when they are made; numbers become Python's own."""
+
+    def __post_init__(self):
+        given = vars(self).copy()
+        check(**given)
+        for name, value in given.items():
+            object.__setattr__(self, name, _plain(value))
+
+
+def _plain(value):
+    """Return a number as Python's own, and a list of numbers as a sorted tuple."""
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return tuple(sorted(map(float, value)))
+    return value
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeadOptions(_Options):
+    """
+    How a head trains.
+
+    Attributes
+    ----------
+    learning_rate, dropout, weight_decay : float
+        Of Adam; the share of the features that is set to 0 in training; the factor of
+        the sum of squared weights in the loss.
+    epochs, batch_size : int
+    class_weight : None or 'balanced'
+        See `heads.class_weights`.
+    seed : int
+        Of the initial weights, the order of the images and the dropout masks.
+    """
+
+    learning_rate: float
+    dropout: float
+    weight_decay: float
+    epochs: int
+    batch_size: int = 128
+    class_weight: str | None = None
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GridOptions(_Options):
+    """
+    A grid of settings, and how it is cross-validated.
+
+    Attributes
+    ----------
+    learning_rates, dropouts, weight_decays : tuple of float
+        The grid is their product; sorted.
+    epochs, folds, batch_size : int
+    class_weight : None or 'balanced'
+        See `heads.class_weights`.
+    seed : int
+        Fold k is seeded from (seed, k), so that it does not matter when it runs.
+    """
+
+    learning_rates: Sequence[float]
+    dropouts: Sequence[float]
+    weight_decays: Sequence[float]
+    epochs: int
+    folds: int
+    batch_size: int = 128
+    class_weight: str | None = None
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FineTuningOptions(_Options):
+    """
+    How fine-tuning trains.
+
+    Attributes
+    ----------
+    learning_rate : float
+        Its peak: it rises for a tenth of the steps and then falls to 0 along a cosine.
+    first_layer : str
+        The first layer that trains, one of `base_model.FIRST_LAYERS`.
+    label_smoothing : float
+        The share of each label that is spread over all classes (Szegedy et al., 2016).
+    epochs : int
+        At least; small training sets take more, see `fine_tuning.count_epochs`.
+    weight_decay : float
+        Of AdamW (Loshchilov & Hutter, 2019), on all weights but biases.
+    batch_size : int
+    class_weight : None or 'balanced'
+        See `heads.class_weights`.
+    seed : int
+        Of the order of the images, the flips and the dropout masks.
+    """
+
+    learning_rate: float
+    first_layer: str
+    label_smoothing: float
+    epochs: int
+    weight_decay: float = 0.01
+    batch_size: int = 32
+    class_weight: str | None = None
+    seed: int = 0
 
 
 def _hint(name, value):
