@@ -134,9 +134,7 @@ def test_a_task_enables_determinism_in_whatever_process_it_runs(
     }
     state.disable_op_determinism()
     if task == "extraction":
-        scenes.features.extract_features(
-            images, drawn_once, base, cache=tmp_path / "cache.npz"
-        )
+        scenes.features.extract_features(images, base, cache=tmp_path / "cache.npz")
     elif task == "head":
         scenes.heads.train_head(*data, **setting, epochs=1)
     elif task == "fold":
@@ -152,7 +150,5 @@ def test_a_task_enables_determinism_in_whatever_process_it_runs(
             "_fit": None,
         }.items():
             monkeypatch.setattr(scenes.fine_tuning, step, lambda *given, r=result: r)
-        scenes.fine_tuning.fine_tune(
-            images, drawn_once, *pair, **fine, epochs=1, cache=tmp_path
-        )
+        scenes.fine_tuning.fine_tune(images, *pair, **fine, epochs=1, cache=tmp_path)
     assert state.is_op_determinism_enabled()
