@@ -5,6 +5,7 @@ The same settings and data give the same bytes, interrupted or not, here or on a
 cluster. Knows nothing of photos and fine-tuning.
 """
 
+import contextlib
 import dataclasses
 import gc
 import itertools
@@ -28,6 +29,7 @@ KIND = "grid-search"  # of the entries of the store
 _stopped = threading.Event()  # what trains in a thread looks at it after each call
 
 
+@scenes.float32()
 def grid_search(
     X: np.ndarray,
     y: np.ndarray,
@@ -164,11 +166,12 @@ def _train_all(X, y, folds, blocks, cached, fingerprint):
         _stopped.clear()
         threads = 1 if scenes.has_gpu() else min(2, joblib.cpu_count())
         trained = progress.run(train_fold, calls, threads=threads, stop=_stopped)
-        for table, part in trained:
-            arrays = {name: table[name].to_numpy() for name in table}
-            cached.put(KIND, fingerprint, arrays, part)
-            bar.update()
-            yield table
+        with contextlib.closing(trained):  # nothing trains on after an interrupt
+            for table, part in trained:
+                arrays = {name: table[name].to_numpy() for name in table}
+                cached.put(KIND, fingerprint, arrays, part)
+                bar.update()
+                yield table
 
 
 def _read_table(cached, fingerprint, part, block):
