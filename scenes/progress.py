@@ -128,7 +128,7 @@ def run(
             "joblib.parallel_config"
         )
     is_default = isinstance(backend, joblib.parallel.LokyBackend)
-    if not is_default or n_jobs not in (None, 1):
+    if not is_default or n_jobs is not None:
         yield from _run_by_joblib(function, calls)
     elif threads == 1:
         for call in calls:
