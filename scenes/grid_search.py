@@ -262,7 +262,7 @@ def train_fold(
             verbose=0,
         ).history
     table = _fold_table(model.settings, history, options.epochs, fold)
-    del model, history
+    del model, history, setting_up
     gc.collect()  # a Keras model refers to itself, and would stay
     return table, part
 
