@@ -168,8 +168,9 @@ def run(
     """
     Run a search as the notebook does; 0 threads are as many as TensorFlow likes.
     """
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    if threads:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
     X, y = make_photos(N * copies)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         search_in(folder, options, X=X, y=y)

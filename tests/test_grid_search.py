@@ -383,13 +383,14 @@ def test_neither_the_order_of_the_lists_nor_the_type_of_numbers_matters(
 
 def test_it_computes_in_float32_whatever_a_cell_has_set(tmp_path, step_by_step):
     """In the thread of the cell and in those of the folds."""
-    expected = search_in(tmp_path / "expected")
+    options = replace(SMALL, epochs=1, folds=2)
+    expected = search_in(tmp_path / "expected", options)
     keras.config.set_dtype_policy("mixed_float16")
     keras.config.set_floatx("float64")
     try:
         with joblib.parallel_config("threading", n_jobs=2):
-            assert search_in(tmp_path / "threads").equals(expected)
-        assert search_in(tmp_path / "here").equals(expected)
+            assert search_in(tmp_path / "threads", options).equals(expected)
+        assert search_in(tmp_path / "here", options).equals(expected)
         assert keras.config.dtype_policy().name == "mixed_float16"
         assert keras.config.floatx() == "float64"
     finally:
@@ -588,11 +589,16 @@ def test_an_interrupt_ends_the_trainings_of_all_threads_before_the_call_returns(
     put, train_fold = Store.put, scenes.grid_search.train_fold
     press = functools.partial(os.kill, os.getpid(), signal.SIGINT)
     together = {"training": (2, press), "writing": (3, None)}[where]
-    both, ended = threading.Barrier(*together, timeout=60), []
+    both, stored, ended = (
+        threading.Barrier(*together, timeout=60),
+        threading.Event(),
+        [],
+    )
 
     def train(X, y, rows, options, fold, part):
         if fold == 1:
             return fake_training(X, y, rows, options, fold, part)
+        stored.wait(60)
         both.wait()
         try:
             longer = replace(options, epochs=60)
@@ -603,6 +609,7 @@ def test_an_interrupt_ends_the_trainings_of_all_threads_before_the_call_returns(
 
     def put_and_wait(*arguments):
         put(*arguments)
+        stored.set()
         if where == "writing":
             both.wait()
             raise KeyboardInterrupt
