@@ -196,7 +196,7 @@ def _read_cache(cache, base_digest):
 
 def _write_features(path, images, rounded, base_digest):
     columns = {
-        "format": np.array(scenes.FORMAT),
+        "format": np.array(scenes.FEATURES_FORMAT),
         "base_model": np.array(base_digest),
         "classes": np.array(list(images["label"].cat.categories), dtype=str),
         "path": images["path"].to_numpy(dtype=str),
@@ -224,15 +224,14 @@ def _read_features(path):
     }
     data = files.read_arrays(path, schema)
     codes = {"label": (-1, len(data["classes"])), "split": (0, len(scenes.SPLITS))}
-    good = data["format"] == scenes.FORMAT and len(set(data["classes"])) == len(
+    layout = scenes.FEATURES_FORMAT
+    good = data["format"] == layout and len(set(data["classes"])) == len(
         data["classes"]
     )
     for name, (low, high) in codes.items():
         good &= bool(((data[name] >= low) & (data[name] < high)).all())
     if not good:
-        raise ValueError(
-            f"{path} holds no features in format {scenes.FORMAT}; make it again"
-        )
+        raise ValueError(f"{path} holds no features in format {layout}; make it again")
     labels = pd.Categorical.from_codes(data["label"], categories=data["classes"])
     splits = pd.Categorical.from_codes(data["split"], categories=scenes.SPLITS)
     images = pd.DataFrame({"path": data["path"], "label": labels, "split": splits})

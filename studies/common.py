@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 
 import scenes
 import utils
@@ -44,7 +43,6 @@ def load_images() -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     Return the bundled images, split as in the notebook, their features and class
     numbers.
     """
-    tf.config.experimental.enable_op_determinism()
     images, X = features.load_bundled_features()
     images = utils.create_validation(utils.drop_leaks(images))
     return images, X[images.index], images["label"].cat.codes.to_numpy()

@@ -479,7 +479,7 @@ MEANINGLESS = [
     ("split", 4),
     ("classes", "sea"),
 ]
-MEANINGLESS += [("format", 1), ("format", scenes.FORMAT + 1)]
+MEANINGLESS += [("format", 1), ("format", scenes.FEATURES_FORMAT + 1)]
 
 
 def fill(path: Path, name: str, value: int | str) -> None:

@@ -295,7 +295,7 @@ def test_the_committed_results_say_what_they_are_made_with(
     """
     pinned = NOTEBOOK.with_name("requirements.txt").read_text()
     versions = dict(re.findall(r"^(tensorflow|keras)==(\S+)", pinned, re.MULTILINE))
-    monkeypatch.setattr(scenes, "VERSIONS", versions | {"format": scenes.FORMAT})
+    monkeypatch.setattr(scenes, "VERSIONS", versions | {"format": scenes.RESULTS_FORMAT})
     images = utils.create_validation(
         utils.drop_leaks(bundled[0]), SETTINGS["VALIDATION_RATIO"]
     )

@@ -610,7 +610,6 @@ def measure_notebook(photos: Path | None, bar: tqdm) -> Iterator[str]:
 def main() -> None:
     """Print the tables."""
     keras.utils.set_random_seed(0)
-    tf.config.experimental.enable_op_determinism()
     photos = scenes.folders.find_photos()
     images, features = quarter()
     work = 4 + len(SHAPES) + len(FOLDS) + (4 if photos else 0)

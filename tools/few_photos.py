@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -153,7 +152,6 @@ def main() -> None:
     sets += [(intel, 20), (intel, 60)] if intel else []
     csv = ROOT / "results" / "few_photos.csv"
     rows = files.read_csv(csv).to_dict("records") if csv.exists() else []
-    tf.config.experimental.enable_op_determinism()
     for seed, (folder, thinned) in itertools.product(range(3), sets):
         name = folder.name + (f", every {thinned}th" if thinned > 1 else "")
         case = {"data set": name, "seed": seed}

@@ -11,7 +11,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import tensorflow as tf
 
 from scenes import base_model, dataset, features, folders
 
@@ -21,7 +20,6 @@ def main() -> None:
     Extract the features of all labelled photos, and put the new file in the old one's
     place.
     """
-    tf.config.experimental.enable_op_determinism()
     folder = folders.find_photos()
     images = folders.list_images(folder)
     images = images[images["label"].notna()].reset_index(drop=True)
