@@ -59,15 +59,15 @@ if keras.backend.backend() != "tensorflow":
     _what = f"Keras runs on {keras.backend.backend()} here"
     _why = "this project needs TensorFlow"
     raise ImportError(f"{_what}, and {_why}: restart, and import scenes before Keras")
-# What the numbers of the project are made with; ~/.keras/keras.json may hold others.
-_KERAS = {
+# What all numbers depend on; ~/.keras/keras.json may hold others.
+KERAS = {
     "floatx": "float32",
     "epsilon": 1e-7,
     "image_data_format": "channels_last",
     "max_epochs": None,
     "max_steps_per_epoch": None,
 }
-for _name, _value in _KERAS.items():
+for _name, _value in KERAS.items():
     getattr(keras.config, f"set_{_name}")(_value)
 keras.config.set_dtype_policy("float32")
 
