@@ -203,6 +203,20 @@ def predict(
     return table.join(pd.DataFrame(answer["probabilities"], columns=names))
 
 
+def predict_readable(
+    model: keras.Model, source: str | Path | Sequence[str | Path]
+) -> tuple[pd.DataFrame, list[str]]:
+    """
+    Return the table of `predict` for the files that can be read, and what the others
+    have.
+    """
+    problems = []
+    table = predict(model, source, failed=problems)
+    confidence = table[classes_of(model)].max(axis=1)
+    table.insert(3, "confidence", confidence)
+    return table, problems
+
+
 def _read_small(path):
     return photos.shrink_photo(photos.read_photo(path))
 

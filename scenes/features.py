@@ -5,7 +5,7 @@ An image is known by its pixels: its features are not computed again. Trains not
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -22,7 +22,6 @@ BUNDLED_FEATURES = Path(__file__).parents[1] / "features.npz"
 
 def extract_features(
     images: pd.DataFrame,
-    folder: str | Path,
     base: keras.Model,
     *,
     cache: str | Path,
@@ -34,9 +33,7 @@ def extract_features(
     Parameters
     ----------
     images : DataFrame
-        The table of the photos, with digests.
-    folder : path
-        The folder that the table's paths are relative to.
+        The table of the photos, with the columns `path`, `file` and `digest`.
     base : keras.Model
         The model of `build_base_model`.
     cache : path
@@ -75,7 +72,7 @@ def extract_features(
         missing = images[~images["digest"].isin(known)].drop_duplicates("digest")
         digests, parts, failed = [known], [rounded], []
         try:
-            for rows, block, problems in _extract(missing, folder, base, batch_size):
+            for rows, block, problems in _extract(missing, base, batch_size):
                 digests.append(missing["digest"].to_numpy(dtype=str)[rows])
                 parts.append(block)
                 failed += problems
@@ -90,18 +87,15 @@ def extract_features(
         return base_model.restore_features(rounded)
 
 
-def _extract(images, folder, base, batch_size):
+def _extract(images, base, batch_size):
     """
     Yield (rows, their rounded features, problems) block by block, as the blocks end.
     """
-    size, folder = BLOCK_BATCHES * batch_size, str(Path(folder).resolve())
+    size = BLOCK_BATCHES * batch_size
     starts = range(0, len(images), size)
     blocks = [images.iloc[start : start + size] for start in starts]
     folded = base_model.fold_batch_norm(base) if len(images) else base
-    calls = [
-        (list(rows["path"]), list(rows["digest"]), folder, batch_size)
-        for rows in blocks
-    ]
+    calls = [(rows[["path", "file", "digest"]], batch_size) for rows in blocks]
     with progress.bar(len(images), "Photos through the base model", "photo") as bar:
         done = progress.run_tasks(
             _extract_block, folded, calls, bar, [*map(len, blocks)]
@@ -110,35 +104,32 @@ def _extract(images, folder, base, batch_size):
             yield starts[number] + rows, rounded, problems
 
 
-def _extract_block(base, paths, digests, folder, batch_size):
+def _extract_block(base, images, batch_size):
     """
     Return (rows, their rounded features, problems) of one block: a task for any
     process.
     """
     rows, failed = [np.zeros(0, int)], []
     rounded = [np.zeros((0, base_model.N_FEATURES), "uint8")]
-    for numbers, features in send_through(
-        base, paths, digests, folder, batch_size, failed
-    ):
+    for numbers, features in send_through(base, images, batch_size, failed):
         rows.append(numbers)
         rounded.append(base_model.round_features(features))
     return np.concatenate(rows), np.concatenate(rounded), failed
 
 
 def send_through(
-    model: keras.Model,
-    paths: Sequence[str],
-    digests: Sequence[str],
-    folder: str | Path,
-    batch_size: int,
-    failed: list[str],
+    model: keras.Model, images: pd.DataFrame, batch_size: int, failed: list[str]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """
     Yield (rows, what a model gives for these photos) batch by batch, read ahead of it.
     """
 
+    paths, photo_files, digests = (
+        list(images[name]) for name in ("path", "file", "digest")
+    )
+
     def read(row):
-        photo = photos.read_photo(Path(folder, paths[row]))
+        photo = photos.read_photo(photo_files[row])
         if photos.photo_digest(photo) != digests[row]:
             raise ValueError(
                 f"{paths[row]} has changed while the notebook ran; run it again"
@@ -150,7 +141,7 @@ def send_through(
     whole = all(np.isfinite(weight).all() for weight in model.get_weights())
     run = _compile(model)
     for batch in filter(
-        None, progress.run_ahead(read, range(len(paths)), batch_size, failed)
+        None, progress.run_ahead(read, range(len(images)), batch_size, failed)
     ):
         resized = photos.resize_photos([photo for _, photo in batch])
         # Not in the model's graph, where it would be fused with a layer, and round
@@ -235,7 +226,7 @@ def _read_features(path):
     labels = pd.Categorical.from_codes(data["label"], categories=data["classes"])
     splits = pd.Categorical.from_codes(data["split"], categories=scenes.SPLITS)
     images = pd.DataFrame({"path": data["path"], "label": labels, "split": splits})
-    images = images.assign(digest=data["digest"], problem="")
+    images = images.assign(file=None, digest=data["digest"], problem="")
     return images, data["features"], str(data["base_model"])
 
 
@@ -248,7 +239,7 @@ def load_bundled_features(
     Returns
     -------
     images : DataFrame
-        As from `list_images` and `digest_photos`.
+        As from `list_images` and `digest_photos`, without photos: `file` is missing.
     X : ndarray of float32, shape (n, n_features)
         Row i belongs to `images.iloc[i]`, as from `extract_features`.
 

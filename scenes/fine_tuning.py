@@ -29,7 +29,6 @@ STEPS_A_MINUTE = (
 
 def fine_tune(
     images: pd.DataFrame,
-    folder: str | Path,
     base: keras.Model,
     head: keras.Model,
     *,
@@ -56,8 +55,6 @@ def fine_tune(
         The table of the photos, with digests. Those of the split 'train' train; those
         of 'validation', if there are any, are evaluated after each epoch. The head has
         an output for each category of its labels.
-    folder : path
-        The folder that the table's paths are relative to.
     base, head : keras.Model
         What `build_base_model` and `train_head` return; they stay as they are.
     first_layer : str
@@ -136,7 +133,7 @@ def fine_tune(
     model.compile(optimizer, loss, weighted_metrics=["accuracy"], jit_compile=False)
     with files.locked(checkpoint.path):
         if left := range(checkpoint.restore(model), epochs):
-            data = (_activations(images, folder, lower, Path(cache)), labels, weights)
+            data = (_activations(images, lower, Path(cache)), labels, weights)
             held_out = (data[0][validation, 0], labels[validation], weights[validation])
             batches = _batches(*data, training, batch_size, seed, left)
             _fit(model, batches, held_out, checkpoint, left, steps)
@@ -244,7 +241,7 @@ def _copy_model(model):
     return copy
 
 
-def _activations(images, folder, lower, cache):
+def _activations(images, lower, cache):
     """
     Compute, or load from disk, the lower layers' activations for each image and its
     flip.
@@ -270,12 +267,10 @@ def _activations(images, folder, lower, cache):
                 return np.load(path, mmap_mode="r")
         for path in kept:
             path.unlink()  # damaged, or of other images or layers
-        return np.load(
-            _write_activations(images, folder, both, cache, name), mmap_mode="r"
-        )
+        return np.load(_write_activations(images, both, cache, name), mmap_mode="r")
 
 
-def _write_activations(images, folder, both, cache, name):
+def _write_activations(images, both, cache, name):
     """Write the activations block by block, and return the path of the file."""
     shape, failed = (len(images), *both.output_shape[1:]), []
     if (size := 2 * math.prod(shape)) > shutil.disk_usage(cache).free:
@@ -286,12 +281,11 @@ def _write_activations(images, folder, both, cache, name):
             errno.ENOSPC, f"{what}, or choose another cache or a higher first_layer"
         )
     header = {"descr": "<f2", "fortran_order": False, "shape": shape}
-    inputs = list(images["path"]), list(images["digest"]), folder
     showing = progress.bar(len(images), "Photos through the lower layers", "photo")
     with files.unfinished(cache / "activations.npy") as beside:
         with open(beside, "wb") as file, showing as bar:
             np.lib.format.write_array_header_1_0(file, header)
-            for _, block in features.send_through(both, *inputs, 32, failed):
+            for _, block in features.send_through(both, images, 32, failed):
                 file.write(block)
                 bar.update(len(block))
         photos.refuse(failed)

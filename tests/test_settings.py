@@ -391,7 +391,7 @@ def test_an_impossible_argument_is_refused_before_any_work(table, tmp_path):
         (utils.create_validation, [table], {}, {"ratio": 0.51, "seed": -1}),
         (
             scenes.features.extract_features,
-            [table, tmp_path, None],
+            [table, None],
             {"cache": tmp_path / "cache.npz"},
             {"batch_size": 0},
         ),

@@ -225,9 +225,7 @@ def scikit_learn_search(train: Photos, validation: Photos) -> float:
     return search.fit(features, labels).best_score_
 
 
-def through_base_model(
-    images: pd.DataFrame, photos: Path, base: keras.Model
-) -> Callable[[], float]:
+def through_base_model(images: pd.DataFrame, base: keras.Model) -> Callable[[], float]:
     """
     Return a task that trains one epoch on photos through the frozen base, as in 2020.
     """
@@ -239,10 +237,7 @@ def through_base_model(
 
     train, validation = (
         tf.data.Dataset.from_tensor_slices(
-            (
-                [str(photos / path) for path in rows["path"]],
-                rows["label"].cat.codes.to_numpy(),
-            )
+            (list(rows["file"]), rows["label"].cat.codes.to_numpy())
         )
         .map(read, num_parallel_calls=tf.data.AUTOTUNE)
         .batch(BATCH_SIZE)
@@ -273,7 +268,7 @@ def through_base_model(
 
 
 def compare_searches(
-    images: pd.DataFrame, features: np.ndarray, photos: Path | None, bar: tqdm
+    images: pd.DataFrame, features: np.ndarray, bar: tqdm
 ) -> Iterator[str]:
     """Yield what the search costs, against what else one would use."""
     train, validation = (
@@ -305,11 +300,12 @@ def compare_searches(
         TUNER: (functools.partial(keras_tuner_search, *data, steps), *some),
         SKLEARN: (functools.partial(scikit_learn_search, *data), 1, "all 36 penalties"),
     }
-    if photos:
+    with_photos = images["file"].notna().all()
+    if with_photos:
         base, epochs = scenes.base_model.build_base_model(), len(SETTINGS) * EPOCHS
-        ways[EXTRACTION] = extraction(images, photos, base), 1, "all"
+        ways[EXTRACTION] = extraction(images, base), 1, "all"
         ways[OLD_WAY] = (
-            through_base_model(images, photos, base),
+            through_base_model(images, base),
             epochs,
             f"1 epoch, x {epochs}",
         )
@@ -324,7 +320,7 @@ def compare_searches(
             what,
             others.loc[name, "result"],
         ]
-    if photos:
+    if with_photos:
         rows[EXTRACTION] = [ours + rows[EXTRACTION][0], "all", accuracy]
     columns = ["seconds", "measured", "best validation accuracy"]
     searches = pd.DataFrame(rows, index=columns).T
@@ -342,7 +338,7 @@ def compare_searches(
         f"{ours / plain.min():.2f} x one plain fit "
         "(goal: 1 x)."
     )
-    if photos:
+    if with_photos:
         ratio = rows[OLD_WAY][0] / rows[EXTRACTION][0]
         yield f"The way of 2020 takes {ratio:,.0f} x as long as ours with extraction."
 
@@ -433,15 +429,13 @@ def draw_growth(table: pd.DataFrame) -> None:
 # --- Photos through the base model ----------------------------------------------------
 
 
-def extraction(
-    images: pd.DataFrame, photos: Path, base: keras.Model
-) -> Callable[[], None]:
+def extraction(images: pd.DataFrame, base: keras.Model) -> Callable[[], None]:
     """Return a task that computes the features of all these photos."""
 
     def task() -> None:
         with tempfile.TemporaryDirectory() as folder:
             cache = Path(folder, "features.npz")
-            scenes.features.extract_features(images, photos, base, cache=cache)
+            scenes.features.extract_features(images, base, cache=cache)
 
     return task
 
@@ -481,7 +475,7 @@ def on_random_arrays(
     return task
 
 
-def measure_extraction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterator[str]:
+def measure_extraction(images: pd.DataFrame, bar: tqdm) -> Iterator[str]:
     """Yield how many photos a second go through the base."""
     images = images.drop_duplicates("digest").iloc[:1408]  # 44 batches
     base = scenes.base_model.build_base_model()
@@ -492,7 +486,7 @@ def measure_extraction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterato
     else:
         yield "OpenVINO is not installed."
     ours = "`extract_features`"
-    tasks = {ours: extraction(images, photos, base)}
+    tasks = {ours: extraction(images, base)}
     tasks |= {
         name: on_random_arrays(run, base, len(images)) for name, run in models.items()
     }
@@ -507,13 +501,13 @@ def measure_extraction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterato
         yield f"With {name}, the features (0 to 6) differ by at most {off:.0e}."
 
 
-def measure_prediction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterator[str]:
+def measure_prediction(images: pd.DataFrame, bar: tqdm) -> Iterator[str]:
     """
     Yield how many photos a second the committed model classifies, pixels decoded or
     not.
     """
     model = scenes.classifier.load_classifier(ROOT / "classifier.keras")
-    paths = [photos / path for path in images["path"].iloc[:640]]
+    paths = list(images["file"].iloc[:640])
 
     def classify() -> None:
         scenes.classifier.predict(model, paths)
@@ -612,6 +606,8 @@ def main() -> None:
     keras.utils.set_random_seed(0)
     photos = scenes.folders.find_photos()
     images, features = quarter()
+    if photos:
+        images["file"] = [str(photos / path) for path in images["path"]]
     work = 4 + len(SHAPES) + len(FOLDS) + (4 if photos else 0)
     lines = [
         f"{os.cpu_count()} cores, TensorFlow {tf.__version__}, "
@@ -620,11 +616,11 @@ def main() -> None:
     with tqdm(
         total=work, leave=False, bar_format="{l_bar}{bar}| {elapsed}<{remaining}"
     ) as bar:
-        lines += compare_searches(images, features, photos, bar)
+        lines += compare_searches(images, features, bar)
         lines += measure_growth(images, features, bar)
         if photos:
-            lines += measure_extraction(images, photos, bar)
-            lines += measure_prediction(images, photos, bar)
+            lines += measure_extraction(images, bar)
+            lines += measure_prediction(images, bar)
         else:
             lines.append(
                 "Without the photos, extraction and prediction are not measured."

@@ -51,8 +51,9 @@ def read(folder: Path, thinned: int, seed: int) -> pd.DataFrame:
     """
     images = folders.list_images(folder)
     images = images[images["label"].notna()]
-    images = images.join(dataset.digest_photos(images, folder))
-    images = utils.drop_leaks(utils.create_test(images, seed=seed))
+    digests, _ = dataset.digest_photos(images)
+    images = utils.create_test(images.join(digests), seed=seed)
+    images = utils.drop_leaks(images)
     if thinned > 1:
         parts = [(images["split"] == "test", 5), (images["split"] != "test", thinned)]
         images = pd.concat(
@@ -67,9 +68,7 @@ def measure(folder: Path, thinned: int, seed: int, cache: str) -> dict:
     """
     images = read(folder, thinned, seed)
     base = base_model.build_base_model("imagenet")
-    X = features.extract_features(
-        images, folder, base, cache=Path(cache, "features.npz")
-    )
+    X = features.extract_features(images, base, cache=Path(cache, "features.npz"))
     y, split = images["label"].cat.codes.to_numpy(), images["split"].to_numpy(dtype=str)
     classes = list(images["label"].cat.categories)
     train, validation, test = (split == s for s in ("train", "validation", "test"))
@@ -87,14 +86,12 @@ def measure(folder: Path, thinned: int, seed: int, cache: str) -> dict:
     final, _ = heads.train_head(X[~test], y[~test], **options)
 
     def predict(pair: tuple, rows: np.ndarray) -> np.ndarray:
-        paths = [folder / path for path in images["path"][rows]]
-        return classifier.predict(classifier.build_classifier(*pair, classes), paths)[
-            classes
-        ]
+        model = classifier.build_classifier(*pair, classes)
+        return classifier.predict(model, list(images["file"][rows]))[classes]
 
     def tune(table: pd.DataFrame, start: object, rate: float) -> tuple:
         given = OPTIONS | {"learning_rate": rate, "seed": seed, "cache": cache}
-        return fine_tuning.fine_tune(table, folder, base, start, **given)[:2]
+        return fine_tuning.fine_tune(table, base, start, **given)[:2]
 
     def accuracy(pair: tuple) -> float:
         return (predict(pair, test).to_numpy().argmax(axis=1) == y[test]).mean()

@@ -20,15 +20,13 @@ def main() -> None:
     Extract the features of all labelled photos, and put the new file in the old one's
     place.
     """
-    folder = folders.find_photos()
-    images = folders.list_images(folder)
+    images = folders.list_images(folders.find_photos())
     images = images[images["label"].notna()].reset_index(drop=True)
-    images = images.join(dataset.digest_photos(images, folder))
+    digests, _ = dataset.digest_photos(images)
     with tempfile.TemporaryDirectory(dir=features.BUNDLED_FEATURES.parent) as beside:
         cache = Path(beside, "features.npz")
-        features.extract_features(
-            images, folder, base_model.build_base_model(), cache=cache
-        )
+        base = base_model.build_base_model()
+        features.extract_features(images.join(digests), base, cache=cache)
         cache.replace(features.BUNDLED_FEATURES)
 
 
