@@ -177,12 +177,10 @@ def _check_arrays(arrays, schema):
     for name, (kind, shape) in schema.items():
         array = arrays[name]
         found = array.dtype.kind if str(kind) in ("U", "i") else array.dtype
-        fits = found == kind and len(shape) == array.ndim
         for length, there in zip(shape, array.shape, strict=False):
-            if isinstance(length, str):
-                length = lengths.setdefault(length, there)
-            fits = fits and length == there
-        if not fits:
+            lengths.setdefault(length, there if isinstance(length, str) else length)
+        expected = tuple(lengths.get(length) for length in shape)
+        if found != kind or expected != array.shape:
             what = f"its array {name} is {array.dtype} {array.shape}"
             raise ValueError(f"{what}, not {kind} {shape}")
 

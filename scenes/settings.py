@@ -325,12 +325,14 @@ def check_configuration() -> None:
     """
     import sklearn  # takes a second, which the other callers of this room do without
 
+    tensor_float_32 = tf.config.experimental.tensor_float_32_execution_enabled
     found = [
         (f"keras.config.{name}()", getattr(keras.config, name)(), value)
         for name, value in scenes.KERAS.items()
     ]
     found += [
         ("tf.config.optimizer.get_jit()", tf.config.optimizer.get_jit(), ""),
+        ("TensorFloat-32", tensor_float_32(), False),
         ("TF_XLA_FLAGS", os.environ.get("TF_XLA_FLAGS", ""), ""),
         ("transform_output", sklearn.get_config()["transform_output"], "default"),
     ]

@@ -233,11 +233,10 @@ def test_nothing_but_unreadable_files_leaves_an_earlier_table(
 
 
 def test_a_model_that_cannot_be_loaded_is_one_clear_error(album, tmp_path, capsys):
-    (tmp_path / "other.keras").write_text("a letter")
+    (tmp_path / "o\x1b.keras").write_text("a letter")
     for name, told in {
         "none.keras": "",
-        "other.keras": " is no saved classifier",
-        "b\x1b.keras": "",
+        "o\x1b.keras": " is no saved classifier",
     }.items():
         assert (
             scenes.__main__.main(

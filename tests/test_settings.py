@@ -254,6 +254,11 @@ CHANGED = {
     "epsilon": (KERAS.set_epsilon, 1e-3, 1e-7),
     "max_epochs": (KERAS.set_max_epochs, 1, None),
     "get_jit": (tf.config.optimizer.set_jit, True, False),
+    "TensorFloat-32": (
+        tf.config.experimental.enable_tensor_float_32_execution,
+        True,
+        False,
+    ),
     "transform_output": (
         lambda v: sklearn.set_config(transform_output=v),
         "pandas",
