@@ -25,6 +25,7 @@ from scenes import files, heads, progress, settings, side_by_side, store, traini
 # Columns trained side by side, heads x classes: more at once take no less time each.
 BLOCK_COLUMNS = 768
 KIND = "grid-search"  # of the entries of the store
+COLUMNS = [*scenes.HYPERPARAMETERS, "fold", "epoch", *scenes.METRICS]
 _stopped = threading.Event()  # what trains in a thread looks at it after each call
 
 
@@ -165,21 +166,18 @@ def _train_all(X, y, folds, blocks, cached, fingerprint):
         threads = 1 if scenes.has_gpu() else min(2, joblib.cpu_count())
         trained = progress.run(train_fold, calls, threads=threads, stop=_stopped)
         for table, part in trained:
-            arrays = {name: table[name].to_numpy() for name in table}
-            cached.put(KIND, fingerprint, arrays, part)
+            cached.put(KIND, fingerprint, {"table": table.to_numpy("float64")}, part)
             bar.update()
             yield table
 
 
 def _read_table(cached, fingerprint, part, block):
     """Return the table of a fold that an interrupted search has finished, or None."""
-    rates, decays = block.learning_rates, block.weight_decays
-    n_rows = len(block.dropouts) * len(rates) * len(decays) * block.epochs
-    schema = dict.fromkeys(scenes.HYPERPARAMETERS, (np.float64, (n_rows,)))
-    schema["fold"] = schema["epoch"] = (np.int64, (n_rows,))
-    schema |= dict.fromkeys(scenes.METRICS, (np.float32, (n_rows,)))
+    heads_a_rate = len(block.learning_rates) * len(block.weight_decays)
+    n_rows = len(block.dropouts) * heads_a_rate * block.epochs
+    schema = {"table": (np.float64, (n_rows, len(COLUMNS)))}
     arrays = cached.get(KIND, fingerprint, schema, part)
-    return None if arrays is None else pd.DataFrame(arrays)
+    return None if arrays is None else pd.DataFrame(arrays["table"], columns=COLUMNS)
 
 
 class _StoppedError(Exception):
@@ -232,8 +230,6 @@ def train_fold(
     X_train = tf.convert_to_tensor(X[training_rows])
     X_val = tf.convert_to_tensor(X[validation_rows])
     y_train, y_val = y[training_rows], y[validation_rows]
-    train_weights = weights[y_train] if options.class_weight else None
-    val_weights = weights[y_val] if options.class_weight else None
     seeds = np.random.SeedSequence([options.seed, fold])
     seed = int(seeds.generate_state(1)[0])
     model = side_by_side.SideBySideHeads(
@@ -252,8 +248,8 @@ def train_fold(
             y_train,
             batch_size=options.batch_size,
             epochs=options.epochs,
-            sample_weight=train_weights,
-            validation_data=(X_val, y_val, val_weights),
+            sample_weight=weights[y_train],
+            validation_data=(X_val, y_val, weights[y_val]),
             validation_batch_size=256,
             callbacks=[setting_up, _StopIfAsked()],
             verbose=0,

@@ -166,7 +166,7 @@ def train_head(
             y,
             batch_size=options.batch_size,
             epochs=options.epochs,
-            sample_weight=weights[y] if options.class_weight else None,
+            sample_weight=weights[y],
             validation_data=validation_data,
             callbacks=[setting_up, progress.after_epoch(bar)],
             verbose=0,
