@@ -60,6 +60,12 @@ def draw_results(*values: Iterable[float]) -> pd.DataFrame:
     return table.join(pd.DataFrame(accuracies.round(4), columns=list(scenes.METRICS)))
 
 
+def draw_search(results: pd.DataFrame, title: str, subtitle: str = "") -> go.Figure:
+    """Return the plot of the results of a grid search."""
+    ranked = scenes.evaluation.rank_epochs(results)
+    return scenes.plots.grid_search(ranked, title, subtitle=subtitle)
+
+
 @pytest.fixture(scope="module")
 def results():
     return draw_results(
@@ -139,7 +145,7 @@ def figures(results, history, photos, tables):
         {"coverage": [0.5, 0.75, 1.0], "accuracy": [1.0, 0.96, 0.9]}
     )
     drawn = {
-        "grid_search": scenes.plots.grid_search(results, **LOOK),
+        "grid_search": draw_search(results, **LOOK),
         "heatmap": scenes.plots.heatmap(scenes.evaluation.summarize(results), **LOOK),
         "history": scenes.plots.history(history, **LOOK),
         "learning_curve": scenes.plots.learning_curve(trainings, **LOOK),
@@ -218,7 +224,7 @@ def test_a_long_curve_is_drawn_without_webgl_and_whole(results):
     long = pd.concat(
         [results.assign(epoch=results["epoch"] + 4 * i) for i in range(50)]
     )
-    search = scenes.plots.grid_search(long, "200 epochs")
+    search = draw_search(long, "200 epochs")
     assert len(search.data[0].x) > 1000
     assert {trace.type for trace in [*coverage.data, *search.data]} == {"scatter"}
     low, high = coverage.layout.yaxis.range
@@ -368,7 +374,7 @@ def test_grid_search_shows_the_best_setting_and_its_standard_deviation(
 ):
     """With one digit, many accuracies are equal, and the lower loss decides."""
     some = results[results["fold"] <= folds].round({"val_accuracy": digits})
-    *grey, line, point = scenes.plots.grid_search(some, "The best in colour").data
+    *grey, line, point = draw_search(some, "The best in colour").data
     best = scenes.evaluation.summarize(some).iloc[0]
     curve = some.set_index(scenes.HYPERPARAMETERS).loc[*best[scenes.HYPERPARAMETERS]]
     np.testing.assert_allclose(
@@ -394,7 +400,7 @@ def test_the_accuracy_axis_leaves_out_the_first_epochs(results):
     rising = results.assign(
         val_accuracy=0.2 * results["epoch"] + 0.05 * results["fold"]
     )
-    axes = list(scenes.plots.grid_search(rising, "From 0.3 to 0.9").select_yaxes())
+    axes = list(draw_search(rising, "From 0.3 to 0.9").select_yaxes())
     low, high = axes[0].range
     assert 0.65 < low < 0.7
     assert 0.95 < high < 1
@@ -406,7 +412,7 @@ def test_panels_are_wrapped_into_rows_of_at_most_four(panels, rows):
     rates = [10.0**-i for i in range(panels, 0, -1)]
     many = draw_results(rates, DROPOUTS, DECAYS, [1], [1, 2])
     titles = [f"learning rate {rate:g}" for rate in rates]
-    search = scenes.plots.grid_search(many, "Many rates")
+    search = draw_search(many, "Many rates")
     heats = scenes.plots.heatmap(scenes.evaluation.summarize(many), "Many rates")
     assert list(curves_of(search)) == titles
     assert sorted(note.text for note in heats.layout.annotations) == sorted(titles)
@@ -422,13 +428,13 @@ def test_a_large_search_takes_little_room_in_the_notebook():
     """512 settings of 20 epochs, in the figure and not in its template of 7 kB."""
     decays = np.arange(8) / 1000
     large = draw_results(decays + 0.001, np.arange(8) / 10, decays, [1], range(1, 21))
-    figure = scenes.plots.grid_search(large, "512 settings")
+    figure = draw_search(large, "512 settings")
     assert len(figure.data) == 10
     assert len(figure.to_json()) < 10 * len(large) + 20_000
 
 
 def test_a_single_epoch_is_a_point_that_one_can_see(results, history):
-    search = scenes.plots.grid_search(results[results["epoch"] == 1], "One epoch")
+    search = draw_search(results[results["epoch"] == 1], "One epoch")
     without_validation = history[["epoch", "loss", "accuracy"]][:1]
     training = scenes.plots.history(without_validation, "One epoch")
     assert {trace.mode for trace in [*search.data, *training.data]} == {"markers"}
