@@ -47,9 +47,11 @@ def accuracy(correct: Sequence[bool]) -> pd.Series:
 def percent(correct: Sequence[bool]) -> str:
     """
     Return the share of True with its 95% confidence interval, as '94.0% (93.1 to
-    94.8)'.
+    94.8)'; of no photos, 'undefined (no photos)'.
     """
-    share, low, high, _ = accuracy(correct)
+    share, low, high, photos = accuracy(correct)
+    if not photos:
+        return "undefined (no photos)"
     return f"{share:.1%} ({100 * low:.1f} to {100 * high:.1f})"
 
 

@@ -142,11 +142,14 @@ def predictions_table(
     """
     Return `model`, `path`, `label` of images and a column of probabilities for each
     class.
+
+    The probabilities are not rounded, since a temperature is fitted on them: rounded to
+    0, a confident error would no longer count.
     """
     table = images[["path", "label"]].reset_index(drop=True)
     table.insert(0, "model", model)
     classes = list(images["label"].cat.categories)
-    return table.join(pd.DataFrame(probabilities, columns=classes).round(6))
+    return table.join(pd.DataFrame(probabilities, columns=classes))
 
 
 def compare_models(

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import plotly.express as px
 import plotly.graph_objects as go
 from IPython import get_ipython
 from IPython.display import display
@@ -47,7 +46,7 @@ SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star")
 SPLIT_COLORS = {"train": "#0072B2", "validation": "#56B4E9", "test": "#BFBFBF"}
 TRAINING_COLOR = "#0072B2"
 VALIDATION_COLOR = "#D55E00"
-GREY = "#BFBFBF"
+GREY, DARK_GREY = "#BFBFBF", "#666666"
 LEGEND_CLASSES = 20  # more have no room in a legend: the mouse names them
 NUMBERED_CLASSES = 12  # more have no room for numbers in the confusion matrix
 NAMED_TICKS = 25  # of more classes, an axis names some
@@ -55,6 +54,41 @@ LETTERS = 24  # of a class's name that are shown; the mouse shows all
 
 
 # --- What all have in common ----------------------------------------------------------
+
+_AXIS = {
+    "automargin": True,
+    "gridcolor": "#EBF0F8",
+    "linecolor": "#EBF0F8",
+    "ticks": "",
+    "title": {"standoff": 15},
+    "zeroline": False,
+}
+# Of our own: a reader may have changed plotly's templates. (Nor are figures of
+# plotly.express, whose defaults may be changed as well.)
+TEMPLATE = go.layout.Template(
+    layout={
+        "font": {
+            "family": "Liberation Sans, Arial, sans-serif",
+            "size": 14,
+            "color": "#2A3F5F",
+        },
+        "title": {
+            "subtitle": {"font": {"size": 13, "color": DARK_GREY}},
+            "pad": {"t": 28},
+            "x": 0.02,
+            "xanchor": "left",
+            "y": 1,
+            "yanchor": "top",
+        },
+        "margin": {"l": 80, "r": 30, "t": 100, "b": 70},
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
+        "annotationdefaults": {"arrowcolor": "#2A3F5F", "arrowwidth": 1},
+        "hovermode": "closest",
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+    }
+)
 
 
 def style(
@@ -72,31 +106,19 @@ def style(
     height : int
         In pixels.
     """
-    figure.update_layout(
-        title={
-            "text": title,
-            "subtitle": {"text": subtitle, "font": {"size": 13, "color": "#666666"}},
-            "x": 0.02,
-            "xanchor": "left",
-            "y": 1 - 28 / height,
-            "yanchor": "top",
-        }
-    )
-    return figure.update_layout(
-        template="plotly_white",
-        font={"family": "Liberation Sans, Arial, sans-serif", "size": 14},
-        width=850,
-        height=height,
-        margin={"l": 80, "r": 30, "t": 100, "b": 70},
-    )
+    figure.layout.template = TEMPLATE
+    figure.layout.title.text = title
+    figure.layout.title.subtitle.text = subtitle
+    figure.layout.width = 850
+    figure.layout.height = height
+    return figure
 
 
 def _legend_below(figure):
     """Put the legend of a figure below its axes, where long names have room."""
-    figure.update_layout(
-        legend={"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom"}
-    )
-    return figure.update_layout(margin_b=140)
+    legend = {"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom"}
+    figure.layout.legend = legend
+    figure.layout.margin.b = 140
 
 
 def _plain(name):
@@ -142,10 +164,26 @@ def _whole_epochs(figure, epochs):
         figure.update_xaxes(dtick=1)
 
 
-def _wrap(panels):
-    """Return into how many rows and columns panels are wrapped, at most four a row."""
-    rows = -(-panels // 4)
-    return rows, -(-panels // rows)
+def _panels(rates, x, y):
+    """
+    Return a figure with a panel for each learning rate, at most four a row, and the row
+    and column of each.
+    """
+    rows = -(-len(rates) // 4)
+    columns = -(-len(rates) // rows)
+    figure = make_subplots(
+        rows,
+        columns,
+        shared_xaxes="all",
+        shared_yaxes="all",
+        subplot_titles=[f"learning rate {rate:g}" for rate in rates],
+        horizontal_spacing=0.02,
+        vertical_spacing=0.2 / rows,
+        x_title=x,
+        y_title=y,
+    )
+    cells = itertools.product(range(1, rows + 1), range(1, columns + 1))
+    return figure, list(cells)
 
 
 def _mode(points):
@@ -167,23 +205,19 @@ def counts(images: pd.DataFrame, title: str, *, subtitle: str = "") -> go.Figure
     title, subtitle : str
     """
     classes = _classes(images["label"])
-    sizes = images.groupby(["split", "label"], observed=True).size()
-    table = sizes.reset_index(name="photos")
-    table["label"] = table["label"].cat.rename_categories(classes)
-    table = table.astype({"split": str, "label": str})  # plotly knows no categories
-    figure = px.bar(
-        table,
-        "label",
-        "photos",
-        color="split",
-        text="photos" if len(classes) <= LEGEND_CLASSES else None,
-        color_discrete_map=SPLIT_COLORS,
-        category_orders={"label": classes, "split": list(SPLIT_COLORS)},
-        labels={"label": "class", "photos": "number of photos"},
-    )
-    # A number above a bar would look like the sum of all below it.
-    figure.update_traces(textangle=0, textposition="inside")
+    figure = go.Figure()
+    for split, color in SPLIT_COLORS.items():
+        labels = images["label"][images["split"] == split]
+        photos = labels.value_counts(sort=False).to_numpy()
+        figure.add_bar(x=classes, y=photos, name=split, marker_color=color)
+    if len(classes) <= LEGEND_CLASSES:
+        # A number above a bar would look like the sum of all below it.
+        figure.update_traces(texttemplate="%{y}", textposition="inside", textangle=0)
     figure.update_layout(uniformtext={"minsize": 9, "mode": "hide"})
+    figure.update_layout(barmode="stack", legend_title="split")
+    figure.layout.legend.traceorder = "normal"
+    figure.update_xaxes(title="class")
+    figure.update_yaxes(title="number of photos")
     _class_ticks(classes, figure.layout.xaxis)
     return style(figure, title, subtitle)
 
@@ -214,30 +248,22 @@ def feature_map(
         Of the sample and the map.
     """
     rows = np.random.default_rng(seed).permutation(len(features))[:sample]
-    classes = _classes(labels)
-    codes = labels.cat.codes.to_numpy()[rows]
     places = _tsne(features[rows], seed).round(2)
+    codes = labels.cat.codes.to_numpy()[rows]
+    classes = _classes(labels)
     figure = go.Figure()
     for code, name in enumerate(classes):
         x, y = places[codes == code].T
-        number = code + code // len(PALETTE)
-        figure.add_scatter(  # as SVG: WebGL does not draw everywhere
-            x=x,
-            y=y,
-            mode="markers",
-            marker={
-                "color": PALETTE[code % len(PALETTE)],
-                "symbol": SYMBOLS[number % len(SYMBOLS)],
-                "size": 6,
-                "opacity": 0.8,
-            },
-            name=_short(name),
-            hovertemplate=f"{name}<extra></extra>",
-        )
+        cloud = go.Scatter(x=x, y=y, mode="markers", name=_short(name))
+        cloud.hovertemplate = f"{name}<extra></extra>"
+        cloud.marker.color = PALETTE[code % len(PALETTE)]
+        cloud.marker.symbol = SYMBOLS[(code + code // len(PALETTE)) % len(SYMBOLS)]
+        figure.add_trace(cloud)  # as SVG: WebGL does not draw everywhere
+    figure.update_traces(marker={"size": 6, "opacity": 0.8})
     figure.update_xaxes(title="t-SNE 1", showticklabels=False)
     figure.update_yaxes(title="t-SNE 2", showticklabels=False)
-    figure.update_layout(showlegend=len(classes) <= LEGEND_CLASSES)
-    figure.update_layout(legend_title="class")
+    figure.layout.showlegend = len(classes) <= LEGEND_CLASSES
+    figure.layout.legend.title.text = "class"
     return style(figure, title, subtitle, height=700)
 
 
@@ -274,66 +300,56 @@ def grid_search(ranked: pd.DataFrame, title: str, *, subtitle: str = "") -> go.F
     )
     curves = curves.astype("float32")  # half the size in the notebook
     epochs = list(curves.columns)
-    figure = _curves_by_rate(curves)
-    best = ranked.iloc[0]
-    setting = tuple(best[scenes.HYPERPARAMETERS])
-    panel = figure.data[curves.index.levels[0].get_loc(setting[0])]
-    text = "best setting: learning rate {:g}, dropout {:g}, weight decay {:g}"
-    figure.add_scatter(x=epochs, y=curves.loc[setting], name=text.format(*setting))
-    epoch, top = int(best["epoch"]), best["val_accuracy"]
-    std = float(np.nan_to_num(best["std"]))  # NaN of a single fold
-    text = f", standard deviation over folds {std:.2%}" if std else ""
-    figure.add_scatter(
-        x=[epoch],
-        y=[top],
-        error_y={"array": [std]},
-        name=f"its best epoch: {epoch} ({top:.2%}{text})",
+    rates = list(curves.index.levels[0])
+    figure, cells = _panels(rates, "epoch", "validation accuracy")
+    # A missing value ends each line: one trace for a panel is smaller than one for each
+    # line.
+    ended = curves.reindex(columns=[*epochs, epochs[-1] + 1])
+    for rate, (row, column) in zip(rates, cells, strict=False):
+        lines = ended.loc[rate]
+        x = np.tile(lines.columns, len(lines))
+        figure.add_scatter(x=x, y=np.ravel(lines), row=row, col=column)
+    figure.update_traces(
+        name="each setting",
+        mode=_mode(epochs),
+        line={"color": GREY, "width": 1},
+        hoverinfo="skip",
+        showlegend=False,
     )
-    for trace in figure.data[-2:]:
-        trace.mode = _mode(trace.x)
-        trace.marker = {"color": VALIDATION_COLOR, "size": 9}
-        trace.hovertemplate = "epoch %{x}: %{y:.2%}<extra></extra>"
-        trace.update(xaxis=panel.xaxis, yaxis=panel.yaxis)
+    figure.data[0].showlegend = True
+    best = ranked.iloc[0]
+    row, column = cells[rates.index(best["learning_rate"])]
+    _add_best(figure, best, curves, row, column)
+    std = np.nan_to_num(best["std"])  # NaN of a single fold
     later = curves[epochs[len(epochs) // 2 :]]
-    low = min(later.stack().quantile(0.05), top - std)
-    margin = 0.05 * (top + std - low) + 0.001
-    figure.update_yaxes(range=[low - margin, top + std + margin])
+    low = min(later.stack().quantile(0.05), best["val_accuracy"] - std)
+    high = best["val_accuracy"] + std
+    margin = 0.05 * (high - low) + 0.001
+    figure.update_yaxes(range=[low - margin, high + margin])
     room = 0.5 + 0.02 * np.ptp(epochs)
     figure.update_xaxes(range=[epochs[0] - room, epochs[-1] + room])
     _whole_epochs(figure, epochs)
-    rows, _ = _wrap(len(curves.index.levels[0]))
-    return _legend_below(style(figure, title, subtitle, height=320 + 240 * rows))
+    _legend_below(figure)
+    return style(figure, title, subtitle, height=320 + 240 * cells[-1][0])
 
 
-def _curves_by_rate(curves):
-    """Return the curves of all settings in grey, a panel for each learning rate."""
-    epochs = list(curves.columns)
-    # A missing value ends each line: one trace for a panel is smaller than one for each
-    # line.
-    lines = curves.reindex(columns=[*epochs, epochs[-1] + 1])
-    lines = lines.rename_axis(columns="epoch").stack(future_stack=True)
-    rows, columns = _wrap(len(curves.index.levels[0]))
-    figure = px.line(
-        lines.rename("validation accuracy").reset_index(),
-        "epoch",
-        "validation accuracy",
-        facet_col="learning_rate",
-        facet_col_wrap=columns,
-        facet_col_spacing=0.02,
-        facet_row_spacing=0.2 / rows,
-        render_mode="svg",  # WebGL lies above the best
-    )
-    for note in figure.layout.annotations:
-        note.text = note.text.replace("_rate=", " rate ")
-    figure.update_traces(
-        line={"color": GREY, "width": 1},
-        mode=_mode(epochs),
-        name="each setting",
-        hovertemplate=None,
-        hoverinfo="skip",
-    )
-    figure.data[0].showlegend = True
-    return figure
+def _add_best(figure, best, curves, row, column):
+    """Add the curve of the best setting, and its best epoch, to its panel."""
+    setting = tuple(best[scenes.HYPERPARAMETERS])
+    name = "best setting: learning rate {:g}, dropout {:g}, weight decay {:g}"
+    curve = go.Scatter(x=curves.columns, y=curves.loc[setting])
+    curve.name = name.format(*setting)
+    curve.mode = _mode(curves.columns)
+    name = f"its best epoch: {best['epoch']:g} ({best['val_accuracy']:.2%}"
+    point = go.Scatter(x=[best["epoch"]], y=[best["val_accuracy"]], mode="markers")
+    if best["std"] > 0:
+        point.error_y.array = [best["std"]]
+        name = f"{name}, standard deviation over folds {best['std']:.2%}"
+    point.name = f"{name})"
+    for trace in (curve, point):
+        trace.marker = {"color": VALIDATION_COLOR, "size": 9}
+        trace.hovertemplate = "epoch %{x}: %{y:.2%}<extra></extra>"
+        figure.add_trace(trace, row=row, col=column)
 
 
 def heatmap(summary: pd.DataFrame, title: str, *, subtitle: str = "") -> go.Figure:
@@ -342,29 +358,22 @@ def heatmap(summary: pd.DataFrame, title: str, *, subtitle: str = "") -> go.Figu
     """
     accuracy = summary.set_index(scenes.HYPERPARAMETERS)["val_accuracy"].sort_index()
     rates, dropouts, decays = accuracy.index.levels
-    rows, columns = _wrap(len(rates))
+    figure, cells = _panels(rates, "weight decay", "dropout")
+    columns = max(column for _, column in cells)
     numbers = columns * len(decays) <= 20  # as far as one can read them
-    values = 100 * accuracy.to_numpy()
-    figure = px.imshow(
-        values.reshape(accuracy.index.levshape),
-        x=[f"{value:g}" for value in decays],
-        y=[f"{value:g}" for value in dropouts],
-        labels={"x": "weight decay", "y": "dropout", "color": "accuracy (%)"},
-        text_auto=".2f" if numbers else False,
-        aspect="auto",
-        color_continuous_scale="Viridis",
-        facet_col=0,
-        facet_col_wrap=columns,
-        facet_col_spacing=0.02,
-        facet_row_spacing=0.2 / rows,
-    )
+    for rate, (row, column) in zip(rates, cells, strict=False):
+        values = 100 * accuracy[rate].unstack()
+        heat = go.Heatmap(z=values, coloraxis="coloraxis")
+        heat.x = [f"{value:g}" for value in decays]
+        heat.y = [f"{value:g}" for value in dropouts]
+        heat.texttemplate = "%{z:.2f}" if numbers else None
+        figure.add_trace(heat, row=row, col=column)
     figure.update_xaxes(type="category")
-    figure.update_yaxes(type="category")
-    for note in figure.layout.annotations:  # "facet_col=0"
-        number = int(note.text.split("=")[1])
-        note.text = f"learning rate {rates[number]:g}"
-    figure.update_coloraxes(showscale=not numbers)
-    return style(figure, title, subtitle, height=260 + 240 * rows)
+    figure.update_yaxes(type="category", autorange="reversed")
+    bar = {"title": {"text": "accuracy (%)"}}
+    figure.layout.coloraxis = {"colorscale": "Viridis", "colorbar": bar}
+    figure.layout.coloraxis.showscale = not numbers
+    return style(figure, title, subtitle, height=260 + 240 * cells[-1][0])
 
 
 # --- Trainings and their models -------------------------------------------------------
@@ -382,31 +391,20 @@ def history(history: pd.DataFrame, title: str, *, subtitle: str = "") -> go.Figu
     title, subtitle : str
     """
     figure = make_subplots(1, 2, horizontal_spacing=0.1)
-    training = {"color": TRAINING_COLOR, "dash": "dash"}
-    validation = {"color": VALIDATION_COLOR}
     for column, metric in enumerate(("loss", "accuracy"), start=1):
-        _add_curve(figure, column, history, metric, "training", training)
+        training = go.Scatter(y=history[metric], name="training")
+        training.line = {"color": TRAINING_COLOR, "dash": "dash"}
+        figure.add_trace(training, row=1, col=column)
         if f"val_{metric}" in history:
-            _add_curve(
-                figure, column, history, f"val_{metric}", "validation", validation
-            )
+            validation = go.Scatter(y=history[f"val_{metric}"], name="validation")
+            validation.line.color = VALIDATION_COLOR
+            figure.add_trace(validation, row=1, col=column)
         figure.update_yaxes(title=metric, col=column)
+    figure.update_traces(x=history["epoch"], mode=_mode(history))
+    figure.update_traces(showlegend=False, col=2)
     figure.update_xaxes(title="epoch")
     _whole_epochs(figure, history["epoch"])
     return style(figure, title, subtitle)
-
-
-def _add_curve(figure, column, history, metric, name, line):
-    figure.add_scatter(
-        x=history["epoch"],
-        y=history[metric].round(5).tolist(),
-        name=name,
-        mode=_mode(history),
-        line=line,
-        showlegend=column == 1,
-        row=1,
-        col=column,
-    )
 
 
 def learning_curve(table: pd.DataFrame, title: str, *, subtitle: str = "") -> go.Figure:
@@ -420,25 +418,15 @@ def learning_curve(table: pd.DataFrame, title: str, *, subtitle: str = "") -> go
         `val_accuracy`.
     title, subtitle : str
     """
-    accuracies = table.groupby("photos")["val_accuracy"]
-    means = accuracies.mean()
-    curve = pd.DataFrame({"photos": means.index, "mean": means.to_numpy()})
-    curve["above"] = (accuracies.max() - means).to_numpy()
-    curve["below"] = (means - accuracies.min()).to_numpy()
-    figure = px.line(
-        curve,
-        "photos",
-        "mean",
-        error_y="above",
-        error_y_minus="below",
-        markers=True,
-        labels={
-            "photos": "number of training photos (log scale)",
-            "mean": "validation accuracy<br>(mean, range over seeds)",
-        },
-        color_discrete_sequence=[VALIDATION_COLOR],
-    )
-    figure.update_xaxes(type="log", tickvals=curve["photos"], tickformat=",d")
+    ends = table.groupby("photos")["val_accuracy"].agg(["min", "mean", "max"])
+    curve = go.Scatter(x=ends.index, y=ends["mean"], mode="lines+markers")
+    curve.line.color = VALIDATION_COLOR
+    curve.error_y.array = ends["max"] - ends["mean"]
+    curve.error_y.arrayminus = ends["mean"] - ends["min"]
+    figure = go.Figure(curve)
+    figure.update_xaxes(title="number of training photos (log scale)")
+    figure.update_xaxes(type="log", tickvals=ends.index, tickformat=",d")
+    figure.update_yaxes(title="validation accuracy<br>(mean, range over seeds)")
     figure.update_yaxes(tickformat=".1%")
     return style(figure, title, subtitle)
 
@@ -459,26 +447,21 @@ def confusion(
     names = list(labels.cat.categories)
     counts = confusion_matrix(labels.astype(str), predictions, labels=names)
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    cells = np.vectorize(lambda n, share: f"{n}<br>{share:.1f}%")(counts, shares)
-    pointed = "predicted class: %{x}<br>true class: %{y}<br>%{text}<extra></extra>"
-    numbers = "%{text}" if len(names) <= NUMBERED_CLASSES else None
     classes = _classes(labels)
-    figure = px.imshow(
-        shares,
-        x=classes,
-        y=classes,
-        labels={
-            "x": "predicted class",
-            "y": "true class",
-            "color": "% of the<br>true class",
-        },
-        aspect="equal",
-        color_continuous_scale="Blues",
-        zmin=0,
-        zmax=100,
+    heat = go.Heatmap(x=classes, y=classes, z=shares, zmin=0, zmax=100)
+    heat.text = np.vectorize("{}<br>{:.1f}%".format)(counts, shares)
+    heat.hovertemplate = (
+        "predicted class: %{x}<br>true class: %{y}<br>%{text}<extra></extra>"
     )
-    figure.update_traces(text=cells, texttemplate=numbers, hovertemplate=pointed)
-    figure.update_coloraxes(showscale=not numbers)
+    heat.colorscale = "Blues"
+    heat.colorbar.title.text = "% of the<br>true class"
+    if len(names) <= NUMBERED_CLASSES:
+        heat.texttemplate = "%{text}"
+        heat.showscale = False
+    figure = go.Figure(heat)
+    figure.update_xaxes(title="predicted class", constrain="domain")
+    figure.update_yaxes(title="true class", constrain="domain")
+    figure.update_yaxes(autorange="reversed", scaleanchor="x")
     _class_ticks(classes, figure.layout.xaxis, figure.layout.yaxis)
     return style(figure, title, subtitle, height=700)
 
@@ -505,55 +488,45 @@ def calibration(
     figure = make_subplots(
         2, 1, shared_xaxes=True, row_heights=[0.84, 0.16], vertical_spacing=0.03
     )
-    everything = pd.concat(tables.values())
-    lowest = everything[["confidence", "ci_low"]].min(axis=None)
+    lowest = min(table["ci_low"].min() for table in tables.values())
+    lowest = min(lowest, *map(np.min, confidences.values()))
     ends = [np.floor(10 * lowest) / 10, 1]
-    figure.add_scatter(
-        x=ends,
-        y=ends,
-        mode="lines",
-        line={"color": "#999999", "dash": "dot"},
-        name="perfect calibration",
-    )
+    diagonal = go.Scatter(x=ends, y=ends, mode="lines", name="perfect calibration")
+    diagonal.line = {"color": "#999999", "dash": "dot"}
+    figure.add_trace(diagonal)
     looks = itertools.cycle(zip(PALETTE, SYMBOLS, strict=False))
     for (name, table), (color, symbol) in zip(tables.items(), looks, strict=False):
-        _add_bins(figure, table, name, {"color": color, "symbol": symbol, "size": 7})
-        photos, edges = np.histogram(confidences[name], bins=50, range=ends)
-        figure.add_scatter(
-            x=edges,
-            y=[*photos, 0],
-            row=2,
-            col=1,
-            mode="lines",
-            line={"color": color, "shape": "hv"},
-            showlegend=False,
-            hoverinfo="skip",
-        )
+        points = _bins(table, name)
+        points.marker = {"color": color, "symbol": symbol, "size": 7}
+        figure.add_trace(points, row=1, col=1)
+        # Rounding may have put a confidence beyond the ends; each photo is counted.
+        inside = np.clip(confidences[name], *ends)
+        photos, edges = np.histogram(inside, bins=50, range=ends)
+        steps = go.Scatter(x=edges, y=[*photos, 0], mode="lines", hoverinfo="skip")
+        steps.line = {"color": color, "shape": "hv"}
+        steps.showlegend = False
+        figure.add_trace(steps, row=2, col=1)
     shown = [ends[0], 1.02]  # the markers of an accuracy of 1 are shown whole
-    # So that the diagram is square.
-    figure.update_xaxes(range=shown, domain=[0.19, 0.81])
+    figure.update_xaxes(range=shown, domain=[0.19, 0.81])  # so the diagram is square
     figure.update_yaxes(range=shown, title="accuracy", row=1)
     figure.update_yaxes(title="photos", row=2)
     figure.update_xaxes(title="confidence (probability of the predicted class)", row=2)
-    return _legend_below(style(figure, title, subtitle, height=800))
+    _legend_below(figure)
+    return style(figure, title, subtitle, height=800)
 
 
-def _add_bins(figure, table, name, marker):
-    """Add the bins of a table of `reliability` to its diagram."""
-    figure.add_scatter(
-        x=table["confidence"],
-        y=table["accuracy"],
-        error_y={
-            "array": table["ci_high"] - table["accuracy"],
-            "arrayminus": table["accuracy"] - table["ci_low"],
-            "thickness": 1,
-        },
-        mode="markers",
-        marker=marker,
-        name=name,
-        customdata=table["photos"],
-        hovertemplate="confidence %{x:.3f}, accuracy %{y:.3f}, %{customdata} photos",
+def _bins(table, name):
+    """Return the points of a table of `reliability`, with their intervals."""
+    points = go.Scatter(x=table["confidence"], y=table["accuracy"], name=name)
+    points.mode = "markers"
+    points.error_y.array = table["ci_high"] - table["accuracy"]
+    points.error_y.arrayminus = table["accuracy"] - table["ci_low"]
+    points.error_y.thickness = 1
+    points.customdata = table["photos"]
+    points.hovertemplate = (
+        "confidence %{x:.3f}, accuracy %{y:.3f}, %{customdata} photos"
     )
+    return points
 
 
 def coverage(
@@ -571,14 +544,18 @@ def coverage(
         The coverage at the abstention threshold, which is marked.
     subtitle : str
     """
-    figure = px.line(table, "coverage", "accuracy", render_mode="svg")
-    figure.update_traces(
-        line_color=TRAINING_COLOR,
-        hovertemplate="coverage %{x:.1%}, accuracy %{y:.2%}<extra></extra>",
-    )
-    accuracy = np.interp(answered, table["coverage"], table["accuracy"])
-    text = f"threshold: coverage {answered:.1%},<br>selective accuracy {accuracy:.2%}"
-    figure.add_annotation(x=answered, y=accuracy, text=text, ax=-70, ay=60, arrowhead=6)
+    line = go.Scatter(x=table["coverage"], y=table["accuracy"], mode="lines")
+    line.line.color = TRAINING_COLOR
+    line.hovertemplate = "coverage %{x:.1%}, accuracy %{y:.2%}<extra></extra>"
+    figure = go.Figure(line)
+    if answered:
+        accuracy = np.interp(answered, table["coverage"], table["accuracy"])
+        mark = {"x": answered, "y": accuracy, "ax": -70, "ay": 60, "arrowhead": 6}
+        text = f"coverage {answered:.1%},<br>selective accuracy {accuracy:.2%}"
+    else:
+        mark = {"x": 0.5, "y": 0.05, "showarrow": False, "yref": "paper"}
+        text = "the model always abstains (coverage 0%)"
+    figure.add_annotation(mark, text=f"threshold: {text}")
     figure.update_xaxes(title="coverage", tickformat=".0%")
     figure.update_yaxes(title="selective accuracy", tickformat=".1%")
     # If all are correct, the axis ends at 100%, too.

@@ -225,6 +225,14 @@ UNSURE = [[0.6, 0.4]] * 2 + [[0.4, 0.6]] + [[0.9, 0.1]]  # one confident error
 BOLD = [[0.99, 0.01]] * 2 + [[0.01, 0.99]] + [[0.55, 0.45]]  # one that is not
 
 
+def test_predictions_keep_the_digits_that_a_temperature_is_fitted_on():
+    """Rounded to 0, the probability of a confident error would no longer count."""
+    sharp = np.array([[1 - 1e-8, 1e-8]] * 4, "float32")
+    table = of_models(head=sharp)
+    np.testing.assert_array_equal(table[["a", "b"]], sharp)
+    assert (table["b"] > 0).all()
+
+
 def test_the_model_with_the_highest_validation_accuracy_is_selected():
     table = scenes.evaluation.compare_models(
         of_models(head=WRONG, tuned=RIGHT, other=UNSURE)
