@@ -7,7 +7,7 @@ networks.
 
 Everywhere, `labels` is a categorical Series of shape (n,), whose categories are the
 classes in their order; accuracies, confidences and coverages are between 0 and 1;
-`title` and `subtitle` are text, in which plotly reads HTML.
+`title` is text, in which plotly reads HTML.
 """
 
 import html
@@ -46,7 +46,7 @@ SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star")
 SPLIT_COLORS = {"train": "#0072B2", "validation": "#56B4E9", "test": "#BFBFBF"}
 TRAINING_COLOR = "#0072B2"
 VALIDATION_COLOR = "#D55E00"
-GREY, DARK_GREY = "#BFBFBF", "#666666"
+GREY = "#BFBFBF"
 LEGEND_CLASSES = 20  # more have no room in a legend: the mouse names them
 NUMBERED_CLASSES = 12  # more have no room for numbers in the confusion matrix
 NAMED_TICKS = 25  # of more classes, an axis names some
@@ -55,45 +55,23 @@ LETTERS = 24  # of a class's name that are shown; the mouse shows all
 
 # --- What all have in common ----------------------------------------------------------
 
-_AXIS = {
-    "automargin": True,
-    "gridcolor": "#EBF0F8",
-    "linecolor": "#EBF0F8",
-    "ticks": "",
-    "title": {"standoff": 15},
-    "zeroline": False,
-}
 # Of our own: a reader may have changed plotly's templates. (Nor are figures of
 # plotly.express, whose defaults may be changed as well.)
-TEMPLATE = go.layout.Template(
-    layout={
-        "font": {
-            "family": "Liberation Sans, Arial, sans-serif",
-            "size": 14,
-            "color": "#2A3F5F",
-        },
-        "title": {
-            "subtitle": {"font": {"size": 13, "color": DARK_GREY}},
-            "pad": {"t": 28},
-            "x": 0.02,
-            "xanchor": "left",
-            "y": 1,
-            "yanchor": "top",
-        },
-        "margin": {"l": 80, "r": 30, "t": 100, "b": 70},
-        "xaxis": _AXIS,
-        "yaxis": _AXIS,
-        "annotationdefaults": {"arrowcolor": "#2A3F5F", "arrowwidth": 1},
-        "hovermode": "closest",
-        "paper_bgcolor": "white",
-        "plot_bgcolor": "white",
-    }
-)
+TEMPLATE = go.layout.Template()
+TEMPLATE.layout.font.family = "Liberation Sans, Arial, sans-serif"
+TEMPLATE.layout.font.size = 14
+TEMPLATE.layout.title = {"x": 0.02, "y": 1, "xanchor": "left", "yanchor": "top"}
+TEMPLATE.layout.title.pad.t = 28
+TEMPLATE.layout.margin = {"l": 80, "r": 30, "t": 100, "b": 70}
+TEMPLATE.layout.xaxis = {"gridcolor": "#EBF0F8", "zeroline": False, "ticks": ""}
+TEMPLATE.layout.xaxis.update(automargin=True, title_standoff=12)
+TEMPLATE.layout.yaxis = TEMPLATE.layout.xaxis.to_plotly_json()
+TEMPLATE.layout.annotationdefaults.arrowwidth = 1
+TEMPLATE.layout.hovermode = "closest"
+TEMPLATE.layout.plot_bgcolor = "white"
 
 
-def style(
-    figure: go.Figure, title: str, subtitle: str = "", *, height: int = 500
-) -> go.Figure:
+def style(figure: go.Figure, title: str, *, height: int = 500) -> go.Figure:
     """
     Return a figure with the look that all have in common, as wide as a notebook's
     column.
@@ -102,13 +80,12 @@ def style(
     ----------
     figure : Figure
         It is changed.
-    title, subtitle : str
+    title : str
     height : int
         In pixels.
     """
     figure.layout.template = TEMPLATE
     figure.layout.title.text = title
-    figure.layout.title.subtitle.text = subtitle
     figure.layout.width = 850
     figure.layout.height = height
     return figure
@@ -119,6 +96,20 @@ def _legend_below(figure):
     legend = {"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom"}
     figure.layout.legend = legend
     figure.layout.margin.b = 140
+
+
+def _name_axes(figure, x, y):
+    figure.update_xaxes(title=x)
+    figure.update_yaxes(title=y)
+
+
+def _curve(x, y, color, name=None):
+    """Return a line, or a point, since one point makes no line."""
+    mode = "lines" if len(y) > 1 else "markers"
+    curve = go.Scatter(x=x, y=y, mode=mode, name=name)
+    curve.line.color = color
+    curve.marker.color = color
+    return curve
 
 
 def _plain(name):
@@ -186,15 +177,10 @@ def _panels(rates, x, y):
     return figure, list(cells)
 
 
-def _mode(points):
-    """Return how a curve is drawn: one point makes no line."""
-    return "lines" if len(points) > 1 else "markers"
-
-
 # --- The photos and their features ----------------------------------------------------
 
 
-def counts(images: pd.DataFrame, title: str, *, subtitle: str = "") -> go.Figure:
+def counts(images: pd.DataFrame, title: str) -> go.Figure:
     """
     Return bars of the number of labelled photos of each class, stacked by split.
 
@@ -202,7 +188,7 @@ def counts(images: pd.DataFrame, title: str, *, subtitle: str = "") -> go.Figure
     ----------
     images : DataFrame
         `split` and `label` of the photos.
-    title, subtitle : str
+    title : str
     """
     classes = _classes(images["label"])
     figure = go.Figure()
@@ -216,10 +202,9 @@ def counts(images: pd.DataFrame, title: str, *, subtitle: str = "") -> go.Figure
     figure.update_layout(uniformtext={"minsize": 9, "mode": "hide"})
     figure.update_layout(barmode="stack", legend_title="split")
     figure.layout.legend.traceorder = "normal"
-    figure.update_xaxes(title="class")
-    figure.update_yaxes(title="number of photos")
+    _name_axes(figure, "class", "number of photos")
     _class_ticks(classes, figure.layout.xaxis)
-    return style(figure, title, subtitle)
+    return style(figure, title)
 
 
 def feature_map(
@@ -227,7 +212,6 @@ def feature_map(
     labels: pd.Series,
     title: str,
     *,
-    subtitle: str = "",
     sample: int = 1200,
     seed: int = 0,
 ) -> go.Figure:
@@ -241,7 +225,7 @@ def feature_map(
     ----------
     features : ndarray, shape (n, n_features)
     labels : Series of categories, shape (n,)
-    title, subtitle : str
+    title : str
     sample : int
         The number of photos that are drawn.
     seed : int
@@ -260,11 +244,12 @@ def feature_map(
         cloud.marker.symbol = SYMBOLS[(code + code // len(PALETTE)) % len(SYMBOLS)]
         figure.add_trace(cloud)  # as SVG: WebGL does not draw everywhere
     figure.update_traces(marker={"size": 6, "opacity": 0.8})
-    figure.update_xaxes(title="t-SNE 1", showticklabels=False)
-    figure.update_yaxes(title="t-SNE 2", showticklabels=False)
+    _name_axes(figure, "t-SNE 1", "t-SNE 2")
+    figure.update_xaxes(showticklabels=False)
+    figure.update_yaxes(showticklabels=False)
     figure.layout.showlegend = len(classes) <= LEGEND_CLASSES
     figure.layout.legend.title.text = "class"
-    return style(figure, title, subtitle, height=700)
+    return style(figure, title, height=700)
 
 
 def _tsne(features, seed):
@@ -280,7 +265,7 @@ def _tsne(features, seed):
 # --- The grid search ------------------------------------------------------------------
 
 
-def grid_search(ranked: pd.DataFrame, title: str, *, subtitle: str = "") -> go.Figure:
+def grid_search(ranked: pd.DataFrame, title: str) -> go.Figure:
     """
     Return mean validation accuracy over folds by epoch: a panel for each learning rate.
 
@@ -293,7 +278,7 @@ def grid_search(ranked: pd.DataFrame, title: str, *, subtitle: str = "") -> go.F
     ranked : DataFrame
         That of `evaluation.rank_epochs`: a row for each setting and epoch, the best
         first.
-    title, subtitle : str
+    title : str
     """
     curves = ranked.pivot(
         index=scenes.HYPERPARAMETERS, columns="epoch", values="val_accuracy"
@@ -307,16 +292,11 @@ def grid_search(ranked: pd.DataFrame, title: str, *, subtitle: str = "") -> go.F
     ended = curves.reindex(columns=[*epochs, epochs[-1] + 1])
     for rate, (row, column) in zip(rates, cells, strict=False):
         lines = ended.loc[rate]
-        x = np.tile(lines.columns, len(lines))
-        figure.add_scatter(x=x, y=np.ravel(lines), row=row, col=column)
-    figure.update_traces(
-        name="each setting",
-        mode=_mode(epochs),
-        line={"color": GREY, "width": 1},
-        hoverinfo="skip",
-        showlegend=False,
-    )
-    figure.data[0].showlegend = True
+        grey = _curve(np.tile(lines.columns, len(lines)), np.ravel(lines), GREY)
+        figure.add_trace(grey, row=row, col=column)
+    mode = "lines" if len(epochs) > 1 else "markers"
+    figure.update_traces(mode=mode, line_width=1, hoverinfo="skip", showlegend=False)
+    figure.data[0].update(name="each setting", showlegend=True)
     best = ranked.iloc[0]
     row, column = cells[rates.index(best["learning_rate"])]
     _add_best(figure, best, curves, row, column)
@@ -330,29 +310,28 @@ def grid_search(ranked: pd.DataFrame, title: str, *, subtitle: str = "") -> go.F
     figure.update_xaxes(range=[epochs[0] - room, epochs[-1] + room])
     _whole_epochs(figure, epochs)
     _legend_below(figure)
-    return style(figure, title, subtitle, height=320 + 240 * cells[-1][0])
+    return style(figure, title, height=320 + 240 * cells[-1][0])
 
 
 def _add_best(figure, best, curves, row, column):
     """Add the curve of the best setting, and its best epoch, to its panel."""
     setting = tuple(best[scenes.HYPERPARAMETERS])
     name = "best setting: learning rate {:g}, dropout {:g}, weight decay {:g}"
-    curve = go.Scatter(x=curves.columns, y=curves.loc[setting])
+    curve = _curve(curves.columns, curves.loc[setting], VALIDATION_COLOR)
     curve.name = name.format(*setting)
-    curve.mode = _mode(curves.columns)
-    name = f"its best epoch: {best['epoch']:g} ({best['val_accuracy']:.2%}"
-    point = go.Scatter(x=[best["epoch"]], y=[best["val_accuracy"]], mode="markers")
+    point = _curve([best["epoch"]], [best["val_accuracy"]], VALIDATION_COLOR)
+    point.name = f"its best epoch: {best['epoch']:g} ({best['val_accuracy']:.2%})"
     if best["std"] > 0:
         point.error_y.array = [best["std"]]
-        name = f"{name}, standard deviation over folds {best['std']:.2%}"
-    point.name = f"{name})"
+        std = f", standard deviation over folds {best['std']:.2%})"
+        point.name = point.name.replace(")", std)
     for trace in (curve, point):
-        trace.marker = {"color": VALIDATION_COLOR, "size": 9}
+        trace.marker.size = 9
         trace.hovertemplate = "epoch %{x}: %{y:.2%}<extra></extra>"
         figure.add_trace(trace, row=row, col=column)
 
 
-def heatmap(summary: pd.DataFrame, title: str, *, subtitle: str = "") -> go.Figure:
+def heatmap(summary: pd.DataFrame, title: str) -> go.Figure:
     """
     Return a heat map of the mean validation accuracy of each setting of `summarize`.
     """
@@ -373,13 +352,13 @@ def heatmap(summary: pd.DataFrame, title: str, *, subtitle: str = "") -> go.Figu
     bar = {"title": {"text": "accuracy (%)"}}
     figure.layout.coloraxis = {"colorscale": "Viridis", "colorbar": bar}
     figure.layout.coloraxis.showscale = not numbers
-    return style(figure, title, subtitle, height=260 + 240 * cells[-1][0])
+    return style(figure, title, height=260 + 240 * cells[-1][0])
 
 
 # --- Trainings and their models -------------------------------------------------------
 
 
-def history(history: pd.DataFrame, title: str, *, subtitle: str = "") -> go.Figure:
+def history(history: pd.DataFrame, title: str) -> go.Figure:
     """
     Return the curves of loss and accuracy, training and validation, of one training.
 
@@ -388,26 +367,26 @@ def history(history: pd.DataFrame, title: str, *, subtitle: str = "") -> go.Figu
     history : DataFrame
         A row for each `epoch`: `loss`, `accuracy` and, if there is a validation set,
         `val_loss` and `val_accuracy`.
-    title, subtitle : str
+    title : str
     """
     figure = make_subplots(1, 2, horizontal_spacing=0.1)
+    epochs = history["epoch"]
     for column, metric in enumerate(("loss", "accuracy"), start=1):
-        training = go.Scatter(y=history[metric], name="training")
-        training.line = {"color": TRAINING_COLOR, "dash": "dash"}
+        training = _curve(epochs, history[metric], TRAINING_COLOR, "training")
+        training.line.dash = "dash"
         figure.add_trace(training, row=1, col=column)
         if f"val_{metric}" in history:
-            validation = go.Scatter(y=history[f"val_{metric}"], name="validation")
-            validation.line.color = VALIDATION_COLOR
+            values = history[f"val_{metric}"]
+            validation = _curve(epochs, values, VALIDATION_COLOR, "validation")
             figure.add_trace(validation, row=1, col=column)
         figure.update_yaxes(title=metric, col=column)
-    figure.update_traces(x=history["epoch"], mode=_mode(history))
     figure.update_traces(showlegend=False, col=2)
     figure.update_xaxes(title="epoch")
-    _whole_epochs(figure, history["epoch"])
-    return style(figure, title, subtitle)
+    _whole_epochs(figure, epochs)
+    return style(figure, title)
 
 
-def learning_curve(table: pd.DataFrame, title: str, *, subtitle: str = "") -> go.Figure:
+def learning_curve(table: pd.DataFrame, title: str) -> go.Figure:
     """
     Return validation accuracy by number of training photos: mean and range over seeds.
 
@@ -416,19 +395,19 @@ def learning_curve(table: pd.DataFrame, title: str, *, subtitle: str = "") -> go
     table : DataFrame
         A row for each training: its number of training `photos`, `seed` and
         `val_accuracy`.
-    title, subtitle : str
+    title : str
     """
     ends = table.groupby("photos")["val_accuracy"].agg(["min", "mean", "max"])
-    curve = go.Scatter(x=ends.index, y=ends["mean"], mode="lines+markers")
-    curve.line.color = VALIDATION_COLOR
+    curve = _curve(ends.index, ends["mean"], VALIDATION_COLOR)
+    curve.mode = "lines+markers"
     curve.error_y.array = ends["max"] - ends["mean"]
     curve.error_y.arrayminus = ends["mean"] - ends["min"]
     figure = go.Figure(curve)
-    figure.update_xaxes(title="number of training photos (log scale)")
+    accuracy = "validation accuracy<br>(mean, range over seeds)"
+    _name_axes(figure, "number of training photos (log scale)", accuracy)
     figure.update_xaxes(type="log", tickvals=ends.index, tickformat=",d")
-    figure.update_yaxes(title="validation accuracy<br>(mean, range over seeds)")
     figure.update_yaxes(tickformat=".1%")
-    return style(figure, title, subtitle)
+    return style(figure, title)
 
 
 def confusion(
@@ -442,7 +421,7 @@ def confusion(
     labels : Series of categories, shape (n,)
     predictions : sequence of str, shape (n,)
         The predicted class of each image.
-    title, subtitle : str
+    title : str
     """
     names = list(labels.cat.categories)
     counts = confusion_matrix(labels.astype(str), predictions, labels=names)
@@ -459,11 +438,11 @@ def confusion(
         heat.texttemplate = "%{text}"
         heat.showscale = False
     figure = go.Figure(heat)
-    figure.update_xaxes(title="predicted class", constrain="domain")
-    figure.update_yaxes(title="true class", constrain="domain")
-    figure.update_yaxes(autorange="reversed", scaleanchor="x")
+    _name_axes(figure, "predicted class", "true class")
+    figure.update_xaxes(constrain="domain")
+    figure.update_yaxes(constrain="domain", autorange="reversed", scaleanchor="x")
     _class_ticks(classes, figure.layout.xaxis, figure.layout.yaxis)
-    return style(figure, title, subtitle, height=700)
+    return style(figure, title, height=700)
 
 
 def calibration(
@@ -471,7 +450,6 @@ def calibration(
     title: str,
     *,
     confidences: dict[str, Sequence[float]],
-    subtitle: str = "",
 ) -> go.Figure:
     """
     Return a reliability diagram above a histogram of confidence.
@@ -481,7 +459,7 @@ def calibration(
     tables : dict of str to DataFrame
         Tables of `reliability` by the names that the legend shows; the error bars are
         their confidence intervals.
-    title, subtitle : str
+    title : str
     confidences : dict of str to sequence of float
         The confidence for each photo, by the same names.
     """
@@ -491,20 +469,20 @@ def calibration(
     lowest = min(table["ci_low"].min() for table in tables.values())
     lowest = min(lowest, *map(np.min, confidences.values()))
     ends = [np.floor(10 * lowest) / 10, 1]
-    diagonal = go.Scatter(x=ends, y=ends, mode="lines", name="perfect calibration")
-    diagonal.line = {"color": "#999999", "dash": "dot"}
+    diagonal = _curve(ends, ends, "#999999", "perfect calibration")
+    diagonal.line.dash = "dot"
     figure.add_trace(diagonal)
     looks = itertools.cycle(zip(PALETTE, SYMBOLS, strict=False))
     for (name, table), (color, symbol) in zip(tables.items(), looks, strict=False):
         points = _bins(table, name)
         points.marker = {"color": color, "symbol": symbol, "size": 7}
-        figure.add_trace(points, row=1, col=1)
+        figure.add_trace(points)
         # Rounding may have put a confidence beyond the ends; each photo is counted.
         inside = np.clip(confidences[name], *ends)
         photos, edges = np.histogram(inside, bins=50, range=ends)
-        steps = go.Scatter(x=edges, y=[*photos, 0], mode="lines", hoverinfo="skip")
-        steps.line = {"color": color, "shape": "hv"}
-        steps.showlegend = False
+        steps = _curve(edges, [*photos, 0], color)
+        steps.line.shape = "hv"
+        steps.update(hoverinfo="skip", showlegend=False)
         figure.add_trace(steps, row=2, col=1)
     shown = [ends[0], 1.02]  # the markers of an accuracy of 1 are shown whole
     figure.update_xaxes(range=shown, domain=[0.19, 0.81])  # so the diagram is square
@@ -512,7 +490,7 @@ def calibration(
     figure.update_yaxes(title="photos", row=2)
     figure.update_xaxes(title="confidence (probability of the predicted class)", row=2)
     _legend_below(figure)
-    return style(figure, title, subtitle, height=800)
+    return style(figure, title, height=800)
 
 
 def _bins(table, name):
@@ -542,10 +520,8 @@ def coverage(
     title : str
     answered : float
         The coverage at the abstention threshold, which is marked.
-    subtitle : str
     """
-    line = go.Scatter(x=table["coverage"], y=table["accuracy"], mode="lines")
-    line.line.color = TRAINING_COLOR
+    line = _curve(table["coverage"], table["accuracy"], TRAINING_COLOR)
     line.hovertemplate = "coverage %{x:.1%}, accuracy %{y:.2%}<extra></extra>"
     figure = go.Figure(line)
     if answered:
@@ -556,12 +532,13 @@ def coverage(
         mark = {"x": 0.5, "y": 0.05, "showarrow": False, "yref": "paper"}
         text = "the model always abstains (coverage 0%)"
     figure.add_annotation(mark, text=f"threshold: {text}")
-    figure.update_xaxes(title="coverage", tickformat=".0%")
-    figure.update_yaxes(title="selective accuracy", tickformat=".1%")
+    _name_axes(figure, "coverage", "selective accuracy")
+    figure.update_xaxes(tickformat=".0%")
+    figure.update_yaxes(tickformat=".1%")
     # If all are correct, the axis ends at 100%, too.
     low = min(table["accuracy"].min(), 0.98)
     figure.update_yaxes(range=[1.05 * low - 0.05, 1.05 - 0.05 * low])
-    return style(figure, title, subtitle)
+    return style(figure, title)
 
 
 # --- Shown and saved ------------------------------------------------------------------

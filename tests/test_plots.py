@@ -27,7 +27,7 @@ import scenes.evaluation
 import scenes.plots
 
 RATES, DROPOUTS, DECAYS, FOLDS, EPOCHS = [0.001, 0.01], [0.1, 0.3, 0.5], [0, 1e-4], 3, 4
-LOOK = {"title": "A title", "subtitle": "n = 120 photos"}
+LOOK = {"title": "A title"}
 LONG = "a name of a class that goes on and on and on"
 ODD = [
     "<b>x</b>",
@@ -62,10 +62,10 @@ def draw_results(*values: Iterable[float]) -> pd.DataFrame:
     return table.join(pd.DataFrame(accuracies.round(4), columns=list(scenes.METRICS)))
 
 
-def draw_search(results: pd.DataFrame, title: str, subtitle: str = "") -> go.Figure:
+def draw_search(results: pd.DataFrame, title: str) -> go.Figure:
     """Return the plot of the results of a grid search."""
     ranked = scenes.evaluation.rank_epochs(results)
-    return scenes.plots.grid_search(ranked, title, subtitle=subtitle)
+    return scenes.plots.grid_search(ranked, title)
 
 
 @pytest.fixture(scope="module")
@@ -207,9 +207,7 @@ def read(shown: object) -> str:
 @pytest.mark.parametrize("name", AXES)
 def test_a_plot_has_the_title_it_is_given_named_axes_and_the_common_look(figures, name):
     figure, common = figures[name], figures["counts 6"].layout
-    assert (figure.layout.title.text, figure.layout.title.subtitle.text) == (
-        *LOOK.values(),
-    )
+    assert figure.layout.title.text == LOOK["title"]
     assert texts(figure) >= AXES[name]
     assert (figure.layout.font, figure.layout.template) == (
         common.font,
@@ -540,7 +538,7 @@ def test_calibration_shows_each_bin_with_its_interval_and_a_histogram(figures, t
     for points, steps, (name, table) in zip(
         traces[::2], traces[1::2], tables.items(), strict=True
     ):
-        assert (points.name, points.mode, points.yaxis) == (name, "markers", "y")
+        assert (points.name, points.mode, points.yaxis) == (name, "markers", None)
         np.testing.assert_allclose(points.x, table["confidence"])
         np.testing.assert_allclose(points.y, table["accuracy"])
         np.testing.assert_allclose(points.y + points.error_y.array, table["ci_high"])
