@@ -77,7 +77,6 @@ def load_features(
     if images["file"].notna().all():
         # Of all images, in their order: the last digit depends on the others of a
         # batch.
-        cache = Path(cache, "features.npz")
         return features.extract_features(images, base_model, cache=cache)
     return features.load_bundled_features()[1][images.index]
 
@@ -261,8 +260,7 @@ def show_predictions(model: keras.Model, folder: str | Path) -> Figure | None:
     if not Path(folder).is_dir():
         print(f"Put photos into {folder}/, and this cell shows the predictions.")
         return None
-    unreadable = []
-    table = classifier.predict(model, folder, failed=unreadable)
+    table, unreadable = classifier.predict_readable(model, folder)
     print(*unreadable, sep="\n", end="\n" * bool(unreadable))
     titles = table["label"].astype(str) + table["unsure"].map(
         {True: " (unsure)", False: ""}

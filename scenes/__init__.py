@@ -4,6 +4,7 @@ share.
 """
 
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -59,6 +60,22 @@ if keras.backend.backend() != "tensorflow":
     _what = f"Keras runs on {keras.backend.backend()} here"
     _why = "this project needs TensorFlow"
     raise ImportError(f"{_what}, and {_why}: restart, and import scenes before Keras")
+
+
+@contextlib.contextmanager
+def float32() -> Iterator[None]:
+    """Compute in float32 inside, whatever a cell has set (as mixed precision)."""
+    policy = keras.config.dtype_policy()
+    float_type = keras.config.floatx()
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(float_type)
+        keras.config.set_dtype_policy(policy)
+
+
 # What all numbers depend on; ~/.keras/keras.json may hold others.
 KERAS = {
     "floatx": "float32",
@@ -101,6 +118,11 @@ HYPERPARAMETERS = ["learning_rate", "dropout", "weight_decay"]
 METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")
 
 
+def has_gpu() -> bool:
+    """Return whether TensorFlow computes on a GPU."""
+    return bool(tf.config.get_visible_devices("GPU"))
+
+
 def describe_device() -> str:
     """
     Return what computes here: 'Running on 1 GPU: Tesla T4' or 'Running on 2 CPU cores'.
@@ -110,3 +132,7 @@ def describe_device() -> str:
         return f"Running on 1 GPU: {details.get('device_name', 'of unknown name')}"
     cores = joblib.cpu_count()
     return f"Running on {cores} CPU core{'s' * (cores > 1)}"
+
+
+# What the imports have made stays to the end: collecting garbage need not look at it.
+gc.freeze()

@@ -65,9 +65,9 @@ def digest_photos(images: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
 
     found, thumbnails = [], [np.zeros((0, 256), "float32")]
     with progress.bar(len(images), "Reading the photos", "photo") as bar:
-        for batch in progress.run_ahead(look, list(images["file"]), 32, []):
-            found += [row[:2] for _, row in batch]
-            thumbnails.append(np.stack([row[2] for _, row in batch]))
+        for batch in progress.read_ahead(look, list(images["file"]), 32):
+            found += [(digest, problem) for digest, problem, _ in batch]
+            thumbnails.append(np.stack([small for _, _, small in batch]))
             bar.update(len(batch))
     digests = pd.DataFrame(found, columns=["digest", "problem"], index=images.index)
     return digests, np.concatenate(thumbnails)

@@ -351,12 +351,13 @@ def test_weights_are_known_by_their_shapes_and_no_network_is_built(
 
 # --- Arguments ------------------------------------------------------------------------
 
-DATA = [
-    np.ones((24, scenes.base_model.N_FEATURES), "float32"),
-    np.repeat(np.arange(6), 4),
-]
-DECAY = {"dropout": 0.1, "weight_decay": 0.001}
-ONE = DECAY | {"learning_rate": 0.001, "epochs": 1}
+HEAD = {"learning_rate": 0.001, "dropout": 0.1, "weight_decay": 0.001, "epochs": 1}
+TUNING = {
+    "learning_rate": 0.001,
+    "first_layer": "block_10_expand",
+    "label_smoothing": 0.1,
+    "epochs": 1,
+}
 GRID = {
     "learning_rates": [0.1],
     "dropouts": [0.1],
@@ -389,7 +390,9 @@ def test_options_hold_pythons_own_numbers_or_are_refused():
 
 def test_an_impossible_argument_is_refused_before_any_work(table, tmp_path):
     training = {"epochs": 0, "batch_size": 0, "class_weight": "all", "seed": -1}
-    head = {"dropout": 1, "weight_decay": -1}
+    head = {"learning_rate": 0, "dropout": 1, "weight_decay": -1}
+    grid = {"learning_rates": 0, "dropouts": [1], "weight_decays": [], "folds": 1}
+    tuning = {"learning_rate": 2, "first_layer": "block_0", "label_smoothing": 1}
     # a function, what it is given, by position and by name, and what is impossible
     rows = [
         (utils.shrink, [table], {}, {"factor": 0}),
@@ -397,18 +400,18 @@ def test_an_impossible_argument_is_refused_before_any_work(table, tmp_path):
         (
             scenes.features.extract_features,
             [table, None],
-            {"cache": tmp_path / "cache.npz"},
+            {"cache": tmp_path / "cache"},
             {"batch_size": 0},
         ),
-        (scenes.heads.build_head, [scenes.base_model.N_FEATURES, 6], DECAY, head),
-        (scenes.heads.train_head, DATA, ONE, training | head | {"learning_rate": 0}),
         (
-            scenes.grid_search.grid_search,
-            DATA,
-            GRID | {"csv": tmp_path / "grid.csv"},
-            training
-            | {"learning_rates": 0, "dropouts": [1], "weight_decays": [], "folds": 1},
+            scenes.heads.build_head,
+            [scenes.base_model.N_FEATURES, 6],
+            {"dropout": 0.3, "weight_decay": 0.01},
+            {"dropout": 1, "weight_decay": -1},
         ),
+        (scenes.settings.HeadOptions, [], HEAD, training | head),
+        (scenes.settings.GridOptions, [], GRID, training | grid),
+        (scenes.settings.FineTuningOptions, [], TUNING, training | tuning),
         (scenes.classifier.predict, [None, tmp_path], {}, {"batch_size": 0}),
     ]
     for function, given, named, impossible in rows:
