@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
+import papermill.iorw
 from conftest import CLASSES
 
 import scenes.classifier
@@ -166,8 +166,10 @@ def test_the_card_says_the_size_and_the_classes_of_the_file():
     )
 
 
-def test_the_metadata_of_the_card_give_its_accuracy():
-    [model] = yaml.safe_load(CARD.split("---")[1])["model-index"]
+def test_the_metadata_of_the_card_give_its_accuracy(tmp_path):
+    file = tmp_path / "metadata.yaml"
+    file.write_text(CARD.split("---")[1])
+    [model] = papermill.iorw.read_yaml_file(str(file))["model-index"]
     [result] = model["results"]
     [metric] = result["metrics"]
     test = read("test_predictions")
