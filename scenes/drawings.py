@@ -6,13 +6,14 @@ not change them. Numbers are drawn in `plots`. A notebook shows matplotlib's fig
 whatever MPLBACKEND says.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 from IPython import get_ipython
 from IPython.core.pylabtools import select_figure_formats
-from matplotlib import style
+from matplotlib import font_manager, style
 from matplotlib.figure import Figure
 
 shell = get_ipython()
@@ -20,6 +21,11 @@ if shell:
     select_figure_formats(shell, {"png"})
 
 _FONT = "DejaVu Sans"  # it comes with matplotlib
+_HINT = (
+    "Titles have characters that no installed font has, drawn as their codes; install "
+    "a font that has them, as one of the Noto fonts."
+)
+_say_once = functools.cache(print)
 
 
 @style.context("default")
@@ -38,11 +44,13 @@ def grid(
     photos : sequence of ndarray, shape (height, width) or (height, width, 3)
         0 to 255, grey or RGB.
     titles : sequence of str
-        Text, not formulas between dollar signs.
+        Text, not formulas between dollar signs. Characters that no installed font has
+        are drawn as their codes, and a line says so, once.
     columns : int
     width : float
         Of a column, in inches.
     """
+    titles, families = _drawable(titles)
     rows = max(1, math.ceil(len(photos) / columns))
     lines = max((title.count("\n") + 1 for title in titles), default=1)
     height = width + 0.2 * lines
@@ -53,9 +61,43 @@ def grid(
     pairs = zip(photos, titles, strict=True)
     for axis, (photo, title) in zip(figure.axes, pairs, strict=False):
         axis.imshow(photo, cmap="gray", vmin=0, vmax=255)
-        axis.set_title(title, fontsize=9, family=_FONT, parse_math=False)
+        axis.set_title(title, fontsize=9, family=families, parse_math=False)
     figure.draw_without_rendering()  # so that the layout knows the height of the titles
     return figure
+
+
+def _drawable(titles):
+    """
+    Return titles without characters that no font has, and the font families of theirs.
+    """
+    characters = {ord(character) for character in "".join(titles)}
+    missing = characters - {ord("\n")} - _characters(font_manager.findfont(_FONT))
+    families = [_FONT]
+    for font in font_manager.fontManager.ttflist:
+        if not missing:
+            break
+        found = missing & _characters(font.fname)
+        # matplotlib warns if a family has no such style.
+        if found and font.style == "normal" and font.weight == 400:
+            families.append(font.name)
+            missing -= found
+    codes = {}
+    for number in missing:
+        codes[number] = chr(number).encode("unicode_escape").decode()
+        _say_once(_HINT)
+    return [title.translate(codes) for title in titles], families
+
+
+@functools.cache
+def _characters(file):
+    """Return the code points that a font's file has."""
+    try:
+        font = font_manager.get_font(file)
+    except (OSError, RuntimeError):  # it is there no more: matplotlib keeps a list
+        return set()
+    if "Last" in font.family_name:  # the "last resort" has a box for each
+        return set()
+    return set(font.get_charmap())
 
 
 @style.context("default")
