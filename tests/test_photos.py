@@ -3,7 +3,9 @@ A photo is its pixels: each kind of file gives the right ones, or an error that 
 it.
 """
 
+import errno
 import io
+import pickle
 import re
 import struct
 from pathlib import Path
@@ -302,15 +304,62 @@ def test_a_photo_that_is_cut_off_is_an_error_that_names_it(kind, tmp_path):
         scenes.photos.read_photo(path)
 
 
-def test_whatever_a_decoder_raises_becomes_the_one_error(tmp_path, monkeypatch):
-    def fail(*args):
-        raise MemoryError
+def failing(monkeypatch, error: Exception, method: str = "load"):
+    """Let a method of all photos fail."""
 
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(Image.Image, method, fail)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("odd"), "its decoder fails (RuntimeError: odd)"),
+        (OSError("odd bytes"), "odd bytes"),
+        (OSError(errno.EACCES, "Permission denied"), "Permission denied"),
+        (OSError(errno.EINVAL, "Invalid argument"), "Invalid argument"),
+    ],
+)
+def test_whatever_a_decoder_raises_becomes_the_one_error(
+    error, reason, tmp_path, monkeypatch
+):
     saved(PHOTO)(tmp_path / "photo.png")
-    monkeypatch.setattr(Image.Image, "load", fail)
-    problem = r"photo.png cannot be read as a photo: its decoder fails \(MemoryError"
-    with pytest.raises(ValueError, match=problem):
+    failing(monkeypatch, error)
+    with pytest.raises(scenes.photos.UnreadablePhotoError) as raised:
         scenes.photos.read_photo(tmp_path / "photo.png")
+    error = pickle.loads(pickle.dumps(raised.value))  # as a worker sends it
+    assert error.reason == reason
+    path = tmp_path / "photo.png"
+    assert str(error) == f"{path} cannot be read as a photo: {reason}"
+
+
+@pytest.mark.parametrize("method", ["load", "getexif"])
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (OSError(errno.ESTALE, "Stale file handle"), "Stale file handle"),
+        (MemoryError(), "there is not enough memory"),
+    ],
+)
+def test_a_fault_of_the_machine_says_nothing_about_the_photo(
+    error, reason, method, tmp_path, monkeypatch
+):
+    saved(PHOTO)(tmp_path / "photo.png")
+    failing(monkeypatch, error, method)
+    told = f"^{tmp_path}/photo.png cannot be read at the moment: {reason}; try again$"
+    with pytest.raises(OSError, match=told):
+        scenes.photos.read_photo(tmp_path / "photo.png")
+
+
+def test_a_fault_of_the_machine_stops_the_audit(drawn, monkeypatch):
+    """Else the run would go on with fewer photos."""
+    failing(monkeypatch, OSError(errno.EIO, "Input/output error"))
+    with pytest.raises(OSError, match="at the moment: Input/output error"):
+        scenes.dataset.digest_photos(scenes.folders.list_images(drawn), drawn)
 
 
 # --- The audit ------------------------------------------------------------------------
