@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageChops, ImageCms, UnidentifiedImageError
 
 from scenes import base_model, files
 
@@ -34,6 +34,8 @@ _TURNS = {
     8: "ROTATE_90",
 }
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+_RAMP = Image.linear_gradient("L")
+_COLOURS = Image.merge("RGB", (_RAMP, _RAMP.rotate(90), _RAMP.rotate(45)))
 # Errors of the operating system that stay with a file, and None: Pillow's own.
 _LASTING = {
     None,
@@ -209,14 +211,16 @@ def _to_srgb(image):
 @functools.lru_cache(maxsize=32)
 def _transform(data, mode):
     """
-    Return the transform from a profile to sRGB, or None if it is called so.
+    Return the transform from a profile to sRGB, or None if it changes next to nothing.
 
-    One that is for another mode is an error.
+    What a profile says counts, not its name. One that is for another mode is an error.
     """
     profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
-    if "sRGB" in (profile.profile.profile_description or ""):
-        return None
-    return ImageCms.buildTransform(profile, _SRGB, mode, "RGB")
+    transform = ImageCms.buildTransform(profile, _SRGB, mode, "RGB")
+    colours = _COLOURS.convert(mode)
+    seen = ImageCms.applyTransform(colours, transform)
+    difference = ImageChops.difference(seen, colours.convert("RGB"))
+    return transform if np.max(difference) > 1 else None
 
 
 def _gray(image):

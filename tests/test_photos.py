@@ -184,8 +184,8 @@ SRGB = ImageCms.ImageCmsProfile(PROFILES[0]).tobytes()
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_a_colour_profile_is_applied(mode, tmp_path):
-    """Here one in which red and blue are each other's."""
-    swapped = SRGB.replace("sRGB".encode("utf-16be"), "swap".encode("utf-16be"))
+    """Here one called sRGB in which red and blue are each other's."""
+    swapped = SRGB
     for old, new in {b"rXYZ": b"-XYZ", b"bXYZ": b"rXYZ", b"-XYZ": b"bXYZ"}.items():
         swapped = swapped.replace(old, new, 1)
     saved(PHOTO, "PNG", mode, icc_profile=swapped)(tmp_path / "photo.png")
@@ -193,7 +193,32 @@ def test_a_colour_profile_is_applied(mode, tmp_path):
     assert np.abs(pixels.astype(int) - PHOTO[..., ::-1]).max() <= 1
 
 
-@pytest.mark.parametrize("profile", [SRGB, b"", b"x", SRGB[:200]])
+def with_curve(curve: bytes) -> bytes:
+    """Return an sRGB profile in which the place of the curve of each colour is moved."""
+    at = len(SRGB)
+    profile = SRGB
+    for name in (b"rTRC", b"gTRC", b"bTRC"):
+        entry = SRGB.index(name)
+        moved = name + struct.pack(">II", at, len(curve))
+        profile = profile[:entry] + moved + profile[entry + 12 :]
+    return struct.pack(">I", at + len(curve)) + profile[4:] + curve
+
+
+LINEAR = with_curve(b"curv" + bytes(8))
+LEVELS = np.linspace(0, 1, 24)
+LIGHT = np.where(LEVELS <= 0.04045, LEVELS / 12.92, ((LEVELS + 0.055) / 1.055) ** 2.4)
+TABLE = (65535 * LIGHT).round().astype(">u2").tobytes()
+# The same curve as a table, as most files have it; a short one, which is off by 1.
+SRGB_AS_A_TABLE = with_curve(b"curv" + bytes(4) + struct.pack(">I", 24) + TABLE)
+
+
+def test_a_profile_of_linear_light_that_is_called_srgb_is_applied(tmp_path):
+    saved(PHOTO, icc_profile=LINEAR)(tmp_path / "photo.png")
+    right = 255 * np.interp(PHOTO / 255, LIGHT, LEVELS)
+    assert np.abs(scenes.photos.read_photo(tmp_path / "photo.png") - right).max() <= 1.5
+
+
+@pytest.mark.parametrize("profile", [SRGB, SRGB_AS_A_TABLE, b"", b"x", SRGB[:200]])
 def test_a_profile_that_changes_nothing_or_is_damaged_is_left_alone(profile, tmp_path):
     saved(PHOTO, icc_profile=profile)(tmp_path / "photo.png")
     np.testing.assert_array_equal(
