@@ -23,6 +23,8 @@ Image.init()
 # Pillow knows these formats by sight, but does not decode them, or by another program.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 FORMATS = tuple(name for name in Image.ID if name not in _NOT_DECODED)
+# Programs leave the fourth byte of these at 0 and do not mean it as transparency.
+_UNUSED_ALPHA = {"BMP", "CUR", "DIB", "ICO", "TGA"}
 # The transpositions that undo the orientations in EXIF.
 _TURNS = {
     2: "FLIP_LEFT_RIGHT",
@@ -191,6 +193,8 @@ def _flatten(image):
     clear = image.convert("RGBA")
     alpha = clear.getchannel("A")
     photo = _to_srgb(clear.convert("L" if image.mode == "LA" else "RGB"))
+    if image.format in _UNUSED_ALPHA and alpha.getextrema() == (0, 0):
+        return photo
     white = Image.new("RGB", photo.size, "white")
     return Image.composite(photo, white, alpha)
 

@@ -69,12 +69,25 @@ def in_rgb(gray: np.ndarray) -> np.ndarray:
     return np.repeat(gray[..., None], 3, axis=-1)
 
 
+def with_a_mask_for_alpha(path: Path) -> None:
+    """Write a BMP that names its fourth byte, which Pillow leaves out."""
+    file = io.BytesIO()
+    saved(FOURTH_BYTE_0, "BMP")(file)
+    data = file.getvalue()
+    start, size, packing = (struct.pack("<I", number) for number in (122, 108, 3))
+    head = data[:10] + start + size + data[18:30] + packing + data[34:54]
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    path.write_bytes(head + masks + bytes(52) + data[54:])
+
+
 OVER_WHITE = in_rgb(np.where(np.arange(8) == 0, 0, 128) * np.ones((6, 1)))
 GRAY = draw(7)[..., 0]
 CMYK = np.array(Image.fromarray(PHOTO).convert("CMYK").convert("RGB"))
 FRAMES = [Image.fromarray(draw(seed)).quantize(12) for seed in (1, 2)]
 LONG = np.tile(PHOTO[:1], (1, 417, 1))[:, :20000]
 WHITE = np.full((6, 8, 3), 255)
+FOURTH_BYTE_0 = Image.fromarray(PHOTO)
+FOURTH_BYTE_0.putalpha(0)
 TURNED = [
     PHOTO,
     PHOTO[:, ::-1],
@@ -106,6 +119,9 @@ ODD_PHOTOS = {
     "20000 x 1": (saved(LONG), LONG, 0),
     "named with spaces": (saved(PHOTO), PHOTO, 0),
     "turned by EXIF": (saved(PHOTO, **turned(6)), TURNED[5], 0),
+    "TGA with alpha": (saved(transparent("RGBA"), "TGA"), OVER_WHITE, 1),
+    "BMP whose fourth byte is 0": (with_a_mask_for_alpha, PHOTO, 0),
+    "TGA whose fourth byte is 0": (saved(FOURTH_BYTE_0, "TGA"), PHOTO, 0),
 }
 
 RAMP = 5 * np.arange(48).reshape(6, 8)
