@@ -245,16 +245,17 @@ def _gray(image):
 
 def _white(numbers):
     """
-    Return the number that is white, where only one answer makes a photo of the file.
+    Return the number that is white, which follows from the largest one.
 
-    In between lie files that would be all but black or all but white, and are refused.
+    Numbers that span less than a quarter of the way to white may be those of a sensor
+    of fewer bits, or temperatures: nearly black or one gray, they are refused. A page
+    that is all black or all white is not.
     """
     low, high = numbers.min(), numbers.max()
-    if numbers.dtype.kind == "f":
-        white = 1 if high <= 1 else 255 if 64 <= high <= 255 else None
-    else:
-        white = 255 if high <= 255 else 65535 if 4096 <= high <= 65535 else None
-    if white and low >= 0:
+    possible = (1, 255) if numbers.dtype.kind == "f" else (255, 65535)
+    white = next((number for number in possible if high <= number), np.inf)
+    is_plain = low == high and high in (0, white)
+    if low >= 0 and (is_plain or high - low >= white / 4):
         return white
     what = f"its pixels go from {low:g} to {high:g}, which does not say what is white"
     raise ValueError(f"{what}; save it with 8 bits")

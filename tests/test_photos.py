@@ -134,6 +134,7 @@ PACKED = bytes.fromhex(
     "".join(f"{257 * n // 16:03x}" for n in RAMP.flat)
 )  # three digits: 12 bits
 RAMP12 = np.frombuffer(PACKED.ljust(96), "uint16").reshape(6, 8)
+DARK12 = np.frombuffer((b"\x01\0\x10" * 24).ljust(96), "uint16").reshape(6, 8)
 PROFILES = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
 LAB = ImageCms.profileToProfile(Image.fromarray(PHOTO), *PROFILES, outputMode="LAB")
 # The same of each mode and depth that the decoder knows.
@@ -153,6 +154,10 @@ MODES = {
         in_rgb(RAMP),
         0,
     ),
+    "16 bits, white page": (saved(0 * RAMP16 + 65535), WHITE, 0),
+    "16 bits, black page": (saved(0 * RAMP16), 0 * WHITE, 0),
+    "16 bits, a third of them": (saved(RAMP16 // 3), in_rgb(RAMP // 3), 1),
+    "12 bits, dark": (retagged(DARK12, 258, 16, 12), 0 * WHITE + 1, 0),
     "floats to 1": (saved(UNIT, "TIFF"), in_rgb(RAMP), 0),
     "floats to 255": (saved(255 * UNIT, "TIFF"), in_rgb(RAMP), 0),
     "LAB": (saved(LAB, "TIFF"), PHOTO, 12),
@@ -178,9 +183,11 @@ def test_a_photo_gives_the_pixels_that_a_viewer_shows(kind, tmp_path):
     assert np.abs(pixels.astype(int) - right).max() <= tolerance
 
 
-UNCLEAR = [5 * UNIT, 65535 * UNIT, UNIT - 0.5, UNIT * np.nan]
+UNCLEAR = [5 * UNIT, 65535 * UNIT, UNIT - 0.5, UNIT * np.nan, UNIT / 9, 40 * UNIT]
+UNCLEAR += [(most * UNIT).astype("uint16") for most in (40, 1023, 8191, 16383)]
 UNCLEAR += [
-    (4 * RAMP).astype("uint16"),
+    (7000 + 1500 * UNIT).astype("uint16"),  # a thermal camera's counts
+    (51000 + 9000 * UNIT).astype("uint16"),
     (RAMP - 100).astype("int32"),
     (RAMP << 22).astype("int32"),
 ]
