@@ -9,6 +9,7 @@ import errno
 import functools
 import io
 import re
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -38,6 +39,8 @@ _TURNS = {
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 _RAMP = Image.linear_gradient("L")
 _COLOURS = Image.merge("RGB", (_RAMP, _RAMP.rotate(90), _RAMP.rotate(45)))
+_PNG = b"\x89PNG\r\n\x1a\n"
+_LARGEST_PROFILE = 2**26
 # Errors of the operating system that stay with a file, and None: Pillow's own.
 _LASTING = {
     None,
@@ -118,7 +121,7 @@ def read_photo(path: str | Path) -> np.ndarray:
     """
     try:
         with open(path, "rb") as file:
-            return _pixels(file)
+            return _decode(file)
     except Exception as error:  # Pillow's plugins raise a dozen kinds for damaged bytes
         if _is_of_photo(error):
             raise UnreadablePhotoError(path, _reason(path, error)) from error
@@ -152,10 +155,44 @@ def _format_problem(path):
         head = file.read(64)
     if head[4:8] == b"ftyp" and (b"hei" in head or b"hevc" in head):
         return "it is a HEIC photo; convert it to JPEG"
+    for name in ("JPEG", "PNG", "TIFF"):
+        _, accepts = Image.OPEN[name]
+        if accepts(head):
+            advice = "save it as a PNG or JPEG with 8 bits, gray or RGB"
+            return f"it is a {name} that is damaged or of an unusual kind; {advice}"
     return "no known format"
 
 
-def _pixels(file):
+def _decode(file):
+    """Return the pixels of an open file, or raise one of many errors."""
+    try:
+        return _pixels(file)
+    except (SyntaxError, UnidentifiedImageError, ValueError):
+        file.seek(0)
+        if file.read(8) != _PNG:
+            raise
+        # Viewers show a PNG whose comments are damaged, or too large for Pillow.
+        return _pixels(*_without_comments(file))
+
+
+def _without_comments(file):
+    """Return the chunks of a PNG that its pixels need, as a file, and its profile."""
+    photo = io.BytesIO()
+    photo.write(_PNG)
+    profile = None
+    while header := file.read(8):
+        kind = header[4:]
+        body = file.read(int.from_bytes(header[:4]) + 4)  # its checksum is the last
+        if kind == b"iCCP":
+            packed = body[body.index(0) + 2 :]  # behind the name and the method
+            profile = zlib.decompressobj().decompress(packed, _LARGEST_PROFILE)
+        elif kind.isupper() or kind in (b"eXIf", b"tRNS"):
+            photo.write(header + body)
+    photo.seek(0)
+    return photo, profile
+
+
+def _pixels(file, profile=None):
     """Return the pixels of a photo as RGB, turned, over white, through its profile."""
     image = Image.open(file, formats=FORMATS)
     width, height = image.size
@@ -164,6 +201,8 @@ def _pixels(file):
         raise Image.DecompressionBombError(f"{width} x {height} pixels are too many")
     image.draft(None, (DRAFT_SIZE, DRAFT_SIZE))  # does nothing if it is no JPEG
     image.load()
+    if profile:
+        image.info["icc_profile"] = profile
     return np.array(_flatten(_turn(image)))
 
 

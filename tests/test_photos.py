@@ -8,6 +8,7 @@ import io
 import pickle
 import re
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -235,8 +236,9 @@ TABLE = (65535 * LIGHT).round().astype(">u2").tobytes()
 SRGB_AS_A_TABLE = with_curve(b"curv" + bytes(4) + struct.pack(">I", 24) + TABLE)
 
 
-def test_a_profile_of_linear_light_that_is_called_srgb_is_applied(tmp_path):
-    saved(PHOTO, icc_profile=LINEAR)(tmp_path / "photo.png")
+@pytest.mark.parametrize("more", [b"", bytes(1_200_000)])
+def test_a_profile_of_linear_light_that_is_called_srgb_is_applied(more, tmp_path):
+    saved(PHOTO, icc_profile=LINEAR + more)(tmp_path / "photo.png")
     right = 255 * np.interp(PHOTO / 255, LIGHT, LEVELS)
     assert np.abs(scenes.photos.read_photo(tmp_path / "photo.png") - right).max() <= 1.5
 
@@ -260,6 +262,35 @@ def test_odd_exif_is_applied_and_damaged_exif_is_left_alone(tmp_path):
         np.testing.assert_array_equal(
             scenes.photos.read_photo(tmp_path / "photo.png"), right
         )
+
+
+PNG = io.BytesIO()
+saved(Image.fromarray(PHOTO).quantize(12), transparency=5, **turned(6))(PNG)
+PNG = PNG.getvalue()
+
+
+def chunk(kind: bytes, data: bytes, *, is_whole: bool = True) -> bytes:
+    checksum = zlib.crc32(kind + data) ^ (not is_whole)
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
+
+
+TEXT = zlib.compress(bytes(2_000_000))
+UNNEEDED = [
+    chunk(b"tEXt", b"a\0b", is_whole=False),
+    chunk(b"tIME", bytes(7), is_whole=False),
+    chunk(b"zTXt", b"a\0\0" + TEXT),
+    chunk(b"iTXt", b"a\0\1\0\0\0" + TEXT),
+]
+
+
+@pytest.mark.parametrize("unneeded", UNNEEDED)
+@pytest.mark.parametrize("at", [33, PNG.index(b"IDAT") - 4, PNG.index(b"IEND") - 4])
+def test_a_png_whose_comments_are_damaged_or_large_is_read(unneeded, at, tmp_path):
+    (tmp_path / "plain.png").write_bytes(PNG)
+    (tmp_path / "photo.png").write_bytes(PNG[:at] + unneeded + PNG[at:])
+    right = scenes.photos.read_photo(tmp_path / "plain.png")
+    pixels = scenes.photos.read_photo(tmp_path / "photo.png")
+    np.testing.assert_array_equal(pixels, right)
 
 
 # --- Large photos ---------------------------------------------------------------------
@@ -308,6 +339,14 @@ HEIC = b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(99)
 UNREADABLE = {
     "empty": (lambda p: p.touch(), "no known format"),
     "HEIC": (lambda p: p.write_bytes(HEIC), "it is a HEIC photo; convert it to JPEG"),
+    "TIFF of an odd kind": (
+        retagged(PHOTO, 262, 2, 1),
+        "it is a TIFF .* of an unusual kind; save it as a PNG or JPEG with 8 bits",
+    ),
+    "PNG without a head": (
+        lambda p: p.write_bytes(PNG[:8] + PNG[33:]),
+        "it is a PNG that is damaged .*; save it as a PNG",
+    ),
     "truncated": (lambda p: p.write_bytes(JPEG.getvalue()[:-200]), "[Tt]runcated"),
     "bomb": (
         lambda p: p.write_text("P5 20000 20000 255\n"),
