@@ -32,11 +32,12 @@ def load_images(
     weights: str | Path | None,
     *,
     download: bool = False,
-) -> tuple[Path | None, pd.DataFrame, np.ndarray | None]:
+) -> tuple[pd.DataFrame, np.ndarray | None]:
     """
-    Return the folder of the photos, their table with digests, and their thumbnails.
+    Return the table of the photos, with digests, and their thumbnails.
 
-    Without photos, these are None, the table of the bundled features, and None.
+    Without photos, these are the table of the bundled features, whose `file` is
+    missing, and None.
 
     Parameters
     ----------
@@ -60,28 +61,23 @@ def load_images(
             f"No photos found: using the bundled features of "
             f"{len(images):,} Intel photos."
         )
-        return None, images, None
+        return images, None
     folders.check_output(output, place)
-    images, thumbnails = folders.list_images(place), []
-    digests = dataset.digest_photos(images, place, thumbnails=thumbnails)
-    return place, images.join(digests), np.stack(thumbnails)
+    images = folders.list_images(place)
+    digests, thumbnails = dataset.digest_photos(images)
+    return images.join(digests), thumbnails
 
 
 def load_features(
-    images: pd.DataFrame,
-    folder: Path | None,
-    base_model: keras.Model,
-    cache: str | Path,
+    images: pd.DataFrame, base_model: keras.Model, cache: str | Path
 ) -> np.ndarray:
     """
-    Return the features of all images, a row each: computed, or bundled without a
-    folder.
+    Return the features of all images, a row each: computed, or bundled without photos.
     """
-    if folder:
+    if images["file"].notna().all():
         # Of all images, in their order: the last digit depends on the others of a
         # batch.
-        cache = Path(cache, "features.npz")
-        return features.extract_features(images, folder, base_model, cache=cache)
+        return features.extract_features(images, base_model, cache=cache)
     return features.load_bundled_features()[1][images.index]
 
 
@@ -246,16 +242,14 @@ def first_rows(table: pd.DataFrame, n: int = 5) -> pd.DataFrame | str:
     return table.head(n) if len(table) else "Nothing found."
 
 
-def show_photos(
-    images: pd.DataFrame, titles: Sequence[str], folder: Path | None
-) -> Figure | None:
+def show_photos(images: pd.DataFrame, titles: Sequence[str]) -> Figure | None:
     """Return a figure of the photos of a table; without photos, print so."""
-    if folder is None:
-        print("With the photos, this cell shows some of them.")
-    elif images.empty:
+    if images.empty:
         print("Nothing found.")
+    elif images["file"].isna().any():
+        print("With the photos, this cell shows some of them.")
     else:
-        return show_images([folder / path for path in images["path"]], list(titles))
+        return show_images(list(images["file"]), list(titles))
 
 
 def show_predictions(model: keras.Model, folder: str | Path) -> Figure | None:
@@ -266,8 +260,7 @@ def show_predictions(model: keras.Model, folder: str | Path) -> Figure | None:
     if not Path(folder).is_dir():
         print(f"Put photos into {folder}/, and this cell shows the predictions.")
         return None
-    unreadable = []
-    table = classifier.predict(model, folder, failed=unreadable)
+    table, unreadable = classifier.predict_readable(model, folder)
     print(*unreadable, sep="\n", end="\n" * bool(unreadable))
     titles = table["label"].astype(str) + table["unsure"].map(
         {True: " (unsure)", False: ""}

@@ -28,38 +28,33 @@ def thumbnail(photo: np.ndarray) -> np.ndarray:
     return gray / max(np.linalg.norm(gray), 1e-6)
 
 
-def digest_photos(
-    images: pd.DataFrame,
-    folder: str | Path,
-    *,
-    thumbnails: list[np.ndarray] | None = None,
-) -> pd.DataFrame:
+def digest_photos(images: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
     """
-    Decode each photo once, to know it by its pixels and to find the unreadable ones.
+    Return what each photo is known by, its pixels, or why it is unreadable.
+
+    Each photo is decoded once.
 
     Parameters
     ----------
     images : DataFrame
-        The table of `list_images`.
-    folder : path
-        The folder that the table's paths are relative to.
-    thumbnails : list, optional
-        Collects the `thumbnail` of each photo, zeros for an unreadable one. They are
-        pixels: for memory only.
+        The table of `list_images`, with the column `file`.
 
     Returns
     -------
-    DataFrame
+    digests : DataFrame
         With the index of `images`: `digest` (32 hexadecimal digits of BLAKE2b over
         shape and pixels, empty for an unreadable file) and `problem` (why it is
         unreadable, else empty). The same photo saved under another name or in another
         lossless format has the same digest; but the digest of a large JPEG is that of
         the smaller decode of `read_photo`, which only its copies as a file share.
+    thumbnails : ndarray of float32, shape (n, 256)
+        The `thumbnail` of each photo, zeros for an unreadable one, in the order of the
+        table. They are pixels: for memory only.
     """
 
-    def look(path):
+    def look(file):
         try:
-            photo = photos.read_photo(Path(folder, path))
+            photo = photos.read_photo(file)
             return photos.photo_digest(photo), "", thumbnail(photo)
         except ValueError as error:
             return (
@@ -68,14 +63,14 @@ def digest_photos(
                 np.zeros(256, "float32"),
             )
 
-    found = []
+    found, thumbnails = [], [np.zeros((0, 256), "float32")]
     with progress.bar(len(images), "Reading the photos", "photo") as bar:
-        for batch in progress.run_ahead(look, list(images["path"]), 32, []):
-            found += [row[:2] for _, row in batch]
-            if thumbnails is not None:
-                thumbnails += [row[2] for _, row in batch]
+        for batch in progress.read_ahead(look, list(images["file"]), 32):
+            found += [(digest, problem) for digest, problem, _ in batch]
+            thumbnails.append(np.stack([small for _, _, small in batch]))
             bar.update(len(batch))
-    return pd.DataFrame(found, columns=["digest", "problem"], index=images.index)
+    digests = pd.DataFrame(found, columns=["digest", "problem"], index=images.index)
+    return digests, np.concatenate(thumbnails)
 
 
 def find_copies(images: pd.DataFrame, thumbnails: np.ndarray | None) -> pd.DataFrame:

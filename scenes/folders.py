@@ -41,6 +41,7 @@ KAGGLE_INPUT = Path("/kaggle/input")  # where Kaggle's own machines keep data se
 # CSV's reader takes for a missing value.
 REFUSED_CLASSES = (
     "path",
+    "file",
     "label",
     "split",
     "digest",
@@ -48,6 +49,7 @@ REFUSED_CLASSES = (
     "model",
     "run",
     "unsure",
+    "confidence",
 )
 REFUSED_CLASSES += (
     "NA",
@@ -322,7 +324,8 @@ def list_images(folder: str | Path) -> pd.DataFrame:
         One row for each photo, sorted by split, label and path: `path` (relative to
         `folder`, with slashes), `label` (categorical, missing for prediction photos;
         the categories are the sorted names of the classes) and `split` (categorical:
-        'train', 'validation', 'test' or 'prediction').
+        'train', 'validation', 'test' or 'prediction'); and `file` (where the photo
+        lies: the absolute path as str).
 
     Raises
     ------
@@ -332,6 +335,7 @@ def list_images(folder: str | Path) -> pd.DataFrame:
         A class has a name that leads to confusion, or splits look like classes.
     """
     folder = Path(folder).expanduser()
+    root = folder.resolve()
     splits = _split_folders(folder)
     _check_layout(folder, splits)
     rows, skipped, below, empty = [], _loose(folder), set(), []
@@ -339,8 +343,10 @@ def list_images(folder: str | Path) -> pd.DataFrame:
         labelled = split != "prediction"
         for place in _subfolders(base) if labelled else [base]:
             found, others = sort_files(place)
-            names = [path.relative_to(folder).as_posix() for path in found]
-            rows += [(name, place.name if labelled else None, split) for name in names]
+            for path in found:
+                name = path.relative_to(folder)
+                label = place.name if labelled else None
+                rows.append((name.as_posix(), label, split, str(root / name)))
             skipped += others
             below |= {path.parent for path in found if labelled} - {place}
             if labelled and not found:
@@ -361,7 +367,7 @@ def list_images(folder: str | Path) -> pd.DataFrame:
             f"Photos in {len(below)} folders below class folders "
             f"count as photos of the class."
         )
-    images = pd.DataFrame(rows, columns=["path", "label", "split"])
+    images = pd.DataFrame(rows, columns=["path", "label", "split", "file"])
     classes = sorted(set(images["label"].dropna()))
     _check_classes(images, classes, splits.get("train", folder), folder)
     if {"validation", "test"} & set(images["split"]) == {"validation"}:

@@ -125,7 +125,8 @@ def drawn(drawn_once, tmp_path):
 def read_table(photos: Path):
     """Return the table of the photos with their digests, as the notebook makes it."""
     images = scenes.folders.list_images(photos)
-    return images.join(scenes.dataset.digest_photos(images, photos))
+    digests, _ = scenes.dataset.digest_photos(images)
+    return images.join(digests)
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +138,7 @@ def table():
             "path": [f"{number}.jpg" for number in range(len(labels))],
             "label": pd.Categorical(labels, CLASSES),
             "split": pd.Categorical(["train"] * len(labels), scenes.SPLITS),
+            "file": None,
             "digest": [f"{number:032}" for number in range(len(labels))],
             "problem": "",
         }

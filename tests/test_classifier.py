@@ -82,13 +82,13 @@ def test_a_saved_mobilenet_gives_what_the_head_gives_for_the_features(
     images = read_table(drawn).query("split == 'test' and label == 'sea'")
     head = small_head(6)
     features = scenes.features.extract_features(
-        images, drawn, random_base_model, cache=tmp_path / "c.npz"
+        images, random_base_model, cache=tmp_path / "c.npz"
     )
     classifier = scenes.classifier.build_classifier(random_base_model, head, CLASSES)
     scenes.classifier.save_classifier(classifier, tmp_path / "whole.keras")
     loaded = scenes.classifier.load_classifier(tmp_path / "whole.keras")
     assert all(map(np.array_equal, loaded.get_weights(), classifier.get_weights()))
-    table = scenes.classifier.predict(loaded, [drawn / path for path in images["path"]])
+    table = scenes.classifier.predict(loaded, list(images["file"]))
     expected = head.predict(features, verbose=0)
     np.testing.assert_allclose(table[CLASSES], expected, atol=0.02)
     assert np.ptp(expected, axis=0).max() > 0.1

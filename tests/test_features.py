@@ -41,6 +41,7 @@ def make_table(classes: list[str], labels: list[str | None]) -> pd.DataFrame:
             "path": [f"{i}.jpg" for i in numbers],
             "label": pd.Categorical(labels, classes),
             "split": pd.Categorical(["train"] * len(labels), scenes.SPLITS),
+            "file": None,
             "digest": [f"{i:032x}" for i in numbers],
             "problem": "",
         }
@@ -66,7 +67,7 @@ def extract(drawn, base, tmp_path):
     ):
         images = read_table(drawn) if images is None else images
         options = {"cache": tmp_path / "cache.npz", "batch_size": 8, **options}
-        return scenes.features.extract_features(images, drawn, base, **options)
+        return scenes.features.extract_features(images, base, **options)
 
     return run
 
@@ -113,8 +114,9 @@ def test_bundled_features_are_those_of_the_real_photos(
     """Another machine's last digits may fall into the next step: it may be one off."""
     images, features = bundled
     sample = images.sample(24, random_state=0)
+    sample["file"] = [str(real_photos / path) for path in sample["path"]]
     computed = scenes.features.extract_features(
-        sample, real_photos, imagenet_base_model, cache=tmp_path / "cache.npz"
+        sample, imagenet_base_model, cache=tmp_path / "cache.npz"
     )
     right = features[sample.index]
     steps = [scenes.base_model.round_features(f).astype(int) for f in (computed, right)]
@@ -125,9 +127,10 @@ def test_an_odd_photo_gives_the_features_of_its_pixels(base, tmp_path):
     for number, (write, _, _) in enumerate(ODD_PHOTOS.values()):
         write(tmp_path / f"{number}.jpg")
     images = make_table(CLASSES, ["sea"] * len(ODD_PHOTOS))
-    images["digest"] = scenes.dataset.digest_photos(images, tmp_path)["digest"]
+    images["file"] = [str(tmp_path / path) for path in images["path"]]
+    images["digest"] = scenes.dataset.digest_photos(images)[0]["digest"]
     features = scenes.features.extract_features(
-        images, tmp_path, base, cache=tmp_path / "cache.npz"
+        images, base, cache=tmp_path / "cache.npz"
     )
     for row, (kind, (_, right, tolerance)) in zip(
         features, ODD_PHOTOS.items(), strict=True
@@ -222,15 +225,17 @@ def test_memory_grows_neither_with_the_photos_nor_with_their_pixels(tmp_path):
 MEMORY = """
 import resource, sys
 from pathlib import Path
+import pandas as pd
 from conftest import CLASSES, small_head, small_base_model
 from scenes import classifier, features, photos
 
 folder = Path(sys.argv[1])
 paths, base = sorted(folder.glob("*.png")), small_base_model(0)
-digest = photos.photo_digest(photos.read_photo(paths[0]))
+images = pd.DataFrame({"path": "", "file": list(map(str, paths))})
+images["digest"] = photos.photo_digest(photos.read_photo(paths[0]))
 model = classifier.build_classifier(base, small_head(6), CLASSES)
 readers = [
-    lambda n: list(features.send_through(base, paths[:n], [digest] * n, folder, 32, [])),
+    lambda n: list(features.send_through(base, images[:n], 32, [])),
     lambda n: classifier.predict(model, paths[:n]),
 ]
 peaks = []
@@ -259,10 +264,9 @@ def test_photos_read_ahead_of_the_base_model_are_bounded(drawn, base, monkeypatc
 
     monkeypatch.setattr(scenes.photos, "read_photo", counted_read)
     images = pd.concat([read_table(drawn)] * 4)
-    paths, digests = list(images["path"]), list(images["digest"])
     read[0] = 0
     ahead.clear()
-    for rows, _ in scenes.features.send_through(base, paths, digests, drawn, 8, []):
+    for rows, _ in scenes.features.send_through(base, images, 8, []):
         time.sleep(0.02)
         done[0] += len(rows)
     assert read[0] == done[0] == len(images) > 200
@@ -315,6 +319,8 @@ def test_the_cache_holds_the_table_in_the_format_of_the_bundled_features(
     features = extract(images)
     kept, X = scenes.features.load_bundled_features(tmp_path / "cache.npz")
     np.testing.assert_array_equal(X, features)
+    assert kept["file"].isna().all()
+    images["file"] = None
     pd.testing.assert_frame_equal(kept, images, check_dtype=False)
 
 
@@ -345,7 +351,8 @@ def test_what_was_done_before_an_interrupt_is_kept(
     assert count() == len(right) - len(kept)
 
 
-def test_a_second_run_at_the_same_time_is_refused(extract, tmp_path):
+def test_a_second_run_at_the_same_time_is_refused(extract, tmp_path, monkeypatch):
+    monkeypatch.setattr(scenes.files, "WAIT", 0)
     with (
         scenes.files.locked(tmp_path / "cache.npz"),
         pytest.raises(RuntimeError, match=r"another run is writing .*cache\.npz; wait"),
@@ -479,7 +486,7 @@ MEANINGLESS = [
     ("split", 4),
     ("classes", "sea"),
 ]
-MEANINGLESS += [("format", 1), ("format", scenes.FORMAT + 1)]
+MEANINGLESS += [("format", 1), ("format", scenes.FEATURES_FORMAT + 1)]
 
 
 def fill(path: Path, name: str, value: int | str) -> None:

@@ -93,7 +93,7 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture
-def tune(images, drawn_once, network, head, cache):
+def tune(images, network, head, cache):
     """Return a function that trains with small settings, from the first epoch on."""
 
     def train(
@@ -102,18 +102,16 @@ def tune(images, drawn_once, network, head, cache):
         for path in cache.glob("fine-tuning-*") if anew else ():
             path.unlink()
         return scenes.fine_tuning.fine_tune(
-            images, drawn_once, base, head, cache=cache, **SMALL | settings
+            images, base, head, cache=cache, **SMALL | settings
         )
 
     return train
 
 
 @pytest.fixture(scope="module")
-def tuned(images, drawn_once, network, head, cache):
+def tuned(images, network, head, cache):
     """Return base, head and history of one training."""
-    return scenes.fine_tuning.fine_tune(
-        images, drawn_once, network, head, cache=cache, **SMALL
-    )
+    return scenes.fine_tuning.fine_tune(images, network, head, cache=cache, **SMALL)
 
 
 @pytest.fixture
@@ -122,9 +120,9 @@ def sent(monkeypatch):
     numbers = []
     original = scenes.features.send_through
 
-    def count(base, paths, *rest):
-        numbers.append(len(paths))
-        return original(base, paths, *rest)
+    def count(base, images, *rest):
+        numbers.append(len(images))
+        return original(base, images, *rest)
 
     monkeypatch.setattr(scenes.features, "send_through", count)
     return numbers
@@ -452,7 +450,8 @@ def test_another_training_has_another_checkpoint(interrupt, images, head):
     assert len(set(paths)) == len(paths) - 1
 
 
-def test_a_second_training_at_the_same_time_is_refused(tune, cache):
+def test_a_second_training_at_the_same_time_is_refused(tune, cache, monkeypatch):
+    monkeypatch.setattr(scenes.files, "WAIT", 0)
     tune()
     (path,) = cache.glob("fine-tuning-*.npz")
     with (
@@ -548,9 +547,7 @@ def test_a_photo_that_has_changed_is_named_before_anything_trains(
     changed = drawn / images["path"].iloc[3]
     changed.write_bytes((drawn / images["path"].iloc[4]).read_bytes())
     with pytest.raises(ValueError, match=r"3\.jpg has changed"):
-        scenes.fine_tuning.fine_tune(
-            images, drawn, network, head, cache=tmp_path, **SMALL
-        )
+        scenes.fine_tuning.fine_tune(images, network, head, cache=tmp_path, **SMALL)
     assert not list(tmp_path.glob("*activations*.npy"))
 
 
@@ -620,7 +617,7 @@ def test_the_model_selected_on_few_real_photos_is_no_worse_than_the_head(
     images = utils.drop_leaks(read_table(CLOTHING))
     y, split = images["label"].cat.codes.to_numpy(), images["split"].to_numpy(dtype=str)
     X = scenes.features.extract_features(
-        images, CLOTHING, imagenet_base_model, cache=tmp_path / "features.npz"
+        images, imagenet_base_model, cache=tmp_path / "features.npz"
     )
     settings = {
         "learning_rate": 0.001,
@@ -633,7 +630,7 @@ def test_the_model_selected_on_few_real_photos_is_no_worse_than_the_head(
     )
     settings = SMALL | {"learning_rate": 3e-4, "epochs": 5, "batch_size": 32}
     base, tuned_head, _ = scenes.fine_tuning.fine_tune(
-        images, CLOTHING, imagenet_base_model, head, cache=tmp_path, **settings
+        images, imagenet_base_model, head, cache=tmp_path, **settings
     )
     held_out = images[split != "train"]
     y, validation = y[split != "train"], held_out["split"] == "validation"

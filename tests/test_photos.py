@@ -461,8 +461,9 @@ def test_a_digest_knows_a_photo_by_its_pixels_and_shape(tmp_path):
     }
     for name, pixels in photos.items():
         Image.fromarray(pixels).save(tmp_path / name, lossless=True)
-    images = pd.DataFrame({"path": list(photos)}, index=[5, 6, 7, 8])
-    found = scenes.dataset.digest_photos(images, tmp_path)
+    files = [str(tmp_path / name) for name in photos]
+    images = pd.DataFrame({"file": files}, index=[5, 6, 7, 8])
+    found, _ = scenes.dataset.digest_photos(images)
     assert list(found.index) == [5, 6, 7, 8]
     assert (found["problem"] == "").all()
     assert found["digest"].str.fullmatch("[0-9a-f]{32}").all()
@@ -477,13 +478,11 @@ def test_the_audit_finds_all_unreadable_photos_and_says_why_without_folders(draw
     for name, kind in names.items():
         UNREADABLE[kind][0](drawn / name)
     listed = scenes.folders.list_images(drawn)
-    images = pd.concat([listed, pd.DataFrame({"path": list(names)})]).drop_duplicates(
-        "path"
-    )
-    images = images.reset_index(drop=True)
-    findings = utils.audit_images(
-        images.join(scenes.dataset.digest_photos(images, drawn))
-    )
+    others = pd.DataFrame({"path": list(names)})
+    others["file"] = [str(drawn / name) for name in names]
+    images = pd.concat([listed, others], ignore_index=True).drop_duplicates("file")
+    digests, _ = scenes.dataset.digest_photos(images)
+    findings = utils.audit_images(images.join(digests))
     assert set(findings["finding"]) == {"unreadable"}
     assert set(findings["path"]) == set(names)
     for row in findings.itertuples():
@@ -500,11 +499,10 @@ def test_copies_at_another_size_or_quality_are_found_across_splits_only(drawn, c
     for side, split in ((8, test), (9, train)):
         Image.new("RGB", (side, side)).save(split / "sea" / "black.png")
     (test / "sea" / "broken.jpg").touch()
-    thumbnails, images = [], scenes.folders.list_images(drawn)
-    images = images.join(
-        scenes.dataset.digest_photos(images, drawn, thumbnails=thumbnails)
-    )
-    copies = scenes.dataset.find_copies(images, np.stack(thumbnails))
+    images = scenes.folders.list_images(drawn)
+    digests, thumbnails = scenes.dataset.digest_photos(images)
+    images = images.join(digests)
+    copies = scenes.dataset.find_copies(images, thumbnails)
     found = {
         (Path(row.path).name, Path(row.path_copy).name) for row in copies.itertuples()
     }
@@ -513,10 +511,10 @@ def test_copies_at_another_size_or_quality_are_found_across_splits_only(drawn, c
     }
     assert "4 pair(s) of photos in different splits" in capsys.readouterr().out
     part = images[~images["path"].str.endswith("small.jpg")]
-    of_part = scenes.dataset.find_copies(part, np.stack(thumbnails))
+    of_part = scenes.dataset.find_copies(part, thumbnails)
     assert {Path(path).name for path in of_part["path"]} == {"gray.png"}
     capsys.readouterr()
-    assert scenes.dataset.find_copies(images[:3], np.stack(thumbnails)).empty
+    assert scenes.dataset.find_copies(images[:3], thumbnails).empty
     assert scenes.dataset.find_copies(images, None).empty
     assert capsys.readouterr().out == ""
 

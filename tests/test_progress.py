@@ -216,9 +216,9 @@ def search(csv):
     scenes.grid_search.grid_search(*make_photos(1500), **options)
 
 
-def extract(cache, images, folder, base):
+def extract(cache, images, base):
     """Extract the features of 57 photos in five blocks."""
-    scenes.features.extract_features(images, folder, base, cache=cache, batch_size=4)
+    scenes.features.extract_features(images, base, cache=cache, batch_size=4)
 
 
 @pytest.mark.slow
@@ -244,11 +244,7 @@ def test_a_cluster_one_worker_of_which_dies_gives_the_bytes_of_one_process(
 
     monkeypatch.setattr(scenes.grid_search, "BLOCK_COLUMNS", 4 * 6)
     monkeypatch.setattr(scenes.features, "BLOCK_BATCHES", 3)
-    given = (
-        (read_table(drawn_once), drawn_once, random_base_model)
-        if work is extract
-        else ()
-    )
+    given = (read_table(drawn_once), random_base_model) if work is extract else ()
     alone, spread = tmp_path / "alone.npz", tmp_path / "spread.npz"
     with joblib.parallel_config("sequential"):
         work(alone, *given)

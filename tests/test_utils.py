@@ -352,3 +352,17 @@ def test_show_images_takes_any_title_as_text(gallery):
     figure.canvas.draw()
     shown = [axis.get_title() for axis in figure.axes[:7]]
     assert shown == [*titles[:2], "caf\\udce9.jpg", *titles[3:]]
+
+
+def test_the_photos_of_a_cell_of_the_confusion_matrix():
+    labels = pd.Categorical(list("aaaabbbc"), list("abcd"))
+    images = pd.DataFrame({"path": [*"stuvwxyz"], "label": labels}, range(7, -1, -1))
+    guesses = list("aaabbbac")
+    assert list(utils.select_confused(images, guesses, "a", "b")["path"]) == ["v"]
+    chosen = utils.select_confused(images, pd.Categorical(guesses), "b", "b")
+    assert list(chosen.index) == [3, 2]
+    assert utils.select_confused(images, guesses, "d", "a").empty
+    refused = r"^'e' is no class; it must be one of a, b, c, d$"
+    for names in (("e", "a"), ("a", "e")):
+        with pytest.raises(ValueError, match=refused):
+            utils.select_confused(images, guesses, *names)

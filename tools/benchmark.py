@@ -44,6 +44,7 @@ import scenes.grid_search
 import scenes.heads
 import scenes.photos
 import scenes.plots
+import scenes.settings
 import scenes.side_by_side
 import utils
 from scenes.base_model import IMAGE_SIZE
@@ -143,10 +144,11 @@ def whole_grid(train: Photos, validation: Photos) -> float:
     """Train all 36 settings side by side, and return the best validation accuracy."""
     features, labels = map(np.concatenate, zip(train, validation, strict=True))
     rows = np.split(np.arange(len(labels)), [len(train[1])])
-    options = {"n_classes": N_CLASSES, "epochs": EPOCHS, "batch_size": BATCH_SIZE}
-    options |= {"class_weight": None, "seed": 0}
-    history = scenes.grid_search._fit(features, labels, *rows, grid=GRID, **options)
-    return history["val_accuracy"].max()
+    options = scenes.settings.GridOptions(
+        **GRID, epochs=EPOCHS, folds=2, batch_size=BATCH_SIZE
+    )
+    table, _ = scenes.grid_search.train_fold(features, labels, rows, options, fold=1)
+    return table["val_accuracy"].max()
 
 
 build_head = functools.partial(scenes.heads.build_head, scenes.base_model.N_FEATURES)
@@ -225,9 +227,7 @@ def scikit_learn_search(train: Photos, validation: Photos) -> float:
     return search.fit(features, labels).best_score_
 
 
-def through_base_model(
-    images: pd.DataFrame, photos: Path, base: keras.Model
-) -> Callable[[], float]:
+def through_base_model(images: pd.DataFrame, base: keras.Model) -> Callable[[], float]:
     """
     Return a task that trains one epoch on photos through the frozen base, as in 2020.
     """
@@ -239,10 +239,7 @@ def through_base_model(
 
     train, validation = (
         tf.data.Dataset.from_tensor_slices(
-            (
-                [str(photos / path) for path in rows["path"]],
-                rows["label"].cat.codes.to_numpy(),
-            )
+            (list(rows["file"]), rows["label"].cat.codes.to_numpy())
         )
         .map(read, num_parallel_calls=tf.data.AUTOTUNE)
         .batch(BATCH_SIZE)
@@ -273,7 +270,7 @@ def through_base_model(
 
 
 def compare_searches(
-    images: pd.DataFrame, features: np.ndarray, photos: Path | None, bar: tqdm
+    images: pd.DataFrame, features: np.ndarray, bar: tqdm
 ) -> Iterator[str]:
     """Yield what the search costs, against what else one would use."""
     train, validation = (
@@ -305,11 +302,12 @@ def compare_searches(
         TUNER: (functools.partial(keras_tuner_search, *data, steps), *some),
         SKLEARN: (functools.partial(scikit_learn_search, *data), 1, "all 36 penalties"),
     }
-    if photos:
+    with_photos = images["file"].notna().all()
+    if with_photos:
         base, epochs = scenes.base_model.build_base_model(), len(SETTINGS) * EPOCHS
-        ways[EXTRACTION] = extraction(images, photos, base), 1, "all"
+        ways[EXTRACTION] = extraction(images, base), 1, "all"
         ways[OLD_WAY] = (
-            through_base_model(images, photos, base),
+            through_base_model(images, base),
             epochs,
             f"1 epoch, x {epochs}",
         )
@@ -324,7 +322,7 @@ def compare_searches(
             what,
             others.loc[name, "result"],
         ]
-    if photos:
+    if with_photos:
         rows[EXTRACTION] = [ours + rows[EXTRACTION][0], "all", accuracy]
     columns = ["seconds", "measured", "best validation accuracy"]
     searches = pd.DataFrame(rows, index=columns).T
@@ -342,7 +340,7 @@ def compare_searches(
         f"{ours / plain.min():.2f} x one plain fit "
         "(goal: 1 x)."
     )
-    if photos:
+    if with_photos:
         ratio = rows[OLD_WAY][0] / rows[EXTRACTION][0]
         yield f"The way of 2020 takes {ratio:,.0f} x as long as ours with extraction."
 
@@ -359,12 +357,15 @@ def search(features: np.ndarray, labels: np.ndarray, shape: tuple, folds: int) -
         scenes.grid_search.grid_search(
             features,
             labels,
-            learning_rates=np.geomspace(1e-4, 1e-2, rates),
-            dropouts=np.linspace(0, 0.7, dropouts),
-            weight_decays=np.geomspace(1e-5, 1e-2, decays),
-            epochs=EPOCHS,
-            folds=folds,
-            batch_size=BATCH_SIZE,
+            scenes.settings.GridOptions(
+                learning_rates=np.geomspace(1e-4, 1e-2, rates),
+                dropouts=np.linspace(0, 0.7, dropouts),
+                weight_decays=np.geomspace(1e-5, 1e-2, decays),
+                epochs=EPOCHS,
+                folds=folds,
+                batch_size=BATCH_SIZE,
+            ),
+            cache=folder,
             csv=Path(folder, "grid_search.csv"),
         )
 
@@ -425,7 +426,7 @@ def draw_growth(table: pd.DataFrame) -> None:
         f"The more settings train side by side, the less each "
         f"one costs ({EPOCHS} epochs)"
     )
-    scenes.plots._style(figure, title).update_layout(showlegend=False)
+    scenes.plots.style(figure, title).update_layout(showlegend=False)
     with quiet():
         scenes.plots.show(figure, "search_growth", ROOT / "plotly_plots")
 
@@ -433,15 +434,12 @@ def draw_growth(table: pd.DataFrame) -> None:
 # --- Photos through the base model ----------------------------------------------------
 
 
-def extraction(
-    images: pd.DataFrame, photos: Path, base: keras.Model
-) -> Callable[[], None]:
+def extraction(images: pd.DataFrame, base: keras.Model) -> Callable[[], None]:
     """Return a task that computes the features of all these photos."""
 
     def task() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            cache = Path(folder, "features.npz")
-            scenes.features.extract_features(images, photos, base, cache=cache)
+        with tempfile.TemporaryDirectory() as cache:
+            scenes.features.extract_features(images, base, cache=cache)
 
     return task
 
@@ -481,7 +479,7 @@ def on_random_arrays(
     return task
 
 
-def measure_extraction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterator[str]:
+def measure_extraction(images: pd.DataFrame, bar: tqdm) -> Iterator[str]:
     """Yield how many photos a second go through the base."""
     images = images.drop_duplicates("digest").iloc[:1408]  # 44 batches
     base = scenes.base_model.build_base_model()
@@ -492,7 +490,7 @@ def measure_extraction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterato
     else:
         yield "OpenVINO is not installed."
     ours = "`extract_features`"
-    tasks = {ours: extraction(images, photos, base)}
+    tasks = {ours: extraction(images, base)}
     tasks |= {
         name: on_random_arrays(run, base, len(images)) for name, run in models.items()
     }
@@ -507,13 +505,13 @@ def measure_extraction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterato
         yield f"With {name}, the features (0 to 6) differ by at most {off:.0e}."
 
 
-def measure_prediction(images: pd.DataFrame, photos: Path, bar: tqdm) -> Iterator[str]:
+def measure_prediction(images: pd.DataFrame, bar: tqdm) -> Iterator[str]:
     """
     Yield how many photos a second the committed model classifies, pixels decoded or
     not.
     """
     model = scenes.classifier.load_classifier(ROOT / "classifier.keras")
-    paths = [photos / path for path in images["path"].iloc[:640]]
+    paths = list(images["file"].iloc[:640])
 
     def classify() -> None:
         scenes.classifier.predict(model, paths)
@@ -540,7 +538,7 @@ def fine_tuning(base: keras.Model, photos: int) -> dict[str, Callable[[], None]]
     for layer in base.layers:
         layer.trainable = False  # until the cut lets the upper ones train
     head = build_head(N_CLASSES, dropout=0.3, weight_decay=1e-3)
-    lower, upper = scenes.fine_tuning._cut(base, head, FIRST_LAYER)
+    lower, upper = scenes.fine_tuning.cut(base, head, FIRST_LAYER)
     pixels = np.random.default_rng(0).uniform(-1, 1, (photos, *base.input_shape[1:]))
     labels = np.arange(photos) % N_CLASSES
     epochs = {}
@@ -610,9 +608,10 @@ def measure_notebook(photos: Path | None, bar: tqdm) -> Iterator[str]:
 def main() -> None:
     """Print the tables."""
     keras.utils.set_random_seed(0)
-    tf.config.experimental.enable_op_determinism()
     photos = scenes.folders.find_photos()
     images, features = quarter()
+    if photos:
+        images["file"] = [str(photos / path) for path in images["path"]]
     work = 4 + len(SHAPES) + len(FOLDS) + (4 if photos else 0)
     lines = [
         f"{os.cpu_count()} cores, TensorFlow {tf.__version__}, "
@@ -621,11 +620,11 @@ def main() -> None:
     with tqdm(
         total=work, leave=False, bar_format="{l_bar}{bar}| {elapsed}<{remaining}"
     ) as bar:
-        lines += compare_searches(images, features, photos, bar)
+        lines += compare_searches(images, features, bar)
         lines += measure_growth(images, features, bar)
         if photos:
-            lines += measure_extraction(images, photos, bar)
-            lines += measure_prediction(images, photos, bar)
+            lines += measure_extraction(images, bar)
+            lines += measure_prediction(images, bar)
         else:
             lines.append(
                 "Without the photos, extraction and prediction are not measured."
