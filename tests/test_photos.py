@@ -446,7 +446,7 @@ def test_a_fault_of_the_machine_stops_the_audit(drawn, monkeypatch):
     """Else the run would go on with fewer photos."""
     failing(monkeypatch, OSError(errno.EIO, "Input/output error"))
     with pytest.raises(OSError, match="at the moment: Input/output error"):
-        scenes.dataset.digest_photos(scenes.folders.list_images(drawn), drawn)
+        scenes.dataset.digest_photos(scenes.folders.list_images(drawn))
 
 
 # --- The audit ------------------------------------------------------------------------
