@@ -56,12 +56,8 @@ def digest_photos(images: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
         try:
             photo = photos.read_photo(file)
             return photos.photo_digest(photo), "", thumbnail(photo)
-        except ValueError as error:
-            return (
-                "",
-                str(error).rpartition(" as a photo: ")[2],
-                np.zeros(256, "float32"),
-            )
+        except photos.UnreadablePhotoError as error:
+            return "", error.reason, np.zeros(256, "float32")
 
     found, thumbnails = [], [np.zeros((0, 256), "float32")]
     with progress.bar(len(images), "Reading the photos", "photo") as bar:
