@@ -27,7 +27,7 @@ FIRST_LAYERS = (
     *(f"block_{i}_expand" for i in range(1, 17)),
     "Conv_1",
 )  # may be the first to train
-KERAS_HOME = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
+KERAS_HOME = Path(os.path.expanduser(os.environ.get("KERAS_HOME", "~/.keras")))
 _FILE = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{IMAGE_SIZE}_no_top.h5"
 IMAGENET_WEIGHTS = KERAS_HOME / "models" / _FILE  # where Keras keeps them
 

@@ -230,7 +230,7 @@ def _list_photos(source, problems):
 
 def _expand(name):
     """Return the photo, or the photos of a folder, and what is skipped."""
-    path = Path(name).expanduser()
+    path = files.expand_home(name)
     if not str(name) or path.is_fifo():  # reading a pipe might never end
         raise ValueError(
             "it is a pipe, not a file" if str(name) else "the name is empty"

@@ -268,3 +268,10 @@ def file_digest(path: Path) -> str:
             file, functools.partial(hashlib.blake2b, digest_size=8)
         )
     return state.hexdigest()
+
+
+def expand_home(path: str | Path) -> Path:
+    """Return a path whose `~` is the home folder, unless something is called so."""
+    if os.path.lexists(path):
+        return Path(path)
+    return Path(os.path.expanduser(path))  # as it is if nobody knows the home folder

@@ -24,7 +24,10 @@ FORMATS = tuple(name for name in Image.ID if name not in _NOT_DECODED)
 # The orientation in EXIF, from 2, and what undoes it.
 _TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), start=2))
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# Among them the marks that turn the direction of text round: gpj.exe for exe.jpg.
+_CONTROL = re.compile(
+    "[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 DRAFT_SIZE = (
     3 * base_model.IMAGE_SIZE
 )  # the network sees next to nothing of what is smaller
@@ -33,7 +36,7 @@ DRAFT_SIZE = (
 def printable(name: object) -> str:
     r"""
     Return a name with control characters and undecodable bytes escaped, as `\n` or
-    `\udcff`.
+    `\udcff`; marks of the direction of text are among them.
     """
     return _CONTROL.sub(
         lambda found: found[0].encode("unicode_escape").decode(), str(name)

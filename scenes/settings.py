@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scenes import base_model
+from scenes import base_model, files
 
 Rule = tuple[str, Callable[[object], bool]]
 
@@ -337,7 +337,8 @@ def pick(namespace: dict) -> dict:
     settings = {name: namespace[name] for name in names}
     for name in PATHS:
         if str(settings[name]).startswith("~"):
-            namespace[name] = settings[name] = os.path.expanduser(settings[name])
+            settings[name] = str(files.expand_home(settings[name]))
+            namespace[name] = settings[name]
     check(**settings)
     return settings
 
