@@ -129,18 +129,16 @@ def make_folds(
     Return the (training rows, validation rows) of each fold; groups stay together.
 
     `labels` are names or numbers of classes, and the error for a class that is too
-    small calls it as they do. Names in the order of the numbers give the same folds.
+    small calls it as they do. Names in the order of the numbers give the same folds. A
+    class with `folds` groups or more has some in each fold.
     """
     groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
     if groups.shape != labels.shape:
         raise ValueError(
             f"groups have the shape {groups.shape}, and labels {labels.shape}"
         )
-    sizes = (
-        pd.DataFrame({"label": labels, "of": groups})
-        .drop_duplicates()["label"]
-        .value_counts()
-    )
+    different = pd.DataFrame({"label": labels, "group": groups}).drop_duplicates()
+    sizes = different["label"].value_counts()
     if folds > sizes.min():
         what = (
             f"folds is {folds}, but a class has only {sizes.min()} different photo(s)"
@@ -148,7 +146,29 @@ def make_folds(
         advice = "add photos of it, or take fewer folds (a ratio is 1 / folds)"
         raise ValueError(f"{what}: {sizes.idxmin()}; {advice}")
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    return list(splitter.split(labels, labels, groups))
+    splits = list(splitter.split(labels, labels, groups))
+    shares = sizes / folds
+    for _, rows in splits:
+        of_fold = different[different["group"].isin(groups[rows])]
+        found = of_fold["label"].value_counts().reindex(sizes.index, fill_value=0)
+        if ((found - shares).abs() >= np.maximum(1, shares / 100)).any():
+            return _folds_of_groups(splitter, different, groups)
+    return splits
+
+
+def _folds_of_groups(splitter, different, groups):
+    """
+    Return folds that are stratified by group, not by photo.
+
+    Where a few photos have many copies, folds of as many photos would hold hardly any
+    different ones of a class, or none.
+    """
+    labels, names = (different[name].to_numpy() for name in ("label", "group"))
+    splits = []
+    for _, rows in splitter.split(labels, labels, names):
+        in_fold = np.isin(groups, names[rows])
+        splits.append((np.flatnonzero(~in_fold), np.flatnonzero(in_fold)))
+    return splits
 
 
 def _divide(n_classes, grid):
