@@ -6,20 +6,14 @@ it.
 import io
 import re
 import struct
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from conftest import draw
 from PIL import Image, ImageCms
 
 import scenes
-import scenes.dataset
-import scenes.folders
-import scenes.grid_search
 import scenes.photos
-import utils
 
 # --- The decoder ----------------------------------------------------------------------
 
@@ -311,159 +305,3 @@ def test_whatever_a_decoder_raises_becomes_the_one_error(tmp_path, monkeypatch):
     problem = r"photo.png cannot be read as a photo: its decoder fails \(MemoryError"
     with pytest.raises(ValueError, match=problem):
         scenes.photos.read_photo(tmp_path / "photo.png")
-
-
-# --- The audit ------------------------------------------------------------------------
-
-
-def test_a_digest_knows_a_photo_by_its_pixels_and_shape(tmp_path):
-    photos = {
-        "a.png": PHOTO,
-        "b.webp": PHOTO,
-        "c.png": PHOTO ^ 1,
-        "d.png": PHOTO.reshape(48, 36, 3),
-    }
-    for name, pixels in photos.items():
-        Image.fromarray(pixels).save(tmp_path / name, lossless=True)
-    files = [str(tmp_path / name) for name in photos]
-    images = pd.DataFrame({"file": files}, index=[5, 6, 7, 8])
-    found, _ = scenes.dataset.digest_photos(images)
-    assert list(found.index) == [5, 6, 7, 8]
-    assert (found["problem"] == "").all()
-    assert found["digest"].str.fullmatch("[0-9a-f]{32}").all()
-    assert found["digest"][5] == found["digest"][6]
-    assert found["digest"].nunique() == 3
-
-
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_the_audit_finds_all_unreadable_photos_and_says_why_without_folders(drawn):
-    """The folder of one's own photos is nobody's business in a published notebook."""
-    names = {f"seg_train/seg_train/sea/{kind}.jpg": kind for kind in UNREADABLE}
-    for name, kind in names.items():
-        UNREADABLE[kind][0](drawn / name)
-    listed = scenes.folders.list_images(drawn)
-    others = pd.DataFrame({"path": list(names)})
-    others["file"] = [str(drawn / name) for name in names]
-    images = pd.concat([listed, others], ignore_index=True).drop_duplicates("file")
-    digests, _ = scenes.dataset.digest_photos(images)
-    findings = utils.audit_images(images.join(digests))
-    assert set(findings["finding"]) == {"unreadable"}
-    assert set(findings["path"]) == set(names)
-    for row in findings.itertuples():
-        assert re.search(UNREADABLE[names[row.path]][1], row.problem)
-        assert str(drawn) not in row.problem
-
-
-def test_copies_at_another_size_or_quality_are_found_across_splits_only(drawn, capsys):
-    test, train = drawn / "seg_test" / "seg_test", drawn / "seg_train" / "seg_train"
-    photo = Image.open(test / "sea" / "0.jpg")
-    photo.resize((27, 20)).save(train / "sea" / "small.jpg", quality=50)
-    photo.convert("L").save(train / "forest" / "gray.png")
-    photo.save(test / "sea" / "again.jpg", quality=50)
-    for side, split in ((8, test), (9, train)):
-        Image.new("RGB", (side, side)).save(split / "sea" / "black.png")
-    (test / "sea" / "broken.jpg").touch()
-    images = scenes.folders.list_images(drawn)
-    digests, thumbnails = scenes.dataset.digest_photos(images)
-    images = images.join(digests)
-    copies = scenes.dataset.find_copies(images, thumbnails)
-    found = {
-        (Path(row.path).name, Path(row.path_copy).name) for row in copies.itertuples()
-    }
-    assert found == {
-        (a, b) for a in ("small.jpg", "gray.png") for b in ("0.jpg", "again.jpg")
-    }
-    assert "4 pair(s) of photos in different splits" in capsys.readouterr().out
-    part = images[~images["path"].str.endswith("small.jpg")]
-    of_part = scenes.dataset.find_copies(part, thumbnails)
-    assert {Path(path).name for path in of_part["path"]} == {"gray.png"}
-    capsys.readouterr()
-    assert scenes.dataset.find_copies(images[:3], thumbnails).empty
-    assert scenes.dataset.find_copies(images, None).empty
-    assert capsys.readouterr().out == ""
-
-
-@pytest.mark.parametrize(
-    ("unreadable", "photos"), [(1, 3), (2, 3), (3, 60), (3, 59), (4, 60)]
-)
-def test_unreadable_photos_are_named_and_left_out_unless_they_are_many(
-    unreadable, photos, capsys
-):
-    names = [f"a/{number}.jpg" for number in range(photos)] + ["b/0.jpg", "pred/0.jpg"]
-    labels = pd.Categorical(["a"] * photos + ["b", None])
-    images = pd.DataFrame(
-        {"path": names, "label": labels, "digest": "0" * 32, "problem": ""}
-    )
-    images.loc[: unreadable - 1, ["digest", "problem"]] = "", "no known format"
-    if unreadable > max(2, photos / 20):
-        listed = rf"^{unreadable} photo\(s\) .*\n    a/0.jpg: no known"
-        with pytest.raises(ValueError, match=listed):
-            scenes.dataset.drop_unreadable(images)
-    else:
-        kept = scenes.dataset.drop_unreadable(images)
-        assert list(kept["path"]) == names[unreadable:]
-        said = f"Skipped {unreadable} unreadable photo(s): a/0.jpg (no known format)"
-        assert capsys.readouterr().out.startswith(said)
-        pd.testing.assert_frame_equal(scenes.dataset.drop_unreadable(kept), kept)
-        assert capsys.readouterr().out == ""
-
-
-def test_a_class_that_has_lost_all_photos_is_named():
-    labels = pd.Categorical(["rose"] * 9, categories=["daisy", "rose"])
-    images = pd.DataFrame({"label": labels, "split": "train", "digest": range(9)})
-    with pytest.raises(ValueError, match=r"^daisy has 0 photos; .*: add photos$"):
-        scenes.dataset.check_sizes(images, VALIDATION_RATIO=0.5, FOLDS=2)
-
-
-@pytest.mark.parametrize(
-    ("size", "split", "folds", "told"),
-    # the photos of the smallest class, the split that other photos are in, FOLDS; what
-    # is said
-    [
-        (
-            6,
-            "train",
-            5,
-            "a class needs 7: add photos, or set VALIDATION_RATIO 0.25 and FOLDS 4",
-        ),
-        (
-            4,
-            "train",
-            3,
-            "needs 7: add photos, or set TEST_RATIO 0.25 and VALIDATION_RATIO 0.33",
-        ),
-        (2, "train", 5, "a class needs 7: add photos$"),
-        (
-            4,
-            "test",
-            3,
-            "with VALIDATION_RATIO 0.2 and FOLDS 3 .* 5: .* set VALIDATION_RATIO 0.25$",
-        ),
-        (
-            2,
-            "validation",
-            3,
-            "with TEST_RATIO 0.2 and FOLDS 3 a class needs 5: add photos$",
-        ),
-        (7, "train", 5, None),
-        (5, "test", 5, None),
-    ],
-)
-def test_a_class_with_too_few_photos_is_named_with_the_settings_that_fit(
-    size, split, folds, told
-):
-    settings = {"TEST_RATIO": 0.2, "VALIDATION_RATIO": 0.2, "FOLDS": folds}
-    labels = ["rose"] * (size + 1) + ["tulip"] * 9  # two roses are copies
-    images = pd.DataFrame(
-        {"label": labels, "split": "train", "digest": range(len(labels))}
-    )
-    images.loc[0, "digest"] = 1
-    images.loc[size + 1, "split"] = split
-    if told:
-        with pytest.raises(ValueError, match=f"^rose has {size} photos; .*{told}"):
-            scenes.dataset.check_sizes(images, **settings)
-    else:
-        scenes.dataset.check_sizes(images, **settings)
-        train = images[images["split"] == "train"].astype({"digest": str})
-        rest = utils.create_test(train, 0.2) if split == "train" else train
-        utils.create_validation(rest, 0.2)  # raises no error
