@@ -77,7 +77,6 @@ def load_features(
     if images["file"].notna().all():
         # Of all images, in their order: the last digit depends on the others of a
         # batch.
-        cache = Path(cache, "features.npz")
         return features.extract_features(images, base_model, cache=cache)
     return features.load_bundled_features()[1][images.index]
 
@@ -283,14 +282,15 @@ def show_predictions(
     found, skipped = folders.sort_files(Path(folder))
     if skipped:
         print(folders.describe_skipped(skipped))
+    if not found:
+        print(f"There is no photo in {folder}/.")
+        return None
     if len(found) > n:
         print(f"The first {n} of {len(found):,} photos are shown.")
-    unreadable = []
-    table = classifier.predict(model, found[:n], failed=unreadable)
+    table, unreadable = classifier.predict_readable(model, found[:n])
     for problem in unreadable:
         print(problem)
     if table.empty:
-        print(f"There is no photo in {folder}/ that can be read.")
         return None
     marks = table["unsure"].map({True: " (unsure)", False: ""})
     return show_images(list(table["path"]), list(table["label"].astype(str) + marks))

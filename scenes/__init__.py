@@ -4,6 +4,7 @@ share.
 """
 
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -68,6 +69,22 @@ if keras.backend.backend() != "tensorflow":
         f"this project needs TensorFlow"
     )
     raise ImportError(f"{_what}: restart, and import scenes before Keras")
+
+
+@contextlib.contextmanager
+def float32() -> Iterator[None]:
+    """Compute in float32 inside, whatever a cell has set (as mixed precision)."""
+    policy = keras.config.dtype_policy()
+    float_type = keras.config.floatx()
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(float_type)
+        keras.config.set_dtype_policy(policy)
+
+
 # The numbers of the project are of these; ~/.keras/keras.json may hold others.
 keras.config.set_floatx("float32")
 keras.config.set_dtype_policy("float32")
@@ -79,6 +96,7 @@ keras.config.set_max_steps_per_epoch(None)
 # The same numbers as far as they can be, on one device: a GPU would cut the factors of
 # products to 10 bits, and TensorFlow would take memory of GPUs on which nothing runs.
 tf.config.experimental.enable_tensor_float_32_execution(False)
+tf.config.experimental.enable_op_determinism()
 with contextlib.suppress(
     RuntimeError
 ):  # in use already, and then the first is used all the same
@@ -96,6 +114,11 @@ HYPERPARAMETERS = ["learning_rate", "dropout", "weight_decay"]
 METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")
 
 
+def has_gpu() -> bool:
+    """Return whether TensorFlow computes on a GPU."""
+    return bool(tf.config.get_visible_devices("GPU"))
+
+
 def describe_device() -> str:
     """
     Return what computes here: 'Running on 1 GPU: Tesla T4' or 'Running on 2 CPU cores'.
@@ -105,3 +128,7 @@ def describe_device() -> str:
         return f"Running on 1 GPU: {details.get('device_name', 'of unknown name')}"
     cores = joblib.cpu_count()
     return f"Running on {cores} CPU core{'s' * (cores > 1)}"
+
+
+# What the imports have made stays to the end: collecting garbage need not look at it.
+gc.freeze()

@@ -26,11 +26,11 @@ def classify(options: argparse.Namespace) -> int:
     Print what the model says of each photo; return 1 where files cannot be read, else
     0.
     """
-    model, failed = classifier.load_classifier(options.model), []
+    model = classifier.load_classifier(options.model)
     with contextlib.redirect_stdout(
         sys.stderr
     ):  # the bar, which is no part of the answer
-        table = classifier.predict(model, options.photos, failed=failed)
+        table, failed = classifier.predict_readable(model, options.photos)
     try:
         if options.csv and len(table):
             files.write_spreadsheet(table, options.csv)

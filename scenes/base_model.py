@@ -4,9 +4,8 @@ The base model: every fact of MobileNetV2, and how its features are rounded.
 No other room names the network, its sizes or its layers.
 """
 
-import json
+import collections
 import os
-import re
 from pathlib import Path
 
 import keras
@@ -29,6 +28,7 @@ FIRST_LAYERS = (
 )  # may be the first to train
 KERAS_HOME = Path(os.path.expanduser(os.environ.get("KERAS_HOME", "~/.keras")))
 _FILE = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{IMAGE_SIZE}_no_top.h5"
+_CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 IMAGENET_WEIGHTS = KERAS_HOME / "models" / _FILE  # where Keras keeps them
 
 
@@ -110,32 +110,60 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         A BatchNormalization does not directly follow a Conv2D or DepthwiseConv2D, or
         the output of that convolution is also used elsewhere.
     """
-    config, source_of = model.get_config(), {}
-    graph = json.dumps([layer["inbound_nodes"] for layer in config["layers"]])
-    read = re.findall(r'"keras_history": \["([^"]+)"', graph)
-    read += keras.tree.flatten(config["output_layers"])
+    conv_of = {}  # the convolution that made a tensor, by the tensor's id
+    readers = collections.Counter()  # of a tensor, by its id
+    replaced = {}  # the output of a convolution, by the BatchNormalization after it
 
     def call(layer, *inputs, **options):
-        weights = model.get_layer(layer.name).get_weights()
+        for tensor in keras.tree.flatten(inputs):
+            readers[id(tensor)] += 1
+        original = model.get_layer(layer.name)
         if isinstance(layer, keras.layers.BatchNormalization):
-            conv = source_of.get(id(inputs[0]))
-            direct = isinstance(
-                conv, keras.layers.Conv2D | keras.layers.DepthwiseConv2D
-            )
-            if not direct or conv.activation is not linear or read.count(conv.name) > 1:
-                what = f"{layer.name} cannot be folded: it must directly follow a"
-                raise ValueError(f"{what} convolution whose output nothing else uses")
-            weights = _fold(conv, model.get_layer(layer.name))
-            layer = type(conv).from_config(conv.get_config() | {"use_bias": True})
-            inputs, options = [conv.input], {}
+            conv = conv_of.get(id(inputs[0]))
+            if conv is None:
+                raise ValueError(_cannot_fold(layer.name))
+            replaced[layer.name] = inputs[0]
+            config = conv.get_config() | {"use_bias": True}
+            folded_conv = type(conv).from_config(config)
+            output = folded_conv(conv.input)
+            folded_conv.set_weights(_fold(conv, original))
+            return output
         output = layer(*inputs, **options)
-        layer.set_weights(weights)
-        source_of[id(output)] = layer
+        layer.set_weights(original.get_weights())
+        if isinstance(layer, _CONVOLUTIONS) and layer.activation is linear:
+            conv_of[id(output)] = layer
         return output
 
-    folded = keras.models.clone_model(model, call_function=call)
+    folded = keras.models.clone_model(
+        model, clone_function=_clone_in_float32, call_function=call
+    )
+    for tensor in folded.outputs:
+        readers[id(tensor)] += 1
+    for name, tensor in replaced.items():
+        if readers[id(tensor)] > 1:
+            raise ValueError(_cannot_fold(name))
     folded.trainable = False
     return folded
+
+
+def _cannot_fold(name):
+    return (
+        f"{name} cannot be folded: it must directly follow a convolution whose output "
+        "nothing else uses"
+    )
+
+
+def _clone_in_float32(layer):
+    """Return a copy of a layer that computes in float32, whatever Keras's policy."""
+    config = layer.get_config() | {"dtype": "float32"}
+    return type(layer).from_config(config)
+
+
+def copy_model(model: keras.Model) -> keras.Model:
+    """Return a copy of a functional or sequential model that computes in float32."""
+    copy = keras.models.clone_model(model, clone_function=_clone_in_float32)
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def _fold(conv, norm):

@@ -143,10 +143,32 @@ def predict(
     source: str | Path | Sequence[str | Path],
     *,
     batch_size: int = 32,
-    failed: list[str] | None = None,
 ) -> pd.DataFrame:
     """
-    Predict photos.
+    Return the predictions of photos, all of which have to be readable.
+
+    Parameters and table are those of `predict_readable`.
+
+    Raises
+    ------
+    ValueError
+        Files or folders cannot be read, or hold no photo; all are named.
+    FileNotFoundError
+        `source` is an empty list.
+    """
+    table, problems = predict_readable(model, source, batch_size=batch_size)
+    photos.refuse(problems)
+    return table
+
+
+def predict_readable(
+    model: keras.Model,
+    source: str | Path | Sequence[str | Path],
+    *,
+    batch_size: int = 32,
+) -> tuple[pd.DataFrame, list[str]]:
+    """
+    Return the predictions of the photos that can be read, and why others cannot.
 
     Parameters
     ----------
@@ -158,66 +180,73 @@ def predict(
     batch_size : int
         So many photos go through the model together, each brought to the network's size
         before: memory does not grow with their pixels.
-    failed : list, optional
-        Collects an error message for each name that cannot be read, and the rest is
-        predicted; without it, they raise one error.
 
     Returns
     -------
-    DataFrame
-        One row for each photo: `path`, `label` (the most probable class), `unsure`, and
-        a column of probabilities for each class.
+    table : DataFrame
+        One row for each photo: `path`, `label` (the most probable class), `unsure`,
+        `confidence` (the probability of that class), and a column of probabilities for
+        each class.
+    problems : list of str
+        A message for each name that cannot be read.
 
     Raises
     ------
-    ValueError
-        Files or folders cannot be read, or hold no photo; all are named.
     FileNotFoundError
         `source` is an empty list.
     """
     settings.check(batch_size=batch_size)
-    names, problems = classes_of(model), []
-    paths = _list_photos(source, problems)
-    kept, answers = [], {name: [] for name in ("probabilities", "label", "unsure")}
+    paths, problems = _list_photos(source)
+    kept, answers = [], []
     with progress.bar(len(paths), "Predicting", "photo") as bar:
-        for batch in filter(
-            None, progress.run_ahead(_read_small, paths, batch_size, problems)
-        ):
-            answer = model.predict_on_batch(
-                photos.resize_photos([photo for _, photo in batch])
-            )
-            kept += [path.as_posix() for path, _ in batch]
-            for name, values in answers.items():
-                values.append(answer[name])
+        for batch in progress.read_ahead(_read, paths, batch_size):
+            problems += [problem for _, _, problem in batch if problem]
+            read = [(path, photo) for path, photo, problem in batch if not problem]
+            if read:
+                kept += [path.as_posix() for path, _ in read]
+                resized = photos.resize_photos([photo for _, photo in read])
+                answers.append(model.predict_on_batch(resized))
             bar.update(len(batch))
-    if failed is None:
-        photos.refuse(problems)
-    else:
-        failed += problems
-    if not kept:
-        none = pd.DataFrame(columns=["path", "label", "unsure", *names])
-        return none.astype({"label": pd.CategoricalDtype(names)})
-    answer = {name: np.concatenate(values) for name, values in answers.items()}
-    labels = pd.Categorical([label.decode() for label in answer["label"]], names)
-    table = pd.DataFrame({"path": kept, "label": labels, "unsure": answer["unsure"]})
-    return table.join(pd.DataFrame(answer["probabilities"], columns=names))
+    return _table(classes_of(model), kept, answers), problems
 
 
-def _read_small(path):
-    return photos.shrink_photo(photos.read_photo(path))
+def _read(path):
+    """Return a path, its photo in few pixels, and why it cannot be read."""
+    try:
+        return path, photos.shrink_photo(photos.read_photo(path)), ""
+    except ValueError as error:
+        return path, None, str(error)
 
 
-def _list_photos(source, problems):
-    """Return the photos that are named, and those of the folders that are named."""
+def _table(classes, paths, answers):
+    """Return the table of the answers of a classifier, batch by batch."""
+    labels = [label.decode() for answer in answers for label in answer["label"]]
+    unsure = [value for answer in answers for value in answer["unsure"]]
+    empty = np.zeros((0, len(classes)), "float32")
+    batches = [answer["probabilities"] for answer in answers]
+    probabilities = np.concatenate([empty, *batches])
+    table = pd.DataFrame(
+        {
+            "path": paths,
+            "label": pd.Categorical(labels, classes),
+            "unsure": np.array(unsure, dtype=bool),
+            "confidence": probabilities.max(axis=1, initial=0),
+        }
+    )
+    return table.join(pd.DataFrame(probabilities, columns=classes))
+
+
+def _list_photos(source):
+    """Return the photos that are named or in folders that are, and the problems."""
     named = [source] if isinstance(source, (str, os.PathLike)) else source
-    paths, skipped = [], []
+    paths, skipped, problems = [], [], []
     for name in named:
         try:
             inside, others = _expand(name)
-            paths += inside
-            skipped += others
             if not inside:
                 raise ValueError("there is no photo in it")
+            paths += inside
+            skipped += others
         except (OSError, RuntimeError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             problems.append(f"'{photos.printable(name)}' cannot be read: {reason}")
@@ -225,7 +254,7 @@ def _list_photos(source, problems):
         print(line, file=sys.stderr)
     if not paths and not problems:
         raise FileNotFoundError("there is no photo in an empty list")
-    return paths
+    return paths, problems
 
 
 def _expand(name):

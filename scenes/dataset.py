@@ -64,8 +64,8 @@ def digest_photos(images: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
     """
     rows = []
     with progress.bar(len(images), "Reading the photos", "photo") as bar:
-        for batch in progress.run_ahead(_look_at, list(images["file"]), 32, []):
-            rows += [found for _, found in batch]
+        for batch in progress.read_ahead(_look_at, list(images["file"]), 32):
+            rows += batch
             bar.update(len(batch))
     columns = ["digest", "problem", "thumbnail"]
     digests = pd.DataFrame(rows, columns=columns, index=images.index)

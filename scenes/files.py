@@ -239,9 +239,7 @@ def locked(path: Path) -> Iterator[None]:
     it now.
     """
     # Not by a file that is there: that would outlive a killed process.
-    lock = FileLock(
-        path.with_name(f".{path.name}.lock"), timeout=0, fallback_to_soft=False
-    )
+    lock = FileLock(_lock_path(path), timeout=0, fallback_to_soft=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -263,6 +261,19 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a run holds the lock of a file."""
+    try:
+        with FileLock(_lock_path(path), timeout=0, fallback_to_soft=False):
+            return False
+    except Timeout:
+        return True
+
+
+def _lock_path(path):
+    return path.with_name(f".{path.name}.lock")
 
 
 def file_digest(path: Path) -> str:

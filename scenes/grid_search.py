@@ -5,12 +5,14 @@ The same settings and data give the same bytes, interrupted or not, here or on a
 cluster. Knows nothing of photos and fine-tuning.
 """
 
+import dataclasses
 import gc
 import itertools
-import shutil
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import joblib
 import keras
 import numpy as np
 import pandas as pd
@@ -18,31 +20,26 @@ import tensorflow as tf
 from sklearn.model_selection import StratifiedGroupKFold
 
 import scenes
-from scenes import files, heads, progress, settings, side_by_side
+from scenes import files, heads, progress, settings, side_by_side, store, training
 
-BLOCK_COLUMNS = (
-    768  # train side by side, heads x classes: more at once take no less time each
-)
+# Columns trained side by side, heads x classes: more at once take no less time each.
+BLOCK_COLUMNS = 768
+KIND = "grid-search"  # of the entries of the store
+COLUMNS = [*scenes.HYPERPARAMETERS, "fold", "epoch", *scenes.METRICS]
+_stopped = threading.Event()  # what trains in a thread looks at it after each call
 
 
 def grid_search(
     X: np.ndarray,
     y: np.ndarray,
+    options: settings.GridOptions,
     *,
-    learning_rates: Sequence[float],
-    dropouts: Sequence[float],
-    weight_decays: Sequence[float],
-    epochs: int,
-    folds: int,
     groups: Sequence | None = None,
-    batch_size: int = 128,
-    class_weight: str | None = None,
-    seed: int = 0,
+    cache: str | Path,
     csv: str | Path,
 ) -> pd.DataFrame:
     """
-    Return the histories of a head for each combination of the settings,
-    cross-validated.
+    Return the history of a head for each setting of a grid, cross-validated.
 
     All heads of a fold train side by side, as `side_by_side.SideBySideHeads`.
 
@@ -52,22 +49,17 @@ def grid_search(
     y : ndarray of int, shape (n,)
         The number of each photo's class, `images["label"].cat.codes`; each class from 0
         to the highest has a photo.
-    learning_rates, dropouts, weight_decays : sequences of float
-        The grid is their product.
-    epochs, folds, batch_size : int
+    options : GridOptions
+        The class weights are computed from the training part of each fold; they weight
+        the cross-entropy and the accuracy of its training and validation photos. The
+        folds are stratified: with 'balanced', accuracies are balanced accuracies.
     groups : sequence of length n, optional
         Photos of the same group never stand on both sides of a fold.
-    class_weight : None or 'balanced'
-        See `heads.class_weights`. The weights are computed from the training part of
-        each fold; they weight the cross-entropy and the accuracy of its training and
-        validation photos. The folds are stratified: with 'balanced', accuracies are
-        balanced accuracies.
-    seed : int
-        Fold k is seeded from (seed, k), so that it does not matter when it runs.
+    cache : path
+        The folder for finished folds, until all are finished: an interrupted search
+        goes on from there when it is started again.
     csv : path
-        The results. The file is replaced as a whole at the end; until then each
-        finished fold of a block lies in a hidden folder beside it, and an interrupted
-        search goes on from there when it is started again.
+        The results. The file is replaced as a whole at the end.
 
     Returns
     -------
@@ -81,44 +73,31 @@ def grid_search(
     Notes
     -----
     The same machine, versions and seed give the same bytes, in any process, interrupted
-    or not. (TensorFlow's op determinism is turned on for that, and stays on.) A GPU,
-    another processor or another number of threads may add up in another order: the last
-    digits then differ, and an accuracy by a photo that stands between two classes.
+    or not. A GPU, another processor or another number of threads may add up in another
+    order: the last digits then differ, and an accuracy by a photo that stands between
+    two classes.
 
     A task is one fold of some dropout rates, with all learning rates and weight decays:
     of one rate, or of as many as make at most 128 settings of six classes (fewer of
-    more classes). joblib runs them one after the other, or spreads them over what
+    more classes). Two tasks train at once on a CPU of two cores or more, since one
+    leaves half of them idle; on a GPU one does, and elsewhere those that
     `joblib.parallel_config` names.
 
-    Memory grows by at most three copies of X, by about 0.4 MB per setting of each block
-    that trains, and, while the table is made, by some 250 bytes for each of its rows.
+    Memory grows by at most two and a half copies of X for each task at once, by about
+    0.4 MB per setting of each block that trains, and, while the table is made, by some
+    250 bytes for each of its rows.
     """
-    grid = {
-        "learning_rates": learning_rates,
-        "dropouts": dropouts,
-        "weight_decays": weight_decays,
-    }
-    options = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
-    options["class_weight"] = class_weight
-    settings.check(**grid, **options, folds=folds)
     X, y, n_classes = heads.check_data(X, y)
-    splits = make_folds(y, groups, folds=folds, seed=seed)
-    blocks = _divide(
-        n_classes, {name: sorted(map(float, v)) for name, v in grid.items()}
-    )
-    name = files.fingerprint(scenes.VERSIONS, blocks, options, X, y, splits)
-    csv = Path(csv)
-    parts = csv.with_name(f".{csv.stem}-{name}")
+    folds = make_folds(y, groups, folds=options.folds, seed=options.seed)
+    blocks = divide(options, n_classes)
+    made_of = [scenes.VERSIONS, dataclasses.asdict(options), len(blocks)]
+    fingerprint = files.fingerprint(made_of, X, y, folds)
+    csv, cached = Path(csv), store.Store(cache)
     with files.locked(csv):
-        histories = _train(
-            parts, blocks, splits, X, y, options | {"n_classes": n_classes}
-        )
-        tables = [
-            _fold_table(history, block, fold) for history, block, fold in histories
-        ]
+        tables = list(_train_all(X, y, folds, blocks, cached, fingerprint))
         order = [*scenes.HYPERPARAMETERS, "fold", "epoch"]
         files.write_csv(pd.concat(tables).sort_values(order), csv)
-        shutil.rmtree(parts)
+        cached.drop(KIND, fingerprint)
     return pd.read_csv(csv)
 
 
@@ -128,9 +107,15 @@ def make_folds(
     """
     Return the (training rows, validation rows) of each fold; groups stay together.
 
-    `labels` are names or numbers of classes, and the error for a class that is too
-    small calls it as they do. Names in the order of the numbers give the same folds. A
-    class with `folds` groups or more has some in each fold.
+    A class with `folds` groups or more has some in each fold.
+
+    Parameters
+    ----------
+    labels : ndarray, shape (n,)
+        Names or numbers of classes; the error for a class that is too small calls it as
+        they do. Names in the order of the numbers give the same folds.
+    groups : sequence of length n, or None
+    folds, seed : int
     """
     groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
     if groups.shape != labels.shape:
@@ -140,11 +125,11 @@ def make_folds(
     different = pd.DataFrame({"label": labels, "group": groups}).drop_duplicates()
     sizes = different["label"].value_counts()
     if folds > sizes.min():
-        what = (
-            f"folds is {folds}, but a class has only {sizes.min()} different photo(s)"
+        raise ValueError(
+            f"folds is {folds}, but a class has only {sizes.min()} different photo(s): "
+            f"{sizes.idxmin()}; add photos of it, or take fewer folds (a ratio is "
+            "1 / folds)"
         )
-        advice = "add photos of it, or take fewer folds (a ratio is 1 / folds)"
-        raise ValueError(f"{what}: {sizes.idxmin()}; {advice}")
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     splits = list(splitter.split(labels, labels, groups))
     shares = sizes / folds
@@ -171,113 +156,144 @@ def _folds_of_groups(splitter, different, groups):
     return splits
 
 
-def _divide(n_classes, grid):
+def divide(options: settings.GridOptions, n_classes: int) -> list[settings.GridOptions]:
     """
     Return the grids of the blocks, each of whole dropout rates.
 
     They depend on the settings and classes alone, not on who trains them, so that the
     numbers do not either.
     """
-    rates, columns = grid["dropouts"], n_classes
-    columns *= len(grid["learning_rates"]) * len(grid["weight_decays"])
-    size = max(1, BLOCK_COLUMNS // columns)
+    rates = options.dropouts
+    heads_a_rate = len(options.learning_rates) * len(options.weight_decays)
+    size = max(1, BLOCK_COLUMNS // (n_classes * heads_a_rate))
+    starts = range(0, len(rates), size)
     return [
-        grid | {"dropouts": rates[i : i + size]} for i in range(0, len(rates), size)
+        dataclasses.replace(options, dropouts=rates[start : start + size])
+        for start in starts
     ]
 
 
-def _train(parts, blocks, splits, X, y, options):
-    """
-    Yield (history, grid, fold) of each block and fold, as they are read or trained.
-    """
-    left, calls, epochs = [], [], options["epochs"]
-    with progress.bar(
-        len(splits) * len(blocks) * epochs, "Grid search", "epoch"
-    ) as bar:
-        numbered = (enumerate(parts_of, start=1) for parts_of in (blocks, splits))
-        for (number, block), (fold, rows) in itertools.product(*numbered):
-            part = parts / f"fold-{fold}-block-{number}.npz"
-            history = _read_fold(part, block, epochs)
-            if history is not None:
-                bar.update(epochs)
-                yield history, block, fold
+def _train_all(X, y, folds, blocks, cached, fingerprint):
+    """Yield the table of each block and fold, as they are read or trained."""
+    calls = []
+    with progress.bar(len(folds) * len(blocks), "Grid search", "fold") as bar:
+        tasks = itertools.product(enumerate(blocks, 1), enumerate(folds, 1))
+        for (block_number, block), (fold_number, rows) in tasks:
+            part = f"fold-{fold_number}-block-{block_number}"
+            table = _read_table(cached, fingerprint, part, block)
+            if table is None:
+                calls.append((X, y, rows, block, fold_number, part))
                 continue
-            seed = int(
-                np.random.SeedSequence([options["seed"], fold]).generate_state(1)[0]
-            )
-            calls.append((*rows, options | {"grid": block, "seed": seed}))
-            left.append((part, block, fold))
-        shared, amounts = (X, y), [epochs] * len(calls)
-        for number, history in progress.run_tasks(
-            _train_fold, shared, calls, bar, amounts
-        ):
-            part, block, fold = left[number]
-            parts.mkdir(exist_ok=True)
-            files.write_arrays(part, history)
-            yield history, block, fold
+            bar.update()
+            yield table
+        _stopped.clear()
+        threads = 1 if scenes.has_gpu() else min(2, joblib.cpu_count())
+        trained = progress.run(train_fold, calls, threads=threads, stop=_stopped)
+        for table, part in trained:
+            cached.put(KIND, fingerprint, {"table": table.to_numpy("float64")}, part)
+            bar.update()
+            yield table
 
 
-def _train_fold(data, training, validation, options):
-    """Train the heads of one block on one fold: a task that any process can do."""
-    with heads.one_training:
-        tf.config.experimental.enable_op_determinism()
-        history = _fit(*data, training, validation, **options)
-    # a Keras model refers to itself, and would stay when its block is done
-    gc.collect()
-    return history
+def _read_table(cached, fingerprint, part, block):
+    """Return the table of a fold that an interrupted search has finished, or None."""
+    heads_a_rate = len(block.learning_rates) * len(block.weight_decays)
+    n_rows = len(block.dropouts) * heads_a_rate * block.epochs
+    schema = {"table": (np.float64, (n_rows, len(COLUMNS)))}
+    arrays = cached.get(KIND, fingerprint, schema, part)
+    return None if arrays is None else pd.DataFrame(arrays["table"], columns=COLUMNS)
 
 
-def _fit(X, y, training, validation, *, grid, n_classes, class_weight, seed, **options):
-    """Return each metric's history, shape (epochs, D, H), for all heads of one fold."""
-    sizes = {"n_features": X.shape[1], "n_classes": n_classes}
-    model = side_by_side.SideBySideHeads(**grid, **sizes, seed=seed)
-    model.steps_per_execution = heads.steps(len(training), options["batch_size"])
-    weights = heads.class_weights(y[training], class_weight, n_classes)
-    (X_train, y_train, train_weights), validation_data = (
-        (X[rows], y[rows], weights[y[rows]] if class_weight else None)
-        for rows in (training, validation)
+class _StoppedError(Exception):
+    """Ends the training of a thread."""
+
+
+class _StopIfAsked(keras.callbacks.Callback):
+    """Ends a training after an interrupt, which only the main thread sees."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if _stopped.is_set():
+            raise _StoppedError
+
+
+def train_fold(
+    X: np.ndarray,
+    y: np.ndarray,
+    rows: tuple[np.ndarray, np.ndarray],
+    options: settings.GridOptions,
+    fold: int,
+    part: str = "",
+) -> tuple[pd.DataFrame, str]:
+    """
+    Return the results of all heads of a block on one fold, and the name given to them.
+
+    It is a task that any process can do.
+
+    Parameters
+    ----------
+    X, y : ndarray, shapes (n, n_features) and (n,)
+        As `heads.check_data` returns them; y holds each class.
+    rows : (training rows, validation rows)
+    options : GridOptions
+        The grid of the block.
+    fold : int
+        Its number, from 1.
+    part : str
+        Returned as it is.
+
+    Returns
+    -------
+    DataFrame
+        The columns of `grid_search`; a row for each epoch and head.
+    part : str
+    """
+    training_rows, validation_rows = rows
+    n_classes = int(y.max()) + 1
+    weights = heads.class_weights(y[training_rows], options.class_weight, n_classes)
+    # Tensors, since Keras would copy arrays once more.
+    X_train = tf.convert_to_tensor(X[training_rows])
+    X_val = tf.convert_to_tensor(X[validation_rows])
+    y_train, y_val = y[training_rows], y[validation_rows]
+    seeds = np.random.SeedSequence([options.seed, fold])
+    seed = int(seeds.generate_state(1)[0])
+    model = side_by_side.SideBySideHeads(
+        learning_rates=options.learning_rates,
+        dropouts=options.dropouts,
+        weight_decays=options.weight_decays,
+        n_features=X.shape[1],
+        n_classes=n_classes,
+        seed=seed,
     )
-    keras.utils.set_random_seed(seed)
-    options |= {"sample_weight": train_weights, "validation_data": validation_data}
-    history = model.fit(
-        X_train, y_train, **options, validation_batch_size=256, verbose=0
-    ).history
-    keys = ("head_loss", "head_accuracy", "val_head_loss", "val_head_accuracy")
-    return {
-        name: np.reshape(history[key], (-1, *model.heads))
-        for name, key in zip(scenes.METRICS, keys, strict=True)
-    }
+    model.steps_per_execution = heads.STEPS
+    with training.SettingUp() as setting_up:
+        keras.utils.set_random_seed(seed)  # of the order of the examples
+        history = model.fit(
+            X_train,
+            y_train,
+            batch_size=options.batch_size,
+            epochs=options.epochs,
+            sample_weight=weights[y_train],
+            validation_data=(X_val, y_val, weights[y_val]),
+            validation_batch_size=256,
+            callbacks=[setting_up, _StopIfAsked()],
+            verbose=0,
+        ).history
+    table = _fold_table(model.settings, history, options.epochs, fold)
+    del model, history
+    gc.collect()  # a Keras model refers to itself, and would stay
+    return table, part
 
 
-def _read_fold(part, grid, epochs):
-    """Return a fold that an interrupted search has finished, or None."""
-    if not part.exists():
-        return None
-    columns = len(grid["learning_rates"]) * len(grid["weight_decays"])
-    shape = (epochs, len(grid["dropouts"]), columns)
-    try:
-        return files.read_arrays(
-            part, dict.fromkeys(scenes.METRICS, ("float32", shape))
-        )
-    except ValueError as error:
-        print(f"A fold is trained again: {error}")
-        return None
-
-
-def _fold_table(history, grid, fold):
-    """Return the long form of a fold's history."""
-    epochs = len(history["loss"])
-    index = pd.MultiIndex.from_product(
-        [
-            range(1, epochs + 1),
-            grid["dropouts"],
-            grid["learning_rates"],
-            grid["weight_decays"],
-        ],
-        names=["epoch", "dropout", "learning_rate", "weight_decay"],
-    )
-    table = pd.DataFrame(
-        {name: history[name].ravel() for name in scenes.METRICS}, index=index
-    )
-    table = table.reset_index().assign(fold=fold)
-    return table[[*scenes.HYPERPARAMETERS, "fold", "epoch", *scenes.METRICS]]
+def _fold_table(settings_of_heads, history, epochs, fold):
+    """Return a row for each epoch and head, in the order of the heads' axes."""
+    tables = []
+    for epoch in range(epochs):
+        table = pd.DataFrame(settings_of_heads)
+        table["fold"] = fold
+        table["epoch"] = epoch + 1
+        for name in scenes.METRICS:
+            prefix = "val_" if name.startswith("val_") else ""
+            key = f"{prefix}head_{name.removeprefix('val_')}"
+            table[name] = np.ravel(history[key][epoch]).astype("float32")
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)

@@ -9,12 +9,12 @@ import threading
 import keras
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 
 import scenes
-from scenes import progress, settings
+from scenes import progress, settings, training
 
-one_training = threading.Lock()  # Keras's global seed is shared by all threads
+_one_training = threading.Lock()  # the kept graph trains one head at a time
+STEPS = 64  # batches a call of a graph, since each is so small
 
 
 def check_data(
@@ -23,27 +23,43 @@ def check_data(
     """
     Return X as float32, y as int32, and the number of classes.
 
-    Without `n_classes`, y must hold each class from 0 to the highest.
+    Parameters
+    ----------
+    X : ndarray, shape (n, n_features)
+    y : ndarray of int, shape (n,)
+        The number of each image's class.
+    n_classes : int, optional
+        Without it, y must hold each class from 0 to the highest.
+
+    Raises
+    ------
+    ValueError
+        The shapes do not fit, X holds NaN or infinity, or y holds another class.
     """
     X, y = np.asarray(X).astype("float32", copy=False), np.asarray(y)
     if X.ndim != 2 or not len(X) or y.shape != X.shape[:1]:
         raise ValueError(
             f"X {X.shape} and y {y.shape} must be (n, n_features) and (n,)"
         )
-    if not np.isfinite(X).all():
-        row = int(np.argmin(np.isfinite(X).all(axis=1)))
+    finite = np.isfinite(X).all(axis=1)
+    if not finite.all():
+        row = int(np.argmin(finite))
         raise ValueError(f"X holds NaN or infinity, first in row {row}")
-    low, high = np.unique(y)[[0, -1]].tolist()
+    found = np.unique(y).tolist()
+    low, high = found[0], found[-1]
     if y.dtype.kind not in "iu" or low < 0 or high >= (n_classes or np.inf):
-        allowed = f"whole numbers from 0{f' to {n_classes - 1}' if n_classes else ''}"
-        raise ValueError(
-            f"y holds {low!r} to {high!r}; it must hold {allowed}, as label.cat.codes"
-        )
-    if not n_classes and (missing := {*range(max(2, high + 1))} - {*y.tolist()}):
-        raise ValueError(
-            f"y never holds class {min(missing)}, which needs an image to train on"
-        )
-    return X, y.astype("int32"), n_classes or high + 1
+        last = f" to {n_classes - 1}" if n_classes else ""
+        allowed = f"whole numbers from 0{last}, as label.cat.codes"
+        raise ValueError(f"y holds {low!r} to {high!r}; it must hold {allowed}")
+    if n_classes is None:
+        n_classes = max(2, high + 1)
+        missing = set(range(n_classes)) - set(found)
+        if missing:
+            first = min(missing)
+            raise ValueError(
+                f"y never holds class {first}, which needs an image to train on"
+            )
+    return X, y.astype("int32"), n_classes
 
 
 def class_weights(
@@ -54,7 +70,7 @@ def class_weights(
 
     Parameters
     ----------
-    y : ndarray of int
+    y : ndarray of int, shape (n,)
         The class numbers of the training set.
     class_weight : None or 'balanced'
         None: 1 for each class. 'balanced': n / (n_classes * images of the class), as in
@@ -66,17 +82,15 @@ def class_weights(
     if class_weight is None:
         return np.ones(n_classes, "float32")
     counts = np.bincount(y, minlength=n_classes)
-    return (len(y) / (n_classes * np.maximum(counts, 1)) * (counts > 0)).astype(
-        "float32"
-    )
+    weights = len(y) / (n_classes * np.maximum(counts, 1))
+    return np.where(counts > 0, weights, 0).astype("float32")
 
 
 def build_head(
     n_features: int, n_classes: int, *, dropout: float, weight_decay: float
 ) -> keras.Sequential:
     """
-    Return a classification head: dropout, then a dense softmax layer with an L2
-    penalty.
+    Return a classification head: dropout, then a dense softmax layer with L2 penalty.
 
     Parameters
     ----------
@@ -93,10 +107,11 @@ def build_head(
         the categories of `images["label"]`.
     """
     settings.check(dropout=dropout, weight_decay=weight_decay)
-    layers = [keras.Input((n_features,)), keras.layers.Dropout(dropout)]
     penalty = keras.regularizers.L2(weight_decay)
-    layers += [
-        keras.layers.Dense(n_classes, activation="softmax", kernel_regularizer=penalty)
+    layers = [
+        keras.Input((n_features,)),
+        keras.layers.Dropout(dropout),
+        keras.layers.Dense(n_classes, activation="softmax", kernel_regularizer=penalty),
     ]
     return keras.Sequential(layers, name="head")
 
@@ -104,15 +119,9 @@ def build_head(
 def train_head(
     X: np.ndarray,
     y: np.ndarray,
+    options: settings.HeadOptions,
     *,
-    learning_rate: float,
-    dropout: float,
-    weight_decay: float,
     validation_data: tuple[np.ndarray, np.ndarray] | None = None,
-    epochs: int,
-    batch_size: int = 128,
-    class_weight: str | None = None,
-    seed: int = 0,
 ) -> tuple[keras.Sequential, pd.DataFrame]:
     """
     Return a head trained with Adam, and its history: an ordinary Keras `fit`.
@@ -123,16 +132,12 @@ def train_head(
     y : ndarray of int, shape (n,)
         The number of each image's class, `images["label"].cat.codes`; each class from 0
         to the highest has an image.
-    learning_rate, dropout, weight_decay : float
+    options : HeadOptions
+        The seed becomes the global seed of Keras. Class weights are computed from `y`;
+        they weight the cross-entropy and the accuracy of the training and the
+        validation data.
     validation_data : (X, y), optional
         Evaluated after each epoch.
-    epochs, batch_size : int
-    class_weight : None or 'balanced'
-        See `class_weights`. The weights are computed from `y`; they weight the
-        cross-entropy and the accuracy of the training and the validation data.
-    seed : int
-        Seeds the initial weights, the order of the images and the dropout masks; it
-        becomes the global seed of Keras.
 
     Returns
     -------
@@ -141,57 +146,63 @@ def train_head(
         One row per epoch: `epoch` (from 1), `loss` (with the L2 penalty, averaged over
         the epoch's batches), `accuracy`, and with validation data `val_loss`,
         `val_accuracy`.
+
+    Notes
+    -----
+    Heads of the same size, learning rate, dropout and weight decay share one compiled
+    graph, which is kept until a head of another kind is trained.
     """
-    settings.check(
-        learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, seed=seed
-    )
     X, y, n_classes = check_data(X, y)
-    weights = class_weights(y, class_weight, n_classes)
+    weights = class_weights(y, options.class_weight, n_classes)
     if validation_data:
         X_val, y_val, _ = check_data(*validation_data, n_classes)
-        validation_data = X_val, y_val, weights[y_val] if class_weight else None
-    with one_training, progress.bar(epochs, "Training the head", "epoch") as bar:
-        tf.config.experimental.enable_op_determinism()
-        keras.utils.set_random_seed(int(seed))  # Keras refuses whole numbers of NumPy
+        validation_data = X_val, y_val, weights[y_val]
+    bar = progress.bar(options.epochs, "Training the head", "epoch")
+    with _one_training, training.SettingUp() as setting_up, bar:
+        graph = _graph_of(X.shape[1], n_classes, options)
+        model, history = graph.fit(
+            options.seed,
+            X,
+            y,
+            batch_size=options.batch_size,
+            epochs=options.epochs,
+            sample_weight=weights[y],
+            validation_data=validation_data,
+            callbacks=[setting_up, progress.after_epoch(bar)],
+            verbose=0,
+        )
+    columns = [name for name in scenes.METRICS if name in history.history]
+    table = pd.DataFrame(history.history)[columns]
+    table.insert(0, "epoch", range(1, options.epochs + 1))
+    return model.layers[0], table
+
+
+_kept: dict[tuple, training.SharedGraph] = {}  # of the last kind of head
+
+
+def _graph_of(n_features, n_classes, options):
+    """Return the compiled graph of a kind of head: the kept one, or a new one."""
+    dropout, weight_decay = options.dropout, options.weight_decay
+    kind = n_features, n_classes, options.learning_rate, dropout, weight_decay
+
+    def build(seed):
+        keras.utils.set_random_seed(seed)
         head = build_head(
-            X.shape[1], n_classes, dropout=dropout, weight_decay=weight_decay
+            n_features, n_classes, dropout=dropout, weight_decay=weight_decay
         )
-        model = _compile(head, learning_rate, steps(len(X), batch_size))
-        update = keras.callbacks.LambdaCallback(
-            on_epoch_end=lambda epoch, logs: bar.update()
+        model = keras.Sequential(
+            [head]
+        )  # compiled; the head is saved without optimizer
+        model.compile(
+            optimizer=keras.optimizers.Adam(options.learning_rate),
+            loss="sparse_categorical_crossentropy",
+            weighted_metrics=["accuracy"],
+            steps_per_execution=STEPS,
+            jit_compile=False,  # takes longer than it saves for so small a graph
         )
-        options = {
-            "batch_size": batch_size,
-            "epochs": epochs,
-            "validation_data": validation_data,
-        }
-        options |= {"sample_weight": weights[y] if class_weight else None}
-        history = model.fit(X, y, **options, callbacks=[update], verbose=0)
-    metrics = {
-        name: history.history[name]
-        for name in scenes.METRICS
-        if name in history.history
-    }
-    return head, pd.DataFrame({"epoch": range(1, epochs + 1), **metrics})
+        return model
 
-
-def _compile(head, learning_rate, steps):
-    """
-    Return a compiled model of the head, which itself is saved without an optimizer.
-    """
-    model = keras.Sequential([head])
-    model.compile(
-        optimizer=keras.optimizers.Adam(learning_rate),
-        loss="sparse_categorical_crossentropy",
-        weighted_metrics=["accuracy"],
-        steps_per_execution=steps,
-        jit_compile=False,  # compiling so small a graph takes longer than it saves
-    )
-    return model
-
-
-def steps(n: int, batch_size: int) -> int:
-    """
-    Return the number of batches per call of the graph: many, since each is so small.
-    """
-    return min(64, -(-n // batch_size))
+    if kind not in _kept:
+        _kept.clear()
+        _kept[kind] = training.SharedGraph(build)
+    return _kept[kind]

@@ -1,23 +1,21 @@
 """
-Progress: bars with the time left, and tasks that run here or on a cluster.
+Progress: bars with the time left; work that is read ahead, or spread over machines.
 
-A task that a failing worker takes along is tried again. Knows nothing of what a task
-does.
+Knows nothing of what the work is.
 """
 
 import collections
-import functools
 import os
-import pickle
 import sys
-import uuid
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import joblib
-import numpy as np
+import keras
 from IPython import get_ipython
 from IPython.display import display
+from joblib.parallel import get_active_backend
 from tqdm import tqdm
 
 
@@ -48,165 +46,134 @@ def bar(total: int, description: str, unit: str) -> tqdm:
 
     In a notebook it is not printed: what is printed there stays, each state of it.
     """
-    file = _Display() if getattr(get_ipython(), "kernel", None) else sys.stdout
-    look = {"leave": False, "ncols": 80, "mininterval": 0.5, "file": file}
-    return tqdm(total=total, desc=description, unit=unit, **look)
+    in_notebook = getattr(get_ipython(), "kernel", None) is not None
+    return tqdm(
+        total=total,
+        desc=description,
+        unit=unit,
+        leave=False,
+        ncols=80,
+        mininterval=0.5,
+        file=_Display() if in_notebook else sys.stdout,
+    )
 
 
-def run_tasks(
-    function: Callable,
-    shared: object,
-    tasks: Sequence[tuple],
-    bar: tqdm,
-    amounts: Sequence[int],
-) -> Iterator[tuple[int, object]]:
+def after_epoch(bar: tqdm) -> keras.callbacks.Callback:
+    """Return a callback of Keras that moves a bar after each epoch."""
+    return keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: bar.update())
+
+
+def after_batch(bar: tqdm) -> keras.callbacks.Callback:
+    """Return a callback of Keras that moves a bar after each batch of training."""
+    return keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: bar.update()
+    )
+
+
+def read_ahead(function: Callable, items: Sequence, batch_size: int) -> Iterator[list]:
     """
-    Yield (number, result) of each task as it ends.
+    Yield lists of what a function returns for the items, computed ahead in threads.
 
-    joblib runs the tasks one after the other in this process, or wherever
-    `joblib.parallel_config` says. A task may be run twice, if a worker fails; so it
-    writes nothing, and its result depends on its arguments alone.
+    The items keep their order. At most two batches wait for the caller, so that memory
+    does not grow with their number. An error of the function is raised.
+    """
+    ahead = collections.deque()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            for start in range(0, len(items), batch_size):
+                batch = items[start : start + batch_size]
+                ahead.append([pool.submit(function, item) for item in batch])
+                if len(ahead) == 3:
+                    yield [future.result() for future in ahead.popleft()]
+            for futures in ahead:
+                yield [future.result() for future in futures]
+        finally:  # after an error, what waits is not computed
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def run(
+    function: Callable,
+    calls: Sequence[tuple],
+    *,
+    threads: int = 1,
+    stop: threading.Event | None = None,
+) -> Iterator[object]:
+    """
+    Yield what a function returns for each call, as the calls end.
+
+    They run where `joblib.parallel_config` says; without it, here.
 
     Parameters
     ----------
     function : callable
-        Called with `shared` and the arguments of a task.
-    shared : object
-        The argument of all tasks, which is sent to each worker once.
-    tasks : sequence of tuples
-    bar : tqdm
-        Moved here, when a task has ended and its result is taken.
-    amounts : sequence of int
-        By how much each task moves the bar.
+        It writes nothing, and what it returns depends on its arguments alone.
+    calls : sequence of tuples
+        The arguments of each call.
+    threads : int
+        So many calls run at once here.
+    stop : Event, optional
+        Set when the caller stops early, as at an interrupt. Calls in threads have to
+        look at it: they are waited for.
+
+    Raises
+    ------
+    RuntimeError
+        A worker or the scheduler is lost.
     """
-    if isinstance(
-        joblib.parallel.get_active_backend()[0], joblib.parallel.MultiprocessingBackend
-    ):
-        what = (
-            "TensorFlow does not survive the fork of joblib's backend 'multiprocessing'"
-        )
+    backend, n_jobs = get_active_backend()
+    if isinstance(backend, joblib.parallel.MultiprocessingBackend):
         raise ValueError(
-            f"{what}; choose 'loky', 'threading' or 'dask' by joblib.parallel_config"
+            "TensorFlow does not survive the fork of joblib's backend "
+            "'multiprocessing'; choose 'loky', 'threading' or 'dask' by "
+            "joblib.parallel_config"
         )
-    left = dict(enumerate(tasks))
-    while left:
-        for number, result in _outcomes(function, shared, dict(left)):
-            if isinstance(result, Exception):
-                raise result
-            del left[number]
-            yield number, result
-            bar.update(amounts[number])
+    is_default = isinstance(backend, joblib.parallel.LokyBackend)
+    if not is_default or n_jobs not in (None, 1):
+        yield from _run_by_joblib(function, calls)
+    elif threads == 1:
+        for call in calls:
+            yield function(*call)
+    else:
+        yield from _run_in_threads(function, calls, threads, stop)
 
 
-def _outcomes(function, shared, tasks):
-    """
-    Yield (number, result or error) of tasks, until all have ended or a worker has
-    failed.
-
-    A worker that dies may take the only copy of the data with it, so that no other can
-    do its tasks. They are tried again as long as anything gets done.
-    """
-    alive, parallel = False, joblib.Parallel(return_as="generator_unordered")
-    try:
-        call = _sealed_call(function, shared)
-        for outcome in parallel(
-            [call(number, *task) for number, task in tasks.items()]
-        ):
-            alive = True
-            yield outcome
-    except Exception as error:
-        reason = str(error).partition("\n")[0]
-        if not alive:
-            lost = (
-                f"the workers are lost ({reason}): start them "
-                f"and connect again, or choose"
-            )
-            advice = (
-                "joblib.parallel_config('sequential'), and repeat "
-                "the run, which resumes"
-            )
-            raise RuntimeError(f"{lost} {advice}") from error
-        print(f"A worker failed, and its tasks are run again: {reason}")
-
-
-def _sealed_call(function, shared):
-    """
-    Return a function that makes joblib's call of a task from its number and arguments.
-    """
-    backend, n_jobs = joblib.parallel.get_active_backend()
-    n_jobs = backend.effective_n_jobs(n_jobs or backend.default_n_jobs)
-    if n_jobs == 1 or getattr(backend, "supports_sharedmem", False):
-        return functools.partial(joblib.delayed(_run), function, shared)
-
-    def open_and_run(task, sealed):
-        return pickle.loads(task)(sealed)
-
-    # Dask's scheduler unpickles the calls that it passes on, and must not import
-    # TensorFlow with them: a nested function travels as its code, the rest as bytes. An
-    # array is sent once.
-    sealed, name = np.frombuffer(pickle.dumps(shared), "uint8"), uuid.uuid4().hex
-
-    def call(number, *arguments):
-        task = functools.partial(_open_and_run, function, name, number, arguments)
-        return joblib.delayed(open_and_run)(pickle.dumps(task), sealed)
-
-    return call
-
-
-def _open_and_run(function, name, number, arguments, sealed):
-    opened = _opened(name)
-    if not opened:
-        opened.append(pickle.loads(sealed))
-    return _run(function, opened[0], number, *arguments)
-
-
-@functools.lru_cache(maxsize=1)
-def _opened(name):
-    """
-    Return a list for the shared object of the tasks of this name, for the next of them.
-    """
-    return []
-
-
-def _run(function, shared, number, *arguments):
-    """
-    Return the number with the result or with the error, to be raised where it is of
-    use.
-    """
-    try:
-        return number, function(shared, *arguments)
-    except Exception as error:
-        return number, error
-
-
-def run_ahead(
-    function: Callable, items: Sequence, batch_size: int, failed: list[str]
-) -> Iterator[list[tuple]]:
-    """
-    Yield lists of (item, what a function returns for it), computed ahead in threads.
-
-    The items keep their order. At most two batches wait for the caller, so that memory
-    does not grow with their number. What a ValueError says goes to `failed`, without
-    its item.
-    """
-
-    def run(item):
+def _run_in_threads(function, calls, threads, stop):
+    """Yield the results of calls that run in threads, and wait for these at the end."""
+    with ThreadPoolExecutor(threads) as pool:
+        futures = [pool.submit(function, *call) for call in calls]
         try:
-            return item, function(item), None
-        except ValueError as error:
-            return item, None, str(error)
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
 
-    def finish(batch):
-        ended = [future.result() for future in batch]
-        failed.extend(problem for *_, problem in ended if problem is not None)
-        return [(item, result) for item, result, problem in ended if problem is None]
 
-    ahead = collections.deque()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(items), batch_size):
-            ahead.append(
-                [pool.submit(run, item) for item in items[start : start + batch_size]]
-            )
-            if len(ahead) == 3:
-                yield finish(ahead.popleft())
-        yield from map(finish, ahead)
+def _run_by_joblib(function, calls):
+    """Yield the results of calls that joblib runs."""
+    for result, error in _outcomes(function, calls):
+        if error is not None:
+            raise error
+        yield result
+
+
+def _outcomes(function, calls):
+    """Yield (result, error) of each call; a lost worker ends in a sentence."""
+    try:
+        parallel = joblib.Parallel(return_as="generator_unordered")
+        yield from parallel(joblib.delayed(_outcome)(function, call) for call in calls)
+    except Exception as error:  # joblib's backends raise each their own
+        reason = str(error).partition("\n")[0]
+        raise RuntimeError(
+            f"a worker or the scheduler is lost ({reason}): start it and connect "
+            "again, or choose joblib.parallel_config('sequential'); the run resumes "
+            "when it is repeated"
+        ) from error
+
+
+def _outcome(function, call):
+    """Return (result, None) of a call, or (None, its error)."""
+    try:
+        return function(*call), None
+    except Exception as error:  # raised where the results are taken
+        return None, error

@@ -100,6 +100,12 @@ class SideBySideHeads(keras.Model):
     ):
         super().__init__()
         self.heads = (len(dropouts), len(learning_rates) * len(weight_decays))
+        self.settings = [
+            {"learning_rate": rate, "dropout": dropout, "weight_decay": decay}
+            for dropout in dropouts
+            for rate in learning_rates
+            for decay in weight_decays
+        ]
         self.n_classes = n_classes
         self.rates = np.reshape(dropouts, (-1, 1, 1)).astype("float32")
         self.penalties = np.tile(weight_decays, len(learning_rates)).astype("float32")

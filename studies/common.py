@@ -9,11 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 
-import scenes
 import utils
-from scenes import evaluation, features, files
+from scenes import evaluation, features, files, settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,19 +42,21 @@ def load_images() -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     Return the bundled images, split as in the notebook, their features and class
     numbers.
     """
-    tf.config.experimental.enable_op_determinism()
     images, X = features.load_bundled_features()
     images = utils.create_validation(utils.drop_leaks(images))
     return images, X[images.index], images["label"].cat.codes.to_numpy()
 
 
-def best_setting() -> dict:
-    """
-    Return the arguments of `train_head` that the committed grid search has chosen.
-    """
+def best_setting(seed: int = 0) -> settings.HeadOptions:
+    """Return the options that the committed grid search has chosen for a head."""
     best = evaluation.best_hyperparameters(files.read_csv(ROOT / "grid_search.csv"))
-    chosen = {name: best[name] for name in scenes.HYPERPARAMETERS}
-    return chosen | {"epochs": best["epoch"], "batch_size": 128}
+    return settings.HeadOptions(
+        learning_rate=best["learning_rate"],
+        dropout=best["dropout"],
+        weight_decay=best["weight_decay"],
+        epochs=best["epoch"],
+        seed=seed,
+    )
 
 
 def row(*cells: object) -> str:

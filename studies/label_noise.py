@@ -93,9 +93,10 @@ def clean() -> None:
         y[train],
         images["digest"][train],
     )
-    setting, probabilities = common.best_setting(), np.zeros((len(y), y.max() + 1))
+    probabilities = np.zeros((len(y), y.max() + 1))
     for rest, fold in grid_search.make_folds(y, groups, folds=5, seed=0):
-        probabilities[fold] = heads.train_head(X[rest], y[rest], **setting)[0](X[fold])
+        head, _ = heads.train_head(X[rest], y[rest], common.best_setting())
+        probabilities[fold] = head(X[fold])
     suggested = evaluation.flag_labels(probabilities, y)
     kept, others = suggested < 0, np.ones(len(y), bool)
     others[np.random.default_rng(0).choice(len(y), (~kept).sum(), replace=False)] = (
@@ -109,7 +110,8 @@ def clean() -> None:
     }
     rows = []
     for (name, (chosen, labels)), seed in itertools.product(ways.items(), range(3)):
-        head, _ = heads.train_head(X[chosen], labels[chosen], **setting, seed=seed)
+        options = common.best_setting(seed)
+        head, _ = heads.train_head(X[chosen], labels[chosen], options)
         probabilities = head.predict(X_val, verbose=0)
         of_label = probabilities[np.arange(len(y_val)), y_val]
         accuracy = np.mean(probabilities.argmax(axis=1) == y_val)

@@ -13,7 +13,7 @@ import plotly.express as px
 import plotly.graph_objects as go
 
 import scenes
-from scenes import evaluation, files, grid_search, plots
+from scenes import evaluation, files, grid_search, plots, settings
 from studies import common
 
 GRID = {
@@ -32,18 +32,19 @@ def run() -> None:
     training = (images["split"] != "test").to_numpy()
     folder = common.ROOT / "runs" / "large_search"
     folder.mkdir(parents=True, exist_ok=True)
-    options = {
-        "folds": 5,
-        "batch_size": 128,
-        "seed": 0,
-        "groups": images["digest"][training],
-    }
+    options = settings.GridOptions(
+        learning_rates=GRID["learning_rates"],
+        dropouts=GRID["dropouts"],
+        weight_decays=GRID["weight_decays"],
+        epochs=EPOCHS[-1],
+        folds=5,
+    )
     results = grid_search.grid_search(
         X[training],
         y[training],
-        **GRID,
-        **options,
-        epochs=EPOCHS[-1],
+        options,
+        groups=images["digest"][training],
+        cache=folder,
         csv=folder / "search.csv",
     )
     common.write(keep_epochs(results, EPOCHS), "grid_search_large")

@@ -35,7 +35,7 @@ def without(name: str, images: pd.DataFrame, X: np.ndarray) -> dict:
         (images["split"] == s).to_numpy() for s in ("train", "validation", "test")
     )
     train, val, unknown = train & (y >= 0), val & (y >= 0), y[test] < 0
-    head, _ = heads.train_head(X[train], y[train], **common.best_setting())
+    head, _ = heads.train_head(X[train], y[train], common.best_setting())
     probabilities = head(X[val]).numpy()
     temperature = calibration.fit_temperature(probabilities, y[val])
     probabilities = calibration.apply_temperature(probabilities, temperature)

@@ -14,8 +14,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    {"__init__", "files", "progress", "base_model", "side_by_side", "calibration"},
-    {"settings", "photos", "chrome", "drawings", "plots", "evaluation"},
+    {
+        "__init__",
+        "files",
+        "progress",
+        "base_model",
+        "side_by_side",
+        "training",
+        "calibration",
+    },
+    {"settings", "store", "photos", "chrome", "drawings", "plots", "evaluation"},
     {"runs", "folders", "dataset", "features", "heads"},
     {"classifier", "grid_search", "fine_tuning"},
     {"__main__"},

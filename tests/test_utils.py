@@ -413,12 +413,13 @@ def test_the_first_photos_of_a_folder_are_shown_under_their_predictions(
     assert utils.show_predictions(classifier, tmp_path / "none") is None
     assert capsys.readouterr().out.startswith("Put photos into ")
     (tmp_path / "b.heic").touch()
-    (tmp_path / "a.jpg").touch()
     assert utils.show_predictions(classifier, tmp_path) is None
     said = capsys.readouterr().out
     assert "b.heic (HEIC, raw" in said
-    assert "a.jpg cannot be read as a photo: " in said
-    assert said.endswith(f"There is no photo in {tmp_path}/ that can be read.\n")
+    assert said.endswith(f"There is no photo in {tmp_path}/.\n")
+    (tmp_path / "a.jpg").touch()
+    assert utils.show_predictions(classifier, tmp_path) is None
+    assert "a.jpg cannot be read as a photo: " in capsys.readouterr().out
     for number in range(40):
         Image.fromarray(draw(number)).save(tmp_path / f"{number:02}.png")
     read, read_photo = [], scenes.photos.read_photo

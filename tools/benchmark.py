@@ -44,6 +44,7 @@ import scenes.grid_search
 import scenes.heads
 import scenes.photos
 import scenes.plots
+import scenes.settings
 import scenes.side_by_side
 import utils
 from scenes.base_model import IMAGE_SIZE
@@ -143,10 +144,11 @@ def whole_grid(train: Photos, validation: Photos) -> float:
     """Train all 36 settings side by side, and return the best validation accuracy."""
     features, labels = map(np.concatenate, zip(train, validation, strict=True))
     rows = np.split(np.arange(len(labels)), [len(train[1])])
-    options = {"n_classes": N_CLASSES, "epochs": EPOCHS, "batch_size": BATCH_SIZE}
-    options |= {"class_weight": None, "seed": 0}
-    history = scenes.grid_search._fit(features, labels, *rows, grid=GRID, **options)
-    return history["val_accuracy"].max()
+    options = scenes.settings.GridOptions(
+        **GRID, epochs=EPOCHS, folds=2, batch_size=BATCH_SIZE
+    )
+    table, _ = scenes.grid_search.train_fold(features, labels, rows, options, fold=1)
+    return table["val_accuracy"].max()
 
 
 build_head = functools.partial(scenes.heads.build_head, scenes.base_model.N_FEATURES)
@@ -355,12 +357,15 @@ def search(features: np.ndarray, labels: np.ndarray, shape: tuple, folds: int) -
         scenes.grid_search.grid_search(
             features,
             labels,
-            learning_rates=np.geomspace(1e-4, 1e-2, rates),
-            dropouts=np.linspace(0, 0.7, dropouts),
-            weight_decays=np.geomspace(1e-5, 1e-2, decays),
-            epochs=EPOCHS,
-            folds=folds,
-            batch_size=BATCH_SIZE,
+            scenes.settings.GridOptions(
+                learning_rates=np.geomspace(1e-4, 1e-2, rates),
+                dropouts=np.linspace(0, 0.7, dropouts),
+                weight_decays=np.geomspace(1e-5, 1e-2, decays),
+                epochs=EPOCHS,
+                folds=folds,
+                batch_size=BATCH_SIZE,
+            ),
+            cache=folder,
             csv=Path(folder, "grid_search.csv"),
         )
 
@@ -433,8 +438,7 @@ def extraction(images: pd.DataFrame, base: keras.Model) -> Callable[[], None]:
     """Return a task that computes the features of all these photos."""
 
     def task() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            cache = Path(folder, "features.npz")
+        with tempfile.TemporaryDirectory() as cache:
             scenes.features.extract_features(images, base, cache=cache)
 
     return task
@@ -534,7 +538,7 @@ def fine_tuning(base: keras.Model, photos: int) -> dict[str, Callable[[], None]]
     for layer in base.layers:
         layer.trainable = False  # until the cut lets the upper ones train
     head = build_head(N_CLASSES, dropout=0.3, weight_decay=1e-3)
-    lower, upper = scenes.fine_tuning._cut(base, head, FIRST_LAYER)
+    lower, upper = scenes.fine_tuning.cut(base, head, FIRST_LAYER)
     pixels = np.random.default_rng(0).uniform(-1, 1, (photos, *base.input_shape[1:]))
     labels = np.arange(photos) % N_CLASSES
     epochs = {}
@@ -604,7 +608,6 @@ def measure_notebook(photos: Path | None, bar: tqdm) -> Iterator[str]:
 def main() -> None:
     """Print the tables."""
     keras.utils.set_random_seed(0)
-    tf.config.experimental.enable_op_determinism()
     photos = scenes.folders.find_photos()
     images, features = quarter()
     if photos:

@@ -9,6 +9,7 @@ test accuracies to `results/few_photos.csv`. It takes some five minutes for a da
 and seed; those that the file holds are not measured again: delete it to begin anew.
 """
 
+import dataclasses
 import itertools
 import sys
 import tempfile
@@ -16,12 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-import scenes
 import utils
 from scenes import (
     base_model,
@@ -34,15 +33,17 @@ from scenes import (
     folders,
     grid_search,
     heads,
+    settings,
 )
 
-GRID = {
-    "learning_rates": [0.0005, 0.001, 0.005],
-    "dropouts": [0.1, 0.3, 0.5],
-    "weight_decays": [0.00001, 0.0001, 0.001, 0.01],
-}
+GRID = settings.GridOptions(
+    learning_rates=[0.0005, 0.001, 0.005],
+    dropouts=[0.1, 0.3, 0.5],
+    weight_decays=[0.00001, 0.0001, 0.001, 0.01],
+    epochs=25,
+    folds=5,
+)
 RATES = [0.0001, 0.0003]
-OPTIONS = {"first_layer": "block_10_expand", "label_smoothing": 0.1, "epochs": 5}
 
 
 def read(folder: Path, thinned: int, seed: int) -> pd.DataFrame:
@@ -69,30 +70,43 @@ def measure(folder: Path, thinned: int, seed: int, cache: str) -> dict:
     """
     images = read(folder, thinned, seed)
     base = base_model.build_base_model("imagenet")
-    X = features.extract_features(images, base, cache=Path(cache, "features.npz"))
+    X = features.extract_features(images, base, cache=cache)
     y, split = images["label"].cat.codes.to_numpy(), images["split"].to_numpy(dtype=str)
     classes = list(images["label"].cat.categories)
     train, validation, test = (split == s for s in ("train", "validation", "test"))
-    options = {"batch_size": 128, "seed": seed}
-    groups = images["digest"][~test]
-    data = X[~test], y[~test]
-    csv = Path(cache, "grid_search.csv")
-    search = GRID | {"epochs": 25, "folds": 5, "groups": groups, "csv": csv}
-    results = grid_search.grid_search(*data, **search, **options)
+    grid = dataclasses.replace(GRID, seed=seed)
+    results = grid_search.grid_search(
+        X[~test],
+        y[~test],
+        grid,
+        groups=images["digest"][~test],
+        cache=cache,
+        csv=Path(cache, "grid_search.csv"),
+    )
     best = evaluation.best_hyperparameters(results)
-    options |= {name: best[name] for name in scenes.HYPERPARAMETERS} | {
-        "epochs": best["epoch"]
-    }
-    head, _ = heads.train_head(X[train], y[train], **options)
-    final, _ = heads.train_head(X[~test], y[~test], **options)
+    options = settings.HeadOptions(
+        learning_rate=best["learning_rate"],
+        dropout=best["dropout"],
+        weight_decay=best["weight_decay"],
+        epochs=best["epoch"],
+        seed=seed,
+    )
+    head, _ = heads.train_head(X[train], y[train], options)
+    final, _ = heads.train_head(X[~test], y[~test], options)
 
     def predict(pair: tuple, rows: np.ndarray) -> np.ndarray:
         model = classifier.build_classifier(*pair, classes)
         return classifier.predict(model, list(images["file"][rows]))[classes]
 
     def tune(table: pd.DataFrame, start: object, rate: float) -> tuple:
-        given = OPTIONS | {"learning_rate": rate, "seed": seed, "cache": cache}
-        return fine_tuning.fine_tune(table, base, start, **given)[:2]
+        tuning = settings.FineTuningOptions(
+            learning_rate=rate,
+            first_layer="block_10_expand",
+            label_smoothing=0.1,
+            epochs=5,
+            seed=seed,
+        )
+        return fine_tuning.fine_tune(table, base, start, tuning, cache=cache)[:2]
 
     def accuracy(pair: tuple) -> float:
         return (predict(pair, test).to_numpy().argmax(axis=1) == y[test]).mean()
@@ -150,7 +164,6 @@ def main() -> None:
     sets += [(intel, 20), (intel, 60)] if intel else []
     csv = ROOT / "results" / "few_photos.csv"
     rows = files.read_csv(csv).to_dict("records") if csv.exists() else []
-    tf.config.experimental.enable_op_determinism()
     for seed, (folder, thinned) in itertools.product(range(3), sets):
         name = folder.name + (f", every {thinned}th" if thinned > 1 else "")
         case = {"data set": name, "seed": seed}

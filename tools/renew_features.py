@@ -11,8 +11,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import tensorflow as tf
-
 from scenes import base_model, dataset, features, folders
 
 
@@ -21,15 +19,14 @@ def main() -> None:
     Extract the features of all labelled photos, and put the new file in the old one's
     place.
     """
-    tf.config.experimental.enable_op_determinism()
     images = folders.list_images(folders.find_photos())
     images = images[images["label"].notna()].reset_index(drop=True)
     digests, _ = dataset.digest_photos(images)
-    with tempfile.TemporaryDirectory(dir=features.BUNDLED_FEATURES.parent) as beside:
-        cache = Path(beside, "features.npz")
-        base = base_model.build_base_model()
-        features.extract_features(images.join(digests), base, cache=cache)
-        cache.replace(features.BUNDLED_FEATURES)
+    images = images.join(digests)
+    base = base_model.build_base_model()
+    with tempfile.TemporaryDirectory() as cache:
+        X = features.extract_features(images, base, cache=cache)
+    features.save_features(features.BUNDLED_FEATURES, images, X, base)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,196 @@
+"""
+The store: what was computed before, under a fingerprint, in the cache.
+
+An entry is a file of arrays, or several that are its parts, called after its kind and
+the fingerprint of all that it depends on. A file is whole or not there; one that
+vanishes or is damaged is missing. Knows nothing of what the arrays mean.
+"""
+
+import contextlib
+import errno
+import math
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from scenes import files
+
+_MARK = b"scenes_store.npy"  # the first array of each file: ours by form, not by name
+_MAPPED = b"NUMPY"  # the first bytes of a file of one array
+Arrays = dict[str, np.ndarray]
+
+
+class Store:
+    """
+    Entries of arrays in a folder.
+
+    Parameters
+    ----------
+    folder : path
+        The cache. Files in it that are no entries are never read, replaced or deleted.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def get(
+        self, kind: str, fingerprint: str, schema: dict[str, tuple], part: str = ""
+    ) -> Arrays | None:
+        """
+        Return the arrays of an entry, or None if it is missing.
+
+        Parameters
+        ----------
+        kind : str
+            What is stored, as 'features': letters and hyphens.
+        fingerprint : str
+            16 hexadecimal digits, of `files.fingerprint`.
+        schema : dict
+            Type and shape of each array, as for `files.read_arrays`.
+        part : str
+            The name of a part of the entry.
+
+        Notes
+        -----
+        A line says if a file is damaged, and it is computed again.
+        """
+        path = self._path(kind, fingerprint, part)
+        if not self._is_ours(path):
+            return None
+        try:
+            return files.read_arrays(path, schema)
+        except FileNotFoundError:  # another run has dropped it
+            return None
+        except ValueError as error:
+            print(f"This is computed again: {error}")
+            return None
+
+    def put(self, kind: str, fingerprint: str, arrays: Arrays, part: str = "") -> None:
+        """Keep arrays as an entry or a part of it; the file is replaced as a whole."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        marked = {_MARK.decode().removesuffix(".npy"): np.array(kind)}
+        marked.update(arrays)
+        files.write_arrays(self._path(kind, fingerprint, part), marked)
+
+    def map(self, kind: str, fingerprint: str) -> np.ndarray | None:
+        """
+        Return an array of `put_blocks`, mapped from disk, or None if it is missing.
+
+        It is read into memory where a disk cannot map it. The name of its file holds a
+        hash of its content, so that a damaged one counts as missing.
+        """
+        for path in self._mapped(kind, fingerprint):
+            with contextlib.suppress(FileNotFoundError):  # another run has dropped it
+                if path.stem.endswith(files.file_digest(path)):
+                    return _load(path)
+        return None
+
+    def put_blocks(
+        self,
+        kind: str,
+        fingerprint: str,
+        shape: tuple[int, ...],
+        dtype: str,
+        blocks: Iterable[np.ndarray],
+    ) -> np.ndarray:
+        """
+        Keep an array that may be larger than memory, and return it as `map` does.
+
+        Parameters
+        ----------
+        kind, fingerprint : str
+            Other arrays of this kind are deleted: they are large.
+        shape : tuple of int
+        dtype : str
+            Of NumPy, as '<f2'.
+        blocks : iterable of ndarray
+            The array in pieces, along its first axis.
+
+        Raises
+        ------
+        OSError
+            The disk has no room for it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        size = np.dtype(dtype).itemsize * math.prod(shape)
+        if size > shutil.disk_usage(self.folder).free:
+            raise OSError(
+                errno.ENOSPC,
+                f"{self.folder} has no room for {kind} of {size / 2**20:,.0f} MB: make "
+                "room, or choose another cache",
+            )
+        for path in self._mapped(kind):
+            path.unlink(missing_ok=True)
+        header = {"descr": dtype, "fortran_order": False, "shape": shape}
+        with files.unfinished(self.folder / f"{kind}-{fingerprint}.npy") as beside:
+            with open(beside, "wb") as file:
+                np.lib.format.write_array_header_1_0(file, header)
+                for block in blocks:
+                    file.write(np.ascontiguousarray(block, dtype))
+            name = f"{kind}-{fingerprint}-{files.file_digest(beside)}.npy"
+            files.move(beside, self.folder / name)
+        return _load(self.folder / name)
+
+    def parts(self, kind: str, fingerprint: str) -> list[str]:
+        """Return the names of the parts of an entry that are there, sorted."""
+        start = f"{kind}-{fingerprint}-"
+        paths = self.folder.glob(f"{start}*.npz")
+        return sorted(path.stem.removeprefix(start) for path in paths)
+
+    def drop(self, kind: str, fingerprint: str) -> None:
+        """Delete an entry and its parts."""
+        for path in self.folder.glob(f"{kind}-{fingerprint}*.npz"):
+            self._delete(path)
+
+    def prune(self, kind: str, keep: int) -> None:
+        """
+        Delete the oldest entries of a kind, until so many are left.
+
+        One that a run has locked stays.
+        """
+        name = re.compile(rf"{kind}-([0-9a-f]{{16}})\.npz")
+        ages = {}
+        for path in self.folder.glob(f"{kind}-*.npz"):
+            found = name.fullmatch(path.name)
+            if found:
+                with contextlib.suppress(FileNotFoundError):  # another run drops it
+                    ages[found[1]] = path.stat().st_mtime_ns
+        oldest_first = sorted(ages, key=ages.get)
+        for fingerprint in oldest_first[: max(0, len(ages) - keep)]:
+            path = self._path(kind, fingerprint)
+            if files.is_locked(path):
+                continue
+            self._delete(path)
+
+    def lock(self, kind: str, fingerprint: str) -> contextlib.AbstractContextManager:
+        """Return a context in which no other run writes this entry."""
+        return files.locked(self._path(kind, fingerprint))
+
+    def _path(self, kind, fingerprint, part=""):
+        name = f"{kind}-{fingerprint}-{part}" if part else f"{kind}-{fingerprint}"
+        return self.folder / f"{name}.npz"
+
+    def _mapped(self, kind, fingerprint="[0-9a-f]" * 16):
+        """Return the files of `put_blocks`."""
+        content = "[0-9a-f]" * 16
+        found = self.folder.glob(f"{kind}-{fingerprint}-{content}.npy")
+        return [path for path in found if files.begins_with(path, _MAPPED)]
+
+    def _is_ours(self, path):
+        return files.begins_with(path, _MARK)
+
+    def _delete(self, path):
+        if self._is_ours(path):
+            path.unlink(missing_ok=True)
+
+
+def _load(path):
+    try:
+        return np.load(path, mmap_mode="r")
+    except OSError as error:
+        if error.errno != errno.ENODEV:  # of a drive that cannot map memory
+            raise
+        return np.load(path)
