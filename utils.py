@@ -98,15 +98,14 @@ def audit_images(images: pd.DataFrame) -> pd.DataFrame:
         `problem`. Duplicates are photos with the same pixels; of these, 'two labels'
         stand under different labels and 'two splits' in different splits.
     """
-    readable = images[images["digest"] != ""]
-    groups = readable.groupby("digest")
-    labels = groups["label"].transform("nunique")
-    splits = groups["split"].transform("nunique")
+    is_readable = images["digest"] != ""
+    readable = images[is_readable]
+    copies = readable.groupby("digest")
     findings = {
-        "unreadable": images[images["digest"] == ""],
-        "duplicate": readable[readable["digest"].duplicated(keep=False)],
-        "two labels": readable[labels > 1],
-        "two splits": readable[splits > 1],
+        "unreadable": images[~is_readable],
+        "duplicate": readable[copies["path"].transform("size") > 1],
+        "two labels": readable[copies["label"].transform("nunique") > 1],
+        "two splits": readable[copies["split"].transform("nunique") > 1],
     }
     columns = ["finding", "path", "label", "split", "digest", "problem"]
     table = pd.concat(findings, names=["finding", None]).reset_index("finding")
@@ -129,22 +128,20 @@ def drop_leaks(images: pd.DataFrame) -> pd.DataFrame:
     rank = split.map({"train": 0, "validation": 1, "test": 2})
     highest = rank.groupby(images["digest"]).transform("max")
     is_leak = (rank < highest) & (images["digest"] != "")
-    left = images[~is_leak]
-    leaks = images[is_leak]
-    counts = [f"{n} {name}" for name, n in split[is_leak].value_counts().items()]
-    if counts:
+    cells = split + " photo of " + images["label"].astype(str)
+    counts = split[is_leak].value_counts()
+    if len(counts):
+        what = " and ".join(f"{n} {name}" for name, n in counts.items())
         print(
-            f"Left out {' and '.join(counts)} photo(s): the same photos are in the "
-            f"validation or test split."
+            f"Left out {what} photo(s): the same photos are in the validation or test "
+            f"split."
         )
-    emptied = set(zip(leaks["split"], leaks["label"], strict=True))
-    emptied -= set(zip(left["split"], left["label"], strict=True))
-    for name, label in sorted(emptied):
+    for emptied in sorted(set(cells[is_leak]) - set(cells[~is_leak])):
         raise ValueError(
-            f"no {name} photo of {label} is left, since each is also in the validation "
-            f"or test split; keep it in one (a missing split is drawn at random)"
+            f"no {emptied} is left, since each is also in the validation or test "
+            f"split; keep it in one (a missing split is drawn at random)"
         )
-    return left
+    return images[~is_leak]
 
 
 def shrink(images: pd.DataFrame, factor: int = 4) -> pd.DataFrame:
@@ -164,8 +161,9 @@ def shrink(images: pd.DataFrame, factor: int = 4) -> pd.DataFrame:
         The rows that stay, in their order and with their index.
     """
     settings.check(shrink_factor=factor)
-    place = images.groupby(["split", "label"], observed=True).cumcount()
-    return images[(place % factor == 0) | images["label"].isna()]
+    number = images.groupby(["split", "label"], observed=True).cumcount()
+    is_kept = number % factor == 0
+    return images[is_kept | images["label"].isna()]
 
 
 def create_test(
@@ -238,7 +236,8 @@ def select_confused(
             raise ValueError(
                 f"{name!r} is no class; it must be one of {photos.some(classes)}"
             )
-    return images[(images["label"] == label) & (np.asarray(predictions) == predicted)]
+    is_predicted = np.asarray(predictions) == predicted
+    return images[(images["label"] == label) & is_predicted]
 
 
 def show_images(
@@ -293,4 +292,5 @@ def show_predictions(
     if table.empty:
         return None
     marks = table["unsure"].map({True: " (unsure)", False: ""})
-    return show_images(list(table["path"]), list(table["label"].astype(str) + marks))
+    titles = table["label"].astype(str) + marks
+    return show_images(list(table["path"]), list(titles))

@@ -94,8 +94,9 @@ def drop_unreadable(images: pd.DataFrame) -> pd.DataFrame:
     unreadable = images[images["digest"] == ""]
     lost = unreadable["label"].value_counts()
     sizes = images["label"].value_counts()[lost.index]
-    too_many = lost.index[lost > np.maximum(2, sizes / 20)]
-    photos.refuse_unreadable(unreadable[unreadable["label"].isin(too_many)])
+    is_too_many = lost > np.maximum(2, sizes / 20)
+    is_refused = unreadable["label"].isin(lost.index[is_too_many])
+    photos.refuse_unreadable(unreadable[is_refused])
     if len(unreadable):
         problems = [f"{row.path} ({row.problem})" for row in unreadable.itertuples()]
         said = photos.some(problems)
@@ -156,9 +157,9 @@ def find_copies(images: pd.DataFrame, thumbnails: np.ndarray | None) -> pd.DataF
         `path`, `split` and `group` (from 1) of all photos of these groups.
     """
     groups = group_copies(images, thumbnails)
-    splits = images["split"].astype(str).groupby(groups).transform("nunique")
-    copies = images[["path", "split"]].assign(group=groups)[splits > 1]
-    numbers, names = pd.factorize(copies["group"])
+    splits = images["split"].groupby(groups).transform("nunique")
+    copies = images.loc[splits > 1, ["path", "split"]]
+    numbers, names = pd.factorize(groups[copies.index])
     copies["group"] = numbers + 1
     if len(copies):
         print(
@@ -189,7 +190,8 @@ def check_sizes(images: pd.DataFrame, **ratios: float) -> None:
     if tests:  # a part of them, rounded up, is gone before the others are divided
         needed = max(tests, -(-needed * tests // (tests - 1)))
     train = images[images["split"] == "train"]
-    sizes = train.groupby("label", observed=False)["digest"].nunique()
+    classes = train.groupby("label", observed=False)
+    sizes = classes["digest"].nunique()
     size = int(sizes.min())
     if size >= needed:
         return
