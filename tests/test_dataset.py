@@ -282,6 +282,7 @@ def corrections(table, tmp_path):
 
 CORRECTIONS = (
     "path,label,suggested\n0.jpg,sea,forest\n1.jpg,buildings,sea\n4.jpg,,sea\n7.jpg,,\n"
+    "9.jpg,street,\n"
 )
 
 
@@ -294,11 +295,11 @@ def test_labels_are_corrected_and_photos_left_out(
     table = corrections(CORRECTIONS.replace(",", sep).replace("\n", newline), encoding)
     pd.testing.assert_frame_equal(corrections.images, images)
     expected = images.drop([4, 7])
-    expected.loc[0, "label"] = "sea"
-    expected["corrected"] = expected.index == 0
+    expected.loc[[0, 9], "label"] = ["sea", "street"]
+    expected["corrected"] = expected.index.isin([0, 9])
     pd.testing.assert_frame_equal(table, expected)
     said = (
-        "labels.csv: 1 label(s) corrected and 2 photo(s) "
+        "labels.csv: 2 label(s) corrected and 2 photo(s) "
         "left out, 1 of them test photos"
     )
     assert (
@@ -328,6 +329,10 @@ GOOD = "path,label\n0.jpg,sea\n"
 # As spreadsheets leave a file: its text and its coding.
 SPREADSHEETS = {
     "semicolons": (GOOD.replace(",", ";"), "utf-8-sig"),
+    "semicolons, and commas in a note": (
+        "path;label;note\n0.jpg;sea;a,b,c,d,e,f\n",
+        "utf-8",
+    ),
     "tabs": (GOOD.replace(",", "\t"), "utf-8"),
     "Unicode text": (GOOD.replace(",", "\t"), "utf-16"),
     "Unicode text of other machines": ("\ufeff" + GOOD, "utf-16-be"),
@@ -352,14 +357,23 @@ def test_a_file_is_read_as_spreadsheets_leave_it(corrections, kind):
 
 def test_names_that_a_spreadsheet_would_run_come_back(corrections, tmp_path):
     """So does a name in the other of the two codings of an accent."""
-    names = ["=1+2/0.jpg", "-1.jpg", "'@x.jpg", "cafe\u0301.jpg", " a.jpg", "a.jpg"]
-    corrections.images["path"] = [*names, *corrections.images["path"][6:]]
-    given = pd.DataFrame({"path": names, "label": "sea"}).replace("cafe\u0301", "café")
+    names = [
+        "=1+2/0.jpg",
+        "-1.jpg",
+        "'@x",
+        "cafe\u0301.jpg",
+        "thé.jpg",
+        " a.jpg",
+        "a.jpg",
+    ]
+    corrections.images["path"] = [*names, *corrections.images["path"][7:]]
+    given = pd.DataFrame({"path": names, "label": "sea"})
+    given.loc[[3, 4], "path"] = ["café.jpg", "the\u0301.jpg"]
     scenes.files.write_spreadsheet(given, tmp_path / "labels.csv")
     table = scenes.dataset.apply_corrections(
         corrections.images, tmp_path / "labels.csv"
     )
-    assert list(table["label"][:6]) == ["sea"] * 6
+    assert list(table["label"][:7]) == ["sea"] * 7
 
 
 NO_CSV = "is no CSV file with the columns path and label; save it as CSV UTF-8, or set"
