@@ -107,6 +107,8 @@ def make_folds(
     """
     Return the (training rows, validation rows) of each fold; groups stay together.
 
+    A class with `folds` groups or more has some in each fold.
+
     Parameters
     ----------
     labels : ndarray, shape (n,)
@@ -129,7 +131,29 @@ def make_folds(
             "1 / folds)"
         )
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    return list(splitter.split(labels, labels, groups))
+    splits = list(splitter.split(labels, labels, groups))
+    shares = sizes / folds
+    for _, rows in splits:
+        of_fold = different[different["group"].isin(groups[rows])]
+        found = of_fold["label"].value_counts().reindex(sizes.index, fill_value=0)
+        if ((found - shares).abs() >= np.maximum(1, shares / 100)).any():
+            return _folds_of_groups(splitter, different, groups)
+    return splits
+
+
+def _folds_of_groups(splitter, different, groups):
+    """
+    Return folds that are stratified by group, not by photo.
+
+    Where a few photos have many copies, folds of as many photos would hold hardly any
+    different ones of a class, or none.
+    """
+    labels, names = (different[name].to_numpy() for name in ("label", "group"))
+    splits = []
+    for _, rows in splitter.split(labels, labels, names):
+        in_fold = np.isin(groups, names[rows])
+        splits.append((np.flatnonzero(~in_fold), np.flatnonzero(in_fold)))
+    return splits
 
 
 def divide(options: settings.GridOptions, n_classes: int) -> list[settings.GridOptions]:

@@ -52,7 +52,10 @@ _LASTING = {
     errno.ENOTDIR,
     errno.EPERM,
 }
-_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# Among them the marks that turn the direction of text round: gpj.exe for exe.jpg.
+_CONTROL = re.compile(
+    "[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 # The network sees next to nothing of what is smaller.
 DRAFT_SIZE = 3 * base_model.IMAGE_SIZE
 
@@ -71,7 +74,7 @@ class UnreadablePhotoError(ValueError):
 def printable(name: object) -> str:
     r"""
     Return a name with control characters and undecodable bytes escaped, as `\n` or
-    `\udcff`.
+    `\udcff`; marks of the direction of text are among them.
     """
     return _CONTROL.sub(
         lambda found: found[0].encode("unicode_escape").decode(), str(name)

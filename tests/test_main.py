@@ -52,7 +52,8 @@ def test_the_committed_model_classifies_in_a_new_process(tmp_path):
         "classify",
         *sorted(PICTURES.glob("*.jpg")),
     ]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    # With such a HOME, nobody knows the home folder, as in some containers.
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HOME": "~"}
     done = subprocess.run(
         command,
         cwd=tmp_path,
@@ -67,6 +68,15 @@ def test_the_committed_model_classifies_in_a_new_process(tmp_path):
         shown = f"{row.path:10}  {row.label}  {table[CLASSES].loc[row.Index].max():.1%}"
         assert line == f"{PICTURES}/{shown}" + "  unsure" * row.unsure
     assert "Predicting" in done.stderr
+
+
+def test_a_photo_whose_name_begins_with_a_tilde_is_classified(
+    model, album, monkeypatch, capsys
+):
+    (album / "a.jpg").rename(album / "~a.jpg")
+    monkeypatch.chdir(album)
+    assert scenes.__main__.main(["classify", "~a.jpg", *model]) == 0
+    assert capsys.readouterr().out.startswith("~a.jpg  ")
 
 
 def start(*arguments: str, **options) -> subprocess.Popen:
@@ -119,7 +129,7 @@ def test_what_cannot_be_read_is_named_at_the_end_and_the_rest_is_done(
         str(tmp_path / "empty"): "there is no photo in it",
         str(tmp_path / "pipe.jpg"): "it is a pipe",
         "": "the name is empty",
-        "~nobody at all/x": "No such file",
+        "~nobody at all/x": "~nobody at all/x cannot be read",
     }
     assert scenes.__main__.main(["classify", *problems, *model]) == 1
     out, err = capsys.readouterr()
