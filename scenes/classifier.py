@@ -19,9 +19,11 @@ import pandas as pd
 import tensorflow as tf
 from keras import ops
 
+import scenes
 from scenes import base_model, files, folders, photos, progress, settings
 
 
+@scenes.float32()
 def build_classifier(
     base: keras.Model,
     head: keras.Model,
