@@ -29,6 +29,7 @@ COLUMNS = [*scenes.HYPERPARAMETERS, "fold", "epoch", *scenes.METRICS]
 _stopped = threading.Event()  # what trains in a thread looks at it after each call
 
 
+@scenes.float32()
 def grid_search(
     X: np.ndarray,
     y: np.ndarray,
