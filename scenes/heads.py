@@ -116,7 +116,6 @@ def build_head(
     return keras.Sequential(layers, name="head")
 
 
-@scenes.float32()
 def train_head(
     X: np.ndarray,
     y: np.ndarray,
