@@ -6,8 +6,10 @@ No other room names the network, its sizes or its layers.
 
 import collections
 import os
+import zlib
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import tensorflow as tf
@@ -26,10 +28,14 @@ FIRST_LAYERS = (
     *(f"block_{i}_expand" for i in range(1, 17)),
     "Conv_1",
 )  # may be the first to train
+# A user without a home keeps the `~`; Path.expanduser would raise an error.
 KERAS_HOME = Path(os.path.expanduser(os.environ.get("KERAS_HOME", "~/.keras")))
 _FILE = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{IMAGE_SIZE}_no_top.h5"
 _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 IMAGENET_WEIGHTS = KERAS_HOME / "models" / _FILE  # where Keras keeps them
+
+
+_SHAPES = 0x67D5C80  # the CRC-32 of the sorted shapes of its weights
 
 
 def build_base_model(weights: str | Path | None = "imagenet") -> keras.Model:
@@ -64,6 +70,39 @@ def build_base_model(weights: str | Path | None = "imagenet") -> keras.Model:
         raise ValueError(f"{what} ({error}); delete it, and run again") from error
     model.trainable = False
     return model
+
+
+def check_weights(file: str | Path) -> None:
+    """
+    Return nothing if a file holds the weights of the base model, as their shapes say.
+
+    Parameters
+    ----------
+    file : path
+        An HDF5 file in any layout that Keras writes. No network is built.
+
+    Raises
+    ------
+    ValueError
+        Its arrays have other shapes.
+    OSError
+        It cannot be read, or is no HDF5 file.
+    """
+    if Path(file).suffix not in (".h5", ".hdf5"):
+        raise ValueError("Keras knows weights files by the ending .h5")
+    with h5py.File(file) as content:
+        shapes = sorted(_find_shapes(content))
+    if zlib.crc32(repr(shapes).encode()) != _SHAPES:
+        raise ValueError(f"its {len(shapes)} arrays have other shapes")
+
+
+def _find_shapes(group):
+    """Yield the shapes of the arrays of an HDF5 file, but for an optimizer's."""
+    for name, part in group.items():
+        if isinstance(part, h5py.Dataset):
+            yield part.shape
+        elif not name.startswith("optimizer"):
+            yield from _find_shapes(part)
 
 
 def scale(images: tf.Tensor) -> tf.Tensor:

@@ -194,7 +194,7 @@ def save_features(
     """
     base_digest = files.digest(*(weight.tobytes() for weight in base.get_weights()))
     arrays = {
-        "format": np.array(scenes.FORMAT),
+        "format": np.array(scenes.FEATURES_FORMAT),
         "base_model": np.array(base_digest),
         "classes": np.array(list(images["label"].cat.categories), dtype=str),
         "path": images["path"].to_numpy(dtype=str),
@@ -227,14 +227,15 @@ def load_bundled_features(
     data = files.read_arrays(path, _BUNDLED)
     labels, splits, classes = data["label"], data["split"], data["classes"]
     is_good = (
-        data["format"] == scenes.FORMAT
+        data["format"] == scenes.FEATURES_FORMAT
         and len(set(classes)) == len(classes)
         and _lie_in(labels, -1, len(classes))
         and _lie_in(splits, 0, len(scenes.SPLITS))
     )
     if not is_good:
         raise ValueError(
-            f"{path} holds no features in format {scenes.FORMAT}; make it again"
+            f"{path} holds no features in format {scenes.FEATURES_FORMAT}; "
+            "make it again"
         )
     images = pd.DataFrame(
         {

@@ -351,7 +351,8 @@ def test_what_was_done_before_an_interrupt_is_kept(
     assert count() == len(right) - len(kept)
 
 
-def test_a_second_run_at_the_same_time_is_refused(extract, tmp_path):
+def test_a_second_run_at_the_same_time_is_refused(extract, tmp_path, monkeypatch):
+    monkeypatch.setattr(scenes.files, "WAIT", 0)
     with (
         scenes.files.locked(tmp_path / "cache.npz"),
         pytest.raises(RuntimeError, match=r"another run is writing .*cache\.npz; wait"),
@@ -485,7 +486,7 @@ MEANINGLESS = [
     ("split", 4),
     ("classes", "sea"),
 ]
-MEANINGLESS += [("format", 1), ("format", scenes.FORMAT + 1)]
+MEANINGLESS += [("format", 1), ("format", scenes.FEATURES_FORMAT + 1)]
 
 
 def fill(path: Path, name: str, value: int | str) -> None:

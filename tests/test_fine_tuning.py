@@ -450,7 +450,8 @@ def test_another_training_has_another_checkpoint(interrupt, images, head):
     assert len(set(paths)) == len(paths) - 1
 
 
-def test_a_second_training_at_the_same_time_is_refused(tune, cache):
+def test_a_second_training_at_the_same_time_is_refused(tune, cache, monkeypatch):
+    monkeypatch.setattr(scenes.files, "WAIT", 0)
     tune()
     (path,) = cache.glob("fine-tuning-*.npz")
     with (

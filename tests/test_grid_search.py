@@ -585,8 +585,9 @@ def test_a_damaged_fold_is_trained_again_with_a_word(csv, trainings, fault, caps
 
 
 def test_a_second_run_stops_with_a_word_while_the_first_lives(
-    start, csv, tmp_path, trainings
+    start, csv, tmp_path, trainings, monkeypatch
 ):
+    monkeypatch.setattr(scenes.files, "WAIT", 0)
     csv.write_text("the old table")
     process, word = start(search.hold, **SMALL, csv=csv)
     assert word.recv() == "the training has begun"
