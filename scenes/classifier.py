@@ -19,9 +19,11 @@ import pandas as pd
 import tensorflow as tf
 from keras import ops
 
+import scenes
 from scenes import base_model, files, folders, photos, progress, settings
 
 
+@scenes.float32()
 def build_classifier(
     base: keras.Model,
     head: keras.Model,
@@ -53,7 +55,7 @@ def build_classifier(
         and `unsure` (n,). Resizing and scaling are layers of it.
     """
     view = keras.Input(base.input_shape[1:], name="view")
-    folded = base_model.fold_batch_norm(base)
+    folded, head = base_model.fold_batch_norm(base), base_model.copy_model(head)
     one_pass = keras.Model(view, head(folded(view, training=False)), name="one_pass")
     photo = keras.Input((None, None, 3), name="photos")
     # Keras's Resizing takes itself to be in training where nothing is said, and passes

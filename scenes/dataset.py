@@ -77,9 +77,8 @@ def _look_at(file):
     """Return digest, problem and thumbnail of a photo."""
     try:
         photo = photos.read_photo(file)
-    except ValueError as error:
-        reason = str(error).rpartition(" as a photo: ")[2]
-        return "", reason, np.zeros(SIDE**2, "float32")
+    except photos.UnreadablePhotoError as error:
+        return "", error.reason, np.zeros(SIDE**2, "float32")
     return photos.photo_digest(photo), "", thumbnail(photo)
 
 

@@ -65,7 +65,11 @@ def extract_features(
     photos.refuse_unreadable(images)
     cached = store.Store(cache)
     fingerprint = files.fingerprint(scenes.VERSIONS, base.get_weights())
-    blocks = list(_read_blocks(cached, fingerprint))
+    nothing = {
+        "digest": np.zeros(0, str),
+        "features": np.zeros((0, base_model.N_FEATURES), np.uint8),
+    }
+    blocks = [nothing, *_read_blocks(cached, fingerprint)]
     known = {digest for block in blocks for digest in block["digest"].tolist()}
     missing = images[~images["digest"].isin(known)].drop_duplicates("digest")
     for block in _extract(missing, base, batch_size):

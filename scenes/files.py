@@ -273,12 +273,16 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a run holds the lock of a file."""
+    """Return whether a run holds the lock of a file; no if none can be locked."""
     try:
         with FileLock(_lock_path(path), timeout=0, fallback_to_soft=False):
             return False
     except Timeout:
         return True
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return False
 
 
 def _lock_path(path):

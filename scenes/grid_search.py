@@ -5,6 +5,7 @@ The same settings and data give the same bytes, interrupted or not, here or on a
 cluster. Knows nothing of photos and fine-tuning.
 """
 
+import contextlib
 import dataclasses
 import gc
 import itertools
@@ -29,6 +30,7 @@ COLUMNS = [*scenes.HYPERPARAMETERS, "fold", "epoch", *scenes.METRICS]
 _stopped = threading.Event()  # what trains in a thread looks at it after each call
 
 
+@scenes.float32()
 def grid_search(
     X: np.ndarray,
     y: np.ndarray,
@@ -189,10 +191,12 @@ def _train_all(X, y, folds, blocks, cached, fingerprint):
         _stopped.clear()
         threads = 1 if scenes.has_gpu() else min(2, joblib.cpu_count())
         trained = progress.run(train_fold, calls, threads=threads, stop=_stopped)
-        for table, part in trained:
-            cached.put(KIND, fingerprint, {"table": table.to_numpy("float64")}, part)
-            bar.update()
-            yield table
+        with contextlib.closing(trained):  # nothing trains on after an interrupt
+            for table, part in trained:
+                arrays = {"table": table.to_numpy("float64")}
+                cached.put(KIND, fingerprint, arrays, part)
+                bar.update()
+                yield table
 
 
 def _read_table(cached, fingerprint, part, block):
@@ -279,7 +283,7 @@ def train_fold(
             verbose=0,
         ).history
     table = _fold_table(model.settings, history, options.epochs, fold)
-    del model, history
+    del model, history, setting_up
     gc.collect()  # a Keras model refers to itself, and would stay
     return table, part
 

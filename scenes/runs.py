@@ -103,9 +103,9 @@ class Output:
             return table
         path = self._of_run_or_committed(Path("results", name))
         table = files.read_csv(path)
-        if "path" in table and not table["path"].isin(self._paths).all():
-            example = table["path"][~table["path"].isin(self._paths)].iloc[0]
-            what = f"{path} is of photos in other folders, as {example!r}"
+        # A run may be of a part of the committed photos, but not of none of them.
+        if "path" in table and not table["path"].isin(self._paths).any():
+            what = f"{path} is of photos in other folders, as {table['path'][0]!r}"
             raise ValueError(f"{what}; set PHOTOS to them, or choose another OUTPUT")
         return table
 

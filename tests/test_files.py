@@ -39,9 +39,7 @@ def write(request, table, classifier, shown, monkeypatch):
     """
     figure = go.Figure(go.Scatter(y=np.arange(20_000)))  # too large for the small disk
     many = pd.concat([table] * 9, ignore_index=True)
-    rounded = (
-        np.random.default_rng(0).integers(0, 256, (len(many), 1280)).astype("uint8")
-    )
+    X = np.random.default_rng(0).uniform(0, 6, (len(many), 1280))
     if request.param == "plot.html":
         monkeypatch.setattr(
             scenes.plots, "get_plotlyjs", str
@@ -49,7 +47,7 @@ def write(request, table, classifier, shown, monkeypatch):
 
     def save(folder: Path) -> None:
         if request.param == "f.npz":
-            scenes.features._write_features(folder / "f.npz", many, rounded, "t")
+            scenes.features.save_features(folder / "f.npz", many, X, classifier)
         elif request.param == "c.keras":
             scenes.classifier.save_classifier(classifier, folder / "c.keras")
         else:

@@ -387,15 +387,13 @@ def test_no_photo_is_committed():
 def test_readme_gives_the_figures_of_the_notebook_in_few_words(committed):
     readme = (ROOT / "README.md").read_text("utf-8")
     assert len(readme.split()) <= 900
-    rows = [
-        line
-        for line in readme.splitlines()
-        if line.startswith("|") and "2020" not in line
-    ]
+    rows = [line for line in readme.splitlines() if line.startswith("|")]
     shown = list(table_after(committed, "accuracy")["accuracy"])
     shown += list(table_after(committed, "selective")["share"][:2])
     given = re.findall(r"\d+\.\d ?%", " ".join(rows))
     assert given == [f"{share:.1%}" for share in shown]
+    [summary] = re.findall(r"^```\n(Model: .*?)^```", readme, re.M | re.S)
+    assert summary in "".join(o.text for o in streams(committed))
 
 
 # --- Runs with small settings ---------------------------------------------------------

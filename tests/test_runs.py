@@ -354,7 +354,13 @@ def test_a_table_of_photos_in_other_folders_is_refused(committed):
     )
     with pytest.raises(ValueError, match=told):
         other.keep([], "test_predictions.csv")
-    assert len(output.keep([], "test_predictions.csv")) == len(committed)
+
+
+def test_a_run_of_some_of_the_photos_takes_the_committed_table(committed):
+    Path("results").mkdir()
+    scenes.files.write_csv(committed[["path", "label"]], "results/a.csv")
+    output = scenes.runs.output_folder(dict(SETTINGS), committed[::2])
+    assert len(output.keep([], "a.csv")) == len(committed)
 
 
 def test_what_is_edited_in_a_spreadsheet_runs_no_formula(committed):
