@@ -136,9 +136,10 @@ def drop_leaks(images: pd.DataFrame) -> pd.DataFrame:
             f"Left out {what} photo(s): the same photos are in the validation or test "
             f"split."
         )
-    for emptied in sorted(set(cells[is_leak]) - set(cells[~is_leak])):
+    emptied = set(cells[is_leak]) - set(cells[~is_leak])
+    if emptied:
         raise ValueError(
-            f"no {emptied} is left, since each is also in the validation or test "
+            f"no {min(emptied)} is left, since each is also in the validation or test "
             f"split; keep it in one (a missing split is drawn at random)"
         )
     return images[~is_leak]
@@ -292,5 +293,6 @@ def show_predictions(
     if table.empty:
         return None
     marks = table["unsure"].map({True: " (unsure)", False: ""})
-    titles = table["label"].astype(str) + marks
+    labels = table["label"].astype(str)
+    titles = labels + marks
     return show_images(list(table["path"]), list(titles))

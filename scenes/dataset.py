@@ -36,7 +36,8 @@ def thumbnail(photo: np.ndarray) -> np.ndarray:
     small = gray.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     levels = np.asarray(small, "float32").ravel()
     levels = levels - levels.mean()
-    return levels / max(np.linalg.norm(levels), 1e-6)
+    length = np.linalg.norm(levels)
+    return levels / max(length, 1e-6)
 
 
 def digest_photos(images: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
@@ -181,8 +182,10 @@ def check_sizes(images: pd.DataFrame, **ratios: float) -> None:
         `TEST_RATIO`, `VALIDATION_RATIO` and `FOLDS`.
     """
     parts = {}  # into which different photos of each class are divided
+    given = set(images["split"])
     for name, value in ratios.items():
-        if name.removesuffix("_RATIO").lower() not in set(images["split"]):
+        split = name.removesuffix("_RATIO").lower()
+        if split not in given:
             parts[name] = value if name == "FOLDS" else round(1 / value)
     tests = parts.get("TEST_RATIO")
     needed = max(n for name, n in parts.items() if name != "TEST_RATIO")
@@ -246,13 +249,15 @@ def apply_corrections(images: pd.DataFrame, path: str | Path | None) -> pd.DataF
         return images
     labels = images["path"].map(_read_corrections(path, images))  # else missing
     left_out = labels == ""
-    corrected = labels.notna() & ~left_out & (labels != images["label"].astype(str))
+    is_other = labels != images["label"].astype(str)
+    corrected = labels.notna() & ~left_out & is_other
     images.loc[corrected, "label"] = labels[corrected]
     images["corrected"] = corrected
     said = (
         f"{corrected.sum()} label(s) corrected and {left_out.sum()} photo(s) left out"
     )
-    in_test = ((corrected | left_out) & (images["split"] == "test")).sum()
+    concerned = images["split"][corrected | left_out]
+    in_test = (concerned == "test").sum()
     if in_test:
         said += (
             f", {in_test} of them test photos; corrections of test photos flatter the "
@@ -284,10 +289,12 @@ def _read_corrections(path, images):
             f"photo; correct it (from PHOTOS on, with /; saved as CSV UTF-8) or delete "
             f"the line"
         )
-    for row in table[~table["label"].isin(allowed)].itertuples():
+    unallowed = table[~table["label"].isin(allowed)]
+    if len(unallowed):
+        first = unallowed.iloc[0]
         raise ValueError(
-            f"{here} labels {photos.printable(row.path)} as "
-            f"{photos.printable(row.label)}; it must be one of "
+            f"{here} labels {photos.printable(first['path'])} as "
+            f"{photos.printable(first['label'])}; it must be one of "
             f"{photos.some(allowed[1:])}, or empty (left out)"
         )
     twice = table["path"][table["path"].duplicated()]

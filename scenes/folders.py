@@ -98,11 +98,12 @@ def find_photos(folder: str | Path | None = None) -> Path | None:
     for place in (Path("intel-image-classification"), Path("archive"), Path(".")):
         if place.is_dir() and "train" in _split_folders(place):
             return place
-    for doubled in sorted(KAGGLE_INPUT.glob("**/seg_train/seg_train")):
-        place = doubled.parents[1]
-        print(f"Using the photos in {place}.")
-        return place
-    return None
+    on_kaggle = sorted(KAGGLE_INPUT.glob("**/seg_train/seg_train"))
+    if not on_kaggle:
+        return None
+    place = on_kaggle[0].parents[1]
+    print(f"Using the photos in {place}.")
+    return place
 
 
 def _existing(folder):
