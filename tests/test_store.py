@@ -51,8 +51,9 @@ def test_an_entry_is_there_whole_under_its_kind_fingerprint_and_part(cached):
     places = [
         (KIND, MADE_OF, ""),
         (KIND, OTHER, ""),
-        (KIND, MADE_OF, "b"),
         (KIND, MADE_OF, "a"),
+        (KIND, MADE_OF, "c"),
+        (KIND, MADE_OF, "b"),
         (f"{KIND}-more", MADE_OF, ""),
     ]
     for number, (kind, made_of, part) in enumerate(places):
@@ -64,7 +65,7 @@ def test_an_entry_is_there_whole_under_its_kind_fingerprint_and_part(cached):
         assert set(found) == set(SCHEMA)
         np.testing.assert_array_equal(found["rows"], ARRAYS["rows"] + number)
         assert found["names"].tolist() == ARRAYS["names"].tolist()
-    assert cached.parts(KIND, MADE_OF) == ["a", "b"]
+    assert cached.parts(KIND, MADE_OF) == ["a", "b", "c"]
     assert cached.parts(KIND, OTHER) == cached.parts("none", MADE_OF) == []
     cached.put(KIND, MADE_OF, ARRAYS | {"rows": ARRAYS["rows"][:0], "names": [""][:0]})
     cached.drop(KIND, MADE_OF)
@@ -256,6 +257,7 @@ def test_the_oldest_entries_go_but_for_those_in_use(cached):
     others = [f"{KIND}-{OTHER}-part.npz", f"{KIND}-more-{OTHER}.npz"]
     oldest_first = [f"{KIND}-{made_of}.npz" for made_of in sorted(ages, key=ages.get)]
     cached.prune(KIND, keep=5)
+    cached.prune(KIND, keep=7)
     assert names(cached) == sorted(oldest_first + others)
     with cached.lock(KIND, f"{1:016x}"):
         cached.prune(KIND, keep=3)
