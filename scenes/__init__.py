@@ -16,10 +16,11 @@ from collections.abc import Iterator
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
+# Whatever the user has for other projects:
 if "keras" not in sys.modules:
-    os.environ["KERAS_BACKEND"] = (
-        "tensorflow"  # whatever the user has for other projects
-    )
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+if "tensorflow" not in sys.modules:
+    os.environ.pop("TF_XLA_FLAGS", None)  # a compiler of its own, with other digits
 
 # A closed standard stream (cron, services) becomes an empty one; the next opened file
 # would take its number otherwise, and receive what compiled code prints.
@@ -46,29 +47,19 @@ def silent() -> Iterator[None]:
 
 
 try:
-    with (
-        silent()
-    ):  # TensorFlow says that it finds no GPU before it reads how much it is to say
+    with silent():  # TensorFlow misses a GPU before it reads how much it is to say
         import joblib
         import keras
         import tensorflow as tf
-except (
-    AssertionError,
-    ValueError,
-) as error:  # both read the user's file, and say little
+except (AssertionError, ValueError) as error:  # both read the user's file, say little
     _file = os.path.join(os.environ.get("KERAS_HOME", "~/.keras"), "keras.json")
-    _what = (
-        f"{_file} holds a value that Keras does not take: "
-        f"correct it, or delete the file"
-    )
-    raise ImportError(f"{_what} ({error})") from error
+    _what = f"{_file} holds a value that Keras does not take"
+    raise ImportError(f"{_what}: correct it, or delete the file ({error})") from error
 
 if keras.backend.backend() != "tensorflow":
-    _what = (
-        f"Keras runs on {keras.backend.backend()} here, and "
-        f"this project needs TensorFlow"
-    )
-    raise ImportError(f"{_what}: restart, and import scenes before Keras")
+    _what = f"Keras runs on {keras.backend.backend()} here"
+    _why = "this project needs TensorFlow"
+    raise ImportError(f"{_what}, and {_why}: restart, and import scenes before Keras")
 
 
 @contextlib.contextmanager
@@ -85,30 +76,43 @@ def float32() -> Iterator[None]:
         keras.config.set_dtype_policy(policy)
 
 
-# The numbers of the project are of these; ~/.keras/keras.json may hold others.
-keras.config.set_floatx("float32")
+# What all numbers depend on; ~/.keras/keras.json may hold others.
+KERAS = {
+    "floatx": "float32",
+    "epsilon": 1e-7,
+    "image_data_format": "channels_last",
+    "max_epochs": None,
+    "max_steps_per_epoch": None,
+}
+for _name, _value in KERAS.items():
+    getattr(keras.config, f"set_{_name}")(_value)
 keras.config.set_dtype_policy("float32")
-keras.config.set_epsilon(1e-7)
-keras.config.set_image_data_format("channels_last")
-keras.config.set_max_epochs(None)
-keras.config.set_max_steps_per_epoch(None)
 
 # The same numbers as far as they can be, on one device: a GPU would cut the factors of
 # products to 10 bits, and TensorFlow would take memory of GPUs on which nothing runs.
 tf.config.experimental.enable_tensor_float_32_execution(False)
-tf.config.experimental.enable_op_determinism()
-with contextlib.suppress(
-    RuntimeError
-):  # in use already, and then the first is used all the same
+with contextlib.suppress(RuntimeError):  # in use already, and then the first is used
     tf.config.set_visible_devices(tf.config.get_visible_devices("GPU")[:1], "GPU")
+# The order of floating-point sums is fixed. TensorFlow then draws no random number
+# without a seed; each training sets one of its own.
+tf.config.experimental.enable_op_determinism()
+tf.random.set_seed(0)
 
 # Each training traces a graph of its own, as it should; TensorFlow warns that this is
 # slow.
 tf.get_logger().setLevel("ERROR")
 
 SPLITS = ("train", "validation", "test", "prediction")
-FORMAT = 3  # of features.npz, of the cache and of a run's results
-VERSIONS = {"tensorflow": tf.__version__, "keras": keras.__version__, "format": FORMAT}
+# How features.npz and the cache of features are laid out; another one is not read.
+FEATURES_FORMAT = 3
+# Counts the changes of our code that change numbers: results of another one are not
+# mixed, and unfinished work of another one is not resumed.
+RESULTS_FORMAT = 3
+VERSIONS = {
+    "tensorflow": tf.__version__,
+    "keras": keras.__version__,
+    "format": RESULTS_FORMAT,
+}
 # Columns of the grid search's results.
 HYPERPARAMETERS = ["learning_rate", "dropout", "weight_decay"]
 METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")

@@ -22,67 +22,55 @@ CSV_HELP = (
 
 
 def classify(options: argparse.Namespace) -> int:
-    """
-    Print what the model says of each photo; return 1 where files cannot be read, else
-    0.
+    """Print what the model says of each photo; return 1 if one cannot be read, else 0.
+
+    Names of photos and classes are printed with control characters escaped: no name
+    forges a line, and none moves the cursor.
     """
     model = classifier.load_classifier(options.model)
-    with contextlib.redirect_stdout(
-        sys.stderr
-    ):  # the bar, which is no part of the answer
-        table, failed = classifier.predict_readable(model, options.photos)
+    # The bar is no part of the answer.
+    with contextlib.redirect_stdout(sys.stderr):
+        table, problems = classifier.predict_readable(model, options.photos)
     try:
         if options.csv and len(table):
             files.write_spreadsheet(table, options.csv)
     finally:  # a CSV that cannot be written does not cost the answers
-        best = table[classifier.classes_of(model)].max(axis=1)
         names = [photos.printable(path) for path in table["path"]]
         width = max(map(len, names), default=0)
-        for name, row, probability in zip(names, table.itertuples(), best, strict=True):
-            print(
-                f"{name:{width}}  {row.label}  {probability:.1%}"
-                + "  unsure" * row.unsure
-            )
-    if failed:
-        print(f"{len(failed)} file(s) failed:", *failed, sep="\n    ", file=sys.stderr)
-    return int(bool(failed))
+        for name, row in zip(names, table.itertuples(), strict=True):
+            answer = f"{photos.printable(row.label)}  {row.confidence:.1%}"
+            unsure = "  unsure" if row.unsure else ""
+            print(f"{name:{width}}  {answer}{unsure}")
+    if not problems:
+        return 0
+    print(f"{len(problems)} file(s) failed:", *problems, sep="\n    ", file=sys.stderr)
+    return 1
 
 
 def export(options: argparse.Namespace) -> int:
     """Write a model for phones, and the names of its classes beside it; return 0."""
-    classifier.export(
-        classifier.load_classifier(options.model), options.out, int8=options.int8
-    )
-    print(
-        f"Wrote {photos.printable(options.out)} and, beside "
-        f"it, the names of its classes."
-    )
+    model = classifier.load_classifier(options.model)
+    classifier.export(model, options.out, int8=options.int8)
+    name = photos.printable(options.out)
+    print(f"Wrote {name} and, beside it, the names of its classes.")
     return 0
 
 
 def new_csv(name: str) -> Path:
-    """
-    Return the path of a table to be written, or say before the work why there can be
-    none.
-    """
+    """Return the path of a table to be written; say before the work if none can be."""
     path = Path(name)
     if path.suffix.lower() != ".csv" or path.is_dir() or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(
-            f"{name} must be a .csv file in a folder that exists"
-        )
+        what = f"{name} must be a .csv file in a folder that exists"
+        raise argparse.ArgumentTypeError(what)
     return path
 
 
 def new_tflite(name: str) -> Path:
-    """
-    Return the path of an exported model, if neither it nor the file of its classes
-    exists.
-    """
+    """Return the path of an exported model, if neither it nor its .txt exists."""
     path = Path(name)
     if path.suffix != ".tflite" or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(
-            f"{name} must end in .tflite, in a folder that exists"
-        )
+        what = f"{name} must end in .tflite, in a folder that exists"
+        raise argparse.ArgumentTypeError(what)
     for file in (path, path.with_suffix(".txt")):
         if file.exists():
             raise argparse.ArgumentTypeError(f"{file} exists; choose another name")
@@ -90,6 +78,7 @@ def new_tflite(name: str) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Return the exit status of a command line; without one, of this process's."""
     parser = argparse.ArgumentParser(
         "python -m scenes", description="Classify photos of scenes, or export a model."
     )
@@ -117,7 +106,9 @@ def main(arguments: list[str] | None = None) -> int:
         options = parser.parse_args(arguments)
         return options.run(options)
     except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        # One line, whatever a damaged file says of itself.
+        reason = photos.printable(" ".join(str(error).splitlines()))
+        print(f"error: {reason}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130  # as shells have it
@@ -125,7 +116,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     if hasattr(signal, "SIGPIPE"):  # not on Windows
-        signal.signal(
-            signal.SIGPIPE, signal.SIG_DFL
-        )  # `| head -1` ends it without a word
+        # `| head -1` ends it without a word.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())

@@ -4,10 +4,11 @@ The base model: every fact of MobileNetV2, and how its features are rounded.
 No other room names the network, its sizes or its layers.
 """
 
-import collections
 import os
+import zlib
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import tensorflow as tf
@@ -26,10 +27,14 @@ FIRST_LAYERS = (
     *(f"block_{i}_expand" for i in range(1, 17)),
     "Conv_1",
 )  # may be the first to train
-KERAS_HOME = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
+# A user without a home keeps the `~`; Path.expanduser would raise an error.
+KERAS_HOME = Path(os.path.expanduser(os.environ.get("KERAS_HOME", "~/.keras")))
 _FILE = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{IMAGE_SIZE}_no_top.h5"
 _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 IMAGENET_WEIGHTS = KERAS_HOME / "models" / _FILE  # where Keras keeps them
+
+
+_SHAPES = 0x67D5C80  # the CRC-32 of the sorted shapes of its weights
 
 
 def build_base_model(weights: str | Path | None = "imagenet") -> keras.Model:
@@ -64,6 +69,39 @@ def build_base_model(weights: str | Path | None = "imagenet") -> keras.Model:
         raise ValueError(f"{what} ({error}); delete it, and run again") from error
     model.trainable = False
     return model
+
+
+def check_weights(file: str | Path) -> None:
+    """
+    Return nothing if a file holds the weights of the base model, as their shapes say.
+
+    Parameters
+    ----------
+    file : path
+        An HDF5 file in any layout that Keras writes. No network is built.
+
+    Raises
+    ------
+    ValueError
+        Its arrays have other shapes.
+    OSError
+        It cannot be read, or is no HDF5 file.
+    """
+    if Path(file).suffix not in (".h5", ".hdf5"):
+        raise ValueError("Keras knows weights files by the ending .h5")
+    with h5py.File(file) as content:
+        shapes = sorted(_find_shapes(content))
+    if zlib.crc32(repr(shapes).encode()) != _SHAPES:
+        raise ValueError(f"its {len(shapes)} arrays have other shapes")
+
+
+def _find_shapes(group):
+    """Yield the shapes of the arrays of an HDF5 file, but for an optimizer's."""
+    for name, part in group.items():
+        if isinstance(part, h5py.Dataset):
+            yield part.shape
+        elif not name.startswith("optimizer"):
+            yield from _find_shapes(part)
 
 
 def scale(images: tf.Tensor) -> tf.Tensor:
@@ -110,24 +148,26 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         A BatchNormalization does not directly follow a Conv2D or DepthwiseConv2D, or
         the output of that convolution is also used elsewhere.
     """
-    conv_of = {}  # the convolution that made a tensor, by the tensor's id
-    readers = collections.Counter()  # of a tensor, by its id
-    replaced = {}  # the output of a convolution, by the BatchNormalization after it
+    conv_of = {}  # the convolution, by the id of its output, until that is used
+    norm_of = {}  # the name of the BatchNormalization after it, by the same id
+    outputs = {id(tensor) for tensor in model.outputs}
 
     def call(layer, *inputs, **options):
-        for tensor in keras.tree.flatten(inputs):
-            readers[id(tensor)] += 1
         original = model.get_layer(layer.name)
         if isinstance(layer, keras.layers.BatchNormalization):
-            conv = conv_of.get(id(inputs[0]))
-            if conv is None:
+            conv = conv_of.pop(id(inputs[0]), None)
+            if conv is None or id(original.input) in outputs:
                 raise ValueError(_cannot_fold(layer.name))
-            replaced[layer.name] = inputs[0]
+            norm_of[id(inputs[0])] = layer.name
             config = conv.get_config() | {"use_bias": True}
             folded_conv = type(conv).from_config(config)
             output = folded_conv(conv.input)
             folded_conv.set_weights(_fold(conv, original))
             return output
+        for tensor in keras.tree.flatten(inputs):
+            if id(tensor) in norm_of:
+                raise ValueError(_cannot_fold(norm_of[id(tensor)]))
+            conv_of.pop(id(tensor), None)
         output = layer(*inputs, **options)
         layer.set_weights(original.get_weights())
         if isinstance(layer, _CONVOLUTIONS) and layer.activation is linear:
@@ -137,11 +177,6 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     folded = keras.models.clone_model(
         model, clone_function=_clone_in_float32, call_function=call
     )
-    for tensor in folded.outputs:
-        readers[id(tensor)] += 1
-    for name, tensor in replaced.items():
-        if readers[id(tensor)] > 1:
-            raise ValueError(_cannot_fold(name))
     folded.trainable = False
     return folded
 

@@ -3,6 +3,11 @@ Calibration (sections 9 and 10): is a classifier as accurate as it is confident?
 
 Temperature, abstention threshold, reliability, coverage and confidence intervals. Works
 on probabilities and labels; knows nothing of images and models.
+
+Everywhere, `probabilities` is an ndarray of shape (n, n_classes) whose rows sum to 1,
+and `y` an ndarray of int of shape (n,): the column of each image's label. A confidence
+is the probability of the predicted class, the highest of a row. Shares, confidences and
+accuracies are between 0 and 1.
 """
 
 from collections.abc import Sequence
@@ -18,29 +23,44 @@ MIN_ERRORS = 20  # of fewer held-out errors, temperature and threshold are mostl
 def accuracy(correct: Sequence[bool]) -> pd.Series:
     """
     Return the share of True, its 95% confidence interval (Wilson, 1927) and the count.
+
+    Parameters
+    ----------
+    correct : sequence of bool, shape (n,)
+        Whether each prediction is that of the label.
+
+    Returns
+    -------
+    Series
+        `accuracy`, `ci_low`, `ci_high` and `photos`. Of no photos the accuracy is NaN,
+        and the interval is 0 to 1.
     """
-    hits, n = int(np.sum(correct)), len(correct)
-    if not n:
-        return pd.Series(
-            {"accuracy": np.nan, "ci_low": 0.0, "ci_high": 1.0, "photos": 0}
-        )
-    low, high = binomtest(hits, n).proportion_ci(method="wilson")
-    return pd.Series(
-        {"accuracy": hits / n, "ci_low": low, "ci_high": high, "photos": n}
-    )
+    photos = len(correct)
+    table = pd.Series({"accuracy": np.nan, "ci_low": 0, "ci_high": 1, "photos": photos})
+    if photos:
+        test = binomtest(int(np.sum(correct)), photos)
+        table["accuracy"] = test.statistic
+        table[["ci_low", "ci_high"]] = test.proportion_ci(method="wilson")
+    return table
 
 
 def percent(correct: Sequence[bool]) -> str:
     """
     Return the share of True with its 95% confidence interval, as '94.0% (93.1 to
-    94.8)'.
+    94.8)'; of no photos, 'undefined (no photos)'.
     """
-    share, low, high, _ = accuracy(correct)
+    share, low, high, photos = accuracy(correct)
+    if not photos:
+        return "undefined (no photos)"
     return f"{share:.1%} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Return probabilities whose logarithms are divided by a temperature."""
+    """
+    Return probabilities whose logarithms are divided by a temperature.
+
+    The result has the shape of `probabilities` and is float64; its rows sum to 1.
+    """
     powers = np.asarray(probabilities, "float64") ** (1 / temperature)
     return powers / powers.sum(axis=1, keepdims=True)
 
@@ -54,12 +74,11 @@ def fit_temperature(probabilities: np.ndarray, y: np.ndarray) -> float:
     such as label smoothing trains; limited to 1/4 ... 4, beyond which it describes too
     few errors.
     """
+    rows = np.arange(len(y))
 
     def log_loss(logarithm):
-        of_label = apply_temperature(probabilities, np.exp(logarithm))[
-            np.arange(len(y)), y
-        ]
-        return -np.log(np.maximum(of_label, 1e-12)).mean()
+        scaled = apply_temperature(probabilities, np.exp(logarithm))
+        return -np.log(np.maximum(scaled[rows, y], 1e-12)).mean()
 
     logarithm = minimize_scalar(log_loss, bounds=(-4, 4), method="bounded").x
     return float(np.clip(np.exp(logarithm), 1 / 4, 4))
@@ -68,13 +87,21 @@ def fit_temperature(probabilities: np.ndarray, y: np.ndarray) -> float:
 def coverage_curve(probabilities: np.ndarray, y: np.ndarray) -> pd.DataFrame:
     """
     Return `confidence`, `coverage` and selective `accuracy`, most confident first.
+
+    Row i is of the i + 1 most confident images: the confidence of the last of them,
+    their share of all, and their accuracy.
     """
     confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == y
     order = np.argsort(-confidence, kind="stable")
-    correct = (probabilities.argmax(axis=1) == y)[order]
     n = np.arange(1, len(order) + 1)
-    columns = {"coverage": n / len(n), "accuracy": np.cumsum(correct) / n}
-    return pd.DataFrame({"confidence": confidence[order], **columns})
+    return pd.DataFrame(
+        {
+            "confidence": confidence[order],
+            "coverage": n / len(n),
+            "accuracy": np.cumsum(correct[order]) / n,
+        }
+    )
 
 
 def fit_threshold(
@@ -87,12 +114,12 @@ def fit_threshold(
     `accuracy`; infinity, so that the classifier always abstains, if there is none.
     """
     curve = coverage_curve(probabilities, y)
-    following = curve["confidence"].shift(-1, fill_value=0)  # ties are covered together
-    possible = (curve["accuracy"] >= accuracy) & (curve["confidence"] > following)
-    if not possible.any():
-        return float("inf")
-    last = possible[possible].index[-1]
-    return float((curve["confidence"][last] + following[last]) / 2)
+    # Images of the same confidence are covered together.
+    curve = curve.drop_duplicates("confidence", keep="last")
+    following = curve["confidence"].shift(-1, fill_value=0)
+    between = (curve["confidence"] + following) / 2
+    possible = between[curve["accuracy"] >= accuracy]
+    return float(possible.iloc[-1]) if len(possible) else np.inf
 
 
 def fit(*held_out: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
@@ -102,21 +129,19 @@ def fit(*held_out: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
     Parameters
     ----------
     *held_out : tuples of ndarray
-        Probabilities (n, classes) and labels (n,) of images that the classifier has not
-        trained on. The first set with `MIN_ERRORS` misclassified images is used. If
-        none has so many, the classifier stays as it is and never abstains, and a line
-        says so.
+        `probabilities` and `y` of images that the classifier has not trained on. The
+        first set with `MIN_ERRORS` misclassified images is used. If none has so many,
+        the classifier stays as it is and never abstains, and a line says so.
     """
     for probabilities, y in held_out:
-        errors = int((probabilities.argmax(axis=1) != y).sum())
+        errors = np.count_nonzero(probabilities.argmax(axis=1) != y)
         if errors >= MIN_ERRORS:
             temperature = fit_temperature(probabilities, y)
             threshold = fit_threshold(apply_temperature(probabilities, temperature), y)
             return {"temperature": temperature, "threshold": threshold}
-    few = f"Only {errors} held-out errors, too few to fit temperature and threshold"
     print(
-        f"{few} (from {MIN_ERRORS}): the model never abstains, "
-        f"and may be overconfident."
+        f"Only {errors} held-out errors, too few to fit temperature and threshold "
+        f"(from {MIN_ERRORS}): the model never abstains, and may be overconfident."
     )
     return {"temperature": 1.0, "threshold": 0.0}
 
@@ -128,14 +153,15 @@ def reliability(
     Return mean `confidence`, `accuracy`, `ci_low`, `ci_high` and `photos` per bin of
     confidence.
 
-    Confidence is the probability of the predicted class. The bins are of equal mass:
-    each holds the same number of photos (one more or less), but photos of the same
-    confidence stay together.
+    The bins, a row each from the lowest confidence on, are of equal mass: each holds
+    the same number of photos (one more or less), but photos of the same confidence stay
+    together.
     """
     confidence = pd.Series(probabilities.max(axis=1))
-    groups = (confidence.rank(method="min") - 1) * bins // len(confidence)
     correct = pd.Series(probabilities.argmax(axis=1) == y)
-    table = correct.groupby(groups).apply(accuracy).unstack().astype({"photos": int})
+    groups = (confidence.rank(method="min") - 1) * bins // len(confidence)
+    table = correct.groupby(groups).apply(accuracy).unstack()
+    table["photos"] = table["photos"].astype(int)
     table.insert(0, "confidence", confidence.groupby(groups).mean())
     return table
 
@@ -146,5 +172,5 @@ def expected_calibration_error(table: pd.DataFrame) -> float:
 
     The mean over the bins is weighted by their photos (Guo et al., 2017).
     """
-    gap = (table["confidence"] - table["accuracy"]).abs()
+    gap = abs(table["confidence"] - table["accuracy"])
     return float(np.average(gap, weights=table["photos"]))

@@ -19,10 +19,10 @@ import plotly.graph_objects as go
 from kaleido.errors import ChromeNotFoundError
 from PIL import Image
 
-START_PATIENCE = (
-    180  # seconds that a plot waits for Chrome's start: 65 on a busy machine
-)
+# Seconds that a plot waits for Chrome's start, which took 65 on a busy machine.
+START_PATIENCE = 180
 PATIENCE = 60  # seconds in which Chrome must draw a picture
+ADVICE = "start it by hand to see why, or name another one in BROWSER_PATH"
 
 # It warns when Chrome is gone at the end of the process.
 logging.getLogger("choreographer").setLevel(logging.ERROR)
@@ -48,46 +48,46 @@ class _Chrome:
         if self._failed:
             return None, self._failed
         if not self._loop:
-            self._loop = asyncio.new_event_loop()
-            self._loop.set_exception_handler(
-                lambda loop, context: None
-            )  # of tasks left behind
-            threading.Thread(target=self._loop.run_forever, daemon=True).start()
-            atexit.register(self._close)
-            self._started = self._run(self._start())
-        size = {"width": figure.layout.width, "height": figure.layout.height}
-        options = size | {
+            self._launch()
+        options = {
+            "width": figure.layout.width,
+            "height": figure.layout.height,
             "format": "png",
-            "scale": 2,
-        }  # sharp on a screen of twice the density
+            "scale": 2,  # sharp on a screen of twice the density
+        }
         try:
             self._started.result(START_PATIENCE)
             drawing = self._kaleido.calc_fig(figure.to_dict(), opts=options)
             return self._run(drawing).result(PATIENCE), None
-        except ChromeNotFoundError:
-            reason = (
-                "no Chrome or Chromium was found; install one, or run plotly_get_chrome"
-            )
-        except (
-            Exception
-        ) as error:  # a browser, its libraries and pipes fail in many ways
-            if self._started.done():
-                reason = f"Chrome failed ({_why(error)})"
-            else:
-                reason = f"Chrome did not start within {START_PATIENCE} s"
-                if not self._is_late:
-                    self._is_late = True
-                    return (
-                        None,
-                        f"No PNG of this plot: {reason}; the next "
-                        f"plot waits once more.",
-                    )
-            reason += (
-                "; start it by hand to see why, or name another one in BROWSER_PATH"
-            )
+        # A browser, its libraries and pipes fail in many ways.
+        except Exception as error:
+            reason = self._reason(error)
+        if not self._started.done() and not self._is_late:
+            self._is_late = True
+            late = f"Chrome did not start within {START_PATIENCE} s"
+            return None, f"No PNG of this plot: {late}; the next plot waits once more."
         self._kill()
         self._failed = f"PNG export disabled: {reason}."
         return None, self._failed
+
+    def _launch(self):
+        """Begin to start Chrome, in a thread of its own."""
+        self._loop = asyncio.new_event_loop()
+        # Tasks that are left behind when Chrome dies say nothing.
+        self._loop.set_exception_handler(lambda loop, context: None)
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        atexit.register(self._close)
+        self._started = self._run(self._start())
+
+    def _reason(self, error):
+        """Return why there is no picture, by what was raised, and what to do."""
+        if isinstance(error, ChromeNotFoundError):
+            return (
+                "no Chrome or Chromium was found; install one, or run plotly_get_chrome"
+            )
+        if self._started.done():
+            return f"Chrome failed ({_first_line(error)}); {ADVICE}"
+        return f"Chrome did not start within {START_PATIENCE} s; {ADVICE}"
 
     def _run(self, coroutine):
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
@@ -116,7 +116,7 @@ class _Chrome:
                 self._kaleido.subprocess.kill()
 
 
-def _why(error):
+def _first_line(error):
     """
     Return the first line of what an error says; choreographer's say several lines.
     """
@@ -124,9 +124,11 @@ def _why(error):
         return f"no picture within {PATIENCE} s"
     if isinstance(error, OSError):
         return str(error)
-    words = error.args[0] if error.args else ""
-    words = str(words[0] if isinstance(words, tuple) and words else words)
-    return (words.splitlines() or [type(error).__name__])[0].rstrip(".")
+    said = error.args[0] if error.args else ""
+    if isinstance(said, tuple) and said:
+        said = said[0]
+    lines = str(said).splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")
 
 
 def halve(png: bytes) -> bytes:
@@ -134,8 +136,9 @@ def halve(png: bytes) -> bytes:
     Return a PNG of `draw` as large as its figure; JupyterLab would cut off a larger
     one.
     """
+    half = io.BytesIO()
     with Image.open(io.BytesIO(png)) as picture:
-        picture.reduce(2).save(half := io.BytesIO(), "PNG")
+        picture.reduce(2).save(half, "PNG")
     return half.getvalue()
 
 

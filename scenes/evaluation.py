@@ -3,6 +3,13 @@ Evaluation (sections 6, 8 and 9): results and predictions as tables.
 
 Ranks settings, compares models, scores classes and flags labels. Trains nothing, and
 knows nothing of files and networks.
+
+Everywhere, `results` is the table of `grid_search`: a row for each setting (columns
+`learning_rate`, `dropout`, `weight_decay`), `fold` and `epoch`, with `loss`,
+`accuracy`, `val_loss` and `val_accuracy`. `images` is the table of the photos, whose
+`label` is categorical. `probabilities` is an ndarray of shape (n, n_classes): row i is
+of `images.iloc[i]`, the columns are in the order of `images["label"].cat.categories`.
+Accuracies and probabilities are between 0 and 1.
 """
 
 from collections.abc import Sequence
@@ -35,19 +42,22 @@ def rank_epochs(results: pd.DataFrame) -> pd.DataFrame:
     `summarize`.
     """
     folds = _by_fold(results)
-    table = folds.mean(axis=1).round(9).to_frame("val_accuracy")
-    table["val_loss"] = results.groupby(table.index.names)["val_loss"].mean()
+    table = pd.DataFrame({"val_accuracy": folds.mean(axis=1).round(9)})
+    table["val_loss"] = results.groupby(folds.index.names)["val_loss"].mean()
     table["std"] = folds.std(axis=1)
-    order = ["val_accuracy", "val_loss", *scenes.HYPERPARAMETERS, "epoch"]
-    table = table.sort_values(order, ascending=[False, *[True] * 5])
+    # What is still equal stays in the order of the hyperparameters and epochs.
+    table = table.sort_values(
+        ["val_accuracy", "val_loss"], ascending=[False, True], kind="stable"
+    )
     differences = folds.loc[table.index[0]] - folds
-    table = table.assign(gap=differences.mean(axis=1), gap_sem=differences.sem(axis=1))
+    table["gap"] = differences.mean(axis=1)
+    table["gap_sem"] = differences.sem(axis=1)
     return table.reset_index()
 
 
 def summarize(results: pd.DataFrame) -> pd.DataFrame:
     """
-    Rank the settings of a grid search.
+    Return the settings of a grid search, the best first.
 
     Returns
     -------
@@ -59,19 +69,13 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
         paired differences of the folds). Accuracies that agree in 9 digits are ties,
         broken by lower loss.
     """
-    return rank_epochs(results).drop_duplicates(
-        scenes.HYPERPARAMETERS, ignore_index=True
-    )
+    ranked = rank_epochs(results)
+    return ranked.drop_duplicates(scenes.HYPERPARAMETERS, ignore_index=True)
 
 
 def best_hyperparameters(results: pd.DataFrame) -> dict[str, float]:
     """
     Return the setting with the highest mean validation accuracy at its best epoch.
-
-    Parameters
-    ----------
-    results : DataFrame
-        What `grid_search` returns.
 
     Returns
     -------
@@ -81,12 +85,12 @@ def best_hyperparameters(results: pd.DataFrame) -> dict[str, float]:
         choice is clear only if `gap` is well above `gap_sem`. Both are NaN if there is
         one setting.
     """
-    ranked = summarize(results)
-    best = ranked.loc[
-        0, [*scenes.HYPERPARAMETERS, "epoch", "val_accuracy", "val_loss"]
-    ].to_dict()
-    runner_up = ranked[["gap", "gap_sem"]].reindex([1]).iloc[0]
-    return best | {"epoch": int(best["epoch"])} | runner_up.to_dict()
+    ranked = summarize(results).drop(columns="std")
+    best, runner_up = ranked.reindex([0, 1]).to_dict("records")
+    best["epoch"] = int(best["epoch"])
+    best["gap"] = runner_up["gap"]
+    best["gap_sem"] = runner_up["gap_sem"]
+    return best
 
 
 def describe_edge(results: pd.DataFrame) -> str:
@@ -96,18 +100,23 @@ def describe_edge(results: pd.DataFrame) -> str:
 
     A better value may lie beyond it, but none below 0; a list of one value has no edge.
     """
-    sentences, best = [], best_hyperparameters(results)
+    best = best_hyperparameters(results)
+    sentences = []
     for name in scenes.HYPERPARAMETERS:
-        value, low, high = best[name], results[name].min(), results[name].max()
-        if low < high and value in (low, high) and value > 0:
-            extreme, more = (
-                ("smallest", "smaller") if value == low else ("largest", "larger")
-            )
-            what = (
-                f"The best {name.replace('_', ' ')}, {value:g}, "
-                f"is the {extreme} of the grid"
-            )
-            sentences.append(f"{what}: add {more} ones to {name.upper()}S.")
+        value, values = best[name], results[name]
+        if values.nunique() == 1:
+            continue
+        if value == values.max():
+            advice = "largest of the grid: add larger"
+        elif value == values.min() > 0:
+            advice = "smallest of the grid: add smaller"
+        else:
+            continue
+        name_in_words = name.replace("_", " ")
+        sentences.append(
+            f"The best {name_in_words}, {value:g}, is the {advice} ones to "
+            f"{name.upper()}S."
+        )
     return "\n".join(sentences)
 
 
@@ -116,11 +125,15 @@ def accuracy_by_other_folds(results: pd.DataFrame) -> float:
     Return the mean accuracy of each fold at the setting and epoch that the other folds
     choose.
 
-    The highest mean of many settings and epochs is optimistic; this one is not.
+    The highest mean of many settings and epochs is optimistic; this one is nearly not.
     """
     folds = _by_fold(results)
-    chosen = {fold: folds.drop(columns=fold).mean(axis=1).idxmax() for fold in folds}
-    return float(np.mean([folds.loc[choice, fold] for fold, choice in chosen.items()]))
+    accuracies = []
+    for fold in folds:
+        others = folds.drop(columns=fold)
+        choice = others.mean(axis=1).idxmax()
+        accuracies.append(folds.loc[choice, fold])
+    return float(np.mean(accuracies))
 
 
 def predictions_table(
@@ -129,11 +142,14 @@ def predictions_table(
     """
     Return `model`, `path`, `label` of images and a column of probabilities for each
     class.
+
+    The probabilities are not rounded, since a temperature is fitted on them: rounded to
+    0, a confident error would no longer count.
     """
     table = images[["path", "label"]].reset_index(drop=True)
     table.insert(0, "model", model)
     classes = list(images["label"].cat.categories)
-    return table.join(pd.DataFrame(probabilities, columns=classes).round(6))
+    return table.join(pd.DataFrame(probabilities, columns=classes))
 
 
 def compare_models(
@@ -155,29 +171,37 @@ def compare_models(
         A row for each model. Ties in accuracy are broken by the log loss after
         temperature scaling: before it, label smoothing alone would decide.
     """
-    classes, rows = list(predictions.columns[3:]), {}
-    metric = "balanced_accuracy" if class_weight else "accuracy"
-    score = balanced_accuracy_score if class_weight else accuracy_score
+    classes = list(predictions.columns[3:])
+    metric, score = "accuracy", accuracy_score
+    if class_weight:
+        metric, score = "balanced_accuracy", balanced_accuracy_score
+    rows = {}
     for model, table in predictions.groupby("model"):
-        y, probabilities = table["label"].map(classes.index), table[classes].to_numpy()
+        y = table["label"].map(classes.index)
+        probabilities = table[classes].to_numpy()
         temperature = calibration.fit_temperature(probabilities, y)
         scaled = calibration.apply_temperature(probabilities, temperature)
-        loss = log_loss(y, scaled, labels=range(len(classes)))
-        rows[model] = {metric: score(y, probabilities.argmax(axis=1)), "log_loss": loss}
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model").round(9)
-    return table.sort_values([metric, "log_loss"], ascending=[False, True])
+        accuracy = score(y, probabilities.argmax(axis=1))
+        rows[model] = accuracy, log_loss(y, scaled, labels=range(len(classes)))
+    table = pd.DataFrame(rows, index=[metric, "log_loss"]).T.rename_axis("model")
+    return table.round(9).sort_values([metric, "log_loss"], ascending=[False, True])
 
 
 def describe_choice(comparison: pd.DataFrame) -> str:
     """Return one sentence on which model of `compare_models` is selected, and why."""
-    best, accuracy = comparison.index[0], comparison.iloc[:, 0].map("{:.1%}".format)
-    if best != "head":
-        what = f"Fine-tuning helped on the validation set ({accuracy[best]}, and"
-        return f"{what} {accuracy['head']} with the head alone): selected is '{best}'."
+    best = comparison.index[0]
+    accuracy = comparison.iloc[:, 0].map("{:.1%}".format)
     if len(comparison) == 1:
         return "Nothing was fine-tuned: the head is selected."
-    what = f"Fine-tuning did not help on the validation set ({accuracy.iloc[1]} after"
-    return f"{what} {accuracy['head']}): the head is kept."
+    if best == "head":
+        return (
+            f"Fine-tuning did not help on the validation set ({accuracy.iloc[1]} after "
+            f"{accuracy['head']}): the head is kept."
+        )
+    return (
+        f"Fine-tuning helped on the validation set ({accuracy[best]}, and "
+        f"{accuracy['head']} with the head alone): selected is '{best}'."
+    )
 
 
 def compare_accuracies(
@@ -186,18 +210,29 @@ def compare_accuracies(
     """
     Return the accuracy of models on images, with its 95% confidence interval.
 
-    A row for each model; if labels of these images were corrected, which flatters a
-    model that has flagged them, another row for the images whose labels were not.
+    Parameters
+    ----------
+    images : DataFrame
+        With the column `corrected` (bool), if labels were corrected.
+    probabilities : dict of str to ndarray
+        Those of each model, by its name.
+
+    Returns
+    -------
+    DataFrame
+        `accuracy`, `ci_low`, `ci_high` and `photos`, a row for each model; if labels of
+        these images were corrected, which flatters a model that has flagged them,
+        another row for the images whose labels were not.
     """
-    y, rows = images["label"].cat.codes.to_numpy(), {}
-    corrected = images.get("corrected", pd.Series(False, images.index)).to_numpy()
+    y = images["label"].cat.codes.to_numpy()
+    corrected = np.asarray(images.get("corrected", False))
+    rows = {}
     for name, of_model in probabilities.items():
         correct = of_model.argmax(axis=1) == y
         rows[name] = calibration.accuracy(correct)
         if corrected.any():
-            rows[f"{name}, without corrected labels"] = calibration.accuracy(
-                correct[~corrected]
-            )
+            others = f"{name}, without corrected labels"
+            rows[others] = calibration.accuracy(correct[~corrected])
     return pd.DataFrame(rows).T
 
 
@@ -207,22 +242,27 @@ def scores_by_class(labels: pd.Series, predictions: Sequence[str]) -> pd.DataFra
 
     A last row, `mean of the classes`, holds balanced accuracy and macro F1, in which a
     rare class counts as much as a frequent one. A class without a photo does not count.
+
+    Parameters
+    ----------
+    labels : Series of categories, shape (n,)
+    predictions : sequence of str, shape (n,)
+        The predicted class of each image.
     """
-    classes, names = labels.cat.categories, ["precision", "recall", "F1", "support"]
+    classes = list(labels.cat.categories)
+    labels = labels.astype(str).to_numpy()
     scores = precision_recall_fscore_support(
-        labels.astype(str), predictions, labels=list(classes), zero_division=0
+        labels, predictions, labels=classes, zero_division=0
     )
-    table = pd.DataFrame(dict(zip(names, scores, strict=True)), classes)
-    present = classes[table["support"] > 0]
-    hits = {name: np.asarray(predictions)[labels == name] == name for name in present}
-    intervals = pd.DataFrame(
-        {name: calibration.accuracy(hit) for name, hit in hits.items()}
-    )
-    table = table.join(intervals.T[["ci_low", "ci_high"]].add_prefix("recall "))
-    table.loc["mean of the classes"] = table.loc[present, names[:3]].mean()
-    table.loc["mean of the classes", "support"] = table["support"].sum()
-    order = ["precision", "recall", "recall ci_low", "recall ci_high", "F1", "support"]
-    return table[order].astype({"support": int})
+    table = pd.DataFrame(scores, ["precision", "recall", "F1", "support"], classes).T
+    correct = pd.Series(labels == np.asarray(predictions))
+    intervals = correct.groupby(labels).apply(calibration.accuracy).unstack()
+    table.insert(2, "recall ci_low", intervals["ci_low"])
+    table.insert(3, "recall ci_high", intervals["ci_high"])
+    means = table.loc[table["support"] > 0, ["precision", "recall", "F1"]].mean()
+    means["support"] = len(labels)
+    table.loc["mean of the classes"] = means
+    return table.astype({"support": int})
 
 
 def most_confident_errors(
@@ -232,10 +272,9 @@ def most_confident_errors(
     Return path, label, prediction and its probability of the most confident errors.
     """
     classes = images["label"].cat.categories
-    table = images[["path", "label"]].assign(
-        predicted=classes[probabilities.argmax(axis=1)],
-        probability=probabilities.max(axis=1),
-    )
+    table = images[["path", "label"]].copy()
+    table["predicted"] = classes[probabilities.argmax(axis=1)]
+    table["probability"] = probabilities.max(axis=1)
     wrong = table[table["label"].astype(str) != table["predicted"]]
     return wrong.nlargest(n, "probability")
 
@@ -253,9 +292,10 @@ def flag_labels(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    probabilities : ndarray, shape (n, classes)
+    probabilities : ndarray, shape (n, n_classes)
         Out-of-fold: from classifiers that did not train on these photos.
     labels : ndarray of int, shape (n,)
+        The column of each photo's label.
     """
     own = np.eye(probabilities.shape[1], dtype=bool)[labels]
     sums = np.where(own, probabilities, 0).sum(axis=0, dtype="float64")
@@ -279,7 +319,7 @@ def list_flagged_labels(
     ----------
     images : DataFrame
         The photos: `path`, `split` and `label`.
-    probabilities : ndarray, shape (n, classes)
+    probabilities : ndarray, shape (n, n_classes)
         Out-of-fold: from classifiers that did not train on these photos.
 
     Returns
@@ -288,20 +328,14 @@ def list_flagged_labels(
         `path`, `label`, `suggested`, `split`, `label_probability`,
         `suggested_probability`.
     """
-    classes, codes = (
-        images["label"].cat.categories,
-        images["label"].cat.codes.to_numpy(),
-    )
+    classes = images["label"].cat.categories
+    codes = images["label"].cat.codes.to_numpy()
     suggested = flag_labels(probabilities, codes)
-    rows = np.flatnonzero(suggested >= 0)
-    of_label, of_other = (
-        probabilities[rows, codes[rows]],
-        probabilities[rows, suggested[rows]],
-    )
-    table = images.iloc[rows][["path", "label", "split"]].assign(
-        label_probability=of_label.round(4), suggested_probability=of_other.round(4)
-    )
-    table.insert(2, "suggested", classes[suggested[rows]])
-    return table.iloc[np.lexsort([table["path"], of_label - of_other])].reset_index(
-        drop=True
-    )
+    rows = np.arange(len(images))
+    table = images[["path", "label", "split"]].copy()
+    table.insert(2, "suggested", classes[suggested])
+    table["label_probability"] = probabilities[rows, codes]
+    table["suggested_probability"] = probabilities[rows, suggested]
+    table["difference"] = table["label_probability"] - table["suggested_probability"]
+    flagged = table[suggested >= 0].sort_values(["difference", "path"])
+    return flagged.drop(columns="difference").round(4).reset_index(drop=True)

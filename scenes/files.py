@@ -5,13 +5,15 @@ A file is written beside its final name and put in its place at the end; what is
 checked, and no code in it is run. Knows nothing of photos.
 """
 
+import codecs
 import contextlib
 import errno
-import functools
-import glob
 import hashlib
+import io
 import json
 import os
+import re
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,9 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
+WAIT = 60  # seconds for which a second run waits for the first
+# What `unfinished` calls a file.
+_UNFINISHED = re.compile(r"\.(.+)\.unfinished-\d+(\.[^.]*)?")
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
@@ -159,64 +164,68 @@ def read_arrays(
         check_zip(path)
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: np.asarray(archive[f"{name}.npy"]) for name in schema}
-        lengths = {}
-        for name, (kind, shape) in schema.items():
-            _check_array(name, arrays[name], kind, shape, lengths)
+        _check_arrays(arrays, schema)
         return arrays
     except FileNotFoundError:
         raise
-    except (
-        Exception
-    ) as error:  # numpy and zipfile raise a dozen kinds for damaged bytes
-        raise ValueError(
-            f"{path} cannot be read: {error}. Delete it or fetch it again"
-        ) from error
+    except Exception as error:  # numpy and zipfile raise a dozen for damaged bytes
+        what = f"{path} cannot be read: {error}"
+        raise ValueError(f"{what}. Delete it or fetch it again") from error
 
 
-def _check_array(name, array, kind, shape, lengths):
-    """
-    Raise an error if an array is not what it must be; `lengths` of letters are filled
-    in.
-    """
-    right = kind == (array.dtype.kind if str(kind) in ("U", "i") else array.dtype)
-    fits = len(shape) == array.ndim and all(
-        found
-        == (lengths.setdefault(length, found) if isinstance(length, str) else length)
-        for length, found in zip(shape, array.shape, strict=True)
-    )
-    if not (right and fits):
-        raise ValueError(
-            f"its array {name} is {array.dtype} {array.shape}, not {kind} {shape}"
+def _check_arrays(arrays, schema):
+    """Raise an error that names the first array that is not what it must be."""
+    lengths = {}  # of the axes that share a letter
+    for name, (kind, shape) in schema.items():
+        array = arrays[name]
+        found = array.dtype.kind if str(kind) in ("U", "i") else array.dtype
+        for length, there in zip(shape, array.shape, strict=False):
+            lengths.setdefault(length, there if isinstance(length, str) else length)
+        expected = tuple(lengths.get(length) for length in shape)
+        if found != kind or expected != array.shape:
+            what = f"its array {name} is {array.dtype} {array.shape}"
+            raise ValueError(f"{what}, not {kind} {shape}")
+
+
+def write_csv(
+    table: pd.DataFrame,
+    csv: str | Path,
+    *,
+    encoding: str = "utf-8",
+    lineterminator: str = "\n",
+) -> None:
+    """Return nothing; write a table with 7 digits, and replace the file as a whole."""
+    with replacing(Path(csv)) as beside:
+        table.to_csv(
+            beside,
+            index=False,
+            float_format="%.7g",
+            encoding=encoding,
+            # A file's name may hold bytes that are no text; they are written as they
+            # are.
+            errors="surrogateescape",
+            lineterminator=lineterminator,
         )
 
 
-def write_csv(table: pd.DataFrame, csv: str | Path, **options: str) -> None:
-    """Write a table with 7 digits; the file is replaced as a whole."""
-    # A name of a file may hold bytes that are no text; they are written as they are.
-    options = {
-        "lineterminator": "\n",
-        "encoding": "utf-8",
-        "errors": "surrogateescape",
-    } | options
-    with replacing(Path(csv)) as beside:
-        table.to_csv(beside, index=False, float_format="%.7g", **options)
-
-
 def write_spreadsheet(table: pd.DataFrame, csv: str | Path) -> None:
+    """Return nothing; write a CSV for Excel and its like: UTF-8 with BOM, `inert`."""
+    write_csv(inert(table), csv, encoding="utf-8-sig", lineterminator="\r\n")
+
+
+def inert(table: pd.DataFrame) -> pd.DataFrame:
     """
-    Write a table as a CSV for Excel and its like: UTF-8 with BOM, and no text runs as a
-    formula.
+    Return a table of which a spreadsheet runs no text, nor a column's name, as formula.
 
     Text that begins with = + - @, a tab or a carriage return gets an apostrophe before
-    it.
+    it; a table without any stays as it is.
     """
 
-    def inert(value):
+    def quote(value):
         runs = isinstance(value, str) and value.startswith(tuple("=+-@\t\r"))
         return f"'{value}" if runs else value
 
-    table = table.map(inert).rename(columns=inert)
-    write_csv(table, csv, encoding="utf-8-sig", lineterminator="\r\n")
+    return table.map(quote).rename(columns=quote)
 
 
 def read_csv(csv: str | Path) -> pd.DataFrame:
@@ -230,20 +239,26 @@ def read_csv(csv: str | Path) -> pd.DataFrame:
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """
-    Keep a second run from writing the same file; the lock dies with its process.
+    Return a context in which no second run writes the same file; reading needs none.
 
-    What a killed process has left unfinished of the file goes, since nobody else writes
-    it now.
+    A run that comes second waits up to `WAIT` seconds, and says so. The lock dies with
+    its process, and what a killed one has left unfinished of the file goes.
+
+    Raises
+    ------
+    RuntimeError
+        The other run writes for longer.
+    OSError
+        The folder cannot be made or written to.
     """
     # Not by a file that is there: that would outlive a killed process.
-    lock = FileLock(_lock_path(path), timeout=0, fallback_to_soft=False)
+    lock = FileLock(_lock_path(path), fallback_to_soft=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        _acquire(lock, path)
     except Timeout as error:
-        raise RuntimeError(
-            f"another run is writing {path}; wait for its end"
-        ) from error
+        what = f"another run is writing {path}"
+        raise RuntimeError(f"{what}; wait for its end, and run again") from error
     except OSError as error:
         if error.errno not in NO_LOCKS:
             what = f"cannot write {path} ({error.strerror}); choose another folder"
@@ -251,31 +266,99 @@ def locked(path: Path) -> Iterator[None]:
         print(f"No file can be locked in {path.parent}: let no second run write there.")
     try:
         if lock.is_locked:
-            pattern = f".{glob.escape(path.stem[:50])}.unfinished-*{path.suffix}"
-            for left in path.parent.glob(pattern):
-                if left.is_file() and left.stem.rpartition("-")[2].isdigit():
-                    left.unlink()
+            clear_unfinished(path.parent, of=path)
         yield
     finally:
         lock.release()
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a run holds the lock of a file."""
+    """Return whether a run holds the lock of a file; no if none can be locked."""
     try:
         with FileLock(_lock_path(path), timeout=0, fallback_to_soft=False):
             return False
     except Timeout:
         return True
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return False
 
 
 def _lock_path(path):
     return path.with_name(f".{path.name}.lock")
 
 
+def clear_unfinished(folder: Path, *, of: Path | None = None) -> None:
+    """
+    Return nothing; delete what killed processes have left unfinished in a folder.
+
+    A file goes if nothing was written to it for an hour (its process may be one of
+    another machine, which is not seen from here), and at once if it is to become `of`,
+    whose lock the caller holds.
+    """
+    for path in folder.glob(".*.unfinished-*"):
+        parts = _UNFINISHED.fullmatch(path.name)
+        if not parts or not path.is_file():
+            continue
+        with contextlib.suppress(FileNotFoundError):  # another run has been faster
+            old = time.time() - path.stat().st_mtime > 3600
+            if old or (of and parts.groups("") == (of.stem[:50], of.suffix)):
+                path.unlink()
+
+
+def _acquire(lock, path):
+    """Lock a file, after some time if another run has locked it, which is said."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"Another run is writing {path}; waiting up to {WAIT} s for its end.")
+        lock.acquire(timeout=WAIT)
+
+
 def file_digest(path: Path) -> str:
+    """Return 16 hexadecimal digits of the content of a file."""
     with open(path, "rb") as file:
-        state = hashlib.file_digest(
-            file, functools.partial(hashlib.blake2b, digest_size=8)
-        )
-    return state.hexdigest()
+        return hashlib.file_digest(file, _new_hash).hexdigest()
+
+
+def _new_hash():
+    return hashlib.blake2b(digest_size=8)
+
+
+def read_spreadsheet(csv: str | Path, columns: list[str]) -> pd.DataFrame:
+    """
+    Return these columns of a CSV as spreadsheets leave it: all cells as text.
+
+    The file is UTF-8, or UTF-16 with a mark ("Unicode text"), with commas, semicolons
+    or tabs. The names of columns may have capitals; other columns, empty rows and the
+    line of Excel that names the separator are skipped.
+
+    Raises
+    ------
+    KeyError, ValueError
+        It is no such file.
+    """
+    data = Path(csv).read_bytes()
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = data.decode("utf-16" if is_utf16 else "utf-8-sig", "surrogateescape")
+    text = re.sub(r"\A\s*(sep=.\s+)?", "", text)
+    table = pd.read_csv(
+        io.StringIO(text),
+        sep=max(",;\t", key=text.partition("\n")[0].count),
+        usecols=lambda name: name.strip().lower() in columns,
+        index_col=False,
+        dtype=str,
+        keep_default_na=False,
+        encoding_errors="surrogateescape",
+    )
+    table = table.rename(columns=lambda name: name.strip().lower())[columns].fillna("")
+    is_filled = table.map(str.strip) != ""
+    return table[is_filled.any(axis=1)]
+
+
+def expand_home(path: str | Path) -> Path:
+    """Return a path whose `~` is the home folder, unless something is called so."""
+    if os.path.lexists(path):
+        return Path(path)
+    return Path(os.path.expanduser(path))  # as it is if nobody knows the home folder

@@ -26,6 +26,7 @@ from scenes import files, heads, progress, settings, side_by_side, store, traini
 # Columns trained side by side, heads x classes: more at once take no less time each.
 BLOCK_COLUMNS = 768
 KIND = "grid-search"  # of the entries of the store
+COLUMNS = [*scenes.HYPERPARAMETERS, "fold", "epoch", *scenes.METRICS]
 _stopped = threading.Event()  # what trains in a thread looks at it after each call
 
 
@@ -108,6 +109,8 @@ def make_folds(
     """
     Return the (training rows, validation rows) of each fold; groups stay together.
 
+    A class with `folds` groups or more has some in each fold.
+
     Parameters
     ----------
     labels : ndarray, shape (n,)
@@ -130,7 +133,29 @@ def make_folds(
             "1 / folds)"
         )
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    return list(splitter.split(labels, labels, groups))
+    splits = list(splitter.split(labels, labels, groups))
+    shares = sizes / folds
+    for _, rows in splits:
+        of_fold = different[different["group"].isin(groups[rows])]
+        found = of_fold["label"].value_counts().reindex(sizes.index, fill_value=0)
+        if ((found - shares).abs() >= np.maximum(1, shares / 100)).any():
+            return _folds_of_groups(splitter, different, groups)
+    return splits
+
+
+def _folds_of_groups(splitter, different, groups):
+    """
+    Return folds that are stratified by group, not by photo.
+
+    Where a few photos have many copies, folds of as many photos would hold hardly any
+    different ones of a class, or none.
+    """
+    labels, names = (different[name].to_numpy() for name in ("label", "group"))
+    splits = []
+    for _, rows in splitter.split(labels, labels, names):
+        in_fold = np.isin(groups, names[rows])
+        splits.append((np.flatnonzero(~in_fold), np.flatnonzero(in_fold)))
+    return splits
 
 
 def divide(options: settings.GridOptions, n_classes: int) -> list[settings.GridOptions]:
@@ -168,7 +193,7 @@ def _train_all(X, y, folds, blocks, cached, fingerprint):
         trained = progress.run(train_fold, calls, threads=threads, stop=_stopped)
         with contextlib.closing(trained):  # nothing trains on after an interrupt
             for table, part in trained:
-                arrays = {name: table[name].to_numpy() for name in table}
+                arrays = {"table": table.to_numpy("float64")}
                 cached.put(KIND, fingerprint, arrays, part)
                 bar.update()
                 yield table
@@ -176,13 +201,11 @@ def _train_all(X, y, folds, blocks, cached, fingerprint):
 
 def _read_table(cached, fingerprint, part, block):
     """Return the table of a fold that an interrupted search has finished, or None."""
-    rates, decays = block.learning_rates, block.weight_decays
-    n_rows = len(block.dropouts) * len(rates) * len(decays) * block.epochs
-    schema = dict.fromkeys(scenes.HYPERPARAMETERS, (np.float64, (n_rows,)))
-    schema["fold"] = schema["epoch"] = (np.int64, (n_rows,))
-    schema |= dict.fromkeys(scenes.METRICS, (np.float32, (n_rows,)))
+    heads_a_rate = len(block.learning_rates) * len(block.weight_decays)
+    n_rows = len(block.dropouts) * heads_a_rate * block.epochs
+    schema = {"table": (np.float64, (n_rows, len(COLUMNS)))}
     arrays = cached.get(KIND, fingerprint, schema, part)
-    return None if arrays is None else pd.DataFrame(arrays)
+    return None if arrays is None else pd.DataFrame(arrays["table"], columns=COLUMNS)
 
 
 class _StoppedError(Exception):
@@ -235,8 +258,6 @@ def train_fold(
     X_train = tf.convert_to_tensor(X[training_rows])
     X_val = tf.convert_to_tensor(X[validation_rows])
     y_train, y_val = y[training_rows], y[validation_rows]
-    train_weights = weights[y_train] if options.class_weight else None
-    val_weights = weights[y_val] if options.class_weight else None
     seeds = np.random.SeedSequence([options.seed, fold])
     seed = int(seeds.generate_state(1)[0])
     model = side_by_side.SideBySideHeads(
@@ -255,8 +276,8 @@ def train_fold(
             y_train,
             batch_size=options.batch_size,
             epochs=options.epochs,
-            sample_weight=train_weights,
-            validation_data=(X_val, y_val, val_weights),
+            sample_weight=weights[y_train],
+            validation_data=(X_val, y_val, weights[y_val]),
             validation_batch_size=256,
             callbacks=[setting_up, _StopIfAsked()],
             verbose=0,

@@ -116,7 +116,6 @@ def build_head(
     return keras.Sequential(layers, name="head")
 
 
-@scenes.float32()
 def train_head(
     X: np.ndarray,
     y: np.ndarray,
@@ -159,7 +158,7 @@ def train_head(
         X_val, y_val, _ = check_data(*validation_data, n_classes)
         validation_data = X_val, y_val, weights[y_val]
     bar = progress.bar(options.epochs, "Training the head", "epoch")
-    with _one_training, training.SettingUp() as setting_up, bar:
+    with _one_training, scenes.float32(), training.SettingUp() as setting_up, bar:
         graph = _graph_of(X.shape[1], n_classes, options)
         model, history = graph.fit(
             options.seed,
@@ -167,7 +166,7 @@ def train_head(
             y,
             batch_size=options.batch_size,
             epochs=options.epochs,
-            sample_weight=weights[y] if options.class_weight else None,
+            sample_weight=weights[y],
             validation_data=validation_data,
             callbacks=[setting_up, progress.after_epoch(bar)],
             verbose=0,

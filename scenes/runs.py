@@ -7,18 +7,16 @@ and trains nothing.
 
 import contextlib
 import json
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 import scenes
 from scenes import files, settings
 
-# Where things lie. Of the corrections, the content is recorded instead of the path.
+# Where things lie. Of the corrections, the hash is recorded instead of the path.
 OF_NO_RESULT = ("PHOTOS", "DOWNLOAD", "CORRECTIONS", "OUTPUT", "CACHE")
 # All that a run writes beside settings.json. A folder without any of it may be used by
 # any run.
@@ -29,6 +27,13 @@ RESULTS = (
     "plotly_plots",
     "results",
 )
+# What a hash says nothing about to a person.
+_PHOTOS = "other photos, labels or splits (PHOTOS, CORRECTIONS or their content)"
+_HASHES = {
+    "photos": _PHOTOS,
+    "corrections": _PHOTOS,
+    "weights": "other weights (the content of the file WEIGHTS)",
+}
 COMMITTED = settings.PROJECT  # the folder of the committed results
 
 
@@ -43,9 +48,9 @@ class Output:
     classes : list of str
     """
 
-    def __init__(self, folder: Path, made: dict, namespace: dict):
+    def __init__(self, folder: Path, made: dict, namespace: dict, paths: pd.Series):
         self.folder, self.classes = folder, made["classes"]
-        self._made, self._namespace = made, namespace
+        self._made, self._namespace, self._paths = made, namespace, paths
 
     def file(self, name: str) -> Path:
         """
@@ -57,7 +62,7 @@ class Output:
             A setting has changed since the folder was chosen, or another run has taken
             the folder: what would be written there is not what the folder says.
         """
-        now = self._made | {"settings": _made_with(settings.pick(self._namespace))}
+        now = self._made | {"settings": _deciding(settings.pick(self._namespace))}
         _refuse_others(self.folder, self._made, now)
         _refuse_others(self.folder, _read(self.folder / "settings.json"), self._made)
         path = self.folder / name
@@ -69,22 +74,40 @@ class Output:
         """The folder of the plots, to be written to, as `file` says."""
         return self.file("plotly_plots")
 
-    def write(self, table: pd.DataFrame, name: str) -> None:
-        """Write a table to `results/`; the file is replaced as a whole."""
+    def write(self, table: pd.DataFrame, name: str, *, edited: bool = False) -> None:
+        """
+        Return nothing; write a table to `results/`, and replace the file as a whole.
+
+        If it is to be `edited` in a spreadsheet, text that would run there as a formula
+        gets an apostrophe before it, see `files.inert`.
+        """
+        if edited:
+            table = files.inert(table)
         files.write_csv(table, self.file(f"results/{name}"))
 
     def keep(self, tables: Sequence[pd.DataFrame], name: str) -> pd.DataFrame:
         """
-        Write the tables that a run has computed, as one, to `results/`, and return it.
+        Return the tables that a run has computed as one, written to `results/`.
 
         Without any, return what an earlier run has written there or, with a message,
         the committed table.
+
+        Raises
+        ------
+        ValueError
+            The table of an earlier run is missing, or of photos under other paths.
         """
         if tables:
             table = pd.concat(tables, ignore_index=True)
             self.write(table, name)
             return table
-        return files.read_csv(self._of_run_or_committed(Path("results", name)))
+        path = self._of_run_or_committed(Path("results", name))
+        table = files.read_csv(path)
+        # A run may be of a part of the committed photos, but not of none of them.
+        if "path" in table and not table["path"].isin(self._paths).any():
+            what = f"{path} is of photos in other folders, as {table['path'][0]!r}"
+            raise ValueError(f"{what}; set PHOTOS to them, or choose another OUTPUT")
+        return table
 
     def model(self) -> Path:
         """
@@ -131,39 +154,29 @@ def output_folder(namespace: dict, images: pd.DataFrame) -> Output:
     """
     chosen = settings.pick(namespace)
     made = {
-        "settings": _made_with(chosen),
+        "settings": _deciding(chosen),
         "classes": list(images["label"].cat.categories),
+        **settings.hash_files(chosen),
+        "photos": _photos(images),
+        "versions": scenes.VERSIONS,
     }
-    if chosen["CORRECTIONS"] is not None:
-        made["corrections"] = files.file_digest(chosen["CORRECTIONS"])
-    made |= {"photos": _photos(images), "versions": scenes.VERSIONS}
+    settings.compare(namespace, made, ("classes", "photos"))
     folder = Path(chosen["OUTPUT"] or Path("runs", _name(made)))
-    _recorded(
-        folder
-    )  # raises before anything is written beside files that are not ours
+    _recorded(folder)  # raises before anything is written beside others' files
     path = folder / "settings.json"
     with files.locked(path):
         if there := _recorded(folder):
             _refuse_others(folder, there, made)
         else:
-            with files.replacing(path) as beside:
-                text = json.dumps(made, indent=1, ensure_ascii=False)
-                # YAML, and so papermill's -f, takes 1e-05 for text and 1.0e-05 for a
-                # number.
-                text = re.sub(r'(?m)^ *("\w+": )?\d(?=e[-+]\d+,?$)', r"\g<0>.0", text)
-                beside.write_text(text + "\n", encoding="utf-8")
-    return Output(folder, made, namespace)
+            _write(made, path)
+        for place in (folder / "results", folder / "plotly_plots"):
+            files.clear_unfinished(place)
+    return Output(folder, made, namespace, images["path"])
 
 
-def _made_with(chosen):
-    """Return the settings that decide about results, as JSON holds them."""
-    return {
-        name: os.fspath(value)
-        if isinstance(value, os.PathLike)
-        else np.asarray(value).tolist()
-        for name, value in chosen.items()
-        if name not in OF_NO_RESULT
-    }
+def _deciding(chosen):
+    """Return the settings that decide about results."""
+    return {name: chosen[name] for name in chosen if name not in OF_NO_RESULT}
 
 
 def _photos(images):
@@ -175,20 +188,19 @@ def _photos(images):
 
 
 def _name(made):
-    """
-    Return the name of a folder: the numbers that differ from the committed ones, if
-    few.
-    """
+    """Return the name of a folder: what differs from the committed results, if few."""
     committed = _read(COMMITTED / "settings.json")
-    words = [
-        f"{name.lower()}-{value}"
-        for name, value in made["settings"].items()
-        if value != committed["settings"].get(name)
-        and not isinstance(value, (list, str))
-    ][:4]
-    names = ("corrections", "photos", "versions")
-    words += [name for name in names if made.get(name) != committed.get(name)]
-    words += ["unchanged"] * (made == committed)
+    words = []
+    for name, value in made["settings"].items():
+        changed = value != committed["settings"].get(name)
+        if changed and not isinstance(value, (list, str)):
+            words.append(f"{name.lower()}-{value}")
+    words = words[:4]
+    for name in ("corrections", "photos", "versions"):
+        if made.get(name) != committed.get(name):
+            words.append(name)
+    if made == committed:
+        words = ["unchanged"]
     return "-".join([*words, files.fingerprint(made)[:8]])
 
 
@@ -208,34 +220,38 @@ def _recorded(folder):
     return made if results else None
 
 
+def _write(made, path):
+    """Write a configuration so that papermill's -f repeats the run."""
+    recorded = made.copy()
+    flat = recorded.pop("settings") | {"recorded": recorded}
+    text = json.dumps(flat, indent=1, ensure_ascii=False)
+    # YAML, and so papermill, takes 1e-05 for text and 1.0e-05 for a number.
+    text = re.sub(r'(?m)^ *("\w+": )?\d(?=e[-+]\d+,?$)', r"\g<0>.0", text)
+    with files.replacing(path) as beside:
+        beside.write_text(text + "\n", encoding="utf-8")
+
+
 def _read(path):
-    """Return the configuration that a settings.json records."""
+    """Return the configuration that a settings.json records, of an earlier form too."""
     kinds = {"settings": dict, "classes": list, "photos": str}
-    with contextlib.suppress(KeyError, TypeError, ValueError):
+    with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
         made = json.loads(path.read_text(encoding="utf-8"))
+        if "settings" not in made:
+            recorded = made.pop("recorded")
+            made = {"settings": made, **recorded}
         if all(isinstance(made[name], kind) for name, kind in kinds.items()):
             return made
     raise ValueError(f"{path} records no configuration of a run; choose another OUTPUT")
 
 
 def _refuse_others(folder, there, made):
-    """
-    Raise an error that names the first difference of two configurations, if there is
-    one.
-    """
+    """Raise an error that names the first difference of two configurations."""
     was, now = there["settings"] | there, made["settings"] | made
     for name in now | was:
-        if was.get(name) != now.get(name):
-            what = f"{name} = {was.get(name)!r}; it is {now.get(name)!r} now"
-            if name in (
-                "photos",
-                "corrections",
-            ):  # hashes, which say nothing to a person
-                what = (
-                    "other photos, labels or splits (PHOTOS, "
-                    "CORRECTIONS or their content)"
-                )
-            advice = "Set it back, or choose another OUTPUT and run all cells again"
-            raise ValueError(
-                f"the results in {folder} were computed with {what}. {advice}"
-            )
+        if was.get(name) == now.get(name):
+            continue
+        what = _HASHES.get(
+            name, f"{name} = {was.get(name)!r}; it is {now.get(name)!r} now"
+        )
+        advice = "Set it back, or choose another OUTPUT and run all cells again"
+        raise ValueError(f"the results in {folder} were computed with {what}. {advice}")

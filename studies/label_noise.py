@@ -143,6 +143,9 @@ def numbers_of_readings() -> list[str]:
     counts = count_annotations(pd.concat([reading, common.read("label_mistakes")]))
     drawn = reading[reading["chosen"] == "random"]
     agrees, clear = drawn["reading"] == drawn["label"], drawn["reading"] != "unclear"
+    others = drawn[clear & ~agrees]
+    snowy = (others["label"] == "glacier") & (others["reading"] == "mountain")
+    by_model = drawn["path"].map(shipped_model_is_correct())
     n_images = len(utils.drop_leaks(features.load_bundled_features()[0]))
     pairs = flagged[["label", "suggested"]].isin(["glacier", "mountain"]).all(axis=1)
     return [
@@ -153,10 +156,19 @@ def numbers_of_readings() -> list[str]:
         f"{calibration.percent(agrees[clear])} of the {clear.sum()} clear ones",
         f"{calibration.percent(agrees)} if the {(~clear).sum()} unclear ones count as "
         "disagreements",
+        f"{by_model[clear].mean():.1%} of the clear ones and {by_model.mean():.1%} of",
+        f"{snowy.sum()} of its {len(others)} disagreements",
         f"{len(flagged)} of {n_images:,} labels, {pairs.sum()} of them",
         f"{counts.loc['flagged', 'suggestion']} of the "
         f"{counts.loc['flagged'].sum()} most",
     ]
+
+
+def shipped_model_is_correct() -> pd.Series:
+    """Return whether the shipped model predicts the label, for each test path."""
+    table = common.read("test_predictions").set_index(["path", "label"])
+    predicted = table.select_dtypes("number").idxmax(axis=1).reset_index("label")
+    return predicted[0] == predicted["label"]
 
 
 def numbers_of_errors() -> list[str]:
@@ -180,6 +192,7 @@ def numbers_of_errors() -> list[str]:
         (pairs["split_1"] != pairs["split_2"]) & (pairs["same_picture"] == "yes")
     ]
     copied = correct.index.isin([*crossing["path_1"], *crossing["path_2"]])
+    by_model = shipped_model_is_correct()[correct.index]
     kinds = pairs["same_picture"].value_counts()
     return [
         f"{(~correct).sum()} errors on the {len(correct):,} test photos",
@@ -198,6 +211,8 @@ def numbers_of_errors() -> list[str]:
         f"{calibration.percent(correct[~copied])} on the "
         f"{(~copied).sum():,} test photos without "
         "such",
+        f"{calibration.percent(by_model[~copied])} for the shipped model, which has "
+        f"{calibration.percent(by_model)} on all",
     ]
 
 
@@ -207,7 +222,11 @@ def numbers_of_cleaning() -> list[str]:
     ]
     gain = 100 * accuracy.sub(accuracy["all photos"], axis=0)
     gains = gain.mean().map("{:+.2f}".format), gain.sem().map("{:.2f}".format)
-    return [*map(common.row, gain, accuracy.mean().map("{:.2%}".format), *gains)]
+    splits = common.read("flagged_labels")["split"].value_counts()
+    return [
+        f"{splits['validation']} of the {splits.sum()} flagged labels",
+        *map(common.row, gain, accuracy.mean().map("{:.2%}".format), *gains),
+    ]
 
 
 if __name__ == "__main__":

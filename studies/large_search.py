@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
+from scipy import stats
 
 import scenes
 from scenes import evaluation, files, grid_search, plots, settings
@@ -21,6 +22,7 @@ GRID = {
     "dropouts": [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7],
     "weight_decays": [0.0, 0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01],
 }
+FOLDS = 5
 EPOCHS = [10, 25, 50, 100]  # that are kept of each setting; it trains for the last
 
 
@@ -37,7 +39,7 @@ def run() -> None:
         dropouts=GRID["dropouts"],
         weight_decays=GRID["weight_decays"],
         epochs=EPOCHS[-1],
-        folds=5,
+        folds=FOLDS,
     )
     results = grid_search.grid_search(
         X[training],
@@ -122,20 +124,32 @@ def numbers() -> list[str]:
     top = best.loc[
         best.sort_values(["val_accuracy", "val_loss"], ascending=[False, True]).index[0]
     ]
-    median = 100 * best.drop(top.name)[["gap", "gap_sem"]].median()
+    others = best.drop(top.name)
+    median = 100 * others[["gap", "gap_sem"]].median()
+    margin = stats.t.ppf(0.975, FOLDS - 1)  # of 95%, in standard errors
+    after_25 = (
+        100 * some[some["epoch"] == 25].groupby("learning_rate")["val_accuracy"].max()
+    )
     sizes = " x ".join(str(len(values)) for values in GRID.values())
     n_small = len(small) // small["fold"].nunique()
     return [
         f"{len(best)} settings ({sizes}), each trained for {EPOCHS[-1]} epochs",
         ", ".join(f"{rates['learning_rate'][n]:g} after {n} epochs" for n in EPOCHS),
+        " and ".join(
+            f"{after_25[rate]:.2f}% with {rate:g}" for rate in (0.0003, 0.0005)
+        ),
         common.row("best accuracy", f"{top['val_accuracy']:.2%}"),
         common.row("median gap to it", f"{median['gap']:.2f} points"),
         common.row(
             "median standard error of the gap", f"{median['gap_sem']:.2f} points"
         ),
         common.row(
-            "gap below two standard errors", (best["gap"] <= 2 * best["gap_sem"]).sum()
+            f"not measurably worse, of {len(others)} others",
+            (others["gap"] <= margin * others["gap_sem"]).sum(),
         ),
+        f"less than {margin:.2f} standard errors: those of {FOLDS} folds have "
+        f"{FOLDS - 1} degrees of freedom, for which this is a 95% interval",
+        f"two are one of {2 * stats.t.cdf(2, FOLDS - 1) - 1:.0%}",
         f"{top['learning_rate']:g}, {top['dropout']:g} and "
         f"{top['weight_decay']:g} at epoch",
         f"{top['epoch']}. It is the highest of {len(best) * EPOCHS[-1]:,} figures",

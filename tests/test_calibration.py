@@ -176,3 +176,4 @@ def test_with_few_errors_everywhere_the_model_never_abstains_and_says_so(capsys)
 
 def test_a_percentage_has_its_confidence_interval():
     assert calibration.percent(np.arange(3000) < 2820) == "94.0% (93.1 to 94.8)"
+    assert calibration.percent([]) == "undefined (no photos)"

@@ -11,6 +11,7 @@ import random
 import re
 import signal
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -38,9 +39,7 @@ def write(request, table, classifier, shown, monkeypatch):
     """
     figure = go.Figure(go.Scatter(y=np.arange(20_000)))  # too large for the small disk
     many = pd.concat([table] * 9, ignore_index=True)
-    rounded = (
-        np.random.default_rng(0).integers(0, 256, (len(many), 1280)).astype("uint8")
-    )
+    X = np.random.default_rng(0).uniform(0, 6, (len(many), 1280))
     if request.param == "plot.html":
         monkeypatch.setattr(
             scenes.plots, "get_plotlyjs", str
@@ -48,7 +47,7 @@ def write(request, table, classifier, shown, monkeypatch):
 
     def save(folder: Path) -> None:
         if request.param == "f.npz":
-            scenes.features._write_features(folder / "f.npz", many, rounded, "t")
+            scenes.features.save_features(folder / "f.npz", many, X, classifier)
         elif request.param == "c.keras":
             scenes.classifier.save_classifier(classifier, folder / "c.keras")
         else:
@@ -170,16 +169,48 @@ def test_a_kill_while_writing_leaves_a_whole_file_and_the_next_run_works(tmp_pat
 
 
 def test_only_what_a_killed_process_left_unfinished_is_cleared_away(tmp_path):
+    """Of the locked file at once, of others once nothing is written for an hour."""
     others = {
         ".a.unfinished-1-notes.csv",
         ".a.unfinished-.csv",
         ".a.unfinished-456.csv",
+        "a.unfinished-1.csv",
     }
     (tmp_path / ".a.unfinished-456.csv").mkdir()
-    for name in others | {".a.unfinished-123.csv"}:
+    young = {".b.unfinished-1.csv", ".a.unfinished-1.npz", ".a.b.unfinished-1.csv"}
+    old = {".c.unfinished-1.csv", ".d.unfinished-2"}
+    for name in others | young | old | {".a.unfinished-123.csv"}:
         (tmp_path / name).exists() or (tmp_path / name).touch()
+    for name in others | old:
+        os.utime(tmp_path / name, (0, 0))
+    an_hour_ago = time.time() - 3500
+    os.utime(tmp_path / ".b.unfinished-1.csv", (an_hour_ago, an_hour_ago))
     with scenes.files.locked(tmp_path / "a.csv"):
-        assert left_behind(tmp_path, ".a.csv.lock") == others
+        assert left_behind(tmp_path, ".a.csv.lock") == others | young
+    scenes.files.clear_unfinished(tmp_path / "none")
+
+
+def test_a_second_writer_waits_with_a_word_and_then_stops(
+    tmp_path, monkeypatch, capsys
+):
+    path = tmp_path / "a.csv"
+    first = scenes.files.locked(path)
+    first.__enter__()
+    release = threading.Timer(0.3, first.__exit__, (None, None, None))
+    release.start()
+    with scenes.files.locked(path):
+        release.join()
+        told = f"Another run is writing {path}; waiting up to 60 s for its end.\n"
+        assert capsys.readouterr().out == told
+        monkeypatch.setattr(scenes.files, "WAIT", 0.1)
+        with (
+            pytest.raises(RuntimeError, match=r"another run is writing .*a\.csv; wait"),
+            scenes.files.locked(path),
+        ):
+            pass
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    with scenes.files.locked(path):
+        assert capsys.readouterr().out == ""
 
 
 def test_two_processes_that_write_one_file_do_not_mix(tmp_path, monkeypatch):

@@ -721,7 +721,7 @@ def test_a_damaged_fold_is_trained_again_with_a_word(
     with np.load(part) as archive:
         arrays = dict(archive)
     if fault == "of another shape":
-        arrays["val_loss"] = arrays["val_loss"][:-1]
+        arrays["table"] = arrays["table"][:-1]
     scenes.files.write_arrays(part, arrays)
     if fault == "cut off":
         part.write_bytes(part.read_bytes()[:-30])
@@ -734,8 +734,9 @@ def test_a_damaged_fold_is_trained_again_with_a_word(
 
 
 def test_a_second_run_stops_with_a_word_while_the_first_lives(
-    start, tmp_path, trainings
+    start, tmp_path, trainings, monkeypatch
 ):
+    monkeypatch.setattr(scenes.files, "WAIT", 0)
     csv = tmp_path / "grid_search.csv"
     csv.write_text("the old table")
     process, word = start(search.hold, folder=tmp_path, options=SMALL)

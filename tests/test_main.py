@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
-from conftest import CLASSES, draw
+from conftest import CLASSES, draw, small_base_model, small_head
 from PIL import Image
 
 import scenes.__main__
 import scenes.classifier
+import scenes.photos
 
 ROOT = Path(__file__).parents[1]
 PICTURES = Path(sklearn.__file__).parent / "datasets" / "images"
@@ -101,7 +102,7 @@ def test_a_folder_is_walked_and_each_photo_has_a_row(model, album, tmp_path, cap
     table = pd.read_csv(csv)
     names = [Path(path).relative_to(album).as_posix() for path in table["path"]]
     assert names == ["a.jpg", "b.png", "deep er/c.jpg"]
-    assert list(table.columns) == ["path", "label", "unsure", *CLASSES]
+    assert list(table.columns) == ["path", "label", "unsure", "confidence", *CLASSES]
     np.testing.assert_allclose(table[CLASSES].sum(axis=1), 1, atol=1e-4)
     assert len(capsys.readouterr().out.splitlines()) == 3
 
@@ -118,7 +119,7 @@ def test_what_cannot_be_read_is_named_at_the_end_and_the_rest_is_done(
         str(tmp_path / "empty"): "there is no photo in it",
         str(tmp_path / "pipe.jpg"): "it is a pipe",
         "": "the name is empty",
-        "~nobody at all/x": "home directory",
+        "~nobody at all/x": "~nobody at all/x cannot be read",
     }
     assert scenes.__main__.main(["classify", *problems, *model]) == 1
     out, err = capsys.readouterr()
@@ -139,6 +140,56 @@ def test_what_is_skipped_in_a_folder_is_said(model, album, capsys):
         r"up \(linked",
     ):
         assert re.search(part, line)
+
+
+def test_a_name_that_begins_with_a_tilde_is_a_name(album, model, monkeypatch, capsys):
+    (album / "a.jpg").rename(album / "~a.jpg")
+    (album / "deep er").rename(album / "~home")
+    monkeypatch.chdir(album)
+    assert scenes.__main__.main(["classify", "~a.jpg", "~home", *model]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["~a.jpg", "~home/c.jpg"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other users")
+@pytest.mark.parametrize("home", [None, "", "/", "~nobody at all/x"])
+def test_a_user_without_a_home_and_without_an_entry_can_classify(
+    home, model, album, tmp_path
+):
+    """As in containers; Keras then keeps its files below /tmp."""
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import os, pwd\n"
+    code += "pwd.getpwuid = lambda uid: (_ for _ in ()).throw(KeyError(uid))\n"
+    code += "import scenes.__main__ as m; sys.exit(m.main(sys.argv[2:]))"
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("HOME", "KERAS_HOME")
+    }
+    if home is not None:
+        environment["HOME"] = home
+    command = [sys.executable, "-c", code, str(ROOT), "classify", str(album), *model]
+    options = {"env": environment, "capture_output": True, "text": True}
+    done = subprocess.run(command, cwd=tmp_path, check=False, **options)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 3
+
+
+def test_no_name_of_a_class_forges_a_line(album, tmp_path, capsys):
+    """And none runs as a formula."""
+    classes = ["=1+1\x1b[2Ksea", "b\nforged.jpg  sea  99.9%", "c\u2028gpj"]
+    base, head = small_base_model(0), small_head(3)
+    foreign = scenes.classifier.build_classifier(base, head, classes)
+    scenes.classifier.save_classifier(foreign, tmp_path / "foreign.keras")
+    options = [
+        "--model",
+        str(tmp_path / "foreign.keras"),
+        "--csv",
+        str(tmp_path / "a.csv"),
+    ]
+    assert scenes.__main__.main(["classify", str(album), *options]) == 0
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) == 3
+    assert all(character.isprintable() for character in out.replace("\n", ""))
+    table = pd.read_csv(tmp_path / "a.csv", encoding="utf-8-sig")
+    assert table.columns[4] == "'=1+1\x1b[2Ksea"
 
 
 NAMES = {
@@ -182,10 +233,10 @@ def test_nothing_but_unreadable_files_leaves_an_earlier_table(
 
 
 def test_a_model_that_cannot_be_loaded_is_one_clear_error(album, tmp_path, capsys):
-    (tmp_path / "other.keras").write_text("a letter")
+    (tmp_path / "o\x1b.keras").write_text("a letter")
     for name, told in {
         "none.keras": "",
-        "other.keras": " is no saved classifier",
+        "o\x1b.keras": " is no saved classifier",
     }.items():
         assert (
             scenes.__main__.main(
@@ -195,7 +246,8 @@ def test_a_model_that_cannot_be_loaded_is_one_clear_error(album, tmp_path, capsy
         )
         errors = re.findall("^error: .*", capsys.readouterr().err, re.MULTILINE)
         assert len(errors) == 1
-        assert name + told in errors[0]
+        assert errors[0].isprintable()
+        assert scenes.photos.printable(name) + told in errors[0]
 
 
 @pytest.mark.parametrize(
@@ -223,7 +275,7 @@ def test_an_interrupt_is_no_traceback(model, album, monkeypatch):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(scenes.classifier, "predict", interrupt)
+    monkeypatch.setattr(scenes.classifier, "predict_readable", interrupt)
     assert scenes.__main__.main(["classify", str(album), *model]) == 130
 
 

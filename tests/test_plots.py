@@ -13,7 +13,9 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
+import plotly.express as px
 import plotly.graph_objects as go
+import plotly.io as pio
 import pytest
 from PIL import Image
 from plotly.offline import get_plotlyjs
@@ -25,7 +27,7 @@ import scenes.evaluation
 import scenes.plots
 
 RATES, DROPOUTS, DECAYS, FOLDS, EPOCHS = [0.001, 0.01], [0.1, 0.3, 0.5], [0, 1e-4], 3, 4
-LOOK = {"title": "A title", "subtitle": "n = 120 photos"}
+LOOK = {"title": "A title"}
 LONG = "a name of a class that goes on and on and on"
 ODD = [
     "<b>x</b>",
@@ -58,6 +60,12 @@ def draw_results(*values: Iterable[float]) -> pd.DataFrame:
         0.5, 1, (len(table), len(scenes.METRICS))
     )
     return table.join(pd.DataFrame(accuracies.round(4), columns=list(scenes.METRICS)))
+
+
+def draw_search(results: pd.DataFrame, title: str) -> go.Figure:
+    """Return the plot of the results of a grid search."""
+    ranked = scenes.evaluation.rank_epochs(results)
+    return scenes.plots.grid_search(ranked, title)
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +133,7 @@ def short_tsne():
         yield
 
 
-@pytest.fixture(scope="module")
-def figures(results, history, photos, tables):
+def draw_all(results, history, photos, tables) -> dict[str, go.Figure]:
     """
     Return one figure of each plot of numbers, and three for each number of classes.
     """
@@ -139,7 +146,7 @@ def figures(results, history, photos, tables):
         {"coverage": [0.5, 0.75, 1.0], "accuracy": [1.0, 0.96, 0.9]}
     )
     drawn = {
-        "grid_search": scenes.plots.grid_search(results, **LOOK),
+        "grid_search": draw_search(results, **LOOK),
         "heatmap": scenes.plots.heatmap(scenes.evaluation.summarize(results), **LOOK),
         "history": scenes.plots.history(history, **LOOK),
         "learning_curve": scenes.plots.learning_curve(trainings, **LOOK),
@@ -158,6 +165,11 @@ def figures(results, history, photos, tables):
             labels, predictions, **LOOK
         )
     return drawn
+
+
+@pytest.fixture(scope="module")
+def figures(results, history, photos, tables):
+    return draw_all(results, history, photos, tables)
 
 
 AXES = {
@@ -195,9 +207,7 @@ def read(shown: object) -> str:
 @pytest.mark.parametrize("name", AXES)
 def test_a_plot_has_the_title_it_is_given_named_axes_and_the_common_look(figures, name):
     figure, common = figures[name], figures["counts 6"].layout
-    assert (figure.layout.title.text, figure.layout.title.subtitle.text) == (
-        *LOOK.values(),
-    )
+    assert figure.layout.title.text == LOOK["title"]
     assert texts(figure) >= AXES[name]
     assert (figure.layout.font, figure.layout.template) == (
         common.font,
@@ -212,13 +222,27 @@ def test_a_plot_has_the_title_it_is_given_named_axes_and_the_common_look(figures
     assert "epoch" not in AXES[name] or figure.layout.xaxis.dtick == 1
 
 
+def test_what_a_reader_has_set_in_plotly_changes_no_figure(
+    results, history, photos, tables, figures, monkeypatch
+):
+    monkeypatch.setattr(pio.templates, "default", "plotly_dark+presentation")
+    monkeypatch.setattr(pio.templates["plotly_white"].layout, "paper_bgcolor", "red")
+    theirs = {"template": "ggplot2", "width": 300, "line_dash_sequence": ["dot"]}
+    theirs |= {"color_discrete_sequence": ["red"], "color_continuous_scale": "Reds"}
+    for name, value in theirs.items():
+        monkeypatch.setattr(px.defaults, name, value)
+    some = {number: photos[number] for number in (2, 6)}
+    for name, figure in draw_all(results, history, some, tables).items():
+        assert figure.to_json() == figures[name].to_json()
+
+
 def test_a_long_curve_is_drawn_without_webgl_and_whole(results):
     table = pd.DataFrame({"coverage": np.linspace(0, 1, 3000), "accuracy": 1.0})
     coverage = scenes.plots.coverage(table, "3,000 photos, all right", answered=1)
     long = pd.concat(
         [results.assign(epoch=results["epoch"] + 4 * i) for i in range(50)]
     )
-    search = scenes.plots.grid_search(long, "200 epochs")
+    search = draw_search(long, "200 epochs")
     assert len(search.data[0].x) > 1000
     assert {trace.type for trace in [*coverage.data, *search.data]} == {"scatter"}
     low, high = coverage.layout.yaxis.range
@@ -232,11 +256,7 @@ def test_a_long_curve_is_drawn_without_webgl_and_whole(results):
 def test_classes_have_the_same_order_and_names_everywhere(figures, number):
     classes = names(number)
     for bars in figures[f"counts {number}"].data:
-        assert [read(name) for name in bars.x] == [
-            n for n in classes if n in map(read, bars.x)
-        ]
-    order = figures[f"counts {number}"].layout.xaxis.categoryarray
-    assert [read(name) for name in order] == classes
+        assert [read(name) for name in bars.x] == classes
     clouds = figures[f"feature_map {number}"].data
     hovers = [
         read(cloud.hovertemplate.removesuffix("<extra></extra>")) for cloud in clouds
@@ -260,7 +280,7 @@ def test_each_class_has_a_look_of_its_own_and_its_name_in_the_legend(figures, nu
 
 def test_a_hundred_classes_are_named_by_the_mouse_alone(figures):
     assert not figures["feature_map 100"].layout.showlegend
-    assert figures["counts 100"].data[0].text is None
+    assert figures["counts 100"].data[0].texttemplate is None
     for number in (20, 100):
         assert figures[f"confusion {number}"].data[0].texttemplate is None
     for axis in ("counts 100", "confusion 100"):
@@ -302,6 +322,7 @@ def test_counts_shows_the_number_of_photos_of_each_class_and_split(
     for (split, label), rows in images.groupby(["split", "label"], observed=True):
         assert shown[split][label] == len(rows)
     assert sum(sum(row.values()) for row in shown.values()) == len(images) == 120
+    assert figure.layout.barmode == "stack"
     assert {bars.textposition for bars in figure.data} == {
         "inside"
     }  # above, it looks like a sum
@@ -341,7 +362,8 @@ def test_feature_map_bears_features_that_are_all_alike(photos):
 
 def curves_of(figure: go.Figure) -> dict[str, list[np.ndarray]]:
     """Return the grey curves of each panel by its title, from the upper left on."""
-    titles = sorted(figure.layout.annotations, key=lambda note: (-note.y, note.x))
+    titles = [n for n in figure.layout.annotations if n.text.startswith("learning")]
+    titles.sort(key=lambda note: (-note.y, note.x))
     grey = figure.data[:-2]  # a missing value ends each curve
     curves = [np.reshape(trace.y, (-1, len(set(trace.x)))) for trace in grey]
     assert all(np.isnan(panel[:, -1]).all() for panel in curves)
@@ -368,7 +390,10 @@ def test_grid_search_shows_the_best_setting_and_its_standard_deviation(
 ):
     """With one digit, many accuracies are equal, and the lower loss decides."""
     some = results[results["fold"] <= folds].round({"val_accuracy": digits})
-    *grey, line, point = scenes.plots.grid_search(some, "The best in colour").data
+    figure = draw_search(some, "The best in colour")
+    assert np.isfinite(figure.layout.yaxis.range).all()
+    *grey, line, point = figure.data
+    assert [trace.showlegend for trace in grey] == [True, False]
     best = scenes.evaluation.summarize(some).iloc[0]
     curve = some.set_index(scenes.HYPERPARAMETERS).loc[*best[scenes.HYPERPARAMETERS]]
     np.testing.assert_allclose(
@@ -394,7 +419,7 @@ def test_the_accuracy_axis_leaves_out_the_first_epochs(results):
     rising = results.assign(
         val_accuracy=0.2 * results["epoch"] + 0.05 * results["fold"]
     )
-    axes = list(scenes.plots.grid_search(rising, "From 0.3 to 0.9").select_yaxes())
+    axes = list(draw_search(rising, "From 0.3 to 0.9").select_yaxes())
     low, high = axes[0].range
     assert 0.65 < low < 0.7
     assert 0.95 < high < 1
@@ -406,15 +431,17 @@ def test_panels_are_wrapped_into_rows_of_at_most_four(panels, rows):
     rates = [10.0**-i for i in range(panels, 0, -1)]
     many = draw_results(rates, DROPOUTS, DECAYS, [1], [1, 2])
     titles = [f"learning rate {rate:g}" for rate in rates]
-    search = scenes.plots.grid_search(many, "Many rates")
+    search = draw_search(many, "Many rates")
     heats = scenes.plots.heatmap(scenes.evaluation.summarize(many), "Many rates")
     assert list(curves_of(search)) == titles
-    assert sorted(note.text for note in heats.layout.annotations) == sorted(titles)
+    notes = {note.text for note in heats.layout.annotations}
+    assert notes == {*titles, "weight decay", "dropout"}
     for figure in (search, heats):
+        panel_axes = {(trace.xaxis, trace.yaxis) for trace in figure.data}
+        assert len(panel_axes) == panels
         assert len({axis.domain for axis in figure.select_yaxes()}) == rows
-        assert len({axis.domain for axis in figure.select_xaxes()}) == -(
-            -panels // rows
-        )
+        columns = {axis.domain for axis in figure.select_xaxes()}
+        assert len(columns) == -(-panels // rows)
     assert heats.layout.height == search.layout.height - 60 == 260 + 240 * rows
 
 
@@ -422,13 +449,13 @@ def test_a_large_search_takes_little_room_in_the_notebook():
     """512 settings of 20 epochs, in the figure and not in its template of 7 kB."""
     decays = np.arange(8) / 1000
     large = draw_results(decays + 0.001, np.arange(8) / 10, decays, [1], range(1, 21))
-    figure = scenes.plots.grid_search(large, "512 settings")
+    figure = draw_search(large, "512 settings")
     assert len(figure.data) == 10
     assert len(figure.to_json()) < 10 * len(large) + 20_000
 
 
 def test_a_single_epoch_is_a_point_that_one_can_see(results, history):
-    search = scenes.plots.grid_search(results[results["epoch"] == 1], "One epoch")
+    search = draw_search(results[results["epoch"] == 1], "One epoch")
     without_validation = history[["epoch", "loss", "accuracy"]][:1]
     training = scenes.plots.history(without_validation, "One epoch")
     assert {trace.mode for trace in [*search.data, *training.data]} == {"markers"}
@@ -464,7 +491,7 @@ def test_history_shows_training_and_validation(figures, history):
     lines = figures["history"].data
     metrics = ["loss", "val_loss", "accuracy", "val_accuracy"]
     assert [line.name for line in lines] == ["training", "validation"] * 2
-    assert [line.showlegend for line in lines] == [True, True, False, False]
+    assert [line.showlegend for line in lines] == [None, None, False, False]
     for line, metric in zip(lines, metrics, strict=True):
         assert list(line.x) == [1, 2, 3, 4]
         np.testing.assert_allclose(line.y, history[metric], atol=1e-5)
@@ -495,7 +522,7 @@ def test_confusion_shows_counts_and_row_percentages(figures, photos, number):
         assert shown == f"{n}<br>{share:.1f}%"
     assert "%{text}" in heat.hovertemplate
     assert heat.texttemplate == ("%{text}" if number <= 12 else None)
-    assert figures[f"confusion {number}"].layout.coloraxis.showscale == (number > 12)
+    assert (heat.showscale is not False) == (number > 12)
 
 
 def test_confusion_bears_a_class_without_photos():
@@ -531,6 +558,28 @@ def test_the_reliability_diagram_shows_all_that_is_in_it(figures, tables):
     low, high = layout.xaxis.range
     lowest = min(table["ci_low"].min() for table in tables.values())
     assert lowest - 0.1 < low <= lowest < 1 < high
+
+
+@pytest.mark.parametrize(
+    "confidence",
+    [[0.21, 0.9, 0.95, 1], [0.3, 0.7], [np.nextafter(0.7, 0), 0.9], [0.5, 1 + 1e-7]],
+)
+def test_the_histogram_of_confidence_holds_every_photo(confidence):
+    """Those below the mean of the lowest bin, at an edge, and beyond 1 by rounding."""
+    table = pd.DataFrame({"confidence": [0.8], "accuracy": [0.9], "photos": [4]})
+    table = table.assign(ci_low=0.75, ci_high=0.95)
+    given = {"confidences": {"head": np.array(confidence)}}
+    figure = scenes.plots.calibration({"head": table}, "One bin", **given)
+    assert sum(figure.data[2].y) == len(confidence)
+    assert figure.layout.xaxis.range[0] <= min(confidence)
+
+
+def test_a_model_that_always_abstains_is_given_no_selective_accuracy():
+    table = pd.DataFrame({"coverage": [0.5, 1.0], "accuracy": [1.0, 0.5]})
+    figure = scenes.plots.coverage(table, "Unsure of all", answered=0.0)
+    [mark] = figure.layout.annotations
+    assert mark.text == "threshold: the model always abstains (coverage 0%)"
+    assert not mark.showarrow
 
 
 def test_coverage_shows_the_accuracy_of_each_share_and_marks_the_chosen_one(figures):

@@ -1,6 +1,7 @@
 """Results go where they belong, and say what they were made with."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pandas as pd
 import papermill.iorw
 import pytest
 from conftest import CLASSES
-from test_settings import NOTEBOOK, RULES, SETTINGS, injected
+from test_settings import NOTEBOOK, RULES, SETTINGS
 
 import scenes
 import scenes.files
@@ -49,24 +50,40 @@ def test_a_folder_says_what_its_results_are_made_with(committed):
     made = json.loads((output.folder / "settings.json").read_text())
     free = {"PHOTOS", "DOWNLOAD", "CORRECTIONS", "OUTPUT", "CACHE"}
     settings = {**SETTINGS, "DROPOUTS": [0.5]}
-    assert made["settings"] == {k: v for k, v in settings.items() if k not in free}
+    recorded = made.pop("recorded")
+    assert made == {k: v for k, v in settings.items() if k not in free}
     csv = committed[["label", "split", "digest"]].to_csv(
         index=False, lineterminator="\n"
     )
-    assert made["photos"] == scenes.files.fingerprint(csv)
-    assert list(made["versions"]) == ["tensorflow", "keras", "format"]
+    assert recorded["photos"] == scenes.files.fingerprint(csv)
+    assert list(recorded["versions"]) == ["tensorflow", "keras", "format"]
 
 
 def test_papermill_takes_a_settings_file_to_repeat_a_run(committed, capsys):
     changed = {"LEARNING_RATES": [1e-5, 0.002], "FINE_TUNE_RATES": [3e-05], "EPOCHS": 3}
     output = scenes.runs.output_folder(SETTINGS | changed, committed)
     given = papermill.iorw.read_yaml_file(str(output.folder / "settings.json"))
-    namespace = injected(**given, EPOCHS=4)  # by -f, and -p EPOCHS 4
-    assert scenes.settings.check_settings(namespace) == SETTINGS | changed | {
-        "EPOCHS": 4
-    }
-    assert (namespace["FINE_TUNE_RATES"], namespace["EPOCHS"]) == ([3e-05], 4)
+    assert set(given) - set(SETTINGS) == {"recorded"}
+    namespace = SETTINGS | given
+    assert scenes.settings.check_settings(namespace) == SETTINGS | changed
+    again = scenes.runs.output_folder(namespace, committed)
+    assert again.folder == output.folder
     assert capsys.readouterr().out == ""
+    scenes.runs.output_folder(namespace, committed.iloc[1:])
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("This run does not repeat the recorded one: photos ")
+
+
+def test_a_settings_file_of_an_earlier_form_is_read(committed):
+    folder = Path(folder_of(committed, EPOCHS=3))
+    made = json.loads((folder / "settings.json").read_text())
+    recorded = made.pop("recorded")
+    earlier = {"settings": made, **recorded}
+    (folder / "settings.json").write_text(json.dumps(earlier))
+    (folder / "results").mkdir()
+    assert folder_of(committed, EPOCHS=3) == folder.as_posix()
+    with pytest.raises(ValueError, match="with EPOCHS = 3; it is 4 now"):
+        folder_of(committed, EPOCHS=4, OUTPUT=str(folder))
 
 
 def test_where_the_photos_lie_and_how_much_is_run_makes_no_difference(committed):
@@ -136,16 +153,13 @@ def test_other_photos_write_to_a_folder_of_their_own(committed, change):
 
 
 def test_results_with_and_without_corrections_are_not_mixed(committed):
-    """
-    Their content decides, wherever the file lies; papermill's -f repeats the settings.
-    """
+    """Their content decides, wherever the file lies."""
     for name, label in {"a.csv": "sea", "b.csv": "sea", "c.csv": "street"}.items():
         Path(name).write_text(f"path,label\n0.jpg,{label}\n")
     folder_of(committed, OUTPUT="mine", CORRECTIONS="a.csv")
     made = json.loads(Path("mine/settings.json").read_text())
-    assert "CORRECTIONS" not in made["settings"]
-    assert made["corrections"] == scenes.files.file_digest(Path("a.csv"))
-    assert scenes.settings.check_settings(injected(**made)) == SETTINGS
+    assert "CORRECTIONS" not in made
+    assert made["recorded"]["corrections"] == scenes.files.file_digest(Path("a.csv"))
     Path("mine/grid_search.csv").touch()
     assert folder_of(committed, OUTPUT="mine", CORRECTIONS=Path("b.csv")) == "mine"
     for other in ("c.csv", None):
@@ -154,6 +168,16 @@ def test_results_with_and_without_corrections_are_not_mixed(committed):
         ):
             folder_of(committed, OUTPUT="mine", CORRECTIONS=other)
     assert folder_of(committed, CORRECTIONS="a.csv").startswith("runs/corrections-")
+
+
+def test_weights_are_known_by_their_content(committed):
+    Path("w.h5").write_text("one")
+    assert folder_of(committed, OUTPUT="mine", WEIGHTS="w.h5") == "mine"
+    Path("mine/classifier.keras").touch()
+    assert folder_of(committed, OUTPUT="mine", WEIGHTS=Path("w.h5")) == "mine"
+    Path("w.h5").write_text("two")
+    with pytest.raises(ValueError, match=r"^the results in mine .* with other weights"):
+        folder_of(committed, OUTPUT="mine", WEIGHTS="w.h5")
 
 
 def test_results_of_other_versions_are_not_mixed(committed, monkeypatch):
@@ -166,7 +190,7 @@ def test_results_of_other_versions_are_not_mixed(committed, monkeypatch):
     ):
         folder_of(committed, OUTPUT="mine")
     old = json.loads(Path("mine/settings.json").read_text())
-    del old["versions"]  # as before versions were recorded
+    del old["recorded"]["versions"]  # as before versions were recorded
     Path("mine/settings.json").write_text(json.dumps(old))
     with pytest.raises(ValueError, match="computed with versions = None"):
         folder_of(committed, OUTPUT="mine")
@@ -216,7 +240,16 @@ def test_results_of_unknown_configuration_are_not_taken(committed, name):
     assert [path.name for path in Path("old").iterdir()] == [name]
 
 
-FOREIGN = ["", "[]", "{}", '{"settings": 1, "photos": ""}', "\xff"]
+FOREIGN = [
+    "",
+    "[]",
+    "{}",
+    '"a"',
+    '{"recorded": 1}',
+    '{"recorded": {"photos": ""}}',
+    '{"settings": 1, "photos": ""}',
+    "\xff",
+]
 
 
 @pytest.mark.parametrize("text", FOREIGN)
@@ -295,7 +328,9 @@ def test_the_committed_results_say_what_they_are_made_with(
     """
     pinned = NOTEBOOK.with_name("requirements.txt").read_text()
     versions = dict(re.findall(r"^(tensorflow|keras)==(\S+)", pinned, re.MULTILINE))
-    monkeypatch.setattr(scenes, "VERSIONS", versions | {"format": scenes.FORMAT})
+    monkeypatch.setattr(
+        scenes, "VERSIONS", versions | {"format": scenes.RESULTS_FORMAT}
+    )
     images = utils.create_validation(
         utils.drop_leaks(bundled[0]), SETTINGS["VALIDATION_RATIO"]
     )
@@ -304,9 +339,52 @@ def test_the_committed_results_say_what_they_are_made_with(
     assert made == json.loads(NOTEBOOK.with_name("settings.json").read_text())
     results = pd.read_csv(NOTEBOOK.with_name("grid_search.csv"))
     for name in scenes.HYPERPARAMETERS:
-        assert sorted(results[name].unique()) == sorted(
-            made["settings"][f"{name.upper()}S"]
-        )
+        assert sorted(results[name].unique()) == sorted(made[f"{name.upper()}S"])
+
+
+def test_a_table_of_photos_in_other_folders_is_refused(committed):
+    """A later run without photos would look for them under the bundled names."""
+    output = scenes.runs.output_folder(dict(SETTINGS), committed)
+    output.keep([committed[["path", "label"]]], "test_predictions.csv")
+    moved = committed.assign(path="train/" + committed["path"])
+    other = scenes.runs.output_folder(dict(SETTINGS), moved)
+    assert other.folder == output.folder
+    told = (
+        r"test_predictions\.csv is of photos in other folders, as '0\.jpg'; set PHOTOS"
+    )
+    with pytest.raises(ValueError, match=told):
+        other.keep([], "test_predictions.csv")
+
+
+def test_a_run_of_some_of_the_photos_takes_the_committed_table(committed):
+    Path("results").mkdir()
+    scenes.files.write_csv(committed[["path", "label"]], "results/a.csv")
+    output = scenes.runs.output_folder(dict(SETTINGS), committed[::2])
+    assert len(output.keep([], "a.csv")) == len(committed)
+
+
+def test_what_is_edited_in_a_spreadsheet_runs_no_formula(committed):
+    output = scenes.runs.output_folder(dict(SETTINGS), committed)
+    table = pd.DataFrame({"path": ["=1+1/a.jpg", "é.jpg"], "n": [-1, 0.123456789]})
+    output.write(table, "a.csv", edited=True)
+    text = (output.folder / "results" / "a.csv").read_bytes().decode("utf-8")
+    assert text == "path,n\n'=1+1/a.jpg,-1\né.jpg,0.1234568\n"
+    output.write(table, "a.csv")
+    assert (
+        scenes.files.read_csv(output.file("results/a.csv"))["path"][0] == "=1+1/a.jpg"
+    )
+
+
+def test_what_killed_runs_have_left_unfinished_goes_from_all_folders(committed):
+    folder = Path(folder_of(committed))
+    left = []
+    for name in ("", "results", "plotly_plots"):
+        (folder / name).mkdir(exist_ok=True)
+        left.append(folder / name / ".a.unfinished-1.csv")
+        left[-1].touch()
+        os.utime(left[-1], (0, 0))
+    folder_of(committed)
+    assert not any(path.exists() for path in left)
 
 
 def test_an_output_folder_that_cannot_be_made_is_an_error_that_names_it(

@@ -1,14 +1,16 @@
 """Settings and arguments are checked before any work."""
 
+import fractions
 import json
 import re
 from pathlib import Path
 
-import nbformat
+import h5py
+import keras
 import numpy as np
-import pandas as pd
-import papermill.parameterize
 import pytest
+import sklearn
+import tensorflow as tf
 
 import scenes
 import scenes.base_model
@@ -28,6 +30,7 @@ def parameters() -> dict:
     cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
     [cell] = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
     exec("".join(cell["source"]), {}, namespace)
+    assert namespace.pop("recorded") is None
     return namespace
 
 
@@ -39,11 +42,18 @@ RULES = {
     "PHOTOS": ([5, "", True, ["photos"]], [None, "photos", Path("photos")]),
     "CACHE": ([None, "", PROJECT, f"{PROJECT}/tests/.."], ["cache", Path("cache")]),
     "DOWNLOAD": ([1, None, "True"], [True, False]),
-    "SEED": ([-1, 0.5, "0", None, True, 4 * 10**9 + 1], [0, 4 * 10**9, np.int64(3)]),
-    "EPOCHS": ([0, 4.0, INFINITY, [4]], [1, 10**6]),
-    "FOLDS": ([1, True], [2, 100]),
-    "TEST_RATIO": ([0, 0.51, NAN, "0.2", None, True], [0.5, 0.001, np.float32(0.25)]),
-    "LABEL_SMOOTHING": ([-0.1, 1], [0, 0.9]),
+    "SEED": (
+        [-1, 0.5, "0", None, True, 4 * 10**9 + 1, 10**30, np.array(3)],
+        [0, 4 * 10**9, np.int64(3), np.uint8(4)],
+    ),
+    "EPOCHS": ([0, 4.0, INFINITY, [4], 10**30], [1, 10**6]),
+    "FOLDS": ([1, True, 10**30], [2, 100]),
+    "SHRINK_FACTOR": ([10**30], [np.int64(4)]),
+    "TEST_RATIO": (
+        [0, 0.51, NAN, "0.2", None, True, 1j],
+        [0.5, 0.001, np.float32(0.25), fractions.Fraction(1, 8), np.longdouble("0.3")],
+    ),
+    "LABEL_SMOOTHING": ([-0.1, 1, 0.99999999], [0, 0.9, fractions.Fraction(1, 5)]),
     "LEARNING_RATES": (
         [
             0.1,
@@ -57,11 +67,16 @@ RULES = {
             [1.5],
             [NAN],
             [True],
+            np.array(0.1),
+            np.array([[0.1, 0.2]]),
         ],
-        [[1], [1e-9], (0.1, 0.2), np.logspace(-4, -2, 3)],
+        [[1], [1e-9], (0.1, 0.2), np.logspace(-4, -2, 3), [fractions.Fraction(1, 9)]],
     ),
-    "DROPOUTS": ([[0.0, -0.0], [1]], [[0], [0.999], [0.1, 0]]),
-    "WEIGHT_DECAYS": ([[-1e-4], [INFINITY]], [[0], [10], [0, 1e-9]]),
+    "DROPOUTS": (
+        [[0.0, -0.0], [1], [0.99999999]],
+        [[0], [0.999], [0.1, 0], [np.longdouble("0.2")]],
+    ),
+    "WEIGHT_DECAYS": ([[-1e-4], [INFINITY], [1e30]], [[1], [10], [0, 1e-9]]),
     "FINE_TUNE_RATES": ([(), [2]], [[], [1e-9, 1]]),
     "CLASS_WEIGHT": (["Balanced", True, {0: 1.0}, np.ones(6)], [None, "balanced"]),
     "FIRST_LAYER": (
@@ -94,22 +109,30 @@ def test_the_settings_of_the_notebook_are_those_of_the_rules():
 
 
 def test_settings_are_picked_out_of_the_variables_of_a_notebook():
-    """A reader's own variables may have any name."""
-    own = {
-        "N": 10,
-        "photo": "a.jpg",
-        "EPOCH": 3,
-        "dropout": 0.1,
-        "In": ["x"],
-        "Out": {},
-        "pd": pd,
-    }
+    """A reader's own variables may have any name that is not almost a setting's."""
+    own = dict.fromkeys(["N", "photo", "epoch", "dropout", "In", "pd", "_EPOCH", "X"])
+    own |= dict.fromkeys(["REPOSITORY", "BATCH", "HEIGHT", "DATA", "CLASSES", "PATH"])
     settings = scenes.settings.check_settings({**own, **SETTINGS, "EPOCHS": 7})
     assert settings == {**SETTINGS, "EPOCHS": 7}
     with pytest.raises(ValueError, match="the setting EPOCHS is missing"):
         scenes.settings.check_settings(
             {k: v for k, v in SETTINGS.items() if k != "EPOCHS"}
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("EPOCH", "EPOCHS"),
+        ("SHRINK_FACTR", "SHRINK_FACTOR"),
+        ("LEARNING_RATE", "LEARNING_RATES"),
+        ("CAHCE", "CACHE"),
+    ],
+)
+def test_a_mistyped_setting_is_named_with_what_was_meant(name, meant):
+    told = f"^Unknown setting {name}; did you mean {meant}\\?$"
+    with pytest.raises(ValueError, match=told):
+        scenes.settings.check_settings({**SETTINGS, name: 4})
 
 
 def test_a_home_folder_is_found_in_each_path(monkeypatch, tmp_path):
@@ -135,8 +158,16 @@ def test_an_impossible_setting_is_refused_by_name_value_and_what_is_allowed(
 
 
 @pytest.mark.parametrize(("name", "value"), cases(1))
-def test_a_possible_setting_is_taken_as_it_is(name, value):
-    assert scenes.settings.pick({**SETTINGS, name: value})[name] is value
+def test_a_possible_setting_is_the_number_or_text_that_it_is(name, value):
+    """As Python's own, in the notebook's variables too; settings.json can hold it."""
+    namespace = {**SETTINGS, name: value}
+    found = scenes.settings.pick(namespace)[name]
+    assert namespace[name] is found
+    assert json.loads(json.dumps(found)) == found
+    if isinstance(value, (str, Path)):
+        assert found == str(value)
+    elif value is not None:
+        np.testing.assert_array_equal(found, np.asarray(value, "float64"))
 
 
 @pytest.mark.parametrize(
@@ -161,60 +192,100 @@ def test_a_value_of_another_type_gets_the_hint_that_helps(name, value, hint):
     assert ("(" in str(caught.value)) == (hint != "")
 
 
-def injected(**values: object) -> dict:
-    """Return the variables of a notebook that papermill was given these values for."""
-    lines = "".join(f"{name} = {value!r}\n" for name, value in values.items())
-    cells = ["", "EPOCHS = 25", f"# Parameters\n{lines}", "check_settings(globals())"]
-    return {**SETTINGS, **values, "In": cells}
+# --- A run that is repeated -----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"),
-    [("SHRINK_FACTR", "SHRINK_FACTOR"), ("Learning_Rate", "LEARNING_RATES")],
+    ("changed", "told"),
+    [
+        ({}, []),
+        ({"CORRECTIONS": "b.csv"}, ["corrections"]),
+        ({"CORRECTIONS": None}, ["corrections"]),
+        ({"WEIGHTS": "imagenet"}, ["weights"]),
+    ],
 )
-def test_a_mistyped_setting_from_papermill_is_named_with_what_was_meant(name, meant):
-    with pytest.raises(ValueError, match=rf"no setting {name}; do you mean {meant}\?"):
-        scenes.settings.check_settings(injected(**{name: 4}))
-
-
-def test_other_names_from_papermill_are_told_and_taken(capsys):
-    """Among them those of `papermill --inject-paths`."""
-    given = injected(EPOCHS=3, MOMENTUM=0.9, PAPERMILL_INPUT_PATH="a.ipynb")
-    assert scenes.settings.check_settings(given)["EPOCHS"] == 3
-    assert capsys.readouterr().out.startswith("MOMENTUM is no setting of this notebook")
-
-
-def test_papermill_marks_its_cell_as_the_settings_expect():
-    """Else no misspelt setting would be found."""
-    notebook = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell("EPOCHS = 25")]
-    )
-    notebook.metadata["kernelspec"] = {"name": "python3", "language": "python"}
-    notebook.metadata["papermill"] = {}
-    notebook.cells[0].metadata["tags"] = ["parameters"]
-    given = papermill.parameterize.parameterize_notebook(
-        notebook, {"EPOCH": 3, "SEED": [1]}
-    )
-    sources = [cell["source"] for cell in given.cells]
-    found = scenes.settings._from_papermill(
-        {"In": [*sources, "check_settings(globals())"]}
-    )
-    assert found == {"EPOCH": 3, "SEED": [1]}
-
-
-OWN_CELLS = ["%matplotlib inline\nn = 3", "a, b = 1, 2", "d['x'] = 1", "self.x = 1"]
-OWN_CELLS += ["epoch: int = 3", "epoch += 3", "epoch = len(d)", "show(epoch)"]
-
-
-@pytest.mark.parametrize("cell", OWN_CELLS)
-def test_a_readers_cell_called_parameters_does_no_harm(cell, capsys):
-    cells = [
-        "# Parameters\nepoch = 3",
-        f"# Parameters\n{cell}",
-        "check_settings(globals())",
-    ]
-    assert scenes.settings.check_settings({**SETTINGS, "In": cells}) == SETTINGS
+def test_a_repeated_run_says_what_is_not_as_it_was(changed, told, capsys, monkeypatch):
+    for name in ("a.csv", "b.csv", "w.h5"):
+        Path(name).write_text(name)
+    monkeypatch.setattr(scenes.base_model, "check_weights", str)
+    given = {**SETTINGS, "CORRECTIONS": "a.csv", "WEIGHTS": "w.h5"}
+    recorded = {"versions": scenes.VERSIONS, "photos": "of another room"}
+    recorded |= scenes.settings.hash_files(given)
+    scenes.settings.check_settings({**given, **changed, "recorded": recorded})
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == len(told)
+    for line, name in zip(said, told, strict=True):
+        assert re.match(
+            f"This run does not repeat the recorded one: {name} .*, not ", line
+        )
+    scenes.settings.check_settings({**given, **changed})
     assert capsys.readouterr().out == ""
+
+
+def test_a_run_of_other_versions_and_what_is_no_record_are_told(capsys):
+    recorded = {"versions": scenes.VERSIONS | {"keras": "1"}}
+    scenes.settings.check_settings({**SETTINGS, "recorded": recorded})
+    assert "versions {" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="recorded is 3; it must be None or what a"):
+        scenes.settings.check_settings({**SETTINGS, "recorded": 3})
+
+
+def test_a_settings_file_of_an_earlier_form_is_taken_with_a_word(capsys):
+    earlier = {"settings": {**SETTINGS, "EPOCHS": 3}, "photos": "0", "classes": ["a"]}
+    earlier |= {"corrections": "0123456789abcdef", "versions": scenes.VERSIONS}
+    namespace = SETTINGS | earlier
+    assert scenes.settings.check_settings(namespace)["EPOCHS"] == 3
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("All settings are those of the settings.json")
+    assert "repeat the recorded one: corrections None, not 0123456789abcdef" in second
+    assert namespace["recorded"]["photos"] == "0"
+
+
+# --- What else the numbers depend on --------------------------------------------------
+
+KERAS = keras.config
+CHANGED = {
+    "floatx": (KERAS.set_floatx, "float64", "float32"),
+    "image_data_format": (
+        KERAS.set_image_data_format,
+        "channels_first",
+        "channels_last",
+    ),
+    "epsilon": (KERAS.set_epsilon, 1e-3, 1e-7),
+    "max_epochs": (KERAS.set_max_epochs, 1, None),
+    "get_jit": (tf.config.optimizer.set_jit, True, False),
+    "TensorFloat-32": (
+        tf.config.experimental.enable_tensor_float_32_execution,
+        True,
+        False,
+    ),
+    "transform_output": (
+        lambda v: sklearn.set_config(transform_output=v),
+        "pandas",
+        "default",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_cell_that_changes_all_numbers_is_refused_by_name(name):
+    change, value, back = CHANGED[name]
+    change(value)
+    try:
+        with pytest.raises(ValueError, match=f"^.*{name}.* is .*; it must be .*: rest"):
+            scenes.settings.check_settings(dict(SETTINGS))
+    finally:
+        change(back)
+    scenes.settings.check_configuration()
+
+
+def test_a_compiler_by_environment_variable_is_refused(monkeypatch):
+    monkeypatch.setenv("TF_XLA_FLAGS", "--tf_xla_auto_jit=2")
+    with pytest.raises(ValueError, match="TF_XLA_FLAGS is '--tf_xla_auto_jit=2'; it"):
+        scenes.settings.check_settings(dict(SETTINGS))
+
+
+# --- Files ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cache", ["file", "file/cache", "disk", "disk/cache"])
@@ -234,7 +305,13 @@ def test_corrections_that_cannot_be_read_are_refused_at_once():
         scenes.settings.check_settings({**SETTINGS, "CORRECTIONS": "none.csv"})
     Path("labels.csv").touch()
     given = {**SETTINGS, "CORRECTIONS": Path("labels.csv")}
-    assert scenes.settings.check_settings(given) == given
+    assert scenes.settings.check_settings(given)["CORRECTIONS"] == "labels.csv"
+
+
+def write_arrays(name: str, shapes: list) -> None:
+    with h5py.File(name, "w") as file:
+        for number, shape in enumerate(shapes):
+            file[f"layers/{number}/vars/0"] = np.zeros(shape, "float32")
 
 
 def test_weights_that_are_not_those_of_the_base_model_are_refused_at_once(
@@ -242,28 +319,45 @@ def test_weights_that_are_not_those_of_the_base_model_are_refused_at_once(
 ):
     Path("text.h5").write_text("a letter")
     classifier.save_weights("whole.weights.h5")
+    Path("right.bin").write_bytes(Path("whole.weights.h5").read_bytes())
+    Path("folder.h5").mkdir()
+    write_arrays("empty.h5", [])
     recwarn.clear()
-    for file in ("none.h5", "text.h5", "whole.weights.h5"):
-        told = f"^WEIGHTS is '{file}'; it must be 'imagenet', None or"
+    files = ["none.h5", "text.h5", "whole.weights.h5", "right.bin", "folder.h5"]
+    for file in [*files, "empty.h5"]:
+        told = f"^WEIGHTS is '{file}'; it must be 'imagenet', None or .*\\(.+\\)$"
         with pytest.raises(ValueError, match=told):
             scenes.settings.check_settings({**SETTINGS, "WEIGHTS": file})
     assert not recwarn.list
 
 
-def test_weights_of_the_base_model_are_taken(random_base_model):
+def test_weights_are_known_by_their_shapes_and_no_network_is_built(
+    random_base_model, monkeypatch
+):
+    """In each layout of Keras, with an optimizer too; one other number is refused."""
+    shapes = [weight.shape for weight in random_base_model.weights]
     random_base_model.save_weights("own.weights.h5")
-    given = {**SETTINGS, "WEIGHTS": Path("own.weights.h5")}
-    assert scenes.settings.check_settings(given) == given
+    random_base_model.save("whole.h5")
+    with h5py.File("own.weights.h5", "a") as file:
+        file["optimizer/vars/0"] = 1.0
+    monkeypatch.delattr(scenes.base_model, "build_base_model")
+    for file in ("own.weights.h5", "whole.h5"):
+        given = {**SETTINGS, "WEIGHTS": file}
+        assert scenes.settings.check_settings({**given, "WEIGHTS": Path(file)}) == given
+    write_arrays("wider.h5", [*shapes[:-1], (1281,)])
+    with pytest.raises(ValueError, match=r"WEIGHTS .* 260 arrays have other shapes"):
+        scenes.settings.check_settings({**SETTINGS, "WEIGHTS": "wider.h5"})
 
 
 # --- Arguments ------------------------------------------------------------------------
 
-DATA = [
-    np.ones((24, scenes.base_model.N_FEATURES), "float32"),
-    np.repeat(np.arange(6), 4),
-]
-DECAY = {"dropout": 0.1, "weight_decay": 0.001}
-ONE = DECAY | {"learning_rate": 0.001, "epochs": 1}
+HEAD = {"learning_rate": 0.001, "dropout": 0.1, "weight_decay": 0.001, "epochs": 1}
+TUNING = {
+    "learning_rate": 0.001,
+    "first_layer": "block_10_expand",
+    "label_smoothing": 0.1,
+    "epochs": 1,
+}
 GRID = {
     "learning_rates": [0.1],
     "dropouts": [0.1],
@@ -273,9 +367,32 @@ GRID = {
 }
 
 
+def test_options_hold_pythons_own_numbers_or_are_refused():
+    options = scenes.settings.GridOptions(
+        learning_rates=np.array([0.01, 0.001]),
+        dropouts=(fractions.Fraction(1, 5),),
+        weight_decays=[np.longdouble("0.25"), 0],
+        epochs=np.int64(3),
+        folds=np.uint8(2),
+    )
+    assert repr(options) == (
+        "GridOptions(learning_rates=(0.001, 0.01), dropouts=(0.2,), "
+        "weight_decays=(0.0, 0.25), epochs=3, folds=2, batch_size=128, "
+        "class_weight=None, seed=0)"
+    )
+    one = {"learning_rate": 0.1, "dropout": 0.1, "weight_decay": 0.1, "epochs": 1}
+    for name, value in {"seed": 10**30, "weight_decay": 1e30, "epochs": 0}.items():
+        with pytest.raises(
+            ValueError, match=f"^{name} is {re.escape(repr(value))}; it"
+        ):
+            scenes.settings.HeadOptions(**one | {name: value})
+
+
 def test_an_impossible_argument_is_refused_before_any_work(table, tmp_path):
     training = {"epochs": 0, "batch_size": 0, "class_weight": "all", "seed": -1}
-    head = {"dropout": 1, "weight_decay": -1}
+    head = {"learning_rate": 0, "dropout": 1, "weight_decay": -1}
+    grid = {"learning_rates": 0, "dropouts": [1], "weight_decays": [], "folds": 1}
+    tuning = {"learning_rate": 2, "first_layer": "block_0", "label_smoothing": 1}
     # a function, what it is given, by position and by name, and what is impossible
     rows = [
         (utils.shrink, [table], {}, {"factor": 0}),
@@ -283,18 +400,18 @@ def test_an_impossible_argument_is_refused_before_any_work(table, tmp_path):
         (
             scenes.features.extract_features,
             [table, None],
-            {"cache": tmp_path / "cache.npz"},
+            {"cache": tmp_path / "cache"},
             {"batch_size": 0},
         ),
-        (scenes.heads.build_head, [scenes.base_model.N_FEATURES, 6], DECAY, head),
-        (scenes.heads.train_head, DATA, ONE, training | head | {"learning_rate": 0}),
         (
-            scenes.grid_search.grid_search,
-            DATA,
-            GRID | {"csv": tmp_path / "grid.csv"},
-            training
-            | {"learning_rates": 0, "dropouts": [1], "weight_decays": [], "folds": 1},
+            scenes.heads.build_head,
+            [scenes.base_model.N_FEATURES, 6],
+            {"dropout": 0.3, "weight_decay": 0.01},
+            {"dropout": 1, "weight_decay": -1},
         ),
+        (scenes.settings.HeadOptions, [], HEAD, training | head),
+        (scenes.settings.GridOptions, [], GRID, training | grid),
+        (scenes.settings.FineTuningOptions, [], TUNING, training | tuning),
         (scenes.classifier.predict, [None, tmp_path], {}, {"batch_size": 0}),
     ]
     for function, given, named, impossible in rows:

@@ -426,7 +426,7 @@ def draw_growth(table: pd.DataFrame) -> None:
         f"The more settings train side by side, the less each "
         f"one costs ({EPOCHS} epochs)"
     )
-    scenes.plots._style(figure, title).update_layout(showlegend=False)
+    scenes.plots.style(figure, title).update_layout(showlegend=False)
     with quiet():
         scenes.plots.show(figure, "search_growth", ROOT / "plotly_plots")
 

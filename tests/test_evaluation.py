@@ -1,6 +1,6 @@
 """
-What is said of the results of a search: its ranking, its best setting, what is kept of
-it.
+What is said of the results of a search and of a classifier's predictions: the best
+setting, scores, errors.
 """
 
 from fractions import Fraction
@@ -14,9 +14,7 @@ from hypothesis import strategies as st
 
 import scenes
 import scenes.evaluation
-import utils
 from scenes import calibration
-from studies import large_search
 
 pytestmark = pytest.mark.quick
 
@@ -81,18 +79,6 @@ def test_the_best_setting_has_the_highest_mean_at_its_best_epoch(three):
     np.testing.assert_allclose(ranked["std"], [0.0021**0.5, 0.01, 0.01])
     np.testing.assert_allclose(ranked["gap"], [0, 0.02, 0.04], atol=1e-12)
     np.testing.assert_allclose(ranked["gap_sem"], [0, sem, 0.04 / 3**0.5])
-
-
-def test_of_a_large_search_some_epochs_and_the_best_are_kept(three):
-    kept = large_search.keep_epochs(three[three["learning_rate"] == 0.001], [2, 7])
-    assert list(kept.columns[:5]) == [*scenes.HYPERPARAMETERS, "kept", "epoch"]
-    found = [
-        tuple(row)
-        for row in kept[[*scenes.HYPERPARAMETERS, "kept", "epoch"]].to_numpy()
-    ]
-    assert found == [(*A, "2", 2), (*A, "best", 2), (*B, "best", 1), (*B, "2", 2)]
-    np.testing.assert_allclose(kept["val_accuracy"], [0.86, 0.86, 0.90, 0.70])
-    np.testing.assert_allclose(kept["gap"], [0.04, 0.04, 0, 0.20], atol=1e-12)
 
 
 def test_equal_accuracy_is_decided_by_lower_loss():
@@ -239,6 +225,14 @@ UNSURE = [[0.6, 0.4]] * 2 + [[0.4, 0.6]] + [[0.9, 0.1]]  # one confident error
 BOLD = [[0.99, 0.01]] * 2 + [[0.01, 0.99]] + [[0.55, 0.45]]  # one that is not
 
 
+def test_predictions_keep_the_digits_that_a_temperature_is_fitted_on():
+    """Rounded to 0, the probability of a confident error would no longer count."""
+    sharp = np.array([[1 - 1e-8, 1e-8]] * 4, "float32")
+    table = of_models(head=sharp)
+    np.testing.assert_array_equal(table[["a", "b"]], sharp)
+    assert (table["b"] > 0).all()
+
+
 def test_the_model_with_the_highest_validation_accuracy_is_selected():
     table = scenes.evaluation.compare_models(
         of_models(head=WRONG, tuned=RIGHT, other=UNSURE)
@@ -326,19 +320,3 @@ def test_the_most_confident_mistakes_come_first():
         ["0.jpg", "a", "b", 0.6],
     ]
     assert len(scenes.evaluation.most_confident_errors(images, probabilities)) == 3
-
-
-def test_the_photos_of_a_cell_of_the_confusion_matrix():
-    images = pd.DataFrame({"path": [*"stuvwxyz"], "label": LABELS}).set_index(
-        LABELS.index[::-1]
-    )
-    assert list(utils.select_confused(images, GUESSES, "a", "b")["path"]) == ["v"]
-    assert list(
-        utils.select_confused(images, pd.Categorical(GUESSES), "b", "b").index
-    ) == [3, 2]
-    assert utils.select_confused(images, GUESSES, "d", "a").empty
-    for names in (("e", "a"), ("a", "e")):
-        with pytest.raises(
-            ValueError, match=r"^'e' is no class; it must be one of a, b, c, d$"
-        ):
-            utils.select_confused(images, GUESSES, *names)
