@@ -618,8 +618,9 @@ def test_an_interrupt_ends_the_trainings_of_all_threads_before_the_call_returns(
         patch.setattr(scenes.grid_search, "train_fold", train)
         patch.setattr(Store, "put", put_and_wait)
         set_threads(patch, 2)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as interrupt:
             search_in(tmp_path)
+    assert interrupt.traceback
     assert sorted(ended) == [2, 3]
     assert len(parts_in(tmp_path)) == 1
     [rows, *_] = make_folds(Y, None, folds=SMALL.folds, seed=SMALL.seed)
