@@ -4,7 +4,6 @@ The base model: every fact of MobileNetV2, and how its features are rounded.
 No other room names the network, its sizes or its layers.
 """
 
-import collections
 import os
 import zlib
 from pathlib import Path
@@ -149,24 +148,26 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         A BatchNormalization does not directly follow a Conv2D or DepthwiseConv2D, or
         the output of that convolution is also used elsewhere.
     """
-    conv_of = {}  # the convolution that made a tensor, by the tensor's id
-    readers = collections.Counter()  # of a tensor, by its id
-    replaced = {}  # the output of a convolution, by the BatchNormalization after it
+    conv_of = {}  # the convolution, by the id of its output, until that is used
+    norm_of = {}  # the name of the BatchNormalization after it, by the same id
+    outputs = {id(tensor) for tensor in model.outputs}
 
     def call(layer, *inputs, **options):
-        for tensor in keras.tree.flatten(inputs):
-            readers[id(tensor)] += 1
         original = model.get_layer(layer.name)
         if isinstance(layer, keras.layers.BatchNormalization):
-            conv = conv_of.get(id(inputs[0]))
-            if conv is None:
+            conv = conv_of.pop(id(inputs[0]), None)
+            if conv is None or id(original.input) in outputs:
                 raise ValueError(_cannot_fold(layer.name))
-            replaced[layer.name] = inputs[0]
+            norm_of[id(inputs[0])] = layer.name
             config = conv.get_config() | {"use_bias": True}
             folded_conv = type(conv).from_config(config)
             output = folded_conv(conv.input)
             folded_conv.set_weights(_fold(conv, original))
             return output
+        for tensor in keras.tree.flatten(inputs):
+            if id(tensor) in norm_of:
+                raise ValueError(_cannot_fold(norm_of[id(tensor)]))
+            conv_of.pop(id(tensor), None)
         output = layer(*inputs, **options)
         layer.set_weights(original.get_weights())
         if isinstance(layer, _CONVOLUTIONS) and layer.activation is linear:
@@ -176,11 +177,6 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     folded = keras.models.clone_model(
         model, clone_function=_clone_in_float32, call_function=call
     )
-    for tensor in folded.outputs:
-        readers[id(tensor)] += 1
-    for name, tensor in replaced.items():
-        if readers[id(tensor)] > 1:
-            raise ValueError(_cannot_fold(name))
     folded.trainable = False
     return folded
 

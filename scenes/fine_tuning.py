@@ -207,6 +207,7 @@ def compile_model(
     model.compile(optimizer, loss, weighted_metrics=["accuracy"], jit_compile=False)
 
 
+@scenes.float32()
 def compute_activations(
     images: pd.DataFrame, lower: keras.Model, cache: str | Path
 ) -> np.ndarray:

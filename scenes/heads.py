@@ -158,7 +158,7 @@ def train_head(
         X_val, y_val, _ = check_data(*validation_data, n_classes)
         validation_data = X_val, y_val, weights[y_val]
     bar = progress.bar(options.epochs, "Training the head", "epoch")
-    with _one_training, training.SettingUp() as setting_up, bar:
+    with _one_training, scenes.float32(), training.SettingUp() as setting_up, bar:
         graph = _graph_of(X.shape[1], n_classes, options)
         model, history = graph.fit(
             options.seed,

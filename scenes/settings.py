@@ -393,7 +393,7 @@ def pick(namespace: dict) -> dict:
         check(**{name: namespace[name]})
         settings[name] = _plain(namespace[name])
         if name in PATHS and settings[name]:
-            settings[name] = os.path.expanduser(settings[name])
+            settings[name] = str(files.expand_home(settings[name]))
     namespace.update(settings)
     return settings
 

@@ -69,11 +69,18 @@ class Store:
             return None
 
     def put(self, kind: str, fingerprint: str, arrays: Arrays, part: str = "") -> None:
-        """Keep arrays as an entry or a part of it; the file is replaced as a whole."""
+        """
+        Return nothing; keep arrays as an entry or a part of it, replaced as a whole.
+
+        A file of this name that is not ours stays, and a line says so.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
+        path = self._path(kind, fingerprint, part)
+        if _is_taken(path, _MARK):
+            return
         marked = {_MARK.decode().removesuffix(".npy"): np.array(kind)}
         marked.update(arrays)
-        files.write_arrays(self._path(kind, fingerprint, part), marked)
+        files.write_arrays(path, marked)
 
     def map(self, kind: str, fingerprint: str) -> np.ndarray | None:
         """
@@ -125,14 +132,18 @@ class Store:
         for path in self._mapped(kind):
             path.unlink(missing_ok=True)
         header = {"descr": dtype, "fortran_order": False, "shape": shape}
-        with files.unfinished(self.folder / f"{kind}-{fingerprint}.npy") as beside:
+        # Beside the file of the lock, which clears what a killed process has left.
+        with files.unfinished(self._path(kind, fingerprint)) as beside:
             with open(beside, "wb") as file:
                 np.lib.format.write_array_header_1_0(file, header)
                 for block in blocks:
                     file.write(np.ascontiguousarray(block, dtype))
             name = f"{kind}-{fingerprint}-{files.file_digest(beside)}.npy"
-            files.move(beside, self.folder / name)
-        return _load(self.folder / name)
+            path = self.folder / name
+            if _is_taken(path, _MAPPED):
+                return np.load(beside)
+            files.move(beside, path)
+        return _load(path)
 
     def parts(self, kind: str, fingerprint: str) -> list[str]:
         """Return the names of the parts of an entry that are there, sorted."""
@@ -141,9 +152,11 @@ class Store:
         return sorted(path.stem.removeprefix(start) for path in paths)
 
     def drop(self, kind: str, fingerprint: str) -> None:
-        """Delete an entry and its parts."""
+        """Delete an entry and its parts, and what a killed run left unfinished."""
         for path in self.folder.glob(f"{kind}-{fingerprint}*.npz"):
             self._delete(path)
+        for path in self.folder.glob(f".{kind}-{fingerprint}*.unfinished-*.npz"):
+            path.unlink(missing_ok=True)
 
     def prune(self, kind: str, keep: int) -> None:
         """
@@ -185,6 +198,14 @@ class Store:
     def _delete(self, path):
         if self._is_ours(path):
             path.unlink(missing_ok=True)
+
+
+def _is_taken(path, mark):
+    """Return whether a file that is not ours has this name, and say so."""
+    is_taken = path.exists() and not files.begins_with(path, mark)
+    if is_taken:
+        print(f"{path} was not written by this project: it stays, and nothing is kept.")
+    return is_taken
 
 
 def _load(path):

@@ -2,6 +2,7 @@
 Fine-tuning trains the upper layers as a plain fit would, from activations kept on disk.
 """
 
+import dataclasses
 import functools
 import os
 import shutil
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 from conftest import CLASSES, read_table, small_network
+from test_features import POLICIES, cell_sets
 
 import scenes
 import scenes.base_model
@@ -22,9 +24,14 @@ import scenes.files
 import scenes.fine_tuning
 import scenes.heads
 import scenes.photos
+import scenes.settings
+import scenes.store
 import utils
 
+FineTuningOptions = scenes.settings.FineTuningOptions
+Store = scenes.store.Store
 build_head = functools.partial(scenes.heads.build_head, scenes.base_model.N_FEATURES)
+fine_tuning = scenes.fine_tuning
 Checkpoint = scenes.fine_tuning._Checkpoint
 
 SMALL = {
@@ -50,7 +57,7 @@ def step_by_step():
 def few_steps():
     """Let a training be as short as the tests ask for."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scenes.fine_tuning, "MIN_STEPS", 1)
+        patch.setattr(fine_tuning, "MIN_STEPS", 1)
         yield
 
 
@@ -97,13 +104,12 @@ def tune(images, network, head, cache):
     """Return a function that trains with small settings, from the first epoch on."""
 
     def train(
-        images=images, base=network, head=head, cache=cache, anew=True, **settings
+        images=images, base=network, head=head, cache=cache, anew=True, **options
     ):
         for path in cache.glob("fine-tuning-*") if anew else ():
             path.unlink()
-        return scenes.fine_tuning.fine_tune(
-            images, base, head, cache=cache, **SMALL | settings
-        )
+        options = FineTuningOptions(**SMALL | options)
+        return fine_tuning.fine_tune(images, base, head, options, cache=cache)
 
     return train
 
@@ -111,7 +117,8 @@ def tune(images, network, head, cache):
 @pytest.fixture(scope="module")
 def tuned(images, network, head, cache):
     """Return base, head and history of one training."""
-    return scenes.fine_tuning.fine_tune(images, network, head, cache=cache, **SMALL)
+    options = FineTuningOptions(**SMALL)
+    return fine_tuning.fine_tune(images, network, head, options, cache=cache)
 
 
 @pytest.fixture
@@ -120,9 +127,9 @@ def sent(monkeypatch):
     numbers = []
     original = scenes.features.send_through
 
-    def count(base, images, *rest):
+    def count(model, images, *rest):
         numbers.append(len(images))
-        return original(base, images, *rest)
+        return original(model, images, *rest)
 
     monkeypatch.setattr(scenes.features, "send_through", count)
     return numbers
@@ -166,8 +173,8 @@ def test_mobilenet_is_cut_before_the_first_layer_and_normalization_stays_frozen(
     random_base_model,
 ):
     head = build_head(6, dropout=0.0, weight_decay=0.0)
-    base = scenes.fine_tuning._copy_model(random_base_model)
-    lower, model = scenes.fine_tuning._cut(base, head, "block_10_expand")
+    base = scenes.base_model.copy_model(random_base_model)
+    lower, model = fine_tuning.cut(base, head, "block_10_expand")
     photos = np.random.default_rng(0).uniform(-1, 1, (2, 224, 224, 3)).astype("float32")
     whole = head(random_base_model(photos)).numpy()
     np.testing.assert_allclose(model(lower(photos)).numpy(), whole, atol=1e-4)
@@ -239,25 +246,44 @@ def test_it_trains_as_the_whole_network_would(
         assert np.sqrt(apart) < 0.1 * np.sqrt(moved)
 
 
-def test_the_learning_rate_rises_for_a_tenth_of_all_steps(tune, monkeypatch):
-    """
-    Of two epochs of 12 batches, three; then it falls along a cosine, and is 0 at the
-    end.
-    """
-    rates, adamw = [], scenes.fine_tuning._adamw
+def compile_small(head, **options):
+    """Return a head compiled as fine-tuning compiles, for 24 steps."""
+    model = scenes.base_model.copy_model(head)
+    fine_tuning.compile_model(model, FineTuningOptions(**SMALL | options), steps=24)
+    return model
 
-    def record(*arguments, **options):
-        optimizer = adamw(*arguments, **options)
-        rates.extend(
-            float(optimizer._learning_rate(step)) for step in (0, 1, 2, 3, 10, 17, 24)
-        )
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr(scenes.fine_tuning, "_adamw", record)
-    with pytest.raises(KeyboardInterrupt):
-        tune(batch_size=2)
+def test_the_learning_rate_rises_for_a_tenth_of_all_steps(head):
+    """Of 24, three; then it falls along a cosine, and is 0 at the end."""
+    optimizer = compile_small(head).optimizer
+    rates = [float(optimizer._learning_rate(n)) for n in (0, 1, 2, 3, 10, 17, 24)]
     right = np.array([0, 1 / 3, 2 / 3, 1, 0.75, 0.25, 0])
     np.testing.assert_allclose(rates, right * 1e-3, atol=1e-9)
+
+
+def test_each_label_is_smoothed_over_all_classes(head):
+    """As Szegedy et al. do, by hand."""
+    y, p = np.eye(3, dtype="float32"), np.array([[0.7, 0.2, 0.1]] * 3, "float32")
+    for smoothing in (0.0, 0.3):
+        labels = y * (1 - smoothing) + smoothing / 3
+        right = -(labels * np.log(p)).sum(axis=1).mean()
+        loss = compile_small(head, label_smoothing=smoothing).loss(y, p)
+        assert float(loss) == pytest.approx(right, rel=1e-5)
+
+
+def test_weights_but_no_biases_decay(head):
+    """
+    By the rate times `weight_decay` in each step: here the fourth, without a gradient.
+    """
+    model = compile_small(head, weight_decay=0.25)
+    model.optimizer.build(model.trainable_variables)
+    model.layers[-1].bias.assign(np.ones(6))
+    before = model.get_weights()
+    model.optimizer.iterations.assign(3)
+    model.optimizer.apply([np.zeros_like(weight) for weight in before])
+    kernel, bias = model.get_weights()
+    np.testing.assert_allclose(kernel, before[0] * (1 - 1e-3 * 0.25), rtol=1e-6)
+    np.testing.assert_array_equal(bias, before[1])
 
 
 @pytest.mark.parametrize(
@@ -265,12 +291,12 @@ def test_the_learning_rate_rises_for_a_tenth_of_all_steps(tune, monkeypatch):
     [(80, 5, 5), (79, 5, 6), (7, 5, 58), (6, 5, 60), (1, 90, 90)],
 )
 def test_few_images_train_for_more_epochs(steps, epochs, right, monkeypatch):
-    monkeypatch.setattr(scenes.fine_tuning, "MIN_STEPS", 400)
-    assert scenes.fine_tuning.count_epochs(steps, epochs) == right
+    monkeypatch.setattr(fine_tuning, "MIN_STEPS", 400)
+    assert fine_tuning.count_epochs(steps, epochs) == right
 
 
 def test_how_long_it_takes_is_announced_once(tune, monkeypatch, capsys):
-    monkeypatch.setattr(scenes.fine_tuning, "MIN_STEPS", 7)
+    monkeypatch.setattr(fine_tuning, "MIN_STEPS", 7)
     *_, history = tune(epochs=1)
     said = "Fine-tuning: 3 epochs of 3 batches, about 1 min on two CPU cores.\n"
     assert said in capsys.readouterr().out
@@ -316,9 +342,10 @@ def test_each_epoch_has_its_own_order_and_flips():
     rows, labels = np.arange(3, 23), np.eye(30, dtype="float32")
     activations = np.arange(60).reshape(30, 2, 1)
     weights = np.arange(30, dtype="float32")
-    parts = list(
-        scenes.fine_tuning._batches(activations, labels, weights, rows, 8, 0, range(3))
-    )
+    data = fine_tuning._Targets(labels, weights, rows, rows[:0])
+    options = FineTuningOptions(**SMALL | {"batch_size": 8})
+    parts = list(fine_tuning.draw_batches(activations, data, options, range(3)))
+    assert [len(x) for x, _, _ in parts] == [8, 8, 4] * 3
     seen = np.concatenate([x[:, 0] for x, _, _ in parts]).reshape(3, 20)
     for x, y, weight in parts:
         np.testing.assert_array_equal(x[:, 0] // 2, y.argmax(axis=1))
@@ -332,6 +359,9 @@ def test_each_epoch_has_its_own_order_and_flips():
             for epoch in seen[[one, other]]
         ]
         assert by_photo[0] != by_photo[1]
+    later = list(fine_tuning.draw_batches(activations, data, options, range(2, 3)))
+    for one, other in zip(parts[6:], later, strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
 
 
 def test_the_seed_decides(tune, tuned):
@@ -360,6 +390,13 @@ def interrupt(tune, monkeypatch):
 
 
 @pytest.fixture
+def kept(tune, cache):
+    """Let the cache hold the checkpoint of one finished training."""
+    if not list(cache.glob("fine-tuning-*.npz")):
+        tune()
+
+
+@pytest.fixture
 def trained(monkeypatch):
     """Return a list that gets the number of each batch that is trained."""
     batches = []
@@ -371,20 +408,22 @@ def trained(monkeypatch):
     return batches
 
 
-@pytest.mark.parametrize(("batch", "left"), [(3, 6), (4, 3)])
+@pytest.mark.parametrize(("batch", "left"), [(3, 9), (4, 6), (9, 3)])
 def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(
-    tune, tuned, interrupt, trained, batch, left
+    tune, interrupt, trained, batch, left
 ):
-    """Three batches an epoch: before the first epoch is kept, and in the second."""
+    """Three epochs of three batches: before each is kept."""
+    whole = tune(epochs=3)
+    trained.clear()
 
     def stop(self, number, logs=None):
         trained.append(number)
         if len(trained) == batch:
             raise KeyboardInterrupt
 
-    interrupt(Checkpoint, "on_train_batch_end", stop)
+    interrupt(Checkpoint, "on_train_batch_end", stop, epochs=3)
     trained.clear()
-    assert_same(tune(anew=False), tuned)
+    assert_same(tune(anew=False, epochs=3), whole)
     assert len(trained) == left
 
 
@@ -418,36 +457,102 @@ def test_a_kill_while_an_epoch_is_kept_repeats_that_epoch(
     assert len(trained) == 3
 
 
-def test_another_training_has_another_checkpoint(interrupt, images, head):
-    """Its name is told before any work, and holds all that the result depends on."""
-    paths = []
+def other_head(head, bias=0.0, **rates):
+    """Return a head with the weights of another, but for its bias and its rates."""
+    other = build_head(6, **{"dropout": 0.5, "weight_decay": 1e-3} | rates)
+    other.set_weights([head.get_weights()[0], np.full(6, bias)])
+    return other
 
-    def stop(self, model):
-        paths.append(self.path)
+
+def other_base(network, number):
+    """Return a base model with another array of weights."""
+    other, weights = scenes.base_model.copy_model(network), network.get_weights()
+    weights[number] = weights[number] * 1.01
+    other.set_weights(weights)
+    return other
+
+
+def swap(images):
+    names = {"sea": "street", "street": "sea"}
+    labels = images["label"].cat.rename_categories(names)
+    return images.assign(label=labels.cat.reorder_categories(CLASSES))
+
+
+OPTIONS = {
+    "learning_rate": 2e-3,
+    "first_layer": "Conv_1",
+    "label_smoothing": 0.2,
+    "epochs": 3,
+    "weight_decay": 0.02,
+    "batch_size": 15,
+    "class_weight": "balanced",
+    "seed": 1,
+}
+# What a result depends on, by what `fine_tune` is given; of base, head and images.
+OTHERS = {
+    **{name: lambda *_, o={name: value}: o for name, value in OPTIONS.items()},
+    "first weights": lambda base, *_: {"base": other_base(base, 0)},
+    "last weights": lambda base, *_: {"base": other_base(base, -1)},
+    "dropout": lambda _, head, __: {"head": other_head(head, dropout=0.2)},
+    "penalty": lambda _, head, __: {"head": other_head(head, weight_decay=1e-2)},
+    "head": lambda _, head, __: {"head": other_head(head, bias=1.0)},
+    "labels": lambda *given: {"images": swap(given[2])},
+    "fewer photos": lambda *given: {"images": given[2].iloc[1:]},
+    "their order": lambda *given: {"images": given[2].iloc[::-1]},
+    "no validation": lambda *given: {
+        "images": given[2].assign(
+            split=given[2]["split"].replace("validation", "train")
+        )
+    },
+}
+
+
+@pytest.fixture
+def resume(tune, monkeypatch):
+    """Return a function that tells how many epochs a training would not repeat."""
+    restore, done = Checkpoint.restore, []
+
+    def restore_and_stop(self):
+        done.append(restore(self))
         raise KeyboardInterrupt
 
-    def other_head(dropout=0.5, penalty=1e-3, bias=0.0):
-        other = build_head(6, dropout=dropout, weight_decay=penalty)
-        other.set_weights(head.get_weights())
-        other.layers[-1].bias.assign(np.full(6, bias))
-        return other
+    def epochs(**given) -> int:
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoint, "restore", restore_and_stop)
+            with pytest.raises(KeyboardInterrupt):
+                tune(anew=False, **given)
+        return done[-1]
 
-    swapped = images["label"].cat.rename_categories({"sea": "street", "street": "sea"})
-    for settings in (
-        {},
-        {"head": other_head()},
-        {"head": other_head(dropout=0.2)},
-        {"head": other_head(penalty=1e-2)},
-        {"head": other_head(bias=1.0)},
-        {"images": images.assign(label=swapped.cat.reorder_categories(CLASSES))},
-        {"images": images.iloc[1:]},
-        {"images": images.assign(split=images["split"].replace("validation", "train"))},
-        {"first_layer": "Conv_1"},
-        {"epochs": 3},
-    ):
-        interrupt(Checkpoint, "restore", stop, **settings)
-    assert paths[0] == paths[1], "equal heads are the same start"
-    assert len(set(paths)) == len(paths) - 1
+    return epochs
+
+
+def test_each_option_is_tried():
+    assert set(OPTIONS) == {f.name for f in dataclasses.fields(FineTuningOptions)}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_the_checkpoint_of_another_training_is_not_taken(
+    kept, resume, network, head, images, what
+):
+    assert resume(**OTHERS[what](network, head, images)) == 0
+
+
+@pytest.mark.parametrize("version", scenes.VERSIONS)
+def test_the_checkpoint_of_another_version_is_not_taken(
+    kept, resume, monkeypatch, version
+):
+    monkeypatch.setattr(scenes, "VERSIONS", scenes.VERSIONS | {version: "99"})
+    assert resume() == 0
+
+
+def test_the_checkpoint_of_the_same_training_is_taken(
+    kept, resume, network, head, images
+):
+    """Of equal models, and photos that lie elsewhere."""
+    same = scenes.base_model.copy_model(network)
+    moved = images.assign(path="elsewhere/" + images["path"], file="nowhere")
+    assert resume() == 2
+    assert resume(base=same, head=other_head(head), images=moved) == 2
 
 
 def test_a_second_training_at_the_same_time_is_refused(tune, cache, monkeypatch):
@@ -480,7 +585,22 @@ def test_a_damaged_checkpoint_is_told_and_not_used(tune, tuned, cache, capsys):
     for bad in (path.read_bytes(), good[: len(good) // 2], changed):
         path.write_bytes(bad)
         assert_same(tune(anew=False), tuned)
-        assert "begins again" in capsys.readouterr().out
+        assert "computed again" in capsys.readouterr().out
+
+
+def test_the_oldest_checkpoints_are_forgotten_but_for_those_in_use(
+    tmp_path, monkeypatch
+):
+    cached, kept = Store(tmp_path), [f"{number:016x}" for number in range(15)]
+    for age, fingerprint in enumerate(kept):
+        cached.put(fine_tuning.KIND, fingerprint, {})
+        cached.put("features", fingerprint, {})
+        os.utime(tmp_path / f"{fine_tuning.KIND}-{fingerprint}.npz", (age, age))
+    with cached.lock(fine_tuning.KIND, kept[1]):
+        fine_tuning.forget_checkpoints(tmp_path)
+    left = sorted(path.stem[-16:] for path in tmp_path.glob(f"{fine_tuning.KIND}-*"))
+    assert left == [kept[1], *kept[3:]]
+    assert len(list(tmp_path.glob("features-*.npz"))) == 15
 
 
 # --- Activations on disk --------------------------------------------------------------
@@ -497,6 +617,82 @@ def test_activations_are_made_once_and_again_for_other_photos(
     assert sent == [30, 29]
     (other,) = tmp_path.glob("activations-*")
     assert first != other, "the old ones leave: they are large"
+
+
+@pytest.fixture
+def activate(images, network, cache):
+    """Return a function that computes the activations of the photos in float32."""
+    few = images[images["split"] == "validation"]
+
+    def compute(base=network, first_layer="block_16_expand", cache=cache):
+        lower = keras.Model(base.input, base.get_layer(first_layer).input)
+        return fine_tuning.compute_activations(few, lower, cache)
+
+    return compute
+
+
+@pytest.mark.parametrize("number", [0, 1, -1])
+def test_activations_of_other_lower_weights_are_not_taken(
+    activate, network, sent, tmp_path, number
+):
+    """One array of them is another: the first, the second or the last."""
+    before = np.array(activate(cache=tmp_path))
+    layers = [network.get_layer(f"block_15_project{end}") for end in ("", "_BN")]
+    names = [weight.path for layer in layers for weight in layer.weights]
+    place = [weight.path for weight in network.weights].index(names[number])
+    other = activate(other_base(network, place), cache=tmp_path)
+    assert not np.array_equal(other, before)
+    assert sent == [6, 6]
+
+
+def test_activations_of_other_upper_weights_are_the_same(
+    activate, network, sent, tmp_path
+):
+    before = np.array(activate(cache=tmp_path))
+    last = len(network.weights) - 1
+    again = activate(other_base(network, last), cache=tmp_path)
+    np.testing.assert_array_equal(again, before)
+    assert sent == [6]
+    assert activate(first_layer="Conv_1", cache=tmp_path).shape[2:] == (7, 7, 32)
+    assert sent == [6, 6]
+
+
+@pytest.mark.parametrize("version", scenes.VERSIONS)
+def test_activations_of_another_version_are_not_taken(
+    activate, sent, monkeypatch, tmp_path, version
+):
+    activate(cache=tmp_path)
+    monkeypatch.setattr(scenes, "VERSIONS", scenes.VERSIONS | {version: "99"})
+    activate(cache=tmp_path)
+    assert sent == [6, 6]
+
+
+def test_activations_are_those_of_the_lower_layers_for_both_views(
+    activate, images, network, drawn_once
+):
+    photos = read_photos(images[images["split"] == "validation"], drawn_once)
+    lower = keras.Model(network.input, network.get_layer("block_16_expand").input)
+    views = [lower(photos).numpy(), lower(photos[:, :, ::-1]).numpy()]
+    found = activate()
+    assert (found.dtype, found.shape) == (np.float16, (6, 2, 7, 7, 160))
+    np.testing.assert_allclose(found, np.stack(views, axis=1), atol=0.01)
+    assert np.abs(views[0] - views[1]).max() > 0.1
+
+
+def test_activations_are_made_by_one_run_at_a_time(
+    activate, sent, monkeypatch, tmp_path
+):
+    activate(cache=tmp_path)
+    (path,) = tmp_path.glob("activations-*.npy")
+    path.unlink()
+    monkeypatch.setattr(scenes.files, "WAIT", 0)
+    _, fingerprint, _ = path.name.split("-")
+    with (
+        Store(tmp_path).lock(fine_tuning.ACTIVATIONS, fingerprint),
+        pytest.raises(RuntimeError, match=r"another run is writing .*activations"),
+    ):
+        activate(cache=tmp_path)
+    assert sent == [6]
 
 
 def test_activations_that_no_run_has_written_stay_and_stop_no_run(
@@ -530,13 +726,12 @@ def test_unfinished_activations_are_not_used(tune, tuned, interrupt, tmp_path):
     original = scenes.features.send_through
 
     def stop(*given):
-        rows, block = next(original(*given))
-        yield rows[:7], block[:7]
+        yield next(original(*given))[:7]
         raise KeyboardInterrupt
 
     interrupt(scenes.features, "send_through", stop, cache=tmp_path)
     assert_same(tune(cache=tmp_path), tuned)
-    assert len(list(tmp_path.glob("*activations-*"))) == 1
+    assert len(list(tmp_path.glob("*activations-*.np?"))) == 1
 
 
 def test_a_photo_that_has_changed_is_named_before_anything_trains(
@@ -546,8 +741,9 @@ def test_a_photo_that_has_changed_is_named_before_anything_trains(
     images = images[images["label"].notna()]
     changed = drawn / images["path"].iloc[3]
     changed.write_bytes((drawn / images["path"].iloc[4]).read_bytes())
+    options = FineTuningOptions(**SMALL)
     with pytest.raises(ValueError, match=r"3\.jpg has changed"):
-        scenes.fine_tuning.fine_tune(images, network, head, cache=tmp_path, **SMALL)
+        fine_tuning.fine_tune(images, network, head, options, cache=tmp_path)
     assert not list(tmp_path.glob("*activations*.npy"))
 
 
@@ -557,7 +753,7 @@ def test_an_impossible_table_or_head_is_refused_before_any_work(tune, images, se
     head = build_head(5, dropout=0.5, weight_decay=1e-3)
     for told, given in (
         ("photos of the split 'train'", {"images": images[images["split"] == "test"]}),
-        ("all with a label", {"images": unlabelled}),
+        ("all labelled", {"images": unlabelled}),
         ("cannot be read", {"images": images.assign(digest="")}),
         ("6 classes need a head of 6 outputs, not 5", {"head": head}),
     ):
@@ -593,11 +789,25 @@ def test_a_disk_that_fills_while_activations_are_written_is_told_and_left_clean(
     roomy = shutil.disk_usage(folder)._replace(free=10**9)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: roomy)
     with pytest.raises(
-        OSError, match=f"cannot write {folder}/activations.npy .*; make room"
+        OSError, match=f"cannot write {folder}/activations-.* .No space .*; make room"
     ):
         tune(cache=folder)
     assert sent == [30]
-    assert not list(folder.glob("*activations*.npy"))
+    assert {path.suffix for path in folder.iterdir()} == {".lock"}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_fine_tuning_computes_in_float32_whatever_a_cell_has_set(
+    tune, tuned, activate, network, head, tmp_path, policy
+):
+    """Before or after base model and head are built."""
+    before = np.array(activate())
+    with cell_sets(policy):
+        base = small_network(0)
+        base.set_weights(network.get_weights())
+        trained = tune(base=base, head=other_head(head), cache=tmp_path)
+        np.testing.assert_array_equal(activate(base, cache=tmp_path / "new"), before)
+    assert_same(trained, tuned)
 
 
 # --- On real photos -------------------------------------------------------------------
@@ -613,24 +823,19 @@ def test_the_model_selected_on_few_real_photos_is_no_worse_than_the_head(
     imagenet_base_model, compiled, monkeypatch, tmp_path
 ):
     """On the test photos, by at most one standard error of the difference."""
-    monkeypatch.setattr(scenes.fine_tuning, "MIN_STEPS", 400)
+    monkeypatch.setattr(fine_tuning, "MIN_STEPS", 400)
     images = utils.drop_leaks(read_table(CLOTHING))
     y, split = images["label"].cat.codes.to_numpy(), images["split"].to_numpy(dtype=str)
-    X = scenes.features.extract_features(
-        images, imagenet_base_model, cache=tmp_path / "features.npz"
+    X = scenes.features.extract_features(images, imagenet_base_model, cache=tmp_path)
+    options = scenes.settings.HeadOptions(
+        learning_rate=0.001, dropout=0.1, weight_decay=1e-4, epochs=25
     )
-    settings = {
-        "learning_rate": 0.001,
-        "dropout": 0.1,
-        "weight_decay": 1e-4,
-        "epochs": 25,
-    }
-    head, _ = scenes.heads.train_head(
-        X[split == "train"], y[split == "train"], **settings
-    )
-    settings = SMALL | {"learning_rate": 3e-4, "epochs": 5, "batch_size": 32}
-    base, tuned_head, _ = scenes.fine_tuning.fine_tune(
-        images, imagenet_base_model, head, cache=tmp_path, **settings
+    train = split == "train"
+    head, _ = scenes.heads.train_head(X[train], y[train], options)
+    options = SMALL | {"learning_rate": 3e-4, "epochs": 5, "batch_size": 32}
+    options = FineTuningOptions(**options)
+    base, tuned_head, _ = fine_tuning.fine_tune(
+        images, imagenet_base_model, head, options, cache=tmp_path
     )
     held_out = images[split != "train"]
     y, validation = y[split != "train"], held_out["split"] == "validation"
