@@ -533,9 +533,11 @@ def test_each_option_is_tried():
 
 @pytest.mark.parametrize("what", OTHERS)
 def test_the_checkpoint_of_another_training_is_not_taken(
-    kept, resume, network, head, images, what
+    kept, resume, network, head, images, what, capsys
 ):
+    """It is not even looked at."""
     assert resume(**OTHERS[what](network, head, images)) == 0
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("version", scenes.VERSIONS)
