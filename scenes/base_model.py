@@ -159,10 +159,12 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
             if conv is None or id(original.input) in outputs:
                 raise ValueError(_cannot_fold(layer.name))
             norm_of[id(inputs[0])] = layer.name
+            layer.build(inputs[0].shape)
+            layer.set_weights(original.get_weights())
             config = conv.get_config() | {"use_bias": True}
             folded_conv = type(conv).from_config(config)
             output = folded_conv(conv.input)
-            folded_conv.set_weights(_fold(conv, original))
+            folded_conv.set_weights(_fold(conv, layer))
             return output
         for tensor in keras.tree.flatten(inputs):
             if id(tensor) in norm_of:
