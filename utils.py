@@ -19,9 +19,9 @@ def download_photos() -> Path:
     try:
         folder = kagglehub.dataset_download("puneet6060/intel-image-classification")
     except OSError as error:  # the errors of requests are such
-        reason = f"Kaggle cannot be reached ({type(error).__name__})"
         raise OSError(
-            f"{reason}: connect to the network, or set DOWNLOAD = False"
+            f"Kaggle cannot be reached ({type(error).__name__}): connect to the "
+            f"network, or set DOWNLOAD = False"
         ) from error
     return folders.find_photos(folder)
 
@@ -98,22 +98,18 @@ def audit_images(images: pd.DataFrame) -> pd.DataFrame:
         `problem`. Duplicates are photos with the same pixels; of these, 'two labels'
         stand under different labels and 'two splits' in different splits.
     """
-    readable = images[images["digest"] != ""]
-    groups = readable.groupby("digest")
-    labels = groups["label"].transform("nunique")
-    splits = groups["split"].transform("nunique")
+    is_readable = images["digest"] != ""
+    readable = images[is_readable]
+    copies = readable.groupby("digest")
     findings = {
-        "unreadable": images[images["digest"] == ""],
-        "duplicate": readable[readable["digest"].duplicated(keep=False)],
-        "two labels": readable[labels > 1],
-        "two splits": readable[splits > 1],
+        "unreadable": images[~is_readable],
+        "duplicate": readable[copies["path"].transform("size") > 1],
+        "two labels": readable[copies["label"].transform("nunique") > 1],
+        "two splits": readable[copies["split"].transform("nunique") > 1],
     }
-    columns = ["path", "label", "split", "digest", "problem"]
-    tables = {
-        name: rows[columns].sort_values(["digest", "path"])
-        for name, rows in findings.items()
-    }
-    return pd.concat(tables, names=["finding", None]).reset_index("finding")
+    columns = ["finding", "path", "label", "split", "digest", "problem"]
+    table = pd.concat(findings, names=["finding", None]).reset_index("finding")
+    return table[columns].sort_values(["finding", "digest", "path"])
 
 
 def drop_leaks(images: pd.DataFrame) -> pd.DataFrame:
@@ -121,16 +117,32 @@ def drop_leaks(images: pd.DataFrame) -> pd.DataFrame:
     Return the table without photos that another split is to be judged by.
 
     Training photos go whose pixels are also those of a test or a validation photo, and
-    validation photos whose pixels are also those of a test photo.
+    validation photos whose pixels are also those of a test photo. How many is printed.
+
+    Raises
+    ------
+    ValueError
+        A class has no photo left in a split.
     """
-    readable = images[images["digest"] != ""]
-    digests = {
-        split: rows["digest"]
-        for split, rows in readable.groupby("split", observed=False)
-    }
-    leaks = (images["split"] != "test") & images["digest"].isin(digests["test"])
-    leaks |= (images["split"] == "train") & images["digest"].isin(digests["validation"])
-    return images[~leaks | images["label"].isna()]
+    split = images["split"].astype(str)
+    rank = split.map({"train": 0, "validation": 1, "test": 2})
+    highest = rank.groupby(images["digest"]).transform("max")
+    is_leak = (rank < highest) & (images["digest"] != "")
+    cells = split + " photo of " + images["label"].astype(str)
+    counts = split[is_leak].value_counts()
+    if len(counts):
+        what = " and ".join(f"{n} {name}" for name, n in counts.items())
+        print(
+            f"Left out {what} photo(s): the same photos are in the validation or test "
+            f"split."
+        )
+    emptied = set(cells[is_leak]) - set(cells[~is_leak])
+    if emptied:
+        raise ValueError(
+            f"no {min(emptied)} is left, since each is also in the validation or test "
+            f"split; keep it in one (a missing split is drawn at random)"
+        )
+    return images[~is_leak]
 
 
 def shrink(images: pd.DataFrame, factor: int = 4) -> pd.DataFrame:
@@ -150,8 +162,9 @@ def shrink(images: pd.DataFrame, factor: int = 4) -> pd.DataFrame:
         The rows that stay, in their order and with their index.
     """
     settings.check(shrink_factor=factor)
-    place = images.groupby(["split", "label"], observed=True).cumcount()
-    return images[(place % factor == 0) | images["label"].isna()]
+    number = images.groupby(["split", "label"], observed=True).cumcount()
+    is_kept = number % factor == 0
+    return images[is_kept | images["label"].isna()]
 
 
 def create_test(
@@ -193,20 +206,22 @@ def create_validation(
 
 
 def _set_apart(split, images, ratio, seed):
-    images, folds = images.copy(), round(1 / ratio)
-    if not (images["split"] == split).any():
-        train = images[images["split"] == "train"]
-        labels = train["label"].to_numpy(dtype=str)
-        _, rows = grid_search.make_folds(
-            labels, train["digest"], folds=folds, seed=seed
-        )[0]
-        images.loc[train.index[rows], "split"] = split
-        if split == "test" or f"{1 / folds:.0%}" != f"{ratio:.0%}":
-            used = f"{len(rows):,} of {len(train):,} training photos"
-            print(
-                f"No {split} split found; using {used}, a random "
-                f"1/{folds} (ratio {ratio:g})."
-            )
+    """Return the table with one of the folds of the training photos as a split."""
+    images = images.copy()
+    if (images["split"] == split).any():
+        return images
+    folds = round(1 / ratio)
+    train = images[images["split"] == "train"]
+    labels = train["label"].to_numpy(dtype=str)
+    splits = grid_search.make_folds(labels, train["digest"], folds=folds, seed=seed)
+    _, rows = splits[0]
+    images.loc[train.index[rows], "split"] = split
+    is_another_share = abs(1 / folds - ratio) >= 0.005
+    if split == "test" or is_another_share:
+        print(
+            f"No {split} split found; using {len(rows):,} of {len(train):,} training "
+            f"photos, a random 1/{folds} (ratio {ratio:g})."
+        )
     return images
 
 
@@ -222,19 +237,20 @@ def select_confused(
             raise ValueError(
                 f"{name!r} is no class; it must be one of {photos.some(classes)}"
             )
-    return images[(images["label"] == label) & (np.asarray(predictions) == predicted)]
+    is_predicted = np.asarray(predictions) == predicted
+    return images[(images["label"] == label) & is_predicted]
 
 
 def show_images(
     paths: Sequence[str | Path], titles: Sequence[str], *, columns: int = 6
 ) -> Figure:
     """Return a matplotlib figure of photos with titles."""
-    titles = [
-        "\n".join(map(photos.printable, str(title).split("\n"))) for title in titles
-    ]
-    return scenes.drawings.grid(
-        [photos.read_photo(p) for p in paths], titles, columns=columns
-    )
+    shown = [photos.read_photo(path) for path in paths]
+    printable = []
+    for title in titles:
+        lines = map(photos.printable, str(title).split("\n"))
+        printable.append("\n".join(lines))
+    return scenes.drawings.grid(shown, printable, columns=columns)
 
 
 def first_rows(table: pd.DataFrame, n: int = 5) -> pd.DataFrame | str:
@@ -252,17 +268,31 @@ def show_photos(images: pd.DataFrame, titles: Sequence[str]) -> Figure | None:
         return show_images(list(images["file"]), list(titles))
 
 
-def show_predictions(model: keras.Model, folder: str | Path) -> Figure | None:
+def show_predictions(
+    model: keras.Model, folder: str | Path, n: int = 36
+) -> Figure | None:
     """
-    Return a figure of the photos of a folder under their predictions; else print why
-    not.
+    Return a figure of the first n photos of a folder under their predictions.
+
+    What is not shown is printed; without a photo, there is no figure.
     """
     if not Path(folder).is_dir():
         print(f"Put photos into {folder}/, and this cell shows the predictions.")
         return None
-    table, unreadable = classifier.predict_readable(model, folder)
-    print(*unreadable, sep="\n", end="\n" * bool(unreadable))
-    titles = table["label"].astype(str) + table["unsure"].map(
-        {True: " (unsure)", False: ""}
-    )
+    found, skipped = folders.sort_files(Path(folder))
+    if skipped:
+        print(folders.describe_skipped(skipped))
+    if not found:
+        print(f"There is no photo in {folder}/.")
+        return None
+    if len(found) > n:
+        print(f"The first {n} of {len(found):,} photos are shown.")
+    table, unreadable = classifier.predict_readable(model, found[:n])
+    for problem in unreadable:
+        print(problem)
+    if table.empty:
+        return None
+    marks = table["unsure"].map({True: " (unsure)", False: ""})
+    labels = table["label"].astype(str)
+    titles = labels + marks
     return show_images(list(table["path"]), list(titles))

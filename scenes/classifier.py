@@ -261,7 +261,7 @@ def _list_photos(source):
 
 def _expand(name):
     """Return the photo, or the photos of a folder, and what is skipped."""
-    path = Path(os.path.expanduser(name))  # raises nothing for a photo called ~b.png
+    path = files.expand_home(name)
     if not str(name) or path.is_fifo():  # reading a pipe might never end
         raise ValueError(
             "it is a pipe, not a file" if str(name) else "the name is empty"

@@ -1,31 +1,43 @@
 """
 The data set (section 2): what needs more than plain pandas on the table of photos.
 
-Digests and unreadable photos, sizes, corrections, near-duplicates. No file is moved or
+Digests and unreadable photos, near-duplicates, sizes, corrections. No file is moved or
 changed.
 """
 
-import itertools
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from scenes import photos, progress
+from scenes import files, photos, progress
+
+SIDE = 16  # of a thumbnail, in pixels
+COPIES = 0.99  # the correlation of two thumbnails from which on photos are copies
 
 
 def thumbnail(photo: np.ndarray) -> np.ndarray:
     """
     Return 16 x 16 gray levels of a photo, scaled so that a product of two is a
     correlation.
+
+    Parameters
+    ----------
+    photo : ndarray of uint8, shape (height, width, 3)
+
+    Returns
+    -------
+    ndarray of float32, shape (256,)
+        Of mean 0 and length 1; all 0 if the photo has one gray level.
     """
-    small = (
-        Image.fromarray(photo).convert("L").resize((16, 16), Image.Resampling.BILINEAR)
-    )
-    gray = np.asarray(small, "float32").ravel()
-    gray = gray - gray.mean()
-    return gray / max(np.linalg.norm(gray), 1e-6)
+    gray = Image.fromarray(photo).convert("L")
+    small = gray.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    levels = np.asarray(small, "float32").ravel()
+    levels = levels - levels.mean()
+    length = np.linalg.norm(levels)
+    return levels / max(length, 1e-6)
 
 
 def digest_photos(images: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
@@ -51,54 +63,23 @@ def digest_photos(images: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
         The `thumbnail` of each photo, zeros for an unreadable one, in the order of the
         table. They are pixels: for memory only.
     """
-
-    def look(file):
-        try:
-            photo = photos.read_photo(file)
-            return photos.photo_digest(photo), "", thumbnail(photo)
-        except ValueError as error:
-            return (
-                "",
-                str(error).rpartition(" as a photo: ")[2],
-                np.zeros(256, "float32"),
-            )
-
-    found, thumbnails = [], [np.zeros((0, 256), "float32")]
+    rows = []
     with progress.bar(len(images), "Reading the photos", "photo") as bar:
-        for batch in progress.read_ahead(look, list(images["file"]), 32):
-            found += [(digest, problem) for digest, problem, _ in batch]
-            thumbnails.append(np.stack([small for _, _, small in batch]))
+        for batch in progress.read_ahead(_look_at, list(images["file"]), 32):
+            rows += batch
             bar.update(len(batch))
-    digests = pd.DataFrame(found, columns=["digest", "problem"], index=images.index)
-    return digests, np.concatenate(thumbnails)
+    columns = ["digest", "problem", "thumbnail"]
+    digests = pd.DataFrame(rows, columns=columns, index=images.index)
+    return digests, np.stack(digests.pop("thumbnail"))
 
 
-def find_copies(images: pd.DataFrame, thumbnails: np.ndarray | None) -> pd.DataFrame:
-    """
-    Return the pairs of photos in different splits that are copies at another size or
-    quality.
-
-    Their thumbnails correlate by 0.99 or more; features find less than half of them.
-    Now and then, two horizons or sunsets are taken for copies. If there are any, a line
-    says that accuracies may be too high. None are found without thumbnails (None),
-    which are those of a whole table, in whose order the index of `images` counts.
-    """
-    thumbnails = (
-        np.zeros((len(images), 1)) if thumbnails is None else thumbnails[images.index]
-    )
-    splits, pairs = images["split"].astype(str).to_numpy(), [np.zeros((0, 2), int)]
-    for start in range(0, len(images), 256):  # all at once would take gigabytes
-        alike = thumbnails[start : start + 256] @ thumbnails[start:].T >= 0.99
-        pairs.append(np.argwhere(np.triu(alike, 1)) + start)
-    first, second = np.concatenate(pairs).T
-    crossing = splits[first] != splits[second]
-    sides = [images[["path", "split"]].iloc[rows[crossing]] for rows in (first, second)]
-    photo, copy = (side.reset_index(drop=True) for side in sides)
-    copies = photo.join(copy.add_suffix("_copy"))
-    if len(copies):
-        what = "pair(s) of photos in different splits look like copies of each other"
-        print(f"{len(copies)} {what}: accuracies may be too high.")
-    return copies
+def _look_at(file):
+    """Return digest, problem and thumbnail of a photo."""
+    try:
+        photo = photos.read_photo(file)
+    except photos.UnreadablePhotoError as error:
+        return "", error.reason, np.zeros(SIDE**2, "float32")
+    return photos.photo_digest(photo), "", thumbnail(photo)
 
 
 def drop_unreadable(images: pd.DataFrame) -> pd.DataFrame:
@@ -112,16 +93,80 @@ def drop_unreadable(images: pd.DataFrame) -> pd.DataFrame:
     """
     unreadable = images[images["digest"] == ""]
     lost = unreadable["label"].value_counts()
-    too_many = lost.index[
-        lost > np.maximum(2, images["label"].value_counts()[lost.index] / 20)
-    ]
-    photos.refuse_unreadable(unreadable[unreadable["label"].isin(too_many)])
+    sizes = images["label"].value_counts()[lost.index]
+    is_too_many = lost > np.maximum(2, sizes / 20)
+    is_refused = unreadable["label"].isin(lost.index[is_too_many])
+    photos.refuse_unreadable(unreadable[is_refused])
     if len(unreadable):
-        said = photos.some(
-            f"{row.path} ({row.problem})" for row in unreadable.itertuples()
-        )
+        problems = [f"{row.path} ({row.problem})" for row in unreadable.itertuples()]
+        said = photos.some(problems)
         print(f"Skipped {len(unreadable)} unreadable photo(s): {said}.")
     return images.drop(unreadable.index)
+
+
+def group_copies(images: pd.DataFrame, thumbnails: np.ndarray | None) -> pd.Series:
+    """
+    Return the group of each photo: copies of each other, at any size, are one group.
+
+    Photos with the same pixels are copies, and photos whose thumbnails correlate by
+    0.99 or more; so are the copies of copies. (Features find less than half of them;
+    now and then, two horizons or sunsets are taken for copies.)
+
+    Parameters
+    ----------
+    images : DataFrame
+        Readable photos, with digests.
+    thumbnails : ndarray of float32, shape (n, 256), or None
+        Those of a whole table, in whose order the index of `images` counts. Without
+        them, only photos with the same pixels are a group.
+
+    Returns
+    -------
+    Series of str
+        With the index of `images`: the least digest of the photos in the group.
+    """
+    digests = images["digest"].to_numpy(dtype=str)
+    names, groups = np.unique(digests, return_inverse=True)
+    if thumbnails is not None:
+        levels = thumbnails[images.index]
+        for start in range(0, len(levels), 256):  # all at once would take gigabytes
+            block = levels[start : start + 256]
+            rest = groups[start:]
+            alike = block @ levels[start:].T >= COPIES
+            for row in np.flatnonzero(alike.sum(axis=1) > 1):
+                joined = np.unique(rest[alike[row]])
+                if len(joined) > 1:
+                    groups[np.isin(groups, joined)] = joined[0]
+    return pd.Series(names[groups], images.index, name="group")
+
+
+def find_copies(images: pd.DataFrame, thumbnails: np.ndarray | None) -> pd.DataFrame:
+    """
+    Return the photos that are copies of photos in another split, group by group.
+
+    If there are any, a line says how many, and that accuracies may be too high.
+
+    Parameters
+    ----------
+    images, thumbnails
+        As for `group_copies`.
+
+    Returns
+    -------
+    DataFrame
+        `path`, `split` and `group` (from 1) of all photos of these groups.
+    """
+    groups = group_copies(images, thumbnails)
+    splits = images["split"].groupby(groups).transform("nunique")
+    copies = images.loc[splits > 1, ["path", "split"]]
+    numbers, names = pd.factorize(groups[copies.index])
+    copies["group"] = numbers + 1
+    if len(copies):
+        print(
+            f"{len(copies)} photos, in {len(names)} group(s), look like copies of "
+            f"photos in another split: accuracies may be too high."
+        )
+    return copies.sort_values(["group", "path"])
 
 
 def check_sizes(images: pd.DataFrame, **ratios: float) -> None:
@@ -136,37 +181,39 @@ def check_sizes(images: pd.DataFrame, **ratios: float) -> None:
     **ratios : float
         `TEST_RATIO`, `VALIDATION_RATIO` and `FOLDS`.
     """
-    given = {f"{split.upper()}_RATIO" for split in images["split"].unique()}
-    ratios = {name: value for name, value in ratios.items() if name not in given}
-    folds = {
-        name: value if name == "FOLDS" else round(1 / value)
-        for name, value in ratios.items()
-    }
-    tests = folds.get("TEST_RATIO")
-    most = max(n for name, n in folds.items() if name != "TEST_RATIO")
-
-    def without_test(n):
-        return n - -(-n // tests) if tests else n
-
-    needed = next(n for n in itertools.count(tests or 1) if without_test(n) >= most)
+    parts = {}  # into which different photos of each class are divided
+    given = set(images["split"])
+    for name, value in ratios.items():
+        split = name.removesuffix("_RATIO").lower()
+        if split not in given:
+            parts[name] = value if name == "FOLDS" else round(1 / value)
+    tests = parts.get("TEST_RATIO")
+    needed = max(n for name, n in parts.items() if name != "TEST_RATIO")
+    if tests:  # a part of them, rounded up, is gone before the others are divided
+        needed = max(tests, -(-needed * tests // (tests - 1)))
     train = images[images["split"] == "train"]
-    sizes = train.groupby("label", observed=False)["digest"].nunique()
-    if (size := int(sizes.min())) < needed:
-        advice = "add photos"
-        if (rest := without_test(size)) > 1:
-            fit = {"TEST_RATIO": size, "VALIDATION_RATIO": rest, "FOLDS": rest}
-            fit = {name: fit[name] for name in folds if fit[name] < folds[name]}
-            fit = {name: n if name == "FOLDS" else 1 / n for name, n in fit.items()}
-            advice += f", or set {_listed(fit)}"
-        needs = f"with {_listed(ratios)} a class needs {needed}"
-        raise ValueError(f"{sizes.idxmin()} has {size} photos; {needs}: {advice}")
+    classes = train.groupby("label", observed=False)
+    sizes = classes["digest"].nunique()
+    size = int(sizes.min())
+    if size >= needed:
+        return
+    rest = size - -(-size // tests) if tests else size
+    most = {"TEST_RATIO": size, "VALIDATION_RATIO": rest, "FOLDS": rest}
+    fitting = {}
+    for name in parts:
+        if most[name] < parts[name] and rest > 1:
+            fitting[name] = rest if name == "FOLDS" else 1 / most[name]
+    advice = f"add photos, or set {_listed(fitting)}" if fitting else "add photos"
+    used = _listed({name: ratios[name] for name in parts})
+    raise ValueError(
+        f"{sizes.idxmin()} has {size} photos; with {used} a class needs {needed}: "
+        f"{advice}"
+    )
 
 
 def _listed(values):
-    """Return 'A 1, B 2 and C 3'."""
-    return " and ".join(
-        ", ".join(f"{name} {n:.2g}" for name, n in values.items()).rsplit(", ", 1)
-    )
+    """Return 'A 1 and B 2'."""
+    return " and ".join(f"{name} {value:.2g}" for name, value in values.items())
 
 
 def apply_corrections(images: pd.DataFrame, path: str | Path | None) -> pd.DataFrame:
@@ -180,9 +227,10 @@ def apply_corrections(images: pd.DataFrame, path: str | Path | None) -> pd.DataF
     images : DataFrame
         The table of `list_images`.
     path : path or None
-        A CSV file (UTF-8, with commas or semicolons) with the columns `path` and
-        `label`; others are ignored, as those of `evaluation.list_flagged_labels`. An
-        empty label leaves the photo out.
+        A CSV file as spreadsheets write it (UTF-8, or "Unicode text"; with commas,
+        semicolons or tabs) with the columns `path` and `label`; others are ignored, as
+        those of `evaluation.list_flagged_labels`. An empty label leaves the photo out.
+        Empty rows, spaces around a name and an apostrophe before it mean nothing.
 
     Returns
     -------
@@ -199,64 +247,69 @@ def apply_corrections(images: pd.DataFrame, path: str | Path | None) -> pd.DataF
     images = images.assign(corrected=False)
     if path is None:
         return images
-    labels = images["path"].map(
-        _read_corrections(path, images)
-    )  # missing for other photos
+    labels = images["path"].map(_read_corrections(path, images))  # else missing
     left_out = labels == ""
-    corrected = labels.notna() & ~left_out & (labels != images["label"].astype(str))
+    is_other = labels != images["label"].astype(str)
+    corrected = labels.notna() & ~left_out & is_other
     images.loc[corrected, "label"] = labels[corrected]
     images["corrected"] = corrected
-    in_test = sum((corrected | left_out) & (images["split"] == "test"))
-    line = (
+    said = (
         f"{corrected.sum()} label(s) corrected and {left_out.sum()} photo(s) left out"
     )
+    concerned = images["split"][corrected | left_out]
+    in_test = (concerned == "test").sum()
     if in_test:
-        line += (
-            f", {in_test} of them test photos; corrections of "
-            f"test photos flatter the model"
+        said += (
+            f", {in_test} of them test photos; corrections of test photos flatter the "
+            f"model"
         )
-    print(f"{photos.printable(path)}: {line}.")
+    print(f"{photos.printable(path)}: {said}.")
     return images[~left_out]
 
 
 def _read_corrections(path, images):
     """Return the label of each path in a corrections file, all of the table."""
     here = photos.printable(path)
-    with open(path, "rb") as file:
-        first = file.readline()
-    options = {
-        "sep": ";" if first.count(b";") > first.count(b",") else ",",
-        "dtype": str,
-    }
-    options |= {"keep_default_na": False, "encoding": "utf-8-sig"}
+    names = set(images["path"][images["label"].notna()])
+    allowed = ["", *images["label"].cat.categories]
     try:
-        table = pd.read_csv(path, **options, encoding_errors="surrogateescape")
-        table = table[["path", "label"]].drop_duplicates()
+        table = files.read_spreadsheet(path, ["path", "label"])
     except (KeyError, ValueError) as error:
-        what = f"{here} is no CSV file with the columns path and label ({error})"
-        raise ValueError(f"{what}; correct it, or set CORRECTIONS = None") from error
-    known, classes = (
-        images["path"][images["label"].notna()],
-        images["label"].cat.categories,
-    )
-    if len(unknown := table["path"][~table["path"].isin(known)]):
-        what = (
-            f"{here} names {photos.some(unknown)}, which is "
-            f"the path of no labelled photo"
-        )
         raise ValueError(
-            f"{what}; correct it (from PHOTOS on, with /) or delete the line"
-        )
-    for row in table[~table["label"].isin(["", *classes])].itertuples():
-        what = (
-            f"{here} labels {photos.printable(row.path)} as "
-            f"{photos.printable(row.label)}"
-        )
+            f"{here} is no CSV file with the columns path and label; save it as CSV "
+            f"UTF-8, or set CORRECTIONS = None"
+        ) from error
+    table["path"] = table["path"].map(lambda cell: _meant(cell, names))
+    table["label"] = table["label"].map(lambda cell: _meant(cell, allowed))
+    table = table.drop_duplicates()
+    unknown = table["path"][~table["path"].isin(names)]
+    if len(unknown):
         raise ValueError(
-            f"{what}; it must be one of {photos.some(classes)}, or empty (left out)"
+            f"{here} names {photos.some(unknown)}, which is the path of no labelled "
+            f"photo; correct it (from PHOTOS on, with /; saved as CSV UTF-8) or delete "
+            f"the line"
         )
-    if len(twice := table["path"][table["path"].duplicated()]):
+    unallowed = table[~table["label"].isin(allowed)]
+    if len(unallowed):
+        first = unallowed.iloc[0]
+        raise ValueError(
+            f"{here} labels {photos.printable(first['path'])} as "
+            f"{photos.printable(first['label'])}; it must be one of "
+            f"{photos.some(allowed[1:])}, or empty (left out)"
+        )
+    twice = table["path"][table["path"].duplicated()]
+    if len(twice):
         raise ValueError(
             f"{here} gives {photos.some(twice)} different labels; keep one of them"
         )
     return table.set_index("path")["label"]
+
+
+def _meant(cell, names):
+    """Return the name that the cell of a spreadsheet means, or else the cell."""
+    plain = cell.strip()
+    forms = [unicodedata.normalize(form, plain) for form in ("NFC", "NFD")]
+    for name in (cell, plain, plain.removeprefix("'"), *forms):
+        if name in names:
+            return name
+    return cell

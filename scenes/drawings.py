@@ -1,21 +1,34 @@
 """
 Drawings: photos under titles, and class activation maps over photos, by matplotlib.
 
-They return what they draw and write no file. Numbers are drawn in `plots`. A notebook
-shows matplotlib's figures whatever MPLBACKEND says.
+They return what they draw and write no file. A reader's matplotlibrc and `rcParams` do
+not change them. Numbers are drawn in `plots`. A notebook shows matplotlib's figures
+whatever MPLBACKEND says.
 """
 
+import functools
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from IPython import get_ipython
 from IPython.core.pylabtools import select_figure_formats
+from matplotlib import font_manager, style
 from matplotlib.figure import Figure
 
-if shell := get_ipython():
+shell = get_ipython()
+if shell:
     select_figure_formats(shell, {"png"})
 
+_FONT = "DejaVu Sans"  # it comes with matplotlib
+_HINT = (
+    "Titles have characters that no installed font has, drawn as their codes; install "
+    "a font that has them, as one of the Noto fonts."
+)
+_say_once = functools.cache(print)
 
+
+@style.context("default")
 def grid(
     photos: Sequence[np.ndarray],
     titles: Sequence[str],
@@ -31,26 +44,63 @@ def grid(
     photos : sequence of ndarray, shape (height, width) or (height, width, 3)
         0 to 255, grey or RGB.
     titles : sequence of str
-        Text, not formulas between dollar signs.
+        Text, not formulas between dollar signs. Characters that no installed font has
+        are drawn as their codes, and a line says so, once.
     columns : int
     width : float
         Of a column, in inches.
     """
-    rows = max(1, -(-len(photos) // columns))
+    titles, families = _drawable(titles)
+    rows = max(1, math.ceil(len(photos) / columns))
     lines = max((title.count("\n") + 1 for title in titles), default=1)
-    size = width * columns, (width + 0.2 * lines) * rows
-    figure = Figure(figsize=size, layout="tight")
-    for axis in figure.subplots(rows, columns, squeeze=False).flat:
+    height = width + 0.2 * lines
+    figure = Figure(figsize=(width * columns, height * rows), layout="tight")
+    figure.subplots(rows, columns)
+    for axis in figure.axes:
         axis.axis("off")
-    for axis, (photo, title) in zip(
-        figure.axes, zip(photos, titles, strict=True), strict=False
-    ):
+    pairs = zip(photos, titles, strict=True)
+    for axis, (photo, title) in zip(figure.axes, pairs, strict=False):
         axis.imshow(photo, cmap="gray", vmin=0, vmax=255)
-        axis.set_title(title, fontsize=9, parse_math=False)
+        axis.set_title(title, fontsize=9, family=families, parse_math=False)
     figure.draw_without_rendering()  # so that the layout knows the height of the titles
     return figure
 
 
+def _drawable(titles):
+    """
+    Return titles without characters that no font has, and the font families of theirs.
+    """
+    characters = {ord(character) for character in "".join(titles)}
+    missing = characters - {ord("\n")} - _characters(font_manager.findfont(_FONT))
+    families = [_FONT]
+    for font in font_manager.fontManager.ttflist:
+        if not missing:
+            break
+        found = missing & _characters(font.fname)
+        # matplotlib warns if a family has no such style.
+        if found and font.style == "normal" and font.weight == 400:
+            families.append(font.name)
+            missing -= found
+    codes = {}
+    for number in missing:
+        codes[number] = chr(number).encode("unicode_escape").decode()
+        _say_once(_HINT)
+    return [title.translate(codes) for title in titles], families
+
+
+@functools.cache
+def _characters(file):
+    """Return the code points that a font's file has."""
+    try:
+        font = font_manager.get_font(file)
+    except (OSError, RuntimeError):  # it is there no more: matplotlib keeps a list
+        return set()
+    if "Last" in font.family_name:  # the "last resort" has a box for each
+        return set()
+    return set(font.get_charmap())
+
+
+@style.context("default")
 def maps(
     photos: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles: Sequence[str]
 ) -> Figure:
@@ -62,6 +112,7 @@ def maps(
     Parameters
     ----------
     photos : sequence of ndarray of uint8, shape (height, width, 3)
+        RGB.
     maps : sequence of ndarray, shape (rows, columns)
         The contribution of each location to the score of a class. Each map has a colour
         scale of its own, from its lowest value (dark) to its highest (bright), and is
@@ -70,16 +121,20 @@ def maps(
     """
     grey = [photo @ [0.299, 0.587, 0.114] for photo in photos]
     columns = min(4, max(1, len(photos)))
-    figure = grid(grey, titles, columns=columns, width=8.5 / max(2, min(columns, 3)))
-    for axis, (photo, values) in zip(
-        figure.axes, zip(photos, maps, strict=True), strict=False
-    ):
-        height, width = photo.shape[:2]
-        strength = (values - values.min()) / max(float(np.ptp(values)), 1e-9)
-        over = {
-            "cmap": "inferno",
-            "interpolation": "bicubic",
-            "extent": (0, width, height, 0),
-        }
-        axis.imshow(strength, alpha=0.5, vmin=0, vmax=1, **over)
+    width = 8.5 / max(2, min(columns, 3))
+    figure = grid(grey, titles, columns=columns, width=width)
+    pairs = zip(grey, maps, strict=True)
+    for axis, (photo, values) in zip(figure.axes, pairs, strict=False):
+        height, width = photo.shape
+        reach = max(float(np.ptp(values)), 1e-9)
+        strength = (values - values.min()) / reach
+        axis.imshow(
+            strength,
+            cmap="inferno",
+            alpha=0.5,
+            vmin=0,
+            vmax=1,
+            interpolation="bicubic",
+            extent=(0, width, height, 0),
+        )
     return figure

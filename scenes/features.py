@@ -19,6 +19,7 @@ BUNDLED_FEATURES = Path(__file__).parents[1] / "features.npz"
 KIND = "features"  # of the entries of the store
 _DAMAGED = "the base model gives NaN or infinity; its weights are damaged"
 _FEATURES = np.uint8, ("n", base_model.N_FEATURES)  # rounded
+_BLOCK = {"digest": ("U", ("n",)), "features": _FEATURES}
 
 
 @scenes.float32()
@@ -65,31 +66,20 @@ def extract_features(
     photos.refuse_unreadable(images)
     cached = store.Store(cache)
     fingerprint = files.fingerprint(scenes.VERSIONS, base.get_weights())
-    nothing = {
-        "digest": np.zeros(0, str),
-        "features": np.zeros((0, base_model.N_FEATURES), np.uint8),
-    }
-    blocks = [nothing, *_read_blocks(cached, fingerprint)]
-    known = {digest for block in blocks for digest in block["digest"].tolist()}
+    known = {}  # the rounded features of a photo, by its digest
+    for part in cached.parts(KIND, fingerprint):
+        block = cached.get(KIND, fingerprint, _BLOCK, part)
+        if block is not None:
+            known.update(zip(block["digest"], block["features"], strict=True))
     missing = images[~images["digest"].isin(known)].drop_duplicates("digest")
     for block in _extract(missing, base, batch_size):
         part = files.fingerprint(block["digest"])
         cached.put(KIND, fingerprint, block, part)
-        blocks.append(block)
-    digests = np.concatenate([block["digest"] for block in blocks])
-    rounded = np.concatenate([block["features"] for block in blocks])
-    row_of = {digest: row for row, digest in enumerate(digests.tolist())}
-    rows = [row_of[digest] for digest in images["digest"]]
-    return base_model.restore_features(rounded[rows])
-
-
-def _read_blocks(cached, fingerprint):
-    """Yield the blocks of features that are known of a base model."""
-    schema = {"digest": ("U", ("n",)), "features": _FEATURES}
-    for part in cached.parts(KIND, fingerprint):
-        block = cached.get(KIND, fingerprint, schema, part)
-        if block is not None:
-            yield block
+        known.update(zip(block["digest"], block["features"], strict=True))
+    rounded = np.zeros((len(images), base_model.N_FEATURES), np.uint8)
+    for row, digest in enumerate(images["digest"]):
+        rounded[row] = known[digest]
+    return base_model.restore_features(rounded)
 
 
 def _extract(images, base, batch_size):
@@ -196,10 +186,10 @@ def save_features(
     base : keras.Model
         The model that computed them, whose digest is recorded.
     """
-    base_digest = files.digest(*(weight.tobytes() for weight in base.get_weights()))
+    weights = [weight.tobytes() for weight in base.get_weights()]
     arrays = {
         "format": np.array(scenes.FEATURES_FORMAT),
-        "base_model": np.array(base_digest),
+        "base_model": np.array(files.digest(*weights)),
         "classes": np.array(list(images["label"].cat.categories), dtype=str),
         "path": images["path"].to_numpy(dtype=str),
         "label": images["label"].cat.codes.to_numpy(dtype="int16"),
@@ -229,31 +219,15 @@ def load_bundled_features(
         The file is damaged or of another format.
     """
     data = files.read_arrays(path, _BUNDLED)
-    labels, splits, classes = data["label"], data["split"], data["classes"]
-    is_good = (
-        data["format"] == scenes.FEATURES_FORMAT
-        and len(set(classes)) == len(classes)
-        and _lie_in(labels, -1, len(classes))
-        and _lie_in(splits, 0, len(scenes.SPLITS))
-    )
-    if not is_good:
-        raise ValueError(
-            f"{path} holds no features in format {scenes.FEATURES_FORMAT}; "
-            "make it again"
-        )
-    images = pd.DataFrame(
-        {
-            "path": data["path"],
-            "label": pd.Categorical.from_codes(labels, categories=classes),
-            "split": pd.Categorical.from_codes(splits, categories=scenes.SPLITS),
-            "file": None,
-            "digest": data["digest"],
-            "problem": "",
-        }
-    )
+    images = pd.DataFrame({"path": data["path"]})
+    try:
+        images["label"] = pd.Categorical.from_codes(data["label"], data["classes"])
+        images["split"] = pd.Categorical.from_codes(data["split"], scenes.SPLITS)
+    except ValueError as error:
+        raise ValueError(f"{path} holds {error}; fetch it again") from error
+    if data["format"] != scenes.FEATURES_FORMAT or images["split"].isna().any():
+        raise ValueError(f"{path} is of another version; fetch it again")
+    images["file"] = None
+    images["digest"] = data["digest"]
+    images["problem"] = ""
     return images, base_model.restore_features(data["features"])
-
-
-def _lie_in(codes, low, high):
-    """Return whether codes lie from `low` to below `high`."""
-    return bool(((codes >= low) & (codes < high)).all())

@@ -5,9 +5,11 @@ A file is written beside its final name and put in its place at the end; what is
 checked, and no code in it is run. Knows nothing of photos.
 """
 
+import codecs
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import re
@@ -322,3 +324,41 @@ def file_digest(path: Path) -> str:
 
 def _new_hash():
     return hashlib.blake2b(digest_size=8)
+
+
+def read_spreadsheet(csv: str | Path, columns: list[str]) -> pd.DataFrame:
+    """
+    Return these columns of a CSV as spreadsheets leave it: all cells as text.
+
+    The file is UTF-8, or UTF-16 with a mark ("Unicode text"), with commas, semicolons
+    or tabs. The names of columns may have capitals; other columns, empty rows and the
+    line of Excel that names the separator are skipped.
+
+    Raises
+    ------
+    KeyError, ValueError
+        It is no such file.
+    """
+    data = Path(csv).read_bytes()
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = data.decode("utf-16" if is_utf16 else "utf-8-sig", "surrogateescape")
+    text = re.sub(r"\A\s*(sep=.\s+)?", "", text)
+    table = pd.read_csv(
+        io.StringIO(text),
+        sep=max(",;\t", key=text.partition("\n")[0].count),
+        usecols=lambda name: name.strip().lower() in columns,
+        index_col=False,
+        dtype=str,
+        keep_default_na=False,
+        encoding_errors="surrogateescape",
+    )
+    table = table.rename(columns=lambda name: name.strip().lower())[columns].fillna("")
+    is_filled = table.map(str.strip) != ""
+    return table[is_filled.any(axis=1)]
+
+
+def expand_home(path: str | Path) -> Path:
+    """Return a path whose `~` is the home folder, unless something is called so."""
+    if os.path.lexists(path):
+        return Path(path)
+    return Path(os.path.expanduser(path))  # as it is if nobody knows the home folder

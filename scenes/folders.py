@@ -4,7 +4,6 @@ Folders (section 2): the photos of a folder as a table.
 The classes are what the folders are called. No photo is opened, moved or changed.
 """
 
-import contextlib
 import os
 import re
 import unicodedata
@@ -15,13 +14,14 @@ import pandas as pd
 from PIL import Image
 
 import scenes
-from scenes import photos
+from scenes import files, photos
 
 # What a folder of a split may be called: test, Testing, seg_test, test_set, test-images
 # ...
-_WORDS = "(seg_)?(train|val|dev|eval|test|pred)(ing|id|idation|iction)?"
 _SPLIT_NAME = re.compile(
-    _WORDS + "([-_ ]?(set|data|images|photos|split))?", re.IGNORECASE
+    "(seg_)?(train|val|dev|eval|test|pred)(ing|id|idation|iction)?"
+    "([-_ ]?(set|data|images|photos|split))?",
+    re.IGNORECASE,
 )
 _LONG_NAMES = {
     "val": "validation",
@@ -39,42 +39,28 @@ LAYOUTS = """the folder must look like one of these:
 KAGGLE_INPUT = Path("/kaggle/input")  # where Kaggle's own machines keep data sets
 # Names of the tables' columns, which stand beside a column for each class, and what a
 # CSV's reader takes for a missing value.
-REFUSED_CLASSES = (
-    "path",
-    "file",
-    "label",
-    "split",
-    "digest",
-    "problem",
-    "model",
-    "run",
-    "unsure",
-    "confidence",
+_REFUSED = (
+    "path file label split digest problem model run unsure confidence "
+    "NA #NA <NA> NaN nan -NaN -nan NULL null None"
 )
-REFUSED_CLASSES += (
-    "NA",
-    "#NA",
-    "<NA>",
-    "NaN",
-    "nan",
-    "-NaN",
-    "-nan",
-    "NULL",
-    "null",
-    "None",
-)
+REFUSED_CLASSES = {*_REFUSED.split()}
 
 # Folders that programs keep beside photos: macOS in a zip, a NAS, Windows, and this
 # project.
-_APART = {"__macosx", "@eadir", "@recycle", "#recycle", "$recycle.bin", "plotly_plots"}
-_APART |= {"system volume information", "lost+found"}
+_APART = {
+    "__macosx",
+    "@eadir",
+    "@recycle",
+    "#recycle",
+    "$recycle.bin",
+    "system volume information",
+    "lost+found",
+    "plotly_plots",
+}
 
-_READ = {
-    *photos.FORMATS,
-    "MPO",
-}  # the latter: two JPEGs in one file, of which the first counts
+_READ = {*photos.FORMATS, "MPO"}  # MPO: two JPEGs in one file; the first counts
 PHOTO_SUFFIXES = {
-    suffix for suffix, f in Image.registered_extensions().items() if f in _READ
+    suffix for suffix, name in Image.registered_extensions().items() if name in _READ
 }
 # No suffix, .jpg_large, .pjpeg, .jpg~, .jpg.download ...: what apps and browsers call
 # photos.
@@ -82,19 +68,11 @@ _MISNAMED = re.compile(
     r"^[^.]+$|\.(jpe?g|pjp|png|webp)[^.]*(\.\w*download|\.\d+)?$", re.IGNORECASE
 )
 # Photos to people, though no plugin of Pillow's own opens them.
-OTHER_SUFFIXES = {
-    ".arw",
-    ".cr2",
-    ".cr3",
-    ".dng",
-    ".emf",
-    ".eps",
-    ".heic",
-    ".heif",
-    ".hif",
-    ".jxl",
-}
-OTHER_SUFFIXES |= {".nef", ".orf", ".raf", ".raw", ".rw2", ".svg", ".wmf"}
+_OTHERS = (
+    ".arw .cr2 .cr3 .dng .emf .eps .heic .heif .hif .jxl .nef .orf .raf .raw .rw2 .svg "
+    ".wmf"
+)
+OTHER_SUFFIXES = {*_OTHERS.split()}
 
 
 # --- Where they are -------------------------------------------------------------------
@@ -106,51 +84,38 @@ def find_photos(folder: str | Path | None = None) -> Path | None:
 
     Looked for are `folder`; else the environment variable `INTEL_PHOTOS`; else
     `intel-image-classification/`, `archive/` or the folders of the splits beside the
-    notebook; else a data set on Kaggle's machines. `~` is the home folder.
+    notebook; else the Intel photos on Kaggle's machines. `~` is the home folder, unless
+    something here is called so.
 
     Raises
     ------
-    FileNotFoundError
+    FileNotFoundError, NotADirectoryError
         `folder` or `INTEL_PHOTOS` is given but is no folder.
-    ValueError
-        Several data sets on Kaggle's machines look right.
     """
     given = folder or os.environ.get("INTEL_PHOTOS")
     if given:
-        place = Path(given).expanduser()
-        if not place.is_dir():
-            raise FileNotFoundError(
-                f"there is no folder {photos.printable(place)}; {LAYOUTS}"
-            )
-        return place
+        return _existing(files.expand_home(given))
     for place in (Path("intel-image-classification"), Path("archive"), Path(".")):
         if place.is_dir() and "train" in _split_folders(place):
             return place
-    return _find_on_kaggle()
+    on_kaggle = sorted(KAGGLE_INPUT.glob("**/seg_train/seg_train"))
+    if not on_kaggle:
+        return None
+    place = on_kaggle[0].parents[1]
+    print(f"Using the photos in {place}.")
+    return place
 
 
-def _find_on_kaggle():
-    """
-    Return the one data set on Kaggle's machines that looks right, the Intel photos
-    first.
-    """
-    found = []
-    for place in (
-        place for depth in ("*", "*/*", "*/*/*") for place in KAGGLE_INPUT.glob(depth)
-    ):
-        found += (
-            [place]
-            if _looks_right(place) and not set(found) & set(place.parents)
-            else []
+def _existing(folder):
+    """Return a folder that is there; raise an error if it is not, or is a file."""
+    here = photos.printable(folder)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise NotADirectoryError(
+            f"{here} is a file, not a folder; unpack an archive, and name its folder"
         )
-    intel = [place for place in found if (place / "seg_train").is_dir()]
-    found = intel if len(intel) == 1 else found
-    if len(found) > 1:
-        names = photos.some(sorted(map(str, found)))
-        raise ValueError(f"several folders look right: set PHOTOS to one of {names}")
-    if found:
-        print(f"Using the photos in {found[0]}.")
-    return next(iter(found), None)
+    raise FileNotFoundError(f"there is no folder {here}; {LAYOUTS}")
 
 
 def _looks_right(folder):
@@ -158,10 +123,11 @@ def _looks_right(folder):
     Return whether a folder holds photos for training, or two folders with photos in
     them.
     """
-    with contextlib.suppress(OSError, ValueError, KeyError):
+    try:
         direct = [any(map(is_photo, place.iterdir())) for place in _subfolders(folder)]
         return sum(direct) > 1 or _holds_photos(_split_folders(folder)["train"])
-    return False
+    except (OSError, ValueError, KeyError):
+        return False  # what cannot be read or understood is not the right folder
 
 
 def _hint(folder):
@@ -169,14 +135,14 @@ def _hint(folder):
     Return a folder nearby that looks right, or else the layouts, as the end of an
     error.
     """
-    below = _subfolders(folder)
-    near = [
-        *below,
-        *(p for place in below for p in _subfolders(place)),
-        folder.resolve().parent,
-    ]
-    right = next(filter(_looks_right, near), None)
-    return f"did you mean {photos.printable(right)}?" if right else LAYOUTS
+    near = _subfolders(folder)
+    for place in near.copy():
+        near += _subfolders(place)
+    near.append(folder.resolve().parent)
+    for place in near:
+        if _looks_right(place):
+            return f"did you mean {photos.printable(place)}?"
+    return LAYOUTS
 
 
 def check_output(output: str | Path | None, folder: str | Path) -> None:
@@ -184,12 +150,16 @@ def check_output(output: str | Path | None, folder: str | Path) -> None:
     Raise an error if OUTPUT lies in a folder of a class or a split, whose photos are
     read.
     """
-    place, folder = Path(output or "/").resolve(), Path(folder).expanduser().resolve()
-    inside = [p for p in _subfolders(folder) if place.is_relative_to(p)]
-    if any(_split_of(p) or _holds_photos(p) for p in inside):
-        raise ValueError(
-            f"OUTPUT is {output}, inside a class or split folder; choose another one"
-        )
+    if output is None:
+        return
+    place = Path(output).resolve()
+    for inside in _subfolders(files.expand_home(folder).resolve()):
+        is_read = _split_of(inside) or _holds_photos(inside)
+        if place.is_relative_to(inside) and is_read:
+            raise ValueError(
+                f"OUTPUT is {output}, inside a class or split folder; choose another "
+                f"one"
+            )
 
 
 def _subfolders(folder):
@@ -200,11 +170,12 @@ def _is_apart(folder):
     """
     Return whether a folder is hidden, or holds what programs, this one too, keep in it.
     """
-    marked = (folder / ".scenes-maps").exists()  # by an earlier version, for its maps
-    if marked or folder.name.startswith(".") or folder.name.lower() in _APART:
+    if folder.name.startswith(".") or folder.name.lower() in _APART:
         return True
-    made = folder / "settings.json"
-    return made.is_file() and b'"VALIDATION_RATIO"' in made.read_bytes()
+    if (folder / ".scenes-maps").exists():  # by an earlier version, for its maps
+        return True
+    recorded = folder / "settings.json"
+    return recorded.is_file() and b'"VALIDATION_RATIO"' in recorded.read_bytes()
 
 
 def _holds_photos(folder):
@@ -214,20 +185,25 @@ def _holds_photos(folder):
 def _split_of(folder):
     """Return the split that a folder is named after, or None."""
     found = _SPLIT_NAME.fullmatch(folder.name)
-    return found and _LONG_NAMES.get(found[2].lower(), found[2].lower())
+    if not found:
+        return None
+    word = found[2].lower()
+    return _LONG_NAMES.get(word, word)
 
 
 def _split_folders(folder):
     """Return the folder of each split that there is; Kaggle's archive doubles them."""
     found = {}
     for entry in filter(_split_of, _subfolders(folder)):
-        if (split := _split_of(entry)) in found:
-            what = (
-                f"{photos.printable(folder)} holds {found[split].name} and {entry.name}"
+        split = _split_of(entry)
+        if split in found:
+            raise ValueError(
+                f"{photos.printable(folder)} holds {found[split].name} and "
+                f"{entry.name}, both names of one split; keep one of them there"
             )
-            raise ValueError(f"{what}, both names of one split; keep one of them there")
         inner = _subfolders(entry)
-        found[split] = inner[0] if [p.name for p in inner] == [entry.name] else entry
+        is_doubled = [place.name for place in inner] == [entry.name]
+        found[split] = inner[0] if is_doubled else entry
     return {split: found[split] for split in scenes.SPLITS if split in found}
 
 
@@ -244,11 +220,11 @@ def walk(folder: str | Path) -> Iterator[Path]:
         raise error
 
     for root, folders, names in os.walk(folder, onerror=stop):
-        entered = [name for name in folders if not _is_apart(Path(root, name))]
-        entered = sorted(name for name in entered if not Path(root, name).is_symlink())
-        yield from (
-            Path(root, name) for name in sorted({*names, *folders} - {*entered})
-        )
+        here = Path(root)
+        entered = [name for name in folders if not (here / name).is_symlink()]
+        entered = sorted(name for name in entered if not _is_apart(here / name))
+        for name in sorted({*names, *folders} - {*entered}):
+            yield here / name
         folders[:] = entered
 
 
@@ -256,8 +232,9 @@ def is_photo(path: Path) -> bool:
     """
     Return whether Pillow knows the file by its suffix; reading a pipe would never end.
     """
-    named = path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith(".")
-    return named and not path.is_dir() and not path.is_fifo()
+    if path.name.startswith(".") or path.suffix.lower() not in PHOTO_SUFFIXES:
+        return False
+    return not path.is_dir() and not path.is_fifo()
 
 
 def sort_files(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -273,11 +250,15 @@ def describe_skipped(paths: Iterable[Path]) -> str:
     is.
     """
     groups = {}
-    for path in sorted(p for p in paths if not (p.is_dir() and p.name.startswith("."))):
-        groups.setdefault(_why_skipped(path), []).append("/".join(path.parts[-2:]))
-    others = len(groups.pop("", []))
+    for path in sorted(paths):
+        if path.name.startswith(".") and path.is_dir():
+            continue
+        names = groups.setdefault(_why_skipped(path), [])
+        names.append("/".join(path.parts[-2:]))
+    others = groups.pop("", [])
     parts = [f"{photos.some(names)} ({reason})" for reason, names in groups.items()]
-    parts += [f"{others} other file(s)"] * (others > 0)
+    if others:
+        parts.append(f"{len(others)} other file(s)")
     return f"Skipped: {'; '.join(parts)}." if parts else ""
 
 
@@ -286,19 +267,21 @@ def _why_skipped(path):
     Return why a path that people may take for a photo is skipped, empty for other
     files.
     """
-    is_folder, is_hidden = path.is_dir(), path.name.startswith(".") or path.is_fifo()
-    reasons = {
-        "of other programs or earlier results": is_folder and _is_apart(path),
-        "linked folders are not followed": is_folder and path.is_symlink(),
-        "not a split folder": is_folder,
-        "": is_hidden,
-        "outside a class folder; move them into one, or "
-        "if unlabeled into pred/": is_photo(path),
-        "HEIC, raw and similar formats: convert to JPEG": path.suffix.lower()
-        in OTHER_SUFFIXES,
-        "if they are photos, rename them to end in .jpg": _MISNAMED.search(path.name),
-    }
-    return next((reason for reason, applies in reasons.items() if applies), "")
+    if path.is_dir():
+        if _is_apart(path):
+            return "of other programs or earlier results"
+        if path.is_symlink():
+            return "linked folders are not followed"
+        return "not a split folder"
+    if path.name.startswith(".") or path.is_fifo():
+        return ""
+    if is_photo(path):
+        return "outside a class folder; move them into one, or if unlabeled into pred/"
+    if path.suffix.lower() in OTHER_SUFFIXES:
+        return "HEIC, raw and similar formats: convert to JPEG"
+    if _MISNAMED.search(path.name):
+        return "if they are photos, rename them to end in .jpg"
+    return ""
 
 
 # --- The table ------------------------------------------------------------------------
@@ -306,7 +289,7 @@ def _why_skipped(path):
 
 def list_images(folder: str | Path) -> pd.DataFrame:
     """
-    List the photos of the data set.
+    Return the table of the photos of a data set.
 
     A photo counts at any depth below the folder of its class. Without a test split the
     validation split is used as one; without both, all photos are for training, and
@@ -323,9 +306,9 @@ def list_images(folder: str | Path) -> pd.DataFrame:
     DataFrame
         One row for each photo, sorted by split, label and path: `path` (relative to
         `folder`, with slashes), `label` (categorical, missing for prediction photos;
-        the categories are the sorted names of the classes) and `split` (categorical:
-        'train', 'validation', 'test' or 'prediction'); and `file` (where the photo
-        lies: the absolute path as str).
+        the categories are the sorted names of the classes), `split` (categorical:
+        'train', 'validation', 'test' or 'prediction') and `file` (where the photo lies:
+        the absolute path as str).
 
     Raises
     ------
@@ -334,47 +317,30 @@ def list_images(folder: str | Path) -> pd.DataFrame:
     ValueError
         A class has a name that leads to confusion, or splits look like classes.
     """
-    folder = Path(folder).expanduser()
+    folder = files.expand_home(folder)
     root = folder.resolve()
     splits = _split_folders(folder)
     _check_layout(folder, splits)
-    rows, skipped, below, empty = [], _loose(folder), set(), []
-    for split, base in (splits or {"train": folder}).items():
-        labelled = split != "prediction"
-        for place in _subfolders(base) if labelled else [base]:
-            found, others = sort_files(place)
-            for path in found:
-                name = path.relative_to(folder)
-                label = place.name if labelled else None
-                rows.append((name.as_posix(), label, split, str(root / name)))
-            skipped += others
-            below |= {path.parent for path in found if labelled} - {place}
-            if labelled and not found:
-                heic = any(path.suffix.lower() in OTHER_SUFFIXES for path in others)
-                empty.append(
-                    f"{base.name}/{place.name}" + " (convert HEIC etc. to JPEG)" * heic
-                )
-        skipped += _loose(base) if splits and labelled else []
-    skipped += [
-        place for place in _subfolders(folder) if splits and not _split_of(place)
-    ]
-    if line := describe_skipped(skipped):
-        print(line)
-    if empty:
-        print(f"No photo was found in {photos.some(empty)}.")
-    if below:
-        print(
-            f"Photos in {len(below)} folders below class folders "
-            f"count as photos of the class."
-        )
+    rows, skipped, nested, empty = [], _beside(folder, splits), set(), []
+    for split, place in _places(folder, splits):
+        found, others = sort_files(place)
+        skipped += others
+        label = None
+        if split != "prediction":
+            label = place.name
+            nested |= {path.parent for path in found} - {place}
+            if not found:
+                empty.append(_describe_empty(place, others))
+        for path in found:
+            name = path.relative_to(folder)
+            rows.append((name.as_posix(), label, split, str(root / name)))
     images = pd.DataFrame(rows, columns=["path", "label", "split", "file"])
+    _describe_rest(images["path"], skipped, nested, empty)
     classes = sorted(set(images["label"].dropna()))
     _check_classes(images, classes, splits.get("train", folder), folder)
     if {"validation", "test"} & set(images["split"]) == {"validation"}:
-        print(
-            f"No test split found; using {splits['validation'].name}/ "
-            f"as the test split."
-        )
+        name = splits["validation"].name
+        print(f"No test split found; using {name}/ as the test split.")
         images["split"] = images["split"].replace("validation", "test")
     images["label"] = pd.Categorical(images["label"], categories=classes)
     images["split"] = pd.Categorical(images["split"], categories=scenes.SPLITS)
@@ -382,39 +348,77 @@ def list_images(folder: str | Path) -> pd.DataFrame:
     return images
 
 
-def _loose(folder):
+def _places(folder, splits):
+    """Yield (split, folder) of each class and of the prediction photos."""
+    for split, base in (splits or {"train": folder}).items():
+        for place in [base] if split == "prediction" else _subfolders(base):
+            yield split, place
+
+
+def _beside(folder, splits):
     """Return what lies beside the folders that are read."""
-    return list({*folder.iterdir()} - {*_subfolders(folder)})
+    read = _subfolders(folder)
+    if splits:
+        read = filter(_split_of, read)
+    skipped = set(folder.iterdir()) - set(read)
+    for split, base in splits.items():
+        if split != "prediction":
+            skipped |= set(base.iterdir()) - set(_subfolders(base))
+    return list(skipped)
+
+
+def _describe_empty(place, others):
+    """Return the name of a class folder without photos, and what to do about HEIC."""
+    name = f"{place.parent.name}/{place.name}"
+    if any(path.suffix.lower() in OTHER_SUFFIXES for path in others):
+        return f"{name} (convert HEIC etc. to JPEG)"
+    return name
+
+
+def _describe_rest(paths, skipped, nested, empty):
+    """Print what is skipped, and what may be meant otherwise than it is read."""
+    if line := describe_skipped(skipped):
+        print(line)
+    if empty:
+        print(f"No photo was found in {photos.some(empty)}.")
+    if nested:
+        print(
+            f"Photos in {len(nested)} folders below class folders count as photos of "
+            f"the class; to make classes of these, put them side by side into one "
+            f"folder."
+        )
+    twice = paths[paths.str.replace(r"\.[^.]*$", "", regex=True).duplicated()]
+    if len(twice):
+        print(
+            f"Names that stand twice, with two suffixes: {photos.some(twice)}; "
+            f"remove what is no photo of its own, as masks."
+        )
 
 
 def _check_layout(folder, splits):
     """Raise an error if splits look like classes."""
-    here, tops = (
-        photos.printable(folder),
-        list(filter(_holds_photos, _subfolders(folder))),
-    )
+    here = photos.printable(folder)
+    tops = [place for place in _subfolders(folder) if _holds_photos(place)]
     classes = photos.some(place.name for place in tops if not _split_of(place))
-    if splits and not ("train" in splits and _subfolders(splits["train"])):
+    if splits:
+        if "train" in splits and _subfolders(splits["train"]):
+            return
         names = photos.some(place.name for place in splits.values())
-        what = (
-            f"{here} holds {names}, the name of a split, beside {classes or 'no class'}"
-        )
-        what += ", and no train/ with class folders: rename it if it is a class"
-        raise ValueError(f"{what}, else put the class folders into train/; {LAYOUTS}")
-    inner = [{p.name for p in _subfolders(place) if _holds_photos(p)} for place in tops]
-    alike = _LIKE_A_SPLIT.search(classes) and set.intersection(*inner)
-    nested = any(len(_split_folders(place)) > 1 for place in tops)
-    if len(tops) > 1 and not splits and (alike or nested):
-        what = (
-            f"{here} holds {classes}, and these "
-            f"{photos.some(sorted(set.union(*inner)))}; call "
-        )
-        what += (
-            "splits train, val or test, with the class folders "
-            "in them, use no such word in "
-        )
         raise ValueError(
-            f"{what}a class's name, or, if these are data sets, set PHOTOS to one"
+            f"{here} holds {names}, the name of a split, beside "
+            f"{classes or 'no class'}, and no train/ with class folders: rename it if "
+            f"it is a class, else put the class folders into train/; {LAYOUTS}"
+        )
+    if len(tops) < 2:
+        return
+    inner = [{p.name for p in _subfolders(place) if _holds_photos(p)} for place in tops]
+    are_alike = _LIKE_A_SPLIT.search(classes) and set.intersection(*inner)
+    if are_alike or any(len(_split_folders(place)) > 1 for place in tops):
+        raise ValueError(
+            f"{here} holds {classes}, and these "
+            f"{photos.some(sorted(set.union(*inner)))}; call splits train, val or "
+            f"test, with the class folders in them, use no such word in a class's "
+            f"name, or, if these are data sets, set PHOTOS to one"
         )
 
 
@@ -426,49 +430,47 @@ def _check_classes(images, classes, base, folder):
         raise FileNotFoundError(
             f"two classes are needed, {here} holds {only}; {_hint(folder)}"
         )
-    alike = {}  # to a Mac, to Windows, or to the eye
+    same = {}  # to a Mac, to Windows, or to the eye
     for name in classes:
-        if name in REFUSED_CLASSES or photos.printable(name) != name:
-            why = (
-                "means something else in a table"
-                if name in REFUSED_CLASSES
-                else "is not text"
-            )
-            shown = photos.printable(base / name)
-            raise ValueError(f"the name of the class {shown} {why}; rename its folder")
-        twin = alike.setdefault(unicodedata.normalize("NFKC", name).casefold(), name)
-        if twin != name:
-            what = (
-                f"the classes {twin!a} and {name!a} in {here} or beside it are one name"
-            )
+        shown = f"the name of the class {photos.printable(base / name)}"
+        if name in REFUSED_CLASSES:
             raise ValueError(
-                f"{what} but for case or coding; rename or merge their folders"
+                f"{shown} means something else in a table; rename its folder"
             )
-    if untrained := set(classes) - set(images.loc[images["split"] == "train", "label"]):
-        what = (
-            f"there is no photo in {photos.printable(base / min(untrained))}, "
-            f"though other"
+        if photos.printable(name) != name:
+            raise ValueError(f"{shown} is not text; rename its folder")
+        twin = same.setdefault(unicodedata.normalize("NFKC", name).casefold(), name)
+        if twin != name:
+            raise ValueError(
+                f"the classes {twin!a} and {name!a} in {here} or beside it are one "
+                f"name but for case or coding; rename or merge their folders"
+            )
+    trained = images.loc[images["split"] == "train", "label"]
+    untrained = set(classes) - set(trained)
+    if untrained:
+        raise FileNotFoundError(
+            f"there is no photo in {photos.printable(base / min(untrained))}, though "
+            f"other splits have that class; add some for training"
         )
-        raise FileNotFoundError(f"{what} splits have that class; add some for training")
 
 
 def _describe(images, folder, splits):
     """Print what a folder was understood to hold."""
     counts, classes = images["split"].value_counts(), images["label"].cat.categories
     purposes = ("photos for training", "for validation", "for testing", "to predict")
-    uses = zip(scenes.SPLITS, purposes, strict=True)
-    parts = [f"{counts[split]:,} {purpose}" for split, purpose in uses if counts[split]]
+    parts = []
+    for split, purpose in zip(scenes.SPLITS, purposes, strict=True):
+        if counts[split]:
+            parts.append(f"{counts[split]:,} {purpose}")
     place = folder.resolve()
-    print(
-        f"Found {len(classes)} classes in {photos.printable(place.name)}: "
-        f"{', '.join(parts)}."
-    )
+    here = photos.printable(place.name)
+    print(f"Found {len(classes)} classes in {here}: {', '.join(parts)}.")
     for split in sorted({"test", "validation"} & set(images["split"])):
         lacking = classes.difference(images.loc[images["split"] == split, "label"])
         if len(lacking):
             print(f"The {split} split has no photo of: {photos.some(lacking)}.")
     if not splits and _split_of(place) and len(_split_folders(place.parent)) > 1:
         print(
-            f"{place.name} is a split of {place.parent.name}: "
-            f"set PHOTOS to that to use all."
+            f"{place.name} is a split of {place.parent.name}: set PHOTOS to that to "
+            f"use all."
         )

@@ -5,6 +5,7 @@ The same settings and data give the same bytes, interrupted or not, here or on a
 cluster. Knows nothing of photos and fine-tuning.
 """
 
+import contextlib
 import dataclasses
 import gc
 import itertools
@@ -108,6 +109,8 @@ def make_folds(
     """
     Return the (training rows, validation rows) of each fold; groups stay together.
 
+    A class with `folds` groups or more has some in each fold.
+
     Parameters
     ----------
     labels : ndarray, shape (n,)
@@ -130,7 +133,29 @@ def make_folds(
             "1 / folds)"
         )
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    return list(splitter.split(labels, labels, groups))
+    splits = list(splitter.split(labels, labels, groups))
+    shares = sizes / folds
+    for _, rows in splits:
+        of_fold = different[different["group"].isin(groups[rows])]
+        found = of_fold["label"].value_counts().reindex(sizes.index, fill_value=0)
+        if ((found - shares).abs() >= np.maximum(1, shares / 100)).any():
+            return _folds_of_groups(splitter, different, groups)
+    return splits
+
+
+def _folds_of_groups(splitter, different, groups):
+    """
+    Return folds that are stratified by group, not by photo.
+
+    Where a few photos have many copies, folds of as many photos would hold hardly any
+    different ones of a class, or none.
+    """
+    labels, names = (different[name].to_numpy() for name in ("label", "group"))
+    splits = []
+    for _, rows in splitter.split(labels, labels, names):
+        in_fold = np.isin(groups, names[rows])
+        splits.append((np.flatnonzero(~in_fold), np.flatnonzero(in_fold)))
+    return splits
 
 
 def divide(options: settings.GridOptions, n_classes: int) -> list[settings.GridOptions]:
@@ -166,10 +191,12 @@ def _train_all(X, y, folds, blocks, cached, fingerprint):
         _stopped.clear()
         threads = 1 if scenes.has_gpu() else min(2, joblib.cpu_count())
         trained = progress.run(train_fold, calls, threads=threads, stop=_stopped)
-        for table, part in trained:
-            cached.put(KIND, fingerprint, {"table": table.to_numpy("float64")}, part)
-            bar.update()
-            yield table
+        with contextlib.closing(trained):  # nothing trains on after an interrupt
+            for table, part in trained:
+                arrays = {"table": table.to_numpy("float64")}
+                cached.put(KIND, fingerprint, arrays, part)
+                bar.update()
+                yield table
 
 
 def _read_table(cached, fingerprint, part, block):
@@ -256,7 +283,7 @@ def train_fold(
             verbose=0,
         ).history
     table = _fold_table(model.settings, history, options.epochs, fold)
-    del model, history
+    del model, history, setting_up
     gc.collect()  # a Keras model refers to itself, and would stay
     return table, part
 

@@ -112,8 +112,8 @@ def run(
     threads : int
         So many calls run at once here.
     stop : Event, optional
-        Set when the caller stops early, as at an interrupt. Calls in threads have to
-        look at it: they are waited for.
+        Set while calls in threads have to end, as after an interrupt or when the
+        iterator is closed. They have to look at it: they are waited for.
 
     Raises
     ------
@@ -128,7 +128,7 @@ def run(
             "joblib.parallel_config"
         )
     is_default = isinstance(backend, joblib.parallel.LokyBackend)
-    if not is_default or n_jobs not in (None, 1):
+    if not is_default or n_jobs is not None:
         yield from _run_by_joblib(function, calls)
     elif threads == 1:
         for call in calls:
@@ -140,13 +140,16 @@ def run(
 def _run_in_threads(function, calls, threads, stop):
     """Yield the results of calls that run in threads, and wait for these at the end."""
     with ThreadPoolExecutor(threads) as pool:
-        futures = [pool.submit(function, *call) for call in calls]
         try:
+            futures = [pool.submit(function, *call) for call in calls]
             for future in as_completed(futures):
                 yield future.result()
-        finally:
+        except BaseException:  # an interrupt, too
             stop.set()
+            raise
+        finally:
             pool.shutdown(cancel_futures=True)
+            stop.clear()
 
 
 def _run_by_joblib(function, calls):

@@ -28,14 +28,16 @@ import keras
 import numpy as np
 from keras import ops
 
+_cross_entropy = keras.losses.sparse_categorical_crossentropy
+
 
 class MeanPerHead(keras.metrics.Metric):
     """The (weighted) mean over an epoch's examples of one number per head."""
 
     def __init__(self, shape: tuple[int, int], name: str):
         super().__init__(name=name)
-        self.total = self.add_weight(shape=shape, initializer="zeros", name="total")
-        self.count = self.add_weight(shape=(), initializer="zeros", name="count")
+        self.total = self.add_weight(shape, "zeros", name="total")
+        self.count = self.add_weight((), "zeros", name="count")
 
     def update_state(self, total, count):
         self.total.assign_add(total)
@@ -57,12 +59,10 @@ class SideBySideHeads(keras.Model):
     Nothing passes from one head to another, so each trains as it would alone:
 
     - The loss is the *sum* of the heads' losses. The gradient of a sum with respect to
-      one
-      head's weights is the gradient of that head's own loss. (A mean would divide it by
-      the number of heads, and Adam's epsilon would notice.)
+      one head's weights is the gradient of that head's own loss. (A mean would divide
+      it by the number of heads, and Adam's epsilon would notice.)
     - Adam works on each weight by itself. Its learning rate can be a number per column,
-      so
-      one optimizer serves all learning rates.
+      so one optimizer serves all learning rates.
     - The L2 penalty is a factor per head.
     - Heads with different dropout rates need different inputs: the weights are a stack
       with one wide matrix per rate. All rates compare the *same* uniform random numbers
@@ -70,9 +70,8 @@ class SideBySideHeads(keras.Model):
       since the numbers do not depend on the other rates in the list, neither does a
       head's training.
     - All heads start from the same initial weights and see the same batches (common
-      random
-      numbers): a difference between two settings is due to the settings, not to the
-      seed.
+      random numbers): a difference between two settings is due to the settings, not to
+      the seed.
 
     Axes: D dropout rates, B examples of a batch, H = learning rates x weight decays, C
     classes. In each epoch of the history, `head_loss` and `head_accuracy` have the
@@ -99,48 +98,55 @@ class SideBySideHeads(keras.Model):
         seed: int = 0,
     ):
         super().__init__()
-        self.heads = (len(dropouts), len(learning_rates) * len(weight_decays))
         self.settings = [
             {"learning_rate": rate, "dropout": dropout, "weight_decay": decay}
             for dropout in dropouts
             for rate in learning_rates
             for decay in weight_decays
         ]
+        n_dropouts = len(dropouts)
+        n_others = len(learning_rates) * len(weight_decays)
+        self.heads = (n_dropouts, n_others)
         self.n_classes = n_classes
-        self.rates = np.reshape(dropouts, (-1, 1, 1)).astype("float32")
-        self.penalties = np.tile(weight_decays, len(learning_rates)).astype("float32")
-        columns = np.repeat(learning_rates, len(weight_decays) * n_classes).astype(
-            "float32"
-        )
-        width = self.heads[1] * n_classes
-        self.kernel = self.add_weight(
-            shape=(len(dropouts), n_features, width), initializer="zeros", name="kernel"
-        )
-        self.bias = self.add_weight(
-            shape=(len(dropouts), 1, width), initializer="zeros", name="bias"
-        )
-        initial = keras.initializers.GlorotUniform(seed)((n_features, n_classes))
-        self.kernel.assign(ops.tile(initial, (self.heads[0], 1, self.heads[1])))
+        # Numbers per head or column, in the order of the axes.
+        dropout_rates = np.asarray(dropouts, "float32")
+        self.rates = dropout_rates.reshape(n_dropouts, 1, 1)
+        decays = np.asarray(weight_decays, "float32")
+        self.penalties = np.tile(decays, len(learning_rates))
+        columns_a_rate = len(weight_decays) * n_classes
+        rates = np.asarray(learning_rates, "float32")
+        column_rates = np.repeat(rates, columns_a_rate)
+
+        width = n_others * n_classes
+        shape = (n_dropouts, n_features, width)
+        self.kernel = self.add_weight(shape, "zeros", name="kernel")
+        shape = (n_dropouts, 1, width)
+        self.bias = self.add_weight(shape, "zeros", name="bias")
+        initializer = keras.initializers.GlorotUniform(seed)
+        initial = initializer((n_features, n_classes))
+        kernel = ops.tile(initial, (n_dropouts, 1, n_others))
+        self.kernel.assign(kernel)
         self.mask_generator = keras.random.SeedGenerator(seed)
         self.head_loss = MeanPerHead(self.heads, "head_loss")
         self.head_accuracy = MeanPerHead(self.heads, "head_accuracy")
         self.built = True
-        adam = keras.optimizers.Adam(lambda: ops.convert_to_tensor(columns))
-        self.compile(optimizer=adam, jit_compile=False)
+        adam = keras.optimizers.Adam(lambda: ops.convert_to_tensor(column_rates))
+        self.compile(adam, jit_compile=False)
 
     def call(self, x, training=False):
         """Return scores (D, B, H, C) for features (B, F)."""
+        n_dropouts, n_others = self.heads
         x = ops.expand_dims(x, 0)
         if training:
-            keep = (
-                keras.random.uniform(ops.shape(x), seed=self.mask_generator)
-                >= self.rates
-            )
-            x = ops.where(keep, x / (1 - self.rates), 0.0)
+            numbers = keras.random.uniform(ops.shape(x), seed=self.mask_generator)
+            keep = numbers >= self.rates
+            scaled = x / (1 - self.rates)
+            x = ops.where(keep, scaled, 0.0)
         else:
-            x = ops.repeat(x, self.heads[0], axis=0)
-        scores = ops.matmul(x, self.kernel) + self.bias
-        return ops.reshape(scores, (self.heads[0], -1, self.heads[1], self.n_classes))
+            x = ops.repeat(x, n_dropouts, axis=0)
+        scores = ops.matmul(x, self.kernel)
+        scores = scores + self.bias
+        return ops.reshape(scores, (n_dropouts, -1, n_others, self.n_classes))
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
@@ -151,26 +157,25 @@ class SideBySideHeads(keras.Model):
         Weights count as in Keras: the sum of weighted losses is divided by the batch
         size, the sum of weighted accuracies by the sum of the weights.
         """
-        batch_size = ops.cast(ops.shape(y)[0], "float32")
-        y = ops.broadcast_to(ops.reshape(y, (1, -1, 1)), ops.shape(y_pred)[:-1])
-        entropy = keras.losses.sparse_categorical_crossentropy(
-            y, y_pred, from_logits=True
-        )
-        correct = ops.cast(
-            ops.equal(ops.argmax(y_pred, axis=-1), ops.cast(y, "int32")), "float32"
-        )
+        n_examples = ops.shape(y)[0]
+        batch_size = ops.cast(n_examples, "float32")
         count = batch_size
+        y = ops.reshape(y, (1, -1, 1))
+        y = ops.broadcast_to(y, ops.shape(y_pred)[:-1])
+        entropy = _cross_entropy(y, y_pred, from_logits=True)
+        predicted = ops.argmax(y_pred, axis=-1)
+        correct = ops.equal(predicted, ops.cast(y, "int32"))
+        correct = ops.cast(correct, "float32")
         if sample_weight is not None:
             weights = ops.reshape(sample_weight, (-1, 1))
-            entropy, correct, count = (
-                entropy * weights,
-                correct * weights,
-                ops.sum(weights),
-            )
-        squares = ops.reshape(
-            ops.sum(ops.square(self.kernel), axis=1), (*self.heads, -1)
-        )
-        losses = ops.mean(entropy, axis=1) + ops.sum(squares, axis=-1) * self.penalties
+            count = ops.sum(weights)
+            entropy = entropy * weights
+            correct = correct * weights
+        squares = ops.sum(ops.square(self.kernel), axis=1)
+        squares = ops.reshape(squares, (*self.heads, self.n_classes))
+        penalties = ops.sum(squares, axis=-1) * self.penalties
+        losses = ops.mean(entropy, axis=1) + penalties
         self.head_loss.update_state(losses * batch_size, batch_size)
-        self.head_accuracy.update_state(ops.sum(correct, axis=1), count)
+        n_correct = ops.sum(correct, axis=1)
+        self.head_accuracy.update_state(n_correct, count)
         return ops.sum(losses)

@@ -152,9 +152,11 @@ class Store:
         return sorted(path.stem.removeprefix(start) for path in paths)
 
     def drop(self, kind: str, fingerprint: str) -> None:
-        """Delete an entry and its parts."""
+        """Delete an entry and its parts, and what a killed run left unfinished."""
         for path in self.folder.glob(f"{kind}-{fingerprint}*.npz"):
             self._delete(path)
+        for path in self.folder.glob(f".{kind}-{fingerprint}*.unfinished-*.npz"):
+            path.unlink(missing_ok=True)
 
     def prune(self, kind: str, keep: int) -> None:
         """

@@ -4,15 +4,21 @@ kill.
 """
 
 import contextlib
-import functools
 import gc
 import os
+import shutil
 import signal
+import subprocess
 import sys
+import textwrap
+import threading
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import ModuleType
 
+import joblib
 import keras
 import numpy as np
 import pandas as pd
@@ -23,7 +29,7 @@ import scenes
 import scenes.base_model
 import scenes.grid_search
 import scenes.heads
-import scenes.side_by_side
+from scenes.settings import GridOptions
 
 
 def make_photos(
@@ -93,32 +99,84 @@ def fit_alone(train, validation, setting, *, seed, **options):
     return fit_plainly(head, train, validation, learning_rate=learning_rate, **options)
 
 
-def fake_training(
-    features, labels, training, validation, *, grid, epochs, seed, **options
-):
-    """Stand in for `_fit`: at once, random numbers that depend on the seed alone."""
-    heads = len(grid["learning_rates"]) * len(grid["weight_decays"])
-    rng = np.random.default_rng(seed)
-    return {
-        name: rng.random((epochs, len(grid["dropouts"]), heads), dtype="float32")
-        for name in scenes.METRICS
+def fake_training(X, y, rows, options, fold, part=""):
+    """
+    Stand in for `train_fold`: at once, random numbers that depend on the seed alone.
+    """
+    axes = {
+        "learning_rate": options.learning_rates,
+        "dropout": options.dropouts,
+        "weight_decay": options.weight_decays,
+        "fold": [fold],
+        "epoch": range(1, options.epochs + 1),
     }
+    table = pd.MultiIndex.from_product(axes.values(), names=axes).to_frame(index=False)
+    rng = np.random.default_rng([options.seed, fold])
+    for name in scenes.METRICS:
+        table[name] = rng.random(len(table), dtype="float32")
+    return table, part
 
 
-# --- Searches in a process of their own -----------------------------------------------
-
-
-def run(word: Connection, *, threads: int = 0, **search) -> None:
+def run_example(room: ModuleType, folder: Path, *checks: str) -> str:
     """
-    Run a grid search as the notebook does; 0 threads are as many as TensorFlow likes.
+    Return what the example in a room's docstring prints beside a copy of the room
+    alone.
     """
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    shutil.copy(room.__file__, folder)
+    example = textwrap.dedent(room.__doc__.partition(":\n\n")[2])
+    code = "\n".join([example, *checks])
+    options = {"cwd": folder, "capture_output": True, "text": True, "timeout": 300}
+    done = subprocess.run([sys.executable, "-c", code], **options, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# --- Searches -------------------------------------------------------------------------
+
+N = 96
+X, Y = make_photos(N)
+SMALL = GridOptions(
+    learning_rates=[0.001, 0.005],
+    dropouts=[0.0, 0.3],
+    weight_decays=[1e-4, 1e-2],
+    epochs=2,
+    folds=3,
+    batch_size=24,
+    seed=7,
+)
+
+
+def search_in(
+    folder: Path,
+    options: GridOptions = SMALL,
+    *,
+    X: np.ndarray = X,
+    y: np.ndarray = Y,
+    groups: Sequence | None = None,
+) -> pd.DataFrame:
+    """Search with the cache and the CSV in one folder."""
+    files = {"cache": folder / "cache", "csv": folder / "grid_search.csv"}
+    return scenes.grid_search.grid_search(X, y, options, groups=groups, **files)
+
+
+# In a process of its own, each tells its words to the tests.
+
+
+def run(
+    word: Connection, *, folder: Path, threads: int = 0, copies: int = 1, options
+) -> None:
+    """
+    Run a search as the notebook does; 0 threads are as many as TensorFlow likes.
+    """
+    if threads:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+    X, y = make_photos(N * copies)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        scenes.grid_search.grid_search(**search)
+        search_in(folder, options, X=X, y=y)
 
 
-def run_step_by_step(word: Connection, **search) -> None:
+def run_step_by_step(word: Connection, *, folder: Path, options: GridOptions) -> None:
     """
     Run a grid search without compiling it, which would take most of its time; tell
     steps.
@@ -126,49 +184,52 @@ def run_step_by_step(word: Connection, **search) -> None:
     # each fold looks for garbage, which takes long among all objects of TensorFlow
     gc.freeze()
     tf.config.run_functions_eagerly(True)
-    tell = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, logs: word.send("a step is done")
-    )
-    heads = scenes.side_by_side.SideBySideHeads
-    heads.fit = functools.partialmethod(heads.fit, callbacks=[tell])
-    run(word, **search)
+    one_word = threading.Lock()
+
+    def tell(callback, batch, logs=None):
+        with one_word:
+            word.send("a step is done")
+
+    scenes.grid_search._StopIfAsked.on_train_batch_end = tell
+    run(word, folder=folder, options=options)
 
 
-def run_and_die(word: Connection, *, operation: int, csv: Path, **search) -> None:
+def run_and_die(
+    word: Connection, *, operation: int, folder: Path, options: GridOptions
+) -> None:
     """Search without training, and die of `kill -9` just before a file operation."""
     gc.freeze()
-    scenes.grid_search._fit = fake_training
+    joblib.cpu_count = lambda: 1
+    scenes.grid_search.train_fold = fake_training
     told = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
     operations = 0
 
     def count(event: str, arguments: tuple) -> None:
         nonlocal operations
-        # A folder is emptied by names relative to it.
-        inside = event in told and (
-            str(csv.parent) in str(arguments[0]) or not os.path.isabs(str(arguments[0]))
-        )
+        inside = event in told and str(folder) in str(arguments[0])
         operations += inside
         if inside and operations > operation:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(count)
-    scenes.grid_search.grid_search(**search, csv=csv)
+    search_in(folder, options)
 
 
-def hold(word: Connection, **search) -> None:
+def hold(word: Connection, *, folder: Path, options: GridOptions) -> None:
     """Begin a search, send a word, and train for ever."""
 
-    def train(*arguments, **options):
+    def train(*arguments):
         word.send("the training has begun")
         time.sleep(3600)
 
-    scenes.grid_search._fit = train
-    scenes.grid_search.grid_search(**search)
+    joblib.cpu_count = lambda: 1
+    scenes.grid_search.train_fold = train
+    search_in(folder, options)
 
 
-def measure_memory(word: Connection, *, copies: int, **search) -> None:
+def measure_memory(word: Connection, *, folder: Path, options: GridOptions) -> None:
     """
-    Send by how many bytes a search on so many copies of 600 photos raises the memory.
+    Send by how many bytes a search on 12,000 photos raises the memory, and their size.
     """
 
     def memory(key: str) -> int:
@@ -178,9 +239,9 @@ def measure_memory(word: Connection, *, copies: int, **search) -> None:
         )
 
     X, y = make_photos(600)
-    scenes.grid_search.grid_search(X, y, **search)  # loads what any search needs
-    X, y = np.tile(X, (copies, 1)), np.tile(y, copies)
+    search_in(folder, options, X=X, y=y)  # loads what any search needs
+    X, y = np.tile(X, (20, 1)), np.tile(y, 20)
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
     before = memory("VmRSS")
-    scenes.grid_search.grid_search(X, y, **search)
-    word.send(memory("VmHWM") - before)
+    search_in(folder, options, X=X, y=y)
+    word.send((memory("VmHWM") - before, X.nbytes))

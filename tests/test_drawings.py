@@ -1,22 +1,41 @@
-"""Class activation maps over photos."""
+"""Photos under titles, and class activation maps over photos."""
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from conftest import draw
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 import scenes.drawings
 
 
-@pytest.fixture(scope="module")
-def figure():
+def seen(figure: Figure) -> np.ndarray:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())
+
+
+def five_maps() -> Figure:
     """
     Return five photos, one of them upright, whose maps point at their lower right.
     """
     photos = [draw(i) for i in range(4)] + [draw(4, width=30, height=40)]
     values = np.add.outer(np.arange(7.0), np.arange(7.0)) - 5
     return scenes.drawings.maps(photos, [values] * 5, ["$a$ <b>", "b", "c", "d", "e"])
+
+
+def titled_photo(title: str) -> Figure:
+    return scenes.drawings.grid([draw(0)], [title], columns=1)
+
+
+@pytest.fixture(scope="module")
+def figure():
+    return five_maps()
 
 
 def test_maps_lie_over_the_whole_of_their_photos_under_their_titles(figure):
@@ -34,11 +53,7 @@ def test_maps_lie_over_the_whole_of_their_photos_under_their_titles(figure):
 
 def test_a_map_is_brightest_where_its_values_are_highest(figure):
     """In the pixels: the whole way from the map to what one sees."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    pixels = np.asarray(canvas.buffer_rgba())[::-1, :, :3].astype(
-        float
-    )  # from below, as the box
+    pixels = seen(figure)[::-1, :, :3].astype(float)  # from below, as the box
     (left, low), (right, high) = (
         figure.axes[0].get_window_extent().get_points().round().astype(int)
     )
@@ -51,3 +66,88 @@ def test_a_map_without_a_highest_place_is_drawn_without_a_word(recwarn):
     figure = scenes.drawings.maps([draw(0)], [np.zeros((7, 7))], ["flat"])
     assert np.ptp(figure.axes[0].images[1].get_array()) == 0
     assert not recwarn.list
+
+
+OF_A_READER = {
+    "axes.titlelocation": "left",
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 200,
+    "figure.facecolor": "black",
+    "font.family": "serif",
+    "font.sans-serif": ["DejaVu Serif"],
+    "font.weight": "bold",
+    "image.aspect": "auto",
+    "image.cmap": "jet",
+    "image.interpolation": "none",
+    "image.origin": "lower",
+    "path.sketch": (1, 100, 2),
+    "text.color": "red",
+    "text.usetex": True,
+}
+
+
+@pytest.mark.parametrize("drawing", [five_maps, lambda: titled_photo("two\nlines")])
+def test_a_readers_configuration_of_matplotlib_changes_no_drawing(drawing):
+    """Nor does it when they are shown, which is when they are drawn."""
+    right = seen(drawing())
+    with matplotlib.rc_context(OF_A_READER):
+        again = seen(drawing())
+        assert matplotlib.rcParams["image.origin"] == "lower"
+    np.testing.assert_array_equal(again, right)
+
+
+@pytest.fixture
+def fonts(monkeypatch):
+    """
+    Return matplotlib's list of fonts, as if few were installed and one were deleted.
+    """
+    manager = font_manager.fontManager
+    few = [font_manager.FontEntry("deleted.ttf", weight=400)]
+    few += [font for font in manager.ttflist if font.name.startswith(("DejaVu", "Las"))]
+    monkeypatch.setattr(manager, "ttflist", few)
+    scenes.drawings._say_once.cache_clear()
+    return manager
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("weight", "right"), [(400, "山"), (900, r"\u5c71")])
+def test_a_title_is_drawn_in_a_font_that_has_it(weight, right, fonts, tmp_path, capsys):
+    pen = TTGlyphPen(None)
+    pen.moveTo((100, 0))
+    pen.lineTo((500, 900))
+    pen.lineTo((900, 0))
+    pen.closePath()
+    font = FontBuilder(1000, isTTF=True)
+    font.setupGlyphOrder([".notdef", "empty", "mountain"])
+    font.setupCharacterMap({ord("谷"): "empty", ord("山"): "mountain"})
+    empty = TTGlyphPen(None).glyph()
+    font.setupGlyf({".notdef": empty, "empty": empty, "mountain": pen.glyph()})
+    font.setupHorizontalMetrics(dict.fromkeys(font.font.getGlyphOrder(), (1000, 0)))
+    font.setupHorizontalHeader(ascent=900, descent=-100)
+    font.setupNameTable({"familyName": "Mountains", "styleName": "Regular"})
+    font.setupOS2(usWeightClass=weight)
+    font.setupPost()
+    font.save(tmp_path / "mountains.ttf")
+    fonts.addfont(tmp_path / "mountains.ttf")
+    figure = titled_photo("山")
+    assert figure.axes[0].get_title() == right
+    assert not np.array_equal(seen(figure), seen(titled_photo("谷")))
+    assert (capsys.readouterr().out == "") == (weight == 400)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("one", "other"), ["猫狗", "山海", "मन", "ไน", "🐈🐕"])
+def test_titles_that_no_font_has_differ_and_one_line_says_why(
+    one, other, fonts, capsys
+):
+    assert not np.array_equal(seen(titled_photo(one)), seen(titled_photo(other)))
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert "no installed font has" in said
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_title_in_the_letters_of_the_first_font_stays(fonts, capsys):
+    figure = scenes.drawings.grid([draw(0)] * 2, ["кот\n37%", "بحر"], columns=2)
+    assert [axis.get_title() for axis in figure.axes] == ["кот\n37%", "بحر"]
+    assert capsys.readouterr().out == ""

@@ -55,28 +55,51 @@ def test_find_photos_prefers_what_it_is_told_and_knows_the_home_folder(
             scenes.folders.find_photos(told)
 
 
-ON_KAGGLE = {
-    "intel": ["intel/train/sea/1.jpg", "other/1.csv"],
-    "flowers": ["flowers/rose/1.jpg", "flowers/tulip/1.jpg"],
-    "intel/archive": ["intel/archive/train/sea/1.jpg", "intel/archive/test/sea/1.jpg"],
-    "b": ["a/train/rose/1.jpg", "b/seg_train/seg_train/sea/1.jpg"],
-    "datasets/x/a": ["datasets/x/a/rose/1.jpg", "datasets/x/a/tulip/1.jpg"],
-}
-
-
 @pytest.mark.usefixtures("elsewhere")
-@pytest.mark.parametrize("expected", ON_KAGGLE)
-def test_find_photos_finds_the_one_data_set_on_kaggles_machines(
-    monkeypatch, capsys, expected
+@pytest.mark.parametrize("place", ["intel", "datasets/x/intel"])
+def test_find_photos_finds_the_intel_photos_on_kaggles_machines(
+    monkeypatch, capsys, place
 ):
     monkeypatch.setattr(scenes.folders, "KAGGLE_INPUT", Path("input"))
     assert scenes.folders.find_photos() is None
-    make(Path("input"), *ON_KAGGLE[expected])
-    assert scenes.folders.find_photos() == Path("input", expected)
-    assert capsys.readouterr().out == f"Using the photos in input/{expected}.\n"
-    make(Path("input"), "other/seg_train/rose/1.jpg", "another/seg_train/rose/1.jpg")
-    with pytest.raises(ValueError, match=r"set PHOTOS to one of .*input/another, "):
-        scenes.folders.find_photos()
+    make(Path("input"), "flowers/train/rose/1.jpg", "flowers/train/tulip/1.jpg")
+    assert scenes.folders.find_photos() is None
+    make(Path("input"), f"{place}/seg_train/seg_train/sea/1.jpg")
+    assert scenes.folders.find_photos() == Path("input", place)
+    assert capsys.readouterr().out == f"Using the photos in input/{place}.\n"
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_file_in_the_place_of_the_photos_is_to_be_unpacked(monkeypatch):
+    Path("photos.zip").write_bytes(b"PK")
+    monkeypatch.setenv("INTEL_PHOTOS", "photos.zip")
+    for told in ("photos.zip", None):
+        with pytest.raises(
+            NotADirectoryError, match=r"^photos.zip is a file, .*; unpack an archive"
+        ):
+            scenes.folders.find_photos(told)
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_name_with_a_tilde_that_is_there_is_not_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", str(Path.cwd() / "home"))
+    make(Path("home"), "photos/a/1.jpg", "photos/b/1.jpg")
+    assert scenes.folders.find_photos("~/photos") == Path.cwd() / "home" / "photos"
+    make(Path("~"), "photos/a/2.jpg", "photos/b/2.jpg")
+    assert scenes.folders.find_photos("~/photos") == Path("~/photos")
+    assert list(scenes.folders.list_images("~/photos")["path"]) == [
+        "a/2.jpg",
+        "b/2.jpg",
+    ]
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_without_a_home_folder_a_tilde_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as it then does
+    with pytest.raises(FileNotFoundError, match=r"^there is no folder ~/photos; "):
+        scenes.folders.find_photos("~/photos")
+    make(Path("b"), "a/1.jpg", "b/1.jpg")
+    assert scenes.folders.find_photos("b") == Path("b")
 
 
 # --- The layouts ----------------------------------------------------------------------
@@ -127,7 +150,7 @@ beside splits: train/a/1.jpg, train/b/1.jpg, test/a/1.jpg, test/b/1.jpg, c/1.jpg
     Skipped: photos/c (not a split folder).
 classes of classes: Fruit/Apple/1.jpg, Fruit/Pear/red/1.jpg, Nut/1.jpg, Nut/.hidden/2.jpg
     train/Fruit, train/Fruit, train/Nut
-    Photos in 2 folders below class folders count
+    Photos in 2 folders below class folders count as photos of the class; to make classes
 splits in classes: a/train/1.jpg, a/test/1.jpg, b/train/1.jpg
     photos holds a, b, and these test, train; call
 two data sets: x/train/a/1.jpg, x/train/b/1.jpg, x/test/a/1.jpg, y/a/1.jpg, y/b/1.jpg
@@ -146,6 +169,11 @@ two cases: train/Sea/1.jpg, train/a/1.jpg, test/sea/1.jpg
     'Sea' and 'sea' in
 two codings: caf\u00e9/1.jpg, cafe\u0301/1.jpg
     one name but for case or coding
+turned round: a/1.jpg, b\u202egpj/1.jpg
+    class .*b\\\\u202egpj is not text; rename its folder
+masks: a/1.jpg, a/1.png, a/2.jpg, b/1.jpg, b/2.x.jpg, b/2.jpg, b/2.JPG
+    train/a, train/a, train/a, train/b, train/b, train/b, train/b
+    Names that stand twice, with two suffixes: a/1.png, b/2.jpg; remove what is no photo
 no text: a/1.jpg, caf\udce9\x0bb/1.jpg
     class .*caf\\\\udce9\\\\x0bb is not text; rename its folder
 what programs keep: a/1.jpg, a/@eaDir/1/1.jpg, b/1.jpg, b/.ipynb_checkpoints/1.jpg, \
@@ -378,106 +406,3 @@ def test_the_real_photos_are_all_in_the_table(real_photos):
     counts = images.groupby(["split", "label"], observed=True).size()
     assert list(counts["train"]) == [2191, 2271, 2404, 2512, 2274, 2382]
     assert list(counts["test"]) == [437, 474, 553, 525, 510, 501]
-
-
-# --- Corrections ----------------------------------------------------------------------
-
-
-@pytest.fixture
-def corrections(table, tmp_path):
-    """
-    Return a function that applies a file of this text to a table: three photos a class
-    train.
-
-    The last two photos have a name that is no text, and no label.
-    """
-    images = table.assign(split=table["split"].where(table.index % 4 < 3, "test"))
-    images.loc[22, "path"] = "caf\udce9, one.jpg"
-    images.loc[23, "label"] = None
-
-    def apply(text: str, encoding: str = "utf-8") -> pd.DataFrame:
-        (tmp_path / "labels.csv").write_bytes(text.encode(encoding, "surrogateescape"))
-        return scenes.dataset.apply_corrections(images, tmp_path / "labels.csv")
-
-    apply.images = images
-    return apply
-
-
-CORRECTIONS = (
-    "path,label,suggested\n0.jpg,sea,forest\n1.jpg,buildings,sea\n4.jpg,,sea\n7.jpg,,\n"
-)
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-@pytest.mark.parametrize(("sep", "newline"), [(",", "\n"), (";", "\r\n")])
-def test_labels_are_corrected_and_photos_left_out(
-    corrections, capsys, encoding, sep, newline
-):
-    images = corrections.images.copy(deep=True)
-    table = corrections(CORRECTIONS.replace(",", sep).replace("\n", newline), encoding)
-    pd.testing.assert_frame_equal(corrections.images, images)
-    expected = images.drop([4, 7])
-    expected.loc[0, "label"] = "sea"
-    expected["corrected"] = expected.index == 0
-    pd.testing.assert_frame_equal(table, expected)
-    said = (
-        "labels.csv: 1 label(s) corrected and 2 photo(s) "
-        "left out, 1 of them test photos"
-    )
-    assert (
-        f"{said}; corrections of test photos flatter the model.\n"
-        in capsys.readouterr().out
-    )
-
-
-def test_corrections_of_training_photos_flatter_nobody(corrections, capsys):
-    corrections("path,label\n0.jpg,sea\n0.jpg,sea\n")
-    assert capsys.readouterr().out.endswith(
-        ": 1 label(s) corrected and 0 photo(s) left out.\n"
-    )
-
-
-def test_without_a_file_no_label_is_corrected(corrections, capsys):
-    table = scenes.dataset.apply_corrections(corrections.images, None)
-    pd.testing.assert_frame_equal(table, corrections.images.assign(corrected=False))
-    assert capsys.readouterr().out == ""
-
-
-def test_photos_with_names_of_any_bytes_are_corrected(corrections):
-    assert corrections('label,path\nsea,"caf\udce9, one.jpg"\n')["label"][22] == "sea"
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        (
-            "",
-            "is no CSV file with the columns path and label (No "
-            "columns to parse from file)",
-        ),
-        (
-            "path;suggested\n0.jpg;sea\n",
-            "is no CSV file with the columns path and label (",
-        ),
-        (
-            "path,label\n0.jpg,sea,1,2\n1,sea\n2,sea,1,2,3\n",
-            "is no CSV file with the columns",
-        ),
-        (
-            "path,label\n0.jpg,sea\na\x0b.jpg,sea\n",
-            "names a\\x0b.jpg, which is the path of no",
-        ),
-        (
-            "path,label\n23.jpg,sea\n",
-            "names 23.jpg, which is the path of no labelled photo",
-        ),
-        (
-            "path,label\n0.jpg,nan\n",
-            "labels 0.jpg as nan; it must be one of buildings, forest",
-        ),
-        ("path,label\n0.jpg,sea\n0.jpg,\n", "gives 0.jpg different labels; keep one"),
-    ],
-)
-def test_corrections_that_mean_nothing_are_refused(corrections, text, told):
-    with pytest.raises(ValueError, match=re.escape(f"labels.csv {told}")):
-        corrections(text)

@@ -1,15 +1,20 @@
 """A search loses and mixes up nothing, and its table holds what plain fits give."""
 
+import functools
 import gc
 import multiprocessing
 import os
 import signal
+import threading
 import time
+import weakref
 import zipfile
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import joblib
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,46 +22,31 @@ import search
 import tensorflow as tf
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from search import fake_training, fit_alone, make_photos, make_unequal
+from search import SMALL, X, Y, fake_training, fit_alone, make_unequal, search_in
 
 import scenes
 import scenes.base_model
 import scenes.evaluation
 import scenes.files
 import scenes.grid_search
+import scenes.progress
 import utils
-from scenes.grid_search import grid_search, make_folds
+from scenes.grid_search import make_folds
+from scenes.settings import GridOptions
+from scenes.side_by_side import SideBySideHeads
+from scenes.store import Store
 
 COLUMNS = [*scenes.HYPERPARAMETERS, "fold", "epoch", *scenes.METRICS]
-N = 96
-X, Y = make_photos(N)
-SMALL = {
-    "X": X,
-    "y": Y,
-    "learning_rates": [0.001, 0.005],
-    "dropouts": [0.0, 0.3],
-    "weight_decays": [1e-4, 1e-2],
-    "epochs": 2,
-    "folds": 3,
-    "batch_size": 24,
-    "seed": 7,
-}
 LISTS = ("learning_rates", "dropouts", "weight_decays")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_after_the_other():
+@pytest.fixture(autouse=True)
+def one_after_the_other(monkeypatch):
     """
     Let the folds train in order, so that the tests can count them; threads have their
     own.
-
-    Each fold looks for garbage, which takes long among all objects of TensorFlow: not
-    there.
     """
-    gc.freeze()
-    with joblib.parallel_config(n_jobs=1):
-        yield
-    gc.unfreeze()
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 1)
 
 
 @pytest.fixture
@@ -70,48 +60,45 @@ def step_by_step():
     tf.config.run_functions_eagerly(False)
 
 
-@pytest.fixture
-def csv(tmp_path):
-    return tmp_path / "grid_search.csv"
-
-
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
     """Return the CSV and the table of a small search that trained."""
-    csv = tmp_path_factory.mktemp("searched") / "new" / "grid_search.csv"
-    return csv, grid_search(**SMALL, csv=csv)
+    folder = tmp_path_factory.mktemp("searched") / "new"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(joblib, "cpu_count", lambda: 1)
+        return folder / "grid_search.csv", search_in(folder)
 
 
 class Trainings:
     """
-    Takes the place of `_fit`: counts the tasks, trains if `real`, and can be
+    Takes the place of `train_fold`: counts the tasks, trains if `real`, and can be
     interrupted.
     """
 
     def __init__(self):
-        self.seeds = []
+        self.parts = []
         self.last = None
         self.real = False
-        self.fit = scenes.grid_search._fit
+        self.train_fold = scenes.grid_search.train_fold
 
-    def __call__(self, *arguments, **options):
-        if len(self.seeds) == self.last:
+    def __call__(self, *arguments):
+        if len(self.parts) == self.last:
             signal.raise_signal(signal.SIGINT)
-        self.seeds.append(options["seed"])
-        return (self.fit if self.real else fake_training)(*arguments, **options)
+        self.parts.append(arguments[-1])
+        return (self.train_fold if self.real else fake_training)(*arguments)
 
-    def interrupt(self, csv, after=2):
+    def interrupt(self, folder, after=2):
         """Begin a search and press the interrupt button after some tasks."""
-        self.last = len(self.seeds) + after
+        self.last = len(self.parts) + after
         with pytest.raises(KeyboardInterrupt):
-            grid_search(**SMALL, csv=csv)
+            search_in(folder)
         self.last = None
 
 
 @pytest.fixture
 def trainings(monkeypatch):
     stand_in = Trainings()
-    monkeypatch.setattr(scenes.grid_search, "_fit", stand_in)
+    monkeypatch.setattr(scenes.grid_search, "train_fold", stand_in)
     return stand_in
 
 
@@ -170,26 +157,22 @@ def test_each_class_is_spread_evenly_over_the_folds(data, folds, seed):
 
 
 def test_settings_in_blocks_train_as_all_at_once(
-    searched, csv, trainings, monkeypatch, step_by_step
+    searched, tmp_path, trainings, monkeypatch, step_by_step
 ):
     """To 1e-5, though those are not compiled."""
     monkeypatch.setattr(scenes.grid_search, "BLOCK_COLUMNS", 4 * 6)
     trainings.real = True
-    results = grid_search(**SMALL, csv=csv)
-    assert len(trainings.seeds) == SMALL["folds"] * 2
-    assert len(set(trainings.seeds)) == SMALL["folds"], (
-        "blocks of a fold share its draws"
-    )
+    results = search_in(tmp_path)
+    assert len(set(trainings.parts)) == SMALL.folds * 2
     np.testing.assert_allclose(results, searched[1], rtol=0, atol=1e-5)
 
 
 def divide(n_classes, counts):
-    """Return a grid of as many values of each kind, and its blocks."""
-    grid = {
-        name: list(np.linspace(0, 0.5, n))
-        for name, n in zip(LISTS, counts, strict=True)
-    }
-    return grid, scenes.grid_search._divide(n_classes, grid)
+    """Return a grid of as many values of each kind, and the lists of its blocks."""
+    lists = [np.linspace(0.001, 0.5, n) for n in counts]
+    grid = GridOptions(**dict(zip(LISTS, lists, strict=True)), epochs=1, folds=2)
+    blocks = scenes.grid_search.divide(grid, n_classes)
+    return lists, [[getattr(block, name) for name in LISTS] for block in blocks]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +187,7 @@ def test_blocks_of_six_classes_hold_up_to_128_settings_of_whole_dropout_rates(
     counts, sizes
 ):
     _, blocks = divide(6, counts)
-    assert [tuple(map(len, block.values())) for block in blocks] == sizes
+    assert [tuple(map(len, block)) for block in blocks] == sizes
 
 
 @given(st.integers(2, 200), st.tuples(*[st.integers(1, 9)] * 3))
@@ -212,42 +195,110 @@ def test_the_more_classes_the_smaller_the_blocks(n_classes, counts):
     """
     A block has at most 768 columns, so that its memory stays, or one dropout rate.
     """
-    grid, blocks = divide(n_classes, counts)
+    lists, blocks = divide(n_classes, counts)
     for block in blocks:
-        n_heads = np.prod([len(values) for values in block.values()])
-        assert n_heads * n_classes <= 768 or len(block["dropouts"]) == 1
-    found = [setting for block in blocks for setting in product(*block.values())]
-    assert sorted(found) == sorted(product(*grid.values()))
+        n_heads = np.prod([len(values) for values in block])
+        assert n_heads * n_classes <= 768 or len(block[1]) == 1
+    found = [setting for block in blocks for setting in product(*block)]
+    assert sorted(found) == sorted(product(*lists))
 
 
-def test_finished_blocks_are_kept(csv, tmp_path, trainings, monkeypatch):
+def test_finished_blocks_are_kept(tmp_path, trainings, monkeypatch):
     monkeypatch.setattr(scenes.grid_search, "BLOCK_COLUMNS", 4 * 6)
-    grid_search(**SMALL, csv=tmp_path / "uninterrupted.csv")
-    trainings.interrupt(csv, after=3)
-    grid_search(**SMALL, csv=csv)
-    assert len(trainings.seeds) == 2 * SMALL["folds"] * 2
-    assert csv.read_bytes() == (tmp_path / "uninterrupted.csv").read_bytes()
+    uninterrupted = search_in(tmp_path / "uninterrupted")
+    trainings.interrupt(tmp_path, after=3)
+    assert search_in(tmp_path).equals(uninterrupted)
+    assert len(trainings.parts) == 2 * SMALL.folds * 2
+
+
+# --- Several at once ------------------------------------------------------------------
+
+
+def set_threads(monkeypatch, number):
+    """Let a search train so many folds at once."""
+    run = scenes.progress.run
+    at_once = lambda *given, threads, stop: run(*given, threads=number, stop=stop)  # noqa: E731
+    monkeypatch.setattr(scenes.progress, "run", at_once)
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_the_number_of_folds_at_once_changes_no_byte(
+    searched, tmp_path, monkeypatch, number
+):
+    """They train at the same time, in an order that nobody knows."""
+    at_work, most, train_fold = [], [], scenes.grid_search.train_fold
+
+    def count(*arguments):
+        at_work.append(arguments[-1])
+        most.append(len(at_work))
+        try:
+            return train_fold(*arguments)
+        finally:
+            at_work.remove(arguments[-1])
+
+    set_threads(monkeypatch, number)
+    monkeypatch.setattr(scenes.grid_search, "train_fold", count)
+    search_in(tmp_path)
+    assert (tmp_path / "grid_search.csv").read_bytes() == searched[0].read_bytes()
+    assert max(most) == number
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpu", "config", "at_once"),
+    [
+        (1, False, {}, 1),
+        (2, False, {}, 2),
+        (16, False, {}, 2),
+        (16, True, {}, 1),
+        (16, False, {"n_jobs": 1}, 1),
+        (16, False, {"backend": "sequential"}, 1),
+    ],
+)
+def test_two_folds_train_at_once_on_a_cpu_of_two_cores_or_more(
+    tmp_path, monkeypatch, cores, gpu, config, at_once
+):
+    """Unless `parallel_config` says where they train."""
+    names = set()
+
+    def train(*arguments):
+        names.add(threading.current_thread().name)
+        time.sleep(0.05)
+        return fake_training(*arguments)
+
+    monkeypatch.setattr(scenes.grid_search, "train_fold", train)
+    monkeypatch.setattr(joblib, "cpu_count", lambda: cores)
+    monkeypatch.setattr(scenes, "has_gpu", lambda: gpu)
+    with joblib.parallel_config(**config):
+        search_in(tmp_path)
+    assert len(names) == at_once
+    assert ("MainThread" in names) == (at_once == 1)
 
 
 @pytest.mark.parametrize(
     "backend", ["threading", pytest.param("loky", marks=pytest.mark.slow)]
 )
-def test_threads_and_processes_give_the_same_bytes(searched, csv, monkeypatch, backend):
-    """Though seeds belong to the whole process: one training waits for the other."""
-    at_work, most, fit = [], [], scenes.grid_search._fit
-
-    def count(*arguments, **options):
-        at_work.append(options["seed"])
-        most.append(len(at_work))
-        history = fit(*arguments, **options)
-        at_work.remove(options["seed"])
-        return history
-
-    monkeypatch.setattr(scenes.grid_search, "_fit", count)
+def test_threads_and_processes_give_the_same_bytes(searched, tmp_path, backend):
     with joblib.parallel_config(backend, n_jobs=2):
-        grid_search(**SMALL, csv=csv)
-    assert csv.read_bytes() == searched[0].read_bytes()
-    assert set(most) <= {1}
+        search_in(tmp_path)
+    assert (tmp_path / "grid_search.csv").read_bytes() == searched[0].read_bytes()
+
+
+def test_no_model_outlives_its_fold(tmp_path, monkeypatch, step_by_step):
+    alive, counts, build = weakref.WeakSet(), [], SideBySideHeads.__init__
+
+    def count(self, **options):
+        counts.append(len(alive))
+        alive.add(self)
+        build(self, **options)
+
+    monkeypatch.setattr(SideBySideHeads, "__init__", count)
+    gc.disable()
+    try:
+        search_in(tmp_path)
+    finally:
+        gc.enable()
+    assert counts == [0] * SMALL.folds
+    assert not alive
 
 
 # --- The table and its file -----------------------------------------------------------
@@ -255,11 +306,10 @@ def test_threads_and_processes_give_the_same_bytes(searched, csv, monkeypatch, b
 
 def test_the_table_has_a_row_for_each_setting_fold_and_epoch_in_order(searched):
     _, results = searched
-    rows = product(
-        *(SMALL[f"{name}s"] for name in scenes.HYPERPARAMETERS), (1, 2, 3), (1, 2)
-    )
+    lists = [getattr(SMALL, f"{name}s") for name in scenes.HYPERPARAMETERS]
     assert list(results.columns) == COLUMNS
-    assert list(results[COLUMNS[:5]].itertuples(index=False, name=None)) == list(rows)
+    found = results[COLUMNS[:5]].itertuples(index=False, name=None)
+    assert list(found) == list(product(*lists, (1, 2, 3), (1, 2)))
     assert results[list(scenes.METRICS)].notna().all(axis=None)
 
 
@@ -271,19 +321,21 @@ def test_the_table_is_what_the_file_holds_with_7_digits(searched):
     assert max(len(n.lstrip("0.").replace(".", "")) for n in numbers) == 7
 
 
-def assert_plain_fits_agree(results, options):
+def assert_plain_fits_agree(results, X, y, options, groups=None):
     """
     Let no figure of a search stand in another setting's row, nor in another fold's.
     """
-    folds, seed = options["folds"], options["seed"]
-    splits = make_folds(options["y"], options.get("groups"), folds=folds, seed=seed)
+    splits = make_folds(y, groups, folds=options.folds, seed=options.seed)
     training = {
-        name: options.get(name) for name in ("epochs", "batch_size", "class_weight")
+        name: getattr(options, name)
+        for name in ("epochs", "batch_size", "class_weight")
     }
     for fold, setting in ((1, (0.001, 0.0, 1e-2)), (2, (0.005, 0.3, 1e-4))):
-        halves = [(options["X"][rows], options["y"][rows]) for rows in splits[fold - 1]]
-        fold_seed = int(np.random.SeedSequence([seed, fold]).generate_state(1)[0])
-        alone = fit_alone(*halves, setting, seed=fold_seed, **training)
+        halves = [(X[rows], y[rows]) for rows in splits[fold - 1]]
+        seeds = np.random.SeedSequence([options.seed, fold])
+        alone = fit_alone(
+            *halves, setting, seed=int(seeds.generate_state(1)[0]), **training
+        )
         rows = results.set_index([*scenes.HYPERPARAMETERS, "fold"]).loc[
             (*setting, fold)
         ]
@@ -291,57 +343,69 @@ def assert_plain_fits_agree(results, options):
 
 
 @pytest.mark.parametrize(
-    "changed",
+    ("changed", "photos"),
     [
-        {},
-        {"batch_size": 10**6},
-        dict(zip("Xy", make_unequal(130), strict=True)) | {"class_weight": "balanced"},
+        ({}, (X, Y)),
+        ({"batch_size": 10**6}, (X, Y)),
+        ({"class_weight": "balanced"}, make_unequal(130)),
     ],
     ids=["as it is", "in one batch", "of unequal classes"],
 )
-def test_the_table_holds_what_plain_fits_give(csv, changed, step_by_step):
+def test_the_table_holds_what_plain_fits_give(tmp_path, changed, photos, step_by_step):
     """The class weights are those of the training part of each fold."""
-    assert_plain_fits_agree(grid_search(**SMALL | changed, csv=csv), SMALL | changed)
+    options = replace(SMALL, **changed)
+    results = search_in(tmp_path, options, X=photos[0], y=photos[1])
+    assert_plain_fits_agree(results, *photos, options)
 
 
-def test_a_search_on_real_photos_learns_and_is_what_plain_fits_give(bundled, csv):
-    """On every 8th training photo."""
+def test_a_search_on_real_photos_learns_and_is_what_plain_fits_give(bundled, tmp_path):
+    """On every 8th training photo; groups stay together."""
     images = utils.shrink(utils.drop_leaks(bundled[0]), 8).query("split == 'train'")
-    photos = {"X": bundled[1][images.index], "y": images["label"].cat.codes.to_numpy()}
-    options = (
-        SMALL | photos | {"groups": images["digest"], "epochs": 6, "batch_size": 128}
-    )
-    results = grid_search(**options, csv=csv)
+    photos = bundled[1][images.index], images["label"].cat.codes.to_numpy()
+    options = replace(SMALL, epochs=6, batch_size=128)
+    groups = images["digest"].to_numpy().copy()
+    groups[1::2] = groups[: len(groups) // 2 * 2 : 2]
+    results = search_in(tmp_path, options, X=photos[0], y=photos[1], groups=groups)
     assert scenes.evaluation.best_hyperparameters(results)["val_accuracy"] > 0.88
-    assert_plain_fits_agree(results, options)
+    assert_plain_fits_agree(results, *photos, options, groups)
 
 
-def test_neither_the_order_of_the_lists_nor_their_type_matters(searched, csv):
-    lists = {name: np.array(SMALL[name][::-1]) for name in LISTS}
-    numbers = {
-        name: np.int64(SMALL[name])
-        for name in ("epochs", "folds", "batch_size", "seed")
-    }
+def test_neither_the_order_of_the_lists_nor_the_type_of_numbers_matters(
+    searched, tmp_path
+):
+    changed = {name: np.array(getattr(SMALL, name)[::-1]) for name in LISTS}
+    for name in ("epochs", "folds", "batch_size", "seed"):
+        changed[name] = np.int64(getattr(SMALL, name))
     photos = {"X": np.asfortranarray(X, "float64"), "y": Y.astype("uint8")}
-    grid_search(**photos, **lists, **numbers, csv=str(csv))
-    assert csv.read_bytes() == searched[0].read_bytes()
+    search_in(tmp_path, GridOptions(**changed), **photos)
+    assert (tmp_path / "grid_search.csv").read_bytes() == searched[0].read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"groups": [1, 2]}, r"groups have the shape \(2,\), and labels \(96,\)"),
-        (
-            {"learning_rates": [0.001, 0.00100000001]},
-            r"learning_rates is \[0.001, 0.00100000001\]; it must",
-        ),
-    ],
-    ids=["too few groups", "numbers that the file cannot tell apart"],
-)
-def test_what_cannot_be_searched_is_refused(csv, changed, message):
+def test_it_computes_in_float32_whatever_a_cell_has_set(tmp_path, step_by_step):
+    """In the thread of the cell and in those of the folds."""
+    options = replace(SMALL, epochs=1, folds=2)
+    expected = search_in(tmp_path / "expected", options)
+    keras.config.set_dtype_policy("mixed_float16")
+    keras.config.set_floatx("float64")
+    try:
+        with joblib.parallel_config("threading", n_jobs=2):
+            assert search_in(tmp_path / "threads", options).equals(expected)
+        assert search_in(tmp_path / "here", options).equals(expected)
+        assert keras.config.dtype_policy().name == "mixed_float16"
+        assert keras.config.floatx() == "float64"
+    finally:
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
+
+
+def test_what_cannot_be_searched_is_refused(tmp_path):
+    message = r"learning_rates is \[0.001, 0.00100000001\]; it must"
     with pytest.raises(ValueError, match=message):
-        grid_search(**SMALL | changed, csv=csv)
-    assert not any(csv.parent.iterdir())
+        replace(SMALL, learning_rates=[0.001, 0.00100000001])
+    message = r"groups have the shape \(2,\), and labels \(96,\)"
+    with pytest.raises(ValueError, match=message):
+        search_in(tmp_path, groups=[1, 2])
+    assert not any(tmp_path.iterdir())
 
 
 # --- The same numbers again -----------------------------------------------------------
@@ -387,85 +451,92 @@ def repeated(start, tmp_path_factory):
     Return the CSVs of the same search here, in a fresh process, and there in one
     thread.
     """
-    folder = tmp_path_factory.mktemp("repeated")
-    files = {name: folder / f"{name}.csv" for name in ("here", "fresh", "one thread")}
-    photos = dict(zip("Xy", make_photos(600), strict=True))
-    options = SMALL | photos | {"folds": 2, "batch_size": 64}
-    fresh, _ = start(search.run, **options, csv=files["fresh"])
-    one, _ = start(search.run, **options, csv=files["one thread"], threads=1)
-    grid_search(**options, csv=files["here"])
+    root = tmp_path_factory.mktemp("repeated")
+    folders = [root / name for name in ("here", "fresh", "one thread")]
+    options = {"options": replace(SMALL, folds=2, batch_size=64), "copies": 6}
+    fresh, _ = start(search.run, **options, folder=folders[1])
+    one, _ = start(search.run, **options, folder=folders[2], threads=1)
+    search.run(None, **options, folder=folders[0])
     assert (wait(fresh), wait(one)) == (0, 0)
-    return files
+    return [folder / "grid_search.csv" for folder in folders]
 
 
 def test_a_fresh_process_gives_the_same_bytes(repeated):
-    assert repeated["fresh"].read_bytes() == repeated["here"].read_bytes()
+    here, fresh, _ = repeated
+    assert fresh.read_bytes() == here.read_bytes()
 
 
 def test_another_number_of_threads_changes_the_last_digits_at_most(repeated):
     """
-    Losses to 1e-3 and accuracies to two of a fold's 300 photos; measured: 1e-6 and
+    Losses to 1e-3 and accuracies to two of a fold's 288 photos; measured: 1e-6 and
     none.
 
     (With 36 settings on 1,200 photos of random numbers: 6e-4 and one photo.)
     """
-    first, other = (
-        pd.read_csv(repeated[name])[COLUMNS] for name in ("here", "one thread")
-    )
+    first, _, other = (pd.read_csv(csv) for csv in repeated)
     assert first[COLUMNS[:5]].equals(other[COLUMNS[:5]])
     difference = (first - other).abs().max()
     assert difference[["loss", "val_loss"]].max() < 1e-3
-    assert difference[["accuracy", "val_accuracy"]].max() < 2.5 / 300
+    assert difference[["accuracy", "val_accuracy"]].max() < 2.5 / 288
 
 
 # --- Interrupted ----------------------------------------------------------------------
 
 
-def check_files(csv: Path, tables: tuple[bytes, ...]) -> None:
+def check_files(folder: Path, tables: tuple[bytes, ...]) -> None:
     """Assert that each file that has its final name is whole."""
-    assert csv.read_bytes() in tables
-    for part in csv.parent.glob(f".{csv.stem}-*/fold-*.npz"):
+    assert (folder / "grid_search.csv").read_bytes() in tables
+    for part in parts_in(folder):
         with zipfile.ZipFile(part) as archive:
             assert archive.testzip() is None
 
 
-def names_in(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
+def parts_in(folder: Path) -> list[Path]:
+    """Return the files of finished folds in the cache of a folder."""
+    return sorted(folder.glob("cache/grid-search-*-fold-*-block-*.npz"))
+
+
+def assert_clean(folder: Path) -> None:
+    """Assert that a finished search has left its table alone."""
+    left = {path.name for path in folder.rglob("*")}
+    assert left <= {"cache", "grid_search.csv", ".grid_search.csv.lock"}
 
 
 def test_a_search_killed_at_random_points_ends_with_the_same_bytes(start, tmp_path):
     """
     5 times `kill -9`, each up to two folds' time after the first training step.
 
-    A search that ends before it is killed was one of several: the next one begins anew.
+    Two folds train at once. A search that ends before it is killed was one of several:
+    the next one begins anew.
     """
-    options = SMALL | {"dropouts": [0.3], "epochs": 1, "folds": 4, "batch_size": 36}
-    uninterrupted = tmp_path / "uninterrupted.csv"
-    process, word = start(search.run_step_by_step, **options, csv=uninterrupted)
+    options = replace(SMALL, dropouts=[0.3], epochs=1, folds=4, batch_size=36)
+    there = {"options": options, "folder": tmp_path / "uninterrupted"}
+    process, word = start(search.run_step_by_step, **there)
     word.recv()
     began = time.perf_counter()
     assert wait(process) == 0
-    fold = (time.perf_counter() - began) / options["folds"]
-    expected = uninterrupted.read_bytes()
+    fold = (time.perf_counter() - began) / options.folds
+    expected = (there["folder"] / "grid_search.csv").read_bytes()
 
-    csv = tmp_path / "new" / "grid_search.csv"
-    csv.parent.mkdir()
+    folder = tmp_path / "new"
+    folder.mkdir()
+    csv = folder / "grid_search.csv"
     csv.write_bytes(b"the old table")
     rng = np.random.default_rng(0)
     kills = 0
     while kills < 5 or csv.read_bytes() != expected:
-        process, word = start(search.run_step_by_step, **options, csv=csv)
+        process, word = start(search.run_step_by_step, options=options, folder=folder)
         if kills < 5:
             word.poll(300)
             process.join(rng.uniform(0, 2 * fold))
             process.kill()
         killed = wait(process) == -signal.SIGKILL
         kills += killed
-        check_files(csv, (b"the old table", expected))
+        check_files(folder, (b"the old table", expected))
         if not killed:
             assert process.exitcode == 0
             assert csv.read_bytes() == expected
-            assert names_in(csv.parent) <= {csv.name, f".{csv.name}.lock"}
+            assert_clean(folder)
             if kills < 5:
                 csv.write_bytes(b"the old table")
 
@@ -473,55 +544,123 @@ def test_a_search_killed_at_random_points_ends_with_the_same_bytes(start, tmp_pa
 def test_a_search_killed_before_any_file_operation_ends_with_the_same_bytes(
     start, trainings, tmp_path
 ):
-    options = SMALL | {"folds": 2}
-    grid_search(**options, csv=tmp_path / "uninterrupted.csv")
-    expected = (tmp_path / "uninterrupted.csv").read_bytes()
+    options = replace(SMALL, folds=2)
+    search_in(tmp_path / "uninterrupted", options)
+    expected = (tmp_path / "uninterrupted" / "grid_search.csv").read_bytes()
     folds_trained = set()
     for operation in range(1000):
-        csv = tmp_path / f"{operation}" / "grid_search.csv"
-        csv.parent.mkdir()
-        csv.write_bytes(b"the old table")
-        process, _ = start(search.run_and_die, **options, operation=operation, csv=csv)
+        folder = tmp_path / f"{operation}"
+        folder.mkdir()
+        (folder / "grid_search.csv").write_bytes(b"the old table")
+        given = {"operation": operation, "folder": folder, "options": options}
+        process, _ = start(search.run_and_die, **given)
         exitcode = wait(process)
-        check_files(csv, (b"the old table", expected))
+        check_files(folder, (b"the old table", expected))
         if exitcode == 0:
             break
         assert exitcode == -signal.SIGKILL
-        before = len(trainings.seeds)
-        grid_search(**options, csv=csv)
-        folds_trained.add(len(trainings.seeds) - before)
-        assert csv.read_bytes() == expected
-        assert names_in(csv.parent) <= {csv.name, f".{csv.name}.lock"}
+        before = len(trainings.parts)
+        search_in(folder, options)
+        folds_trained.add(len(trainings.parts) - before)
+        assert (folder / "grid_search.csv").read_bytes() == expected
+        assert_clean(folder)
     assert folds_trained == {0, 1, 2}
 
 
-def test_the_interrupt_button_keeps_the_finished_folds(searched, csv, trainings):
+def test_the_interrupt_button_keeps_the_finished_folds(searched, tmp_path, trainings):
     trainings.real = True
-    trainings.interrupt(csv, after=2)
-    assert not csv.exists()
-    assert len(list(csv.parent.glob(".grid_search-*/fold-*.npz"))) == 2
-    grid_search(**SMALL, csv=csv)
-    assert len(trainings.seeds) == 2 + 1
-    assert csv.read_bytes() == searched[0].read_bytes()
+    trainings.interrupt(tmp_path, after=2)
+    assert not (tmp_path / "grid_search.csv").exists()
+    assert len(parts_in(tmp_path)) == 2
+    search_in(tmp_path)
+    assert len(trainings.parts) == 2 + 1
+    assert (tmp_path / "grid_search.csv").read_bytes() == searched[0].read_bytes()
 
 
-def test_folds_outlive_a_table_that_cannot_be_written(csv, trainings, monkeypatch):
+@pytest.mark.parametrize("where", ["training", "writing"])
+def test_an_interrupt_ends_the_trainings_of_all_threads_before_the_call_returns(
+    where, tmp_path, monkeypatch, step_by_step
+):
+    """
+    One fold is finished, and two train; the button sends SIGINT to the main thread.
+
+    Though the traceback, which Jupyter keeps, keeps all that the frames hold.
+    """
+    put, train_fold = Store.put, scenes.grid_search.train_fold
+    press = functools.partial(os.kill, os.getpid(), signal.SIGINT)
+    together = {"training": (2, press), "writing": (3, None)}[where]
+    both, stored, ended = (
+        threading.Barrier(*together, timeout=60),
+        threading.Event(),
+        [],
+    )
+
+    def train(X, y, rows, options, fold, part):
+        if fold == 1:
+            return fake_training(X, y, rows, options, fold, part)
+        stored.wait(60)
+        both.wait()
+        try:
+            longer = replace(options, epochs=60)
+            return train_fold(X, y, rows, longer, fold, part)
+        except scenes.grid_search._StoppedError:
+            ended.append(fold)
+            raise
+
+    def put_and_wait(*arguments):
+        put(*arguments)
+        stored.set()
+        if where == "writing":
+            both.wait()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scenes.grid_search, "train_fold", train)
+        patch.setattr(Store, "put", put_and_wait)
+        set_threads(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            search_in(tmp_path)
+    assert sorted(ended) == [2, 3]
+    assert len(parts_in(tmp_path)) == 1
+    [rows, *_] = make_folds(Y, None, folds=SMALL.folds, seed=SMALL.seed)
+    train_fold(X, Y, rows, SMALL, fold=1)  # nothing stops what trains afterwards
+    search_in(tmp_path)
+
+
+def test_an_error_in_a_thread_ends_the_others_and_is_raised(
+    tmp_path, monkeypatch, step_by_step
+):
+    train_fold = scenes.grid_search.train_fold
+
+    def train(X, y, rows, options, fold, part):
+        if fold == 1:
+            raise ZeroDivisionError("an error of ours")
+        return train_fold(X, y, rows, replace(options, epochs=60), fold, part)
+
+    monkeypatch.setattr(scenes.grid_search, "train_fold", train)
+    set_threads(monkeypatch, 2)
+    with pytest.raises(ZeroDivisionError, match="an error of ours"):
+        search_in(tmp_path)
+    assert not parts_in(tmp_path)
+
+
+def test_folds_outlive_a_table_that_cannot_be_written(tmp_path, trainings, monkeypatch):
     def fail(*arguments):
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patch:
         patch.setattr(scenes.files, "write_csv", fail)
         with pytest.raises(OSError, match="the disk is full"):
-            grid_search(**SMALL, csv=csv)
-    grid_search(**SMALL, csv=csv)
-    assert len(trainings.seeds) == SMALL["folds"]
+            search_in(tmp_path)
+    search_in(tmp_path)
+    assert len(trainings.parts) == SMALL.folds
 
 
-def test_a_finished_search_is_run_again(csv, trainings):
+def test_a_finished_search_is_run_again(tmp_path, trainings):
     for runs in (1, 2):
-        grid_search(**SMALL, csv=csv)
-        assert len(trainings.seeds) == runs * SMALL["folds"]
-    assert len(set(trainings.seeds)) == SMALL["folds"]
+        search_in(tmp_path)
+        assert len(trainings.parts) == runs * SMALL.folds
+        assert_clean(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -529,20 +668,27 @@ def test_a_finished_search_is_run_again(csv, trainings):
     [
         {"weight_decays": [1e-4, 1e-3]},
         {"epochs": 3},
+        {"batch_size": 25},
         {"class_weight": "balanced"},
         {"seed": 8},
-        {"groups": np.arange(N) // 2},
+        {"groups": np.arange(search.N) // 2},
         {"X": np.where(X[5, 5] == X, X + 1e-6, X)},
         {"y": np.concatenate([Y[1::-1], Y[2:]])},
     ],
     ids=lambda changed: next(iter(changed)),
 )
-def test_another_search_does_not_take_the_folds_of_this_one(csv, trainings, changed):
-    trainings.interrupt(csv, after=2)
-    grid_search(**SMALL | changed, csv=csv)
-    assert len(trainings.seeds) == 2 + 3
-    grid_search(**SMALL, csv=csv)
-    assert len(trainings.seeds) == 2 + 3 + 1, "its own are still there"
+def test_another_search_does_not_take_the_folds_of_this_one(
+    tmp_path, trainings, changed
+):
+    trainings.interrupt(tmp_path, after=2)
+    [name] = changed
+    if hasattr(SMALL, name):
+        search_in(tmp_path, replace(SMALL, **changed))
+    else:
+        search_in(tmp_path, **changed)
+    assert len(trainings.parts) == 2 + 3
+    search_in(tmp_path)
+    assert len(trainings.parts) == 2 + 3 + 1, "its own are still there"
 
 
 @pytest.mark.parametrize(
@@ -556,63 +702,68 @@ def test_another_search_does_not_take_the_folds_of_this_one(csv, trainings, chan
     ],
 )
 def test_another_version_does_not_take_the_folds(
-    csv, trainings, monkeypatch, part, value, blocks
+    tmp_path, trainings, monkeypatch, capsys, part, value, blocks
 ):
-    trainings.interrupt(csv, after=2)
+    trainings.interrupt(tmp_path, after=2)
     monkeypatch.setattr(part, value)
-    grid_search(**SMALL, csv=csv)
-    assert len(trainings.seeds) == 2 + SMALL["folds"] * blocks
+    search_in(tmp_path)
+    assert len(trainings.parts) == 2 + SMALL.folds * blocks
+    assert "computed again" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("fault", ["cut off", "of another shape"])
-def test_a_damaged_fold_is_trained_again_with_a_word(csv, trainings, fault, capsys):
-    expected = grid_search(**SMALL, csv=csv)
-    trainings.interrupt(csv, after=2)
-    part = next(csv.parent.glob(".grid_search-*/fold-1-block-1.npz"))
+def test_a_damaged_fold_is_trained_again_with_a_word(
+    tmp_path, trainings, fault, capsys
+):
+    expected = search_in(tmp_path)
+    trainings.interrupt(tmp_path, after=2)
+    part = parts_in(tmp_path)[0]
     with np.load(part) as archive:
         arrays = dict(archive)
     if fault == "of another shape":
-        arrays["val_loss"] = arrays["val_loss"][:-1]
+        arrays["table"] = arrays["table"][:-1]
     scenes.files.write_arrays(part, arrays)
     if fault == "cut off":
         part.write_bytes(part.read_bytes()[:-30])
-    assert grid_search(**SMALL, csv=csv).equals(expected)
-    assert capsys.readouterr().out.count("A fold is trained again: ") == 1
-    assert len(trainings.seeds) == 3 + 2 + 2
+    assert search_in(tmp_path).equals(expected)
+    assert capsys.readouterr().out.count("This is computed again: ") == 1
+    assert trainings.parts[-2:] == ["fold-1-block-1", "fold-3-block-1"]
 
 
 # --- Two runs at once, and memory -----------------------------------------------------
 
 
 def test_a_second_run_stops_with_a_word_while_the_first_lives(
-    start, csv, tmp_path, trainings, monkeypatch
+    start, tmp_path, trainings, monkeypatch
 ):
     monkeypatch.setattr(scenes.files, "WAIT", 0)
+    csv = tmp_path / "grid_search.csv"
     csv.write_text("the old table")
-    process, word = start(search.hold, **SMALL, csv=csv)
+    process, word = start(search.hold, folder=tmp_path, options=SMALL)
     assert word.recv() == "the training has begun"
     with pytest.raises(
         RuntimeError, match=r"another run is writing .*grid_search\.csv; wait"
     ):
-        grid_search(**SMALL, csv=csv)
-    assert not trainings.seeds
+        search_in(tmp_path)
+    assert not trainings.parts
     assert csv.read_text() == "the old table"
-    other = grid_search(**SMALL, csv=tmp_path / "other.csv")
+    other = search_in(tmp_path / "other")
     process.kill()
     assert wait(process) == -signal.SIGKILL
-    assert grid_search(**SMALL, csv=csv).equals(other)
+    assert search_in(tmp_path).equals(other)
 
 
-def test_memory_grows_by_at_most_three_copies_of_the_features(start, csv, monkeypatch):
+def test_memory_grows_by_two_and_a_half_copies_of_the_features_for_each_of_two_tasks(
+    start, tmp_path, monkeypatch
+):
     """On 12,000 photos after 600; 40 MB are left for what TensorFlow keeps in store."""
     monkeypatch.setenv(
         "MALLOC_MMAP_THRESHOLD_", "1000000"
     )  # what is freed, glibc gives back
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("this system does not tell the peak of the memory")
-    options = {name: value for name, value in SMALL.items() if name not in "Xy"}
-    options |= {"epochs": 1, "folds": 2, "copies": 20, "csv": csv}
-    process, word = start(search.measure_memory, **options)
-    grown = word.recv()
+    options = replace(SMALL, epochs=1, folds=2)
+    process, word = start(search.measure_memory, folder=tmp_path, options=options)
+    grown, size = word.recv()
     assert wait(process) == 0
-    assert grown < 3 * 12_000 * X.shape[1] * X.itemsize + 40 * 2**20
+    assert grown < 2 * 2.5 * size + 40 * 2**20

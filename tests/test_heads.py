@@ -1,27 +1,31 @@
 """The head is dropout and a dense softmax with L2, and trains as Keras trains."""
 
-import functools
+from dataclasses import replace
 
 import keras
 import numpy as np
 import pytest
-from search import fit_plainly, make_photos, make_unequal
+from conftest import CLASSES, small_base_model, small_head
+from search import SMALL, fit_plainly, make_photos, make_unequal, search_in
 from sklearn.utils.class_weight import compute_class_weight
 
 import scenes
 import scenes.base_model
-import scenes.grid_search
+import scenes.classifier
 import scenes.heads
+from scenes.settings import HeadOptions
 
 pytestmark = pytest.mark.quick
 
 N = 100
-SETTING = {"learning_rate": 0.005, "dropout": 0.3, "weight_decay": 0.01}
-OPTIONS = SETTING | {
-    "epochs": 8,
-    "batch_size": 64,
-    "seed": 3,
-}  # the last batch is a partial one
+OPTIONS = HeadOptions(
+    learning_rate=0.005,
+    dropout=0.3,
+    weight_decay=0.01,
+    epochs=8,
+    batch_size=64,  # the last batch is a partial one
+    seed=3,
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +36,12 @@ def photos():
 @pytest.fixture(scope="module")
 def trained(photos):
     """Return head and history of a training."""
-    return scenes.heads.train_head(*photos, **OPTIONS, validation_data=photos)
+    return scenes.heads.train_head(*photos, OPTIONS, validation_data=photos)
+
+
+def assert_same_weights(head, other):
+    for weights, same in zip(head.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(weights, same)
 
 
 def build_head(n_classes):
@@ -71,7 +80,7 @@ def test_validation_figures_are_those_of_the_head_at_the_end_of_the_epoch(
     features, labels = photos
     chances = head.predict(features, verbose=0)
     entropy = -np.log(chances[np.arange(N), labels]).mean()
-    penalty = SETTING["weight_decay"] * np.square(head.get_weights()[0]).sum()
+    penalty = OPTIONS.weight_decay * np.square(head.get_weights()[0]).sum()
     accuracy = np.mean(chances.argmax(axis=1) == labels)
     assert history["val_accuracy"].iloc[-1] == pytest.approx(accuracy, abs=1e-6)
     assert history["val_loss"].iloc[-1] == pytest.approx(entropy + penalty, abs=1e-4)
@@ -80,22 +89,53 @@ def test_validation_figures_are_those_of_the_head_at_the_end_of_the_epoch(
 def test_without_validation_the_same_training_has_no_validation_columns(
     trained, photos
 ):
-    head, history = scenes.heads.train_head(*photos, **OPTIONS | {"seed": np.int64(3)})
+    head, history = scenes.heads.train_head(*photos, replace(OPTIONS, seed=np.int64(3)))
     assert list(history.columns) == ["epoch", "loss", "accuracy"]
-    for weights, same in zip(head.get_weights(), trained[0].get_weights(), strict=True):
-        np.testing.assert_array_equal(weights, same)
+    assert_same_weights(head, trained[0])
 
 
 def test_another_seed_gives_other_weights(trained, photos):
-    other, _ = scenes.heads.train_head(*photos, **OPTIONS | {"seed": 4})
+    other, _ = scenes.heads.train_head(*photos, replace(OPTIONS, seed=4))
     assert np.abs(other.get_weights()[0] - trained[0].get_weights()[0]).max() > 0.01
+
+
+def test_heads_of_one_kind_share_a_graph_and_of_the_last_kind_alone(photos):
+    kept = scenes.heads._kept
+    graphs = []
+    for changed in ({"seed": 5}, {"epochs": 1}, {"dropout": 0.5}, {"dropout": 0.3}):
+        scenes.heads.train_head(*photos, replace(OPTIONS, **{"epochs": 2} | changed))
+        graphs.extend(kept.values())
+    assert len(graphs) == 4
+    assert graphs[0] is graphs[1]
+    assert len(set(map(id, graphs))) == 3
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
+def test_it_computes_in_float32_whatever_a_cell_has_set(
+    policy, trained, photos, monkeypatch
+):
+    """And leaves it as it was; a classifier that is built is float32, too."""
+    monkeypatch.setattr(scenes.heads, "_kept", {})
+    parts = small_base_model(0), small_head(6)
+    keras.config.set_dtype_policy(policy)
+    keras.config.set_floatx("float64")
+    try:
+        head, _ = scenes.heads.train_head(*photos, OPTIONS)
+        built = scenes.classifier.build_classifier(*parts, CLASSES)
+        assert keras.config.dtype_policy().name == policy
+        assert keras.config.floatx() == "float64"
+    finally:
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
+    assert_same_weights(head, trained[0])
+    assert built.output["probabilities"].dtype == "float32"
+    layers = [*head.layers, built.get_layer("scaling"), built.get_layer("temperature")]
+    assert {layer.compute_dtype for layer in layers} == {"float32"}
 
 
 def test_a_batch_larger_than_the_data_is_one_batch_of_all(photos):
     larger, whole = (
-        scenes.heads.train_head(*photos, **OPTIONS | {"epochs": 1, "batch_size": size})[
-            1
-        ]
+        scenes.heads.train_head(*photos, replace(OPTIONS, epochs=1, batch_size=size))[1]
         for size in (10**6, N)
     )
     assert larger.equals(whole)
@@ -104,8 +144,8 @@ def test_a_batch_larger_than_the_data_is_one_batch_of_all(photos):
 @pytest.mark.parametrize("n_classes", [2, 37])
 def test_a_head_learns_as_many_classes_as_the_labels_count(n_classes):
     features, labels = make_photos(300, n_classes=n_classes)
-    options = OPTIONS | {"batch_size": 32}
-    head, history = scenes.heads.train_head(features, labels.astype("int8"), **options)
+    options = replace(OPTIONS, batch_size=32)
+    head, history = scenes.heads.train_head(features, labels.astype("int8"), options)
     assert head.output_shape == (None, n_classes)
     assert history["accuracy"].iloc[-1] > 0.9
 
@@ -133,12 +173,12 @@ def test_class_weights_train_as_those_of_a_plain_fit():
     halves = (X[:80], y[:80]), (X[some], y[some])
     weighted = {"class_weight": "balanced", "epochs": 3, "batch_size": 32}
     head, history = scenes.heads.train_head(
-        *halves[0], **OPTIONS | weighted, validation_data=halves[1]
+        *halves[0], replace(OPTIONS, **weighted), validation_data=halves[1]
     )
-    keras.utils.set_random_seed(OPTIONS["seed"])
+    keras.utils.set_random_seed(OPTIONS.seed)
     plain = build_head(6)
     expected = fit_plainly(
-        plain, *halves, learning_rate=SETTING["learning_rate"], **weighted
+        plain, *halves, learning_rate=OPTIONS.learning_rate, **weighted
     )
     np.testing.assert_allclose(history[list(scenes.METRICS)], expected, atol=1e-6)
     np.testing.assert_allclose(head.get_weights()[0], plain.get_weights()[0], atol=1e-6)
@@ -187,14 +227,29 @@ def doors(photos, tmp_path, monkeypatch):
         pytest.fail("the work has begun")
 
     monkeypatch.setattr(keras.Model, "fit", work)
-    grid = {f"{name}s": [value] for name, value in SETTING.items()}
-    grid |= {"epochs": 1, "folds": 2, "csv": tmp_path / "new" / "grid_search.csv"}
-    train = functools.partial(scenes.heads.train_head, **OPTIONS)
+    train = scenes.heads.train_head
+    options = replace(SMALL, folds=2)
     return {
-        "train_head": train,
-        "train_head's validation": lambda X, y: train(*photos, validation_data=(X, y)),
-        "grid_search": functools.partial(scenes.grid_search.grid_search, **grid),
+        "train_head": lambda X, y: train(X, y, OPTIONS),
+        "train_head's validation": lambda X, y: train(
+            *photos, OPTIONS, validation_data=(X, y)
+        ),
+        "grid_search": lambda X, y: search_in(tmp_path / "new", options, X=X, y=y),
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("dropout", 1.0),
+        ("epochs", 0),
+        ("class_weight", "equal"),
+        ("learning_rate", "1"),
+    ],
+)
+def test_impossible_options_are_refused_by_name_when_they_are_made(name, value):
+    with pytest.raises(ValueError, match=f"^{name} is {value!r}; it must be "):
+        replace(OPTIONS, **{name: value})
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")

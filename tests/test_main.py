@@ -119,7 +119,7 @@ def test_what_cannot_be_read_is_named_at_the_end_and_the_rest_is_done(
         str(tmp_path / "empty"): "there is no photo in it",
         str(tmp_path / "pipe.jpg"): "it is a pipe",
         "": "the name is empty",
-        "~nobody at all/x": "No such file",
+        "~nobody at all/x": "~nobody at all/x cannot be read",
     }
     assert scenes.__main__.main(["classify", *problems, *model]) == 1
     out, err = capsys.readouterr()

@@ -1,20 +1,22 @@
-"""Each number in the model card is computed from the result files."""
+"""Each number in the model card and in the README is computed from the result files."""
 
 import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import papermill.iorw
 from conftest import CLASSES
 
 import scenes.classifier
 import scenes.evaluation
 import scenes.features
 import utils
-from scenes import calibration
+from scenes import calibration, fine_tuning
 
 ROOT = Path(__file__).parents[1]
 CARD = (ROOT / "MODEL_CARD.md").read_text()
+README = (ROOT / "README.md").read_text()
 percent = calibration.percent
 
 
@@ -60,12 +62,34 @@ def figures() -> list[str]:
     ]
 
 
+def fitted() -> dict[str, float]:
+    """Return temperature and threshold, from what the selected model was fitted with."""
+    held_out = read("validation_predictions")
+    selected = scenes.evaluation.compare_models(held_out).index[0]
+    rows = held_out[held_out["model"] == selected]
+    y = pd.Categorical(rows["label"], CLASSES).codes
+    return calibration.fit((rows[CLASSES].to_numpy(), y))
+
+
+def error_by_chance(probabilities: np.ndarray) -> float:
+    """Return the mean calibration error of labels that follow the confidences."""
+    confidence, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
+    rng, errors = np.random.default_rng(0), []
+    for _ in range(300):
+        correct = rng.random(len(confidence)) < confidence
+        y = np.where(correct, predicted, (predicted + 1) % len(CLASSES))
+        table = calibration.reliability(probabilities, y)
+        errors.append(calibration.expected_calibration_error(table))
+    return np.mean(errors)
+
+
 def figures_of_evaluation() -> list[str]:
     held_out, test = read("validation_predictions"), read("test_predictions")
     comparison = scenes.evaluation.compare_models(held_out)["accuracy"]
-    selected = held_out[held_out["model"] == comparison.index[0]]
-    y = pd.Categorical(selected["label"], CLASSES).codes
-    constants = calibration.fit((selected[CLASSES].to_numpy(), y))
+    rates = [name for name in comparison.index if name != "head"]
+    n_held_out = (held_out["model"] == "head").sum()
+    first, second = (round(comparison[name] * n_held_out) for name in rates)
+    constants = fitted()
     y, before = pd.Categorical(test["label"], CLASSES).codes, test[CLASSES].to_numpy()
     after = calibration.apply_temperature(before, constants["temperature"])
     predicted, covered = (
@@ -73,6 +97,9 @@ def figures_of_evaluation() -> list[str]:
         after.max(axis=1) >= constants["threshold"],
     )
     correct, confused = predicted == y, pd.crosstab(y, predicted).to_numpy()
+    glacier, mountain = (test["label"] == name for name in ("glacier", "mountain"))
+    pairs = read("near_copies").query("split_1 != split_2 and same_picture == 'yes'")
+    copied = test["path"].isin([*pairs["path_1"], *pairs["path_2"]])
     scores = scenes.evaluation.scores_by_class(
         pd.Series(pd.Categorical(test["label"])), np.array(CLASSES)[predicted]
     )
@@ -86,6 +113,8 @@ def figures_of_evaluation() -> list[str]:
     return [
         f"{comparison.iloc[0]:.1%} against {comparison['head']:.1%} "
         f"validation accuracy",
+        f"since {rates[0].split()[-1]} classified {first:,} of the {n_held_out:,} "
+        f"correctly and {rates[1].split()[-1]} classified {second:,}",
         f"Accuracy on the {len(test):,} test photos: {percent(correct)}",
         *(
             f"| {name} | {(y == n).sum()} | {percent(correct[predicted == n])} | "
@@ -97,9 +126,16 @@ def figures_of_evaluation() -> list[str]:
         "a selective accuracy of at least 98%",
         f"({len(tables[0])} bins of equal mass)",
         f"from {errors[0]:.3f} to {errors[1]:.3f}",
+        f"would have {error_by_chance(after):.3f} by chance",
+        f"the mean confidence is {after.max(axis=1).mean():.1%}",
         f"coverage is {percent(covered)} and selective accuracy "
         f"{percent(correct[covered])}; on "
         f"the photos abstained from, accuracy is {percent(correct[~covered])}",
+        f"{correct[covered & glacier].mean():.1%} for glacier photos and "
+        f"{correct[covered & mountain].mean():.1%} for mountain photos, at a coverage of "
+        f"{covered[glacier].mean():.0%} and {covered[mountain].mean():.0%}",
+        f"without the {copied.sum()} test photos",
+        f"the accuracy is {percent(correct[~copied])}, too",
         *(
             f"{confused[a, b]} of {sizes[a]} {CLASSES[a]} photos "
             f"are classified as {CLASSES[b]}, "
@@ -128,3 +164,41 @@ def test_the_card_says_the_size_and_the_classes_of_the_file():
         list(pd.read_csv(ROOT / "results" / "none_of_the_classes.csv")["left_out"])
         == CLASSES
     )
+
+
+def test_the_metadata_of_the_card_give_its_accuracy(tmp_path):
+    file = tmp_path / "metadata.yaml"
+    file.write_text(CARD.split("---")[1])
+    [model] = papermill.iorw.read_yaml_file(str(file))["model-index"]
+    [result] = model["results"]
+    [metric] = result["metrics"]
+    test = read("test_predictions")
+    correct = test[CLASSES].idxmax(axis=1) == test["label"]
+    assert (model["name"], metric["type"]) == ("classifier.keras", "accuracy")
+    assert metric["value"] == round(correct.mean(), 3)
+
+
+def test_the_readme_shows_what_classify_says_of_its_photos():
+    constants, first = fitted(), read("test_predictions").sort_values("path").head(1)
+    after = calibration.apply_temperature(
+        first[CLASSES].to_numpy(), constants["temperature"]
+    )
+    first[CLASSES] = after
+    first["label"] = first[CLASSES].idxmax(axis=1)
+    first["unsure"] = after.max(axis=1) < constants["threshold"]
+    first["path"] = first["path"].str.rsplit("/").str[-1]
+    rows = pd.concat([first, read("sample_predictions")])
+    confidences = rows[CLASSES].max(axis=1).map("{:.1%}".format)
+    unsure = np.where(rows["unsure"], "  unsure", "")
+    shown = re.findall(r"^my_photos/(\S+) +(\w+)  (\S+%)(.*)$", README, re.M)
+    assert shown == list(
+        zip(rows["path"], rows["label"], confidences, unsure, strict=True)
+    )
+    [*_, china, _] = rows[CLASSES].max(axis=1)
+    assert f"# 0  buildings    True     {china:.5f}\n" in README
+
+
+def test_the_readme_says_what_stays_in_the_cache():
+    assert f"the {fine_tuning.KEPT_CHECKPOINTS} latest checkpoints" in README
+    features = 1280 * len(scenes.features.load_bundled_features()[0])
+    assert f"features ({features / 1e6:.0f} MB)" in README

@@ -3,23 +3,21 @@ A photo is its pixels: each kind of file gives the right ones, or an error that 
 it.
 """
 
+import errno
 import io
+import pickle
 import re
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from conftest import draw
 from PIL import Image, ImageCms
 
 import scenes
-import scenes.dataset
-import scenes.folders
-import scenes.grid_search
 import scenes.photos
-import utils
 
 # --- The decoder ----------------------------------------------------------------------
 
@@ -67,12 +65,25 @@ def in_rgb(gray: np.ndarray) -> np.ndarray:
     return np.repeat(gray[..., None], 3, axis=-1)
 
 
+def with_a_mask_for_alpha(path: Path) -> None:
+    """Write a BMP that names its fourth byte, which Pillow leaves out."""
+    file = io.BytesIO()
+    saved(FOURTH_BYTE_0, "BMP")(file)
+    data = file.getvalue()
+    start, size, packing = (struct.pack("<I", number) for number in (122, 108, 3))
+    head = data[:10] + start + size + data[18:30] + packing + data[34:54]
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    path.write_bytes(head + masks + bytes(52) + data[54:])
+
+
 OVER_WHITE = in_rgb(np.where(np.arange(8) == 0, 0, 128) * np.ones((6, 1)))
 GRAY = draw(7)[..., 0]
 CMYK = np.array(Image.fromarray(PHOTO).convert("CMYK").convert("RGB"))
 FRAMES = [Image.fromarray(draw(seed)).quantize(12) for seed in (1, 2)]
 LONG = np.tile(PHOTO[:1], (1, 417, 1))[:, :20000]
 WHITE = np.full((6, 8, 3), 255)
+FOURTH_BYTE_0 = Image.fromarray(PHOTO)
+FOURTH_BYTE_0.putalpha(0)
 TURNED = [
     PHOTO,
     PHOTO[:, ::-1],
@@ -104,6 +115,9 @@ ODD_PHOTOS = {
     "20000 x 1": (saved(LONG), LONG, 0),
     "named with spaces": (saved(PHOTO), PHOTO, 0),
     "turned by EXIF": (saved(PHOTO, **turned(6)), TURNED[5], 0),
+    "TGA with alpha": (saved(transparent("RGBA"), "TGA"), OVER_WHITE, 1),
+    "BMP whose fourth byte is 0": (with_a_mask_for_alpha, PHOTO, 0),
+    "TGA whose fourth byte is 0": (saved(FOURTH_BYTE_0, "TGA"), PHOTO, 0),
 }
 
 RAMP = 5 * np.arange(48).reshape(6, 8)
@@ -116,6 +130,7 @@ PACKED = bytes.fromhex(
     "".join(f"{257 * n // 16:03x}" for n in RAMP.flat)
 )  # three digits: 12 bits
 RAMP12 = np.frombuffer(PACKED.ljust(96), "uint16").reshape(6, 8)
+DARK12 = np.frombuffer((b"\x01\0\x10" * 24).ljust(96), "uint16").reshape(6, 8)
 PROFILES = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
 LAB = ImageCms.profileToProfile(Image.fromarray(PHOTO), *PROFILES, outputMode="LAB")
 # The same of each mode and depth that the decoder knows.
@@ -135,6 +150,10 @@ MODES = {
         in_rgb(RAMP),
         0,
     ),
+    "16 bits, white page": (saved(0 * RAMP16 + 65535), WHITE, 0),
+    "16 bits, black page": (saved(0 * RAMP16), 0 * WHITE, 0),
+    "16 bits, a third of them": (saved(RAMP16 // 3), in_rgb(RAMP // 3), 1),
+    "12 bits, dark": (retagged(DARK12, 258, 16, 12), 0 * WHITE + 1, 0),
     "floats to 1": (saved(UNIT, "TIFF"), in_rgb(RAMP), 0),
     "floats to 255": (saved(255 * UNIT, "TIFF"), in_rgb(RAMP), 0),
     "LAB": (saved(LAB, "TIFF"), PHOTO, 12),
@@ -160,9 +179,11 @@ def test_a_photo_gives_the_pixels_that_a_viewer_shows(kind, tmp_path):
     assert np.abs(pixels.astype(int) - right).max() <= tolerance
 
 
-UNCLEAR = [5 * UNIT, 65535 * UNIT, UNIT - 0.5, UNIT * np.nan]
+UNCLEAR = [5 * UNIT, 65535 * UNIT, UNIT - 0.5, UNIT * np.nan, UNIT / 9, 40 * UNIT]
+UNCLEAR += [(most * UNIT).astype("uint16") for most in (40, 1023, 8191, 16383)]
 UNCLEAR += [
-    (4 * RAMP).astype("uint16"),
+    (7000 + 1500 * UNIT).astype("uint16"),  # a thermal camera's counts
+    (51000 + 9000 * UNIT).astype("uint16"),
     (RAMP - 100).astype("int32"),
     (RAMP << 22).astype("int32"),
 ]
@@ -182,8 +203,8 @@ SRGB = ImageCms.ImageCmsProfile(PROFILES[0]).tobytes()
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_a_colour_profile_is_applied(mode, tmp_path):
-    """Here one in which red and blue are each other's."""
-    swapped = SRGB.replace("sRGB".encode("utf-16be"), "swap".encode("utf-16be"))
+    """Here one called sRGB in which red and blue are each other's."""
+    swapped = SRGB
     for old, new in {b"rXYZ": b"-XYZ", b"bXYZ": b"rXYZ", b"-XYZ": b"bXYZ"}.items():
         swapped = swapped.replace(old, new, 1)
     saved(PHOTO, "PNG", mode, icc_profile=swapped)(tmp_path / "photo.png")
@@ -191,7 +212,33 @@ def test_a_colour_profile_is_applied(mode, tmp_path):
     assert np.abs(pixels.astype(int) - PHOTO[..., ::-1]).max() <= 1
 
 
-@pytest.mark.parametrize("profile", [SRGB, b"", b"x", SRGB[:200]])
+def with_curve(curve: bytes) -> bytes:
+    """Return an sRGB profile in which the place of the curve of each colour is moved."""
+    at = len(SRGB)
+    profile = SRGB
+    for name in (b"rTRC", b"gTRC", b"bTRC"):
+        entry = SRGB.index(name)
+        moved = name + struct.pack(">II", at, len(curve))
+        profile = profile[:entry] + moved + profile[entry + 12 :]
+    return struct.pack(">I", at + len(curve)) + profile[4:] + curve
+
+
+LINEAR = with_curve(b"curv" + bytes(8))
+LEVELS = np.linspace(0, 1, 24)
+LIGHT = np.where(LEVELS <= 0.04045, LEVELS / 12.92, ((LEVELS + 0.055) / 1.055) ** 2.4)
+TABLE = (65535 * LIGHT).round().astype(">u2").tobytes()
+# The same curve as a table, as most files have it; a short one, which is off by 1.
+SRGB_AS_A_TABLE = with_curve(b"curv" + bytes(4) + struct.pack(">I", 24) + TABLE)
+
+
+@pytest.mark.parametrize("more", [b"", bytes(1_200_000)])
+def test_a_profile_of_linear_light_that_is_called_srgb_is_applied(more, tmp_path):
+    saved(PHOTO, icc_profile=LINEAR + more)(tmp_path / "photo.png")
+    right = 255 * np.interp(PHOTO / 255, LIGHT, LEVELS)
+    assert np.abs(scenes.photos.read_photo(tmp_path / "photo.png") - right).max() <= 1.5
+
+
+@pytest.mark.parametrize("profile", [SRGB, SRGB_AS_A_TABLE, b"", b"x", SRGB[:200]])
 def test_a_profile_that_changes_nothing_or_is_damaged_is_left_alone(profile, tmp_path):
     saved(PHOTO, icc_profile=profile)(tmp_path / "photo.png")
     np.testing.assert_array_equal(
@@ -210,6 +257,35 @@ def test_odd_exif_is_applied_and_damaged_exif_is_left_alone(tmp_path):
         np.testing.assert_array_equal(
             scenes.photos.read_photo(tmp_path / "photo.png"), right
         )
+
+
+PNG = io.BytesIO()
+saved(Image.fromarray(PHOTO).quantize(12), transparency=5, **turned(6))(PNG)
+PNG = PNG.getvalue()
+
+
+def chunk(kind: bytes, data: bytes, *, is_whole: bool = True) -> bytes:
+    checksum = zlib.crc32(kind + data) ^ (not is_whole)
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
+
+
+TEXT = zlib.compress(bytes(2_000_000))
+UNNEEDED = [
+    chunk(b"tEXt", b"a\0b", is_whole=False),
+    chunk(b"tIME", bytes(7), is_whole=False),
+    chunk(b"zTXt", b"a\0\0" + TEXT),
+    chunk(b"iTXt", b"a\0\1\0\0\0" + TEXT),
+]
+
+
+@pytest.mark.parametrize("unneeded", UNNEEDED)
+@pytest.mark.parametrize("at", [33, PNG.index(b"IDAT") - 4, PNG.index(b"IEND") - 4])
+def test_a_png_whose_comments_are_damaged_or_large_is_read(unneeded, at, tmp_path):
+    (tmp_path / "plain.png").write_bytes(PNG)
+    (tmp_path / "photo.png").write_bytes(PNG[:at] + unneeded + PNG[at:])
+    right = scenes.photos.read_photo(tmp_path / "plain.png")
+    pixels = scenes.photos.read_photo(tmp_path / "photo.png")
+    np.testing.assert_array_equal(pixels, right)
 
 
 # --- Large photos ---------------------------------------------------------------------
@@ -258,6 +334,14 @@ HEIC = b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(99)
 UNREADABLE = {
     "empty": (lambda p: p.touch(), "no known format"),
     "HEIC": (lambda p: p.write_bytes(HEIC), "it is a HEIC photo; convert it to JPEG"),
+    "TIFF of an odd kind": (
+        retagged(PHOTO, 262, 2, 1),
+        "it is a TIFF .* of an unusual kind; save it as a PNG or JPEG with 8 bits",
+    ),
+    "PNG without a head": (
+        lambda p: p.write_bytes(PNG[:8] + PNG[33:]),
+        "it is a PNG that is damaged .*; save it as a PNG",
+    ),
     "truncated": (lambda p: p.write_bytes(JPEG.getvalue()[:-200]), "[Tt]runcated"),
     "bomb": (
         lambda p: p.write_text("P5 20000 20000 255\n"),
@@ -302,168 +386,59 @@ def test_a_photo_that_is_cut_off_is_an_error_that_names_it(kind, tmp_path):
         scenes.photos.read_photo(path)
 
 
-def test_whatever_a_decoder_raises_becomes_the_one_error(tmp_path, monkeypatch):
-    def fail(*args):
-        raise MemoryError
+def failing(monkeypatch, error: Exception, method: str = "load"):
+    """Let a method of all photos fail."""
 
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(Image.Image, method, fail)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("odd"), "its decoder fails (RuntimeError: odd)"),
+        (OSError("odd bytes"), "odd bytes"),
+        (OSError(errno.EACCES, "Permission denied"), "Permission denied"),
+        (OSError(errno.EINVAL, "Invalid argument"), "Invalid argument"),
+    ],
+)
+def test_whatever_a_decoder_raises_becomes_the_one_error(
+    error, reason, tmp_path, monkeypatch
+):
     saved(PHOTO)(tmp_path / "photo.png")
-    monkeypatch.setattr(Image.Image, "load", fail)
-    problem = r"photo.png cannot be read as a photo: its decoder fails \(MemoryError"
-    with pytest.raises(ValueError, match=problem):
+    failing(monkeypatch, error)
+    with pytest.raises(scenes.photos.UnreadablePhotoError) as raised:
+        scenes.photos.read_photo(tmp_path / "photo.png")
+    error = pickle.loads(pickle.dumps(raised.value))  # as a worker sends it
+    assert error.reason == reason
+    path = tmp_path / "photo.png"
+    assert str(error) == f"{path} cannot be read as a photo: {reason}"
+
+
+@pytest.mark.parametrize("method", ["load", "getexif"])
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (OSError(errno.ESTALE, "Stale file handle"), "Stale file handle"),
+        (MemoryError(), "there is not enough memory"),
+    ],
+)
+def test_a_fault_of_the_machine_says_nothing_about_the_photo(
+    error, reason, method, tmp_path, monkeypatch
+):
+    saved(PHOTO)(tmp_path / "photo.png")
+    failing(monkeypatch, error, method)
+    told = f"^{tmp_path}/photo.png cannot be read at the moment: {reason}; try again$"
+    with pytest.raises(OSError, match=told):
         scenes.photos.read_photo(tmp_path / "photo.png")
 
 
-# --- The audit ------------------------------------------------------------------------
-
-
-def test_a_digest_knows_a_photo_by_its_pixels_and_shape(tmp_path):
-    photos = {
-        "a.png": PHOTO,
-        "b.webp": PHOTO,
-        "c.png": PHOTO ^ 1,
-        "d.png": PHOTO.reshape(48, 36, 3),
-    }
-    for name, pixels in photos.items():
-        Image.fromarray(pixels).save(tmp_path / name, lossless=True)
-    files = [str(tmp_path / name) for name in photos]
-    images = pd.DataFrame({"file": files}, index=[5, 6, 7, 8])
-    found, _ = scenes.dataset.digest_photos(images)
-    assert list(found.index) == [5, 6, 7, 8]
-    assert (found["problem"] == "").all()
-    assert found["digest"].str.fullmatch("[0-9a-f]{32}").all()
-    assert found["digest"][5] == found["digest"][6]
-    assert found["digest"].nunique() == 3
-
-
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_the_audit_finds_all_unreadable_photos_and_says_why_without_folders(drawn):
-    """The folder of one's own photos is nobody's business in a published notebook."""
-    names = {f"seg_train/seg_train/sea/{kind}.jpg": kind for kind in UNREADABLE}
-    for name, kind in names.items():
-        UNREADABLE[kind][0](drawn / name)
-    listed = scenes.folders.list_images(drawn)
-    others = pd.DataFrame({"path": list(names)})
-    others["file"] = [str(drawn / name) for name in names]
-    images = pd.concat([listed, others], ignore_index=True).drop_duplicates("file")
-    digests, _ = scenes.dataset.digest_photos(images)
-    findings = utils.audit_images(images.join(digests))
-    assert set(findings["finding"]) == {"unreadable"}
-    assert set(findings["path"]) == set(names)
-    for row in findings.itertuples():
-        assert re.search(UNREADABLE[names[row.path]][1], row.problem)
-        assert str(drawn) not in row.problem
-
-
-def test_copies_at_another_size_or_quality_are_found_across_splits_only(drawn, capsys):
-    test, train = drawn / "seg_test" / "seg_test", drawn / "seg_train" / "seg_train"
-    photo = Image.open(test / "sea" / "0.jpg")
-    photo.resize((27, 20)).save(train / "sea" / "small.jpg", quality=50)
-    photo.convert("L").save(train / "forest" / "gray.png")
-    photo.save(test / "sea" / "again.jpg", quality=50)
-    for side, split in ((8, test), (9, train)):
-        Image.new("RGB", (side, side)).save(split / "sea" / "black.png")
-    (test / "sea" / "broken.jpg").touch()
-    images = scenes.folders.list_images(drawn)
-    digests, thumbnails = scenes.dataset.digest_photos(images)
-    images = images.join(digests)
-    copies = scenes.dataset.find_copies(images, thumbnails)
-    found = {
-        (Path(row.path).name, Path(row.path_copy).name) for row in copies.itertuples()
-    }
-    assert found == {
-        (a, b) for a in ("small.jpg", "gray.png") for b in ("0.jpg", "again.jpg")
-    }
-    assert "4 pair(s) of photos in different splits" in capsys.readouterr().out
-    part = images[~images["path"].str.endswith("small.jpg")]
-    of_part = scenes.dataset.find_copies(part, thumbnails)
-    assert {Path(path).name for path in of_part["path"]} == {"gray.png"}
-    capsys.readouterr()
-    assert scenes.dataset.find_copies(images[:3], thumbnails).empty
-    assert scenes.dataset.find_copies(images, None).empty
-    assert capsys.readouterr().out == ""
-
-
-@pytest.mark.parametrize(
-    ("unreadable", "photos"), [(1, 3), (2, 3), (3, 60), (3, 59), (4, 60)]
-)
-def test_unreadable_photos_are_named_and_left_out_unless_they_are_many(
-    unreadable, photos, capsys
-):
-    names = [f"a/{number}.jpg" for number in range(photos)] + ["b/0.jpg", "pred/0.jpg"]
-    labels = pd.Categorical(["a"] * photos + ["b", None])
-    images = pd.DataFrame(
-        {"path": names, "label": labels, "digest": "0" * 32, "problem": ""}
-    )
-    images.loc[: unreadable - 1, ["digest", "problem"]] = "", "no known format"
-    if unreadable > max(2, photos / 20):
-        listed = rf"^{unreadable} photo\(s\) .*\n    a/0.jpg: no known"
-        with pytest.raises(ValueError, match=listed):
-            scenes.dataset.drop_unreadable(images)
-    else:
-        kept = scenes.dataset.drop_unreadable(images)
-        assert list(kept["path"]) == names[unreadable:]
-        said = f"Skipped {unreadable} unreadable photo(s): a/0.jpg (no known format)"
-        assert capsys.readouterr().out.startswith(said)
-        pd.testing.assert_frame_equal(scenes.dataset.drop_unreadable(kept), kept)
-        assert capsys.readouterr().out == ""
-
-
-def test_a_class_that_has_lost_all_photos_is_named():
-    labels = pd.Categorical(["rose"] * 9, categories=["daisy", "rose"])
-    images = pd.DataFrame({"label": labels, "split": "train", "digest": range(9)})
-    with pytest.raises(ValueError, match=r"^daisy has 0 photos; .*: add photos$"):
-        scenes.dataset.check_sizes(images, VALIDATION_RATIO=0.5, FOLDS=2)
-
-
-@pytest.mark.parametrize(
-    ("size", "split", "folds", "told"),
-    # the photos of the smallest class, the split that other photos are in, FOLDS; what
-    # is said
-    [
-        (
-            6,
-            "train",
-            5,
-            "a class needs 7: add photos, or set VALIDATION_RATIO 0.25 and FOLDS 4",
-        ),
-        (
-            4,
-            "train",
-            3,
-            "needs 7: add photos, or set TEST_RATIO 0.25 and VALIDATION_RATIO 0.33",
-        ),
-        (2, "train", 5, "a class needs 7: add photos$"),
-        (
-            4,
-            "test",
-            3,
-            "with VALIDATION_RATIO 0.2 and FOLDS 3 .* 5: .* set VALIDATION_RATIO 0.25$",
-        ),
-        (
-            2,
-            "validation",
-            3,
-            "with TEST_RATIO 0.2 and FOLDS 3 a class needs 5: add photos$",
-        ),
-        (7, "train", 5, None),
-        (5, "test", 5, None),
-    ],
-)
-def test_a_class_with_too_few_photos_is_named_with_the_settings_that_fit(
-    size, split, folds, told
-):
-    settings = {"TEST_RATIO": 0.2, "VALIDATION_RATIO": 0.2, "FOLDS": folds}
-    labels = ["rose"] * (size + 1) + ["tulip"] * 9  # two roses are copies
-    images = pd.DataFrame(
-        {"label": labels, "split": "train", "digest": range(len(labels))}
-    )
-    images.loc[0, "digest"] = 1
-    images.loc[size + 1, "split"] = split
-    if told:
-        with pytest.raises(ValueError, match=f"^rose has {size} photos; .*{told}"):
-            scenes.dataset.check_sizes(images, **settings)
-    else:
-        scenes.dataset.check_sizes(images, **settings)
-        train = images[images["split"] == "train"].astype({"digest": str})
-        rest = utils.create_test(train, 0.2) if split == "train" else train
-        utils.create_validation(rest, 0.2)  # raises no error
+def test_a_fault_of_the_machine_stops_the_audit(drawn, monkeypatch):
+    """Else the run would go on with fewer photos."""
+    failing(monkeypatch, OSError(errno.EIO, "Input/output error"))
+    with pytest.raises(OSError, match="at the moment: Input/output error"):
+        scenes.dataset.digest_photos(scenes.folders.list_images(drawn))

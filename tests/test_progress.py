@@ -1,6 +1,4 @@
-"""
-Work spread over a cluster, one worker of which dies, gives what one process gives.
-"""
+"""Bars, reading ahead, and work that is spread over threads or over a cluster."""
 
 import contextlib
 import json
@@ -20,12 +18,13 @@ import nbclient
 import nbformat
 import pytest
 from conftest import read_table
-from search import make_photos
+from search import make_photos, search_in
 from tensorflow.python.framework.config import is_op_determinism_enabled
 
 import scenes.features
 import scenes.grid_search
 import scenes.progress
+from scenes.settings import GridOptions
 
 ROOT = Path(scenes.progress.__file__).parents[1]
 
@@ -89,76 +88,85 @@ with progress.bar(3, "Stopped", "step") as bar:
     )
 
 
-# --- Tasks that fail ------------------------------------------------------------------
+# --- Reading ahead --------------------------------------------------------------------
 
 
-def double(done, number):
-    """Note the number of a task among those done; task 7 is wrong."""
-    done.append(number)
+def test_what_is_read_ahead_keeps_its_order_and_waits_for_the_caller():
+    """Two batches at most wait, beside the one that is taken."""
+    begun = []
+
+    def double(number):
+        begun.append(number)
+        time.sleep(0.01 * (number % 3))
+        return 2 * number
+
+    batches = scenes.progress.read_ahead(double, range(20), 3)
+    assert next(batches) == [0, 2, 4]
+    time.sleep(0.3)
+    assert sorted(begun) == list(range(9))
+    assert list(batches)[-1] == [36, 38]
+
+
+def test_an_error_ends_what_is_read_ahead():
+    begun = []
+
+    def fail(number):
+        begun.append(number)
+        time.sleep(0.1)
+        raise ZeroDivisionError("an error of ours")
+
+    with pytest.raises(ZeroDivisionError, match="an error of ours"):
+        list(scenes.progress.read_ahead(fail, range(3000), 1000))
+    assert len(begun) < 1000
+
+
+# --- Calls that fail ------------------------------------------------------------------
+
+
+def double(number):
+    """Number 7 is wrong."""
     if number == 7:
         raise ZeroDivisionError("an error of ours")
     return 2 * number
 
 
-def run_tasks(done, *numbers):
-    tasks = [(number,) for number in numbers]
-    with scenes.progress.bar(len(tasks), "Doubling", "task") as bar:
-        return [
-            result
-            for _, result in scenes.progress.run_tasks(
-                double, done, tasks, bar, numbers
-            )
-        ]
+def run_calls(*numbers, **options):
+    return scenes.progress.run(double, [(number,) for number in numbers], **options)
 
 
-class Failing:
-    """
-    Takes the place of `joblib.Parallel`: does some tasks, and then its machine fails.
-    """
-
-    def __init__(self, *done):
-        self.done = list(done)
-
-    def __call__(self, **options):
-        return self.run
-
-    def run(self, calls):
-        for function, arguments, options in calls[: self.done.pop(0)]:
-            yield function(*arguments, **options)
-        raise ConnectionError("the machine is gone")
+@pytest.mark.parametrize("config", [{}, {"backend": "threading", "n_jobs": 2}])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_calls_end_in_any_order_and_an_error_is_raised_as_it_is(config, threads):
+    options = {"threads": threads, "stop": threading.Event()}
+    with joblib.parallel_config(**config):
+        assert sorted(run_calls(*range(6), **options)) == [0, 2, 4, 6, 8, 10]
+        with pytest.raises(ZeroDivisionError, match=r"^an error of ours$"):
+            list(run_calls(1, 7, 3, **options))
+    assert not options["stop"].is_set()
 
 
-def test_what_a_failing_machine_had_is_run_again_while_anything_gets_done(
-    monkeypatch, capsys
-):
-    done = []
-    monkeypatch.setattr(joblib, "Parallel", Failing(1, 2, 1))
-    assert run_tasks(done, 1, 2, 3, 4) == [2, 4, 6, 8]
-    assert done == [1, 2, 3, 4]
-    monkeypatch.setattr(joblib, "Parallel", Failing(1, 0))
-    with pytest.raises(
-        RuntimeError, match=r"the workers are lost \(the machine is gone\)"
-    ):
-        run_tasks(done, 1, 2)
-    assert capsys.readouterr().out.count("run again: the machine is gone") == 3 + 1
+def test_a_lost_machine_ends_in_a_sentence_after_what_was_done(monkeypatch):
+    def run(calls):
+        function, arguments, options = next(calls)
+        yield function(*arguments, **options)
+        raise ConnectionError("the machine is gone\nfor reasons")
 
-
-def test_an_error_in_a_task_is_raised_and_not_tried_again():
-    done = []
-    with pytest.raises(ZeroDivisionError, match="an error of ours"):
-        run_tasks(done, 1, 7, 3)
-    assert done == [1, 7]
+    monkeypatch.setattr(joblib, "Parallel", lambda **options: run)
+    with joblib.parallel_config("threading"):
+        results = run_calls(1, 2)
+        assert next(results) == 2
+        lost = r"a worker or the scheduler is lost \(the machine is gone\): start it"
+        with pytest.raises(RuntimeError, match=lost):
+            next(results)
 
 
 def test_a_backend_that_forks_is_refused():
     """After a training in this process, it would hang."""
-    done = []
     refused = pytest.raises(
         ValueError, match=r"fork of .* 'multiprocessing'; choose 'loky'"
     )
     with joblib.parallel_config("multiprocessing", n_jobs=2), refused:
-        run_tasks(done, 1, 2)
-    assert done == []
+        next(run_calls(1, 2))
 
 
 # --- On a cluster ---------------------------------------------------------------------
@@ -171,7 +179,7 @@ def cluster(tmp_path_factory):
     scheduler.
 
     A scheduler and two workers, each in an empty folder, from which nothing leads to
-    the project.
+    the project: the cell sends them its rooms.
     """
     dask = pytest.importorskip("dask.config", reason="Dask is not installed")
     folder, names = tmp_path_factory.mktemp("cluster"), {}
@@ -205,20 +213,25 @@ def cluster(tmp_path_factory):
         yield names["client"], names["scheduler"]
 
 
-def search(csv):
+def search(folder, images, base):
     """Search three blocks of four settings in each of three folds."""
-    options = {
-        "learning_rates": [0.001, 0.005],
-        "dropouts": [0.0, 0.3, 0.5],
-        "folds": 3,
-    }
-    options |= {"weight_decays": [1e-4, 1e-2], "epochs": 5, "csv": csv}
-    scenes.grid_search.grid_search(*make_photos(1500), **options)
+    options = GridOptions(
+        learning_rates=[0.001, 0.005],
+        dropouts=[0.0, 0.3, 0.5],
+        weight_decays=[1e-4, 1e-2],
+        epochs=5,
+        folds=3,
+    )
+    X, y = make_photos(1500)
+    search_in(folder, options, X=X, y=y)
+    return (folder / "grid_search.csv").read_bytes()
 
 
-def extract(cache, images, base):
+def extract(folder, images, base):
     """Extract the features of 57 photos in five blocks."""
-    scenes.features.extract_features(images, base, cache=cache, batch_size=4)
+    cache = folder / "cache"
+    X = scenes.features.extract_features(images, base, cache=cache, batch_size=4)
+    return X.tobytes()
 
 
 @pytest.mark.slow
@@ -226,51 +239,70 @@ def extract(cache, images, base):
 def test_a_cluster_one_worker_of_which_dies_gives_the_bytes_of_one_process(
     work, cluster, drawn_once, random_base_model, tmp_path, monkeypatch
 ):
+    """Dask repeats what the worker had; the scheduler holds a copy of it."""
     client, _ = cluster
-    bars, killed, run_tasks = [], [], scenes.progress.run_tasks
-    make_bar = scenes.progress.bar
+    killed, run = [], scenes.progress.run
     pids = client.run(os.getpid)
 
-    def kill_in_the_middle(*given):
-        for number, result in run_tasks(*given):
-            yield number, result
+    def kill_in_the_middle(*given, **options):
+        for result in run(*given, **options):
+            yield result
             if not killed:
                 killed.append(next(iter(pids.values())))
                 os.kill(killed[0], signal.SIGKILL)
 
-    def note(*given):
-        bars.append(make_bar(*given))
-        return bars[-1]
-
     monkeypatch.setattr(scenes.grid_search, "BLOCK_COLUMNS", 4 * 6)
     monkeypatch.setattr(scenes.features, "BLOCK_BATCHES", 3)
-    given = (read_table(drawn_once), random_base_model) if work is extract else ()
-    alone, spread = tmp_path / "alone.npz", tmp_path / "spread.npz"
+    given = read_table(drawn_once), random_base_model
     with joblib.parallel_config("sequential"):
-        work(alone, *given)
-    monkeypatch.setattr(scenes.progress, "run_tasks", kill_in_the_middle)
-    monkeypatch.setattr(scenes.progress, "bar", note)
-    work(spread, *given)
-    assert spread.read_bytes() == alone.read_bytes()
-    assert [bar.n for bar in bars] == [bar.total for bar in bars], (
-        "all is counted, once"
-    )
+        alone = work(tmp_path / "alone", *given)
+    monkeypatch.setattr(scenes.progress, "run", kill_in_the_middle)
+    assert work(tmp_path / "spread", *given) == alone
     client.wait_for_workers(2)
     assert killed[0] not in client.run(os.getpid).values()
-    imported = lambda: {"scenes", "tensorflow"} & set(sys.modules)  # noqa: E731
-    assert {"scenes", "tensorflow"} in client.run(imported).values()
+    imported = lambda: "scenes" in sys.modules  # noqa: E731
+    assert any(client.run(imported).values())
     assert any(client.run(is_op_determinism_enabled).values())
-    assert client.run_on_scheduler(imported) == set()
 
 
 @pytest.mark.slow
-def test_a_lost_scheduler_ends_in_a_sentence(cluster):
+def test_a_lost_worker_of_joblib_ends_in_a_sentence():
+    lost = pytest.raises(RuntimeError, match="a worker or the scheduler is lost")
+    with joblib.parallel_config("loky", n_jobs=2), lost:
+        list(scenes.progress.run(os._exit, [(1,), (1,)]))
+
+
+@pytest.mark.slow
+def test_a_lost_scheduler_ends_in_a_sentence_and_finished_folds_are_kept(
+    cluster, tmp_path, monkeypatch
+):
     _, scheduler = cluster
-    threading.Timer(1, scheduler.kill).start()
-    for _ in range(2):  # as it happens, and in the next run
-        with scenes.progress.bar(3, "Waiting", "task") as bar:
-            waiting = scenes.progress.run_tasks(time.sleep, 60, [()] * 3, bar, [1] * 3)
-            with pytest.raises(
-                RuntimeError, match=r"^the workers are lost .*repeat the run"
-            ):
-                next(waiting)
+    run = scenes.progress.run
+
+    def kill_after_the_first(*given, **options):
+        for result in run(*given, **options):
+            yield result
+            scheduler.kill()
+
+    monkeypatch.setattr(scenes.grid_search, "BLOCK_COLUMNS", 4 * 6)
+    lost = r"^a worker or the scheduler is lost .*resumes when"
+    monkeypatch.setattr(scenes.progress, "run", kill_after_the_first)
+    with pytest.raises(RuntimeError, match=lost):
+        search(tmp_path, None, None)
+    kept = len(list(tmp_path.glob("cache/grid-search-*-fold-*.npz")))
+    assert kept >= 1
+    with pytest.raises(
+        RuntimeError, match=lost
+    ):  # as long as the scheduler is not started again
+        search(tmp_path, None, None)
+    calls = []
+
+    def count(function, left, **options):
+        calls.extend(left)
+        return run(function, left, **options)
+
+    monkeypatch.setattr(scenes.progress, "run", count)
+    with joblib.parallel_config("sequential"):
+        resumed = search(tmp_path, None, None)
+        assert len(calls) == 9 - kept
+        assert resumed == search(tmp_path / "alone", None, None)

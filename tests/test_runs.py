@@ -107,7 +107,7 @@ def test_where_the_photos_lie_and_how_much_is_run_makes_no_difference(committed)
     ("changed", "word"),
     [
         ({"EPOCHS": 3}, "epochs-3-"),
-        ({"LEARNING_RATES": np.logspace(-4, -2, 3)}, ""),
+        ({"LEARNING_RATES": np.logspace(-4, -2, 3)}, "learning_rates-"),
         ({"WEIGHTS": None}, "weights-None-"),
         (
             dict.fromkeys(["EPOCHS", "FOLDS", "RUNS", "RUN_EPOCHS", "SEED"], 3),
@@ -164,7 +164,7 @@ def test_results_with_and_without_corrections_are_not_mixed(committed):
     assert folder_of(committed, OUTPUT="mine", CORRECTIONS=Path("b.csv")) == "mine"
     for other in ("c.csv", None):
         with pytest.raises(
-            ValueError, match=r"^the results in mine .* other photos, labels or sp"
+            ValueError, match=r"^the results in mine .* other CORRECTIONS"
         ):
             folder_of(committed, OUTPUT="mine", CORRECTIONS=other)
     assert folder_of(committed, CORRECTIONS="a.csv").startswith("runs/corrections-")
@@ -176,7 +176,7 @@ def test_weights_are_known_by_their_content(committed):
     Path("mine/classifier.keras").touch()
     assert folder_of(committed, OUTPUT="mine", WEIGHTS=Path("w.h5")) == "mine"
     Path("w.h5").write_text("two")
-    with pytest.raises(ValueError, match=r"^the results in mine .* with other weights"):
+    with pytest.raises(ValueError, match=r"^the results in mine .* with other WEIGHTS"):
         folder_of(committed, OUTPUT="mine", WEIGHTS="w.h5")
 
 
@@ -354,7 +354,13 @@ def test_a_table_of_photos_in_other_folders_is_refused(committed):
     )
     with pytest.raises(ValueError, match=told):
         other.keep([], "test_predictions.csv")
-    assert len(output.keep([], "test_predictions.csv")) == len(committed)
+
+
+def test_a_run_of_some_of_the_photos_takes_the_committed_table(committed):
+    Path("results").mkdir()
+    scenes.files.write_csv(committed[["path", "label"]], "results/a.csv")
+    output = scenes.runs.output_folder(dict(SETTINGS), committed[::2])
+    assert len(output.keep([], "a.csv")) == len(committed)
 
 
 def test_what_is_edited_in_a_spreadsheet_runs_no_formula(committed):

@@ -1,18 +1,14 @@
 """Heads side by side train as each would alone."""
 
-import shutil
-import subprocess
-import sys
-import textwrap
-
+import keras
 import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from search import fit_alone, make_photos, make_unequal
+from search import fit_alone, make_photos, make_unequal, run_example
 
 import scenes
-import scenes.grid_search
+import scenes.heads
 import scenes.side_by_side
 
 pytestmark = pytest.mark.quick
@@ -44,24 +40,35 @@ def make_halves(n_classes=6, make=make_photos):
 
 
 def train(halves, grid, *, n_classes=6, seed=0, class_weight=None):
-    """Return the history of all heads: arrays of (epochs, dropouts, other settings)."""
-    features, labels = map(np.concatenate, zip(*halves, strict=True))
-    rows = np.split(np.arange(len(labels)), [len(halves[0][1])])
-    options = {"n_classes": n_classes, "seed": seed, "class_weight": class_weight}
-    return scenes.grid_search._fit(
-        features, labels, *rows, grid=grid, **options, **EPOCHS
+    """Return a table of all heads: a row for each head and epoch, and its setting."""
+    (X, y), (X_val, y_val) = halves
+    model = scenes.side_by_side.SideBySideHeads(
+        **grid, n_features=X.shape[1], n_classes=n_classes, seed=seed
     )
+    weights = scenes.heads.class_weights(y, class_weight, n_classes)
+    keras.utils.set_random_seed(seed)  # of the order of the photos
+    history = model.fit(
+        X,
+        y,
+        sample_weight=weights[y],
+        validation_data=(X_val, y_val, weights[y_val]),
+        verbose=0,
+        **EPOCHS,
+    ).history
+    tables = []
+    for epoch in range(EPOCHS["epochs"]):
+        table = pd.DataFrame(model.settings)
+        for name in scenes.METRICS:
+            key = name.replace("loss", "head_loss").replace("accuracy", "head_accuracy")
+            table[name] = np.ravel(history[key][epoch])
+        tables.append(table)
+    return pd.concat(tables)
 
 
-def pick(history, grid, setting):
-    """Return one head's part of a history: a row for each epoch."""
-    rate, drop, decay = (
-        grid[name].index(value) for name, value in zip(grid, setting, strict=True)
-    )
-    column = rate * len(grid["weight_decays"]) + decay
-    return pd.DataFrame(
-        {name: history[name][:, drop, column] for name in scenes.METRICS}
-    )
+def pick(table, setting):
+    """Return the four figures of the heads with a setting: a row for each epoch."""
+    rows = table.set_index(scenes.HYPERPARAMETERS).sort_index().loc[[setting]]
+    return rows[list(scenes.METRICS)].to_numpy()
 
 
 @pytest.mark.parametrize(
@@ -83,10 +90,10 @@ def test_a_head_trains_side_by_side_as_alone(n_classes, seed, make, class_weight
     """
     halves = make_halves(n_classes, make)
     options = {"seed": seed, "class_weight": class_weight}
-    history = train(halves, GRID, n_classes=n_classes, **options)
-    for setting in ((0.005, 0.0, 1e-2), (0.0005, 0.5, 1e-4)):
+    table = train(halves, GRID, n_classes=n_classes, **options)
+    for setting in ((0.005, 0.0, 1e-4), (0.0005, 0.5, 1e-2)):
         alone = fit_alone(*halves, setting, **options, **EPOCHS)
-        together = pick(history, GRID, setting)
+        together = pick(table, setting)
         np.testing.assert_allclose(
             together, alone, rtol=0, atol=1e-4, err_msg=str(setting)
         )
@@ -98,14 +105,14 @@ def test_equal_settings_give_equal_columns():
         "dropouts": [0.3] * 2,
         "weight_decays": [1e-3] * 3,
     }
-    for name, metric in train(make_halves(), equal).items():
-        first = np.broadcast_to(metric[:, :1, :1], metric.shape)
-        np.testing.assert_allclose(metric, first, rtol=0, atol=1e-6, err_msg=name)
+    figures = pick(train(make_halves(), equal), (0.005, 0.3, 1e-3))
+    for epoch in figures.reshape(2, 12, 4):
+        np.testing.assert_allclose(epoch, epoch[:1].repeat(12, 0), rtol=0, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
-def history():
-    """Return the history of the grid."""
+def table():
+    """Return the table of the grid."""
     return train(make_halves(), GRID)
 
 
@@ -122,19 +129,19 @@ def history():
     ],
     ids=["alone", "the lists reversed", "beside heads that fail"],
 )
-def test_a_head_does_not_depend_on_the_heads_beside_it(history, grid):
+def test_a_head_does_not_depend_on_the_heads_beside_it(table, grid):
     setting = 0.005, 0.5, 1e-4
-    other = pick(train(make_halves(), grid), grid, setting)
-    np.testing.assert_allclose(other, pick(history, GRID, setting), rtol=0, atol=1e-5)
+    other = pick(train(make_halves(), grid), setting)
+    np.testing.assert_allclose(other, pick(table, setting), rtol=0, atol=1e-5)
 
 
 def test_a_copy_of_side_by_side_runs_its_example_alone(tmp_path):
     """The example of its docstring, in a folder that holds nothing but the file."""
-    shutil.copy(scenes.side_by_side.__file__, tmp_path)
-    example = textwrap.dedent(scenes.side_by_side.__doc__.split(":\n\n")[1])
-    example += "\nassert history['val_head_accuracy'][-1].shape == (2, 4)"
-    example += "\nassert history['val_head_accuracy'][-1].max() > 0.8"
-    options = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 300}
-    done = subprocess.run([sys.executable, "-c", example], **options)
-    assert done.returncode == 0, done.stderr
-    assert "[[0." in done.stdout
+    printed = run_example(
+        scenes.side_by_side,
+        tmp_path,
+        "assert history['val_head_accuracy'][-1].shape == (2, 4)",
+        "assert history['val_head_accuracy'][-1].max() > 0.8",
+        "assert heads.settings[4]['dropout'] == 0.5",
+    )
+    assert "[[0." in printed

@@ -121,6 +121,48 @@ def test_drop_leaks_takes_out_what_another_split_is_judged_by():
     pd.testing.assert_frame_equal(left, images[images["fate"] == "stays"])
 
 
+def photos_in(**splits: str) -> pd.DataFrame:
+    """Return a table of photos of two classes, A and b, that are known by a letter."""
+    rows = [(letter, split) for split, photos in splits.items() for letter in photos]
+    images = pd.DataFrame(rows, columns=["digest", "split"])
+    labels = ["cats" if letter.isupper() else "dogs" for letter in images["digest"]]
+    images["label"] = pd.Categorical(labels)
+    images["split"] = pd.Categorical(images["split"], scenes.SPLITS)
+    return images
+
+
+@pytest.mark.parametrize(
+    ("images", "said", "refused"),
+    [
+        (photos_in(train="ABCab", test="CDc"), "Left out 1 train photo(s): the", ""),
+        (
+            photos_in(train="ABab", validation="BCDbc", test="Dd"),
+            "Left out 2 train and 1 validation photo(s): the same photos are in the",
+            "",
+        ),
+        (photos_in(train="ABab", test="ABab"), "Left out 4 train", "no train .* cats"),
+        (photos_in(train="ABab", validation="ab"), "Left out 2", "no train .* dogs"),
+        (
+            photos_in(train="Aa", validation="Bbc", test="Bc"),
+            "Left out 2 validation photo(s): ",
+            "no validation photo of cats is left, since .*; keep it in one",
+        ),
+        (photos_in(train="ABab", test="Cc"), "", ""),
+    ],
+)
+def test_how_many_copies_are_left_out_is_said_and_no_class_vanishes(
+    images, said, refused, capsys
+):
+    if refused:
+        with pytest.raises(ValueError, match=refused):
+            utils.drop_leaks(images)
+    else:
+        utils.drop_leaks(images)
+    printed = capsys.readouterr().out
+    assert printed.startswith(said)
+    assert len(printed.splitlines()) == bool(said)
+
+
 def test_the_audit_finds_the_known_copies_by_the_bundled_digests(bundled):
     counts = utils.audit_images(bundled[0]).groupby("finding").size()
     assert counts.to_dict() == {"duplicate": 36, "two labels": 26, "two splits": 6}
@@ -347,7 +389,7 @@ def test_show_images_hides_no_line_of_a_title(lines, size, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Glyph")  # drawn as boxes where no font has them
 def test_show_images_takes_any_title_as_text(gallery):
-    titles = ["$x$", "$\\frac{$", "caf\udce9.jpg", "<b>", "a, b", "冰川", "7"]
+    titles = ["$x$", "$\\frac{$", "caf\udce9.jpg", "<b>", "a, b", "река", "7"]
     figure = utils.show_images(gallery, titles)
     figure.canvas.draw()
     shown = [axis.get_title() for axis in figure.axes[:7]]
@@ -366,3 +408,42 @@ def test_the_photos_of_a_cell_of_the_confusion_matrix():
     for names in (("e", "a"), ("a", "e")):
         with pytest.raises(ValueError, match=refused):
             utils.select_confused(images, guesses, *names)
+
+
+def test_photos_are_shown_if_there_are_files(gallery, capsys):
+    images = pd.DataFrame({"file": list(map(str, gallery))})
+    assert len(utils.show_photos(images, ["a"] * 7).axes) == 12
+    assert capsys.readouterr().out == ""
+    assert utils.show_photos(images[:0], []) is None
+    assert capsys.readouterr().out == "Nothing found.\n"
+    assert utils.show_photos(images.assign(file=None), ["a"] * 7) is None
+    assert capsys.readouterr().out.startswith("With the photos, ")
+
+
+def test_the_first_photos_of_a_folder_are_shown_under_their_predictions(
+    classifier, tmp_path, monkeypatch, capsys
+):
+    """The others are neither read nor drawn, and how many there are is said."""
+    assert utils.show_predictions(classifier, tmp_path / "none") is None
+    assert capsys.readouterr().out.startswith("Put photos into ")
+    (tmp_path / "b.heic").touch()
+    assert utils.show_predictions(classifier, tmp_path) is None
+    said = capsys.readouterr().out
+    assert "b.heic (HEIC, raw" in said
+    assert said.endswith(f"There is no photo in {tmp_path}/.\n")
+    (tmp_path / "a.jpg").touch()
+    assert utils.show_predictions(classifier, tmp_path) is None
+    assert "a.jpg cannot be read as a photo: " in capsys.readouterr().out
+    for number in range(40):
+        Image.fromarray(draw(number)).save(tmp_path / f"{number:02}.png")
+    read, read_photo = [], scenes.photos.read_photo
+    monkeypatch.setattr(
+        scenes.photos, "read_photo", lambda path: read.append(path) or read_photo(path)
+    )
+    figure = utils.show_predictions(classifier, tmp_path)
+    drawn = [axis for axis in figure.axes if axis.images]
+    assert len(drawn) == len({Path(path).name for path in read}) == 36
+    np.testing.assert_array_equal(drawn[35].images[0].get_array(), draw(35))
+    first = scenes.classifier.predict(classifier, tmp_path / "00.png")
+    assert drawn[0].get_title().startswith(first["label"][0])
+    assert "The first 36 of 41 photos are shown.\n" in capsys.readouterr().out

@@ -18,7 +18,7 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
     Cells tagged `photos` lose their outputs, so that no photo is committed, and keep
     their execution count. The cell in which papermill sets OUTPUT goes, and the others
-    count on.
+    count on. What a cell prints is one output, however the kernel has cut it.
     """
     notebook = copy.deepcopy(notebook)
     notebook.cells = [
@@ -34,19 +34,34 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         if not cell.metadata.get("tags", True):
             del cell.metadata["tags"]  # papermill gives each cell an empty list
         if cell.cell_type == "code":
-            photos = "photos" in cell.metadata.get("tags", ())
-            # A progress bar that has ended leaves an output without a form.
-            cell.outputs = [
-                o for o in cell.outputs if o.get("data") != {} and not photos
-            ]
+            shows_photos = "photos" in cell.metadata.get("tags", ())
+            cell.outputs = [] if shows_photos else tidy(cell.outputs)
             number += cell.execution_count is not None
             cell.execution_count = cell.execution_count and number
             for output in cell.outputs:
-                if (
-                    output.output_type == "execute_result"
-                ):  # it bears its cell's number, too
+                # It bears its cell's number, too.
+                if output.output_type == "execute_result":
                     output.execution_count = cell.execution_count
     return notebook
+
+
+def tidy(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """
+    Return the outputs of a cell without remains of bars, its printed text in one piece.
+
+    A kernel sends what is printed in pieces, cut wherever it likes.
+    """
+    found, stream = [], None  # the name of the last output, if it is a stream
+    for output in outputs:
+        if output.get("data") == {}:
+            continue  # a progress bar that has ended
+        name = output.name if output.output_type == "stream" else None
+        if name is not None and name == stream:
+            found[-1].text += output.text
+        else:
+            found.append(output)
+        stream = name
+    return found
 
 
 def main(path: str | Path) -> None:
