@@ -479,6 +479,22 @@ def swap(images):
     return images.assign(label=labels.cat.reorder_categories(CLASSES))
 
 
+def exchange(images):
+    """Let a training and a validation photo of one class change places."""
+    sea = images[images["label"] == "sea"]
+    rows = [sea.index[sea["split"] == name][0] for name in ("train", "validation")]
+    images = images.copy()
+    images.loc[rows, "split"] = ["validation", "train"]
+    return images
+
+
+def replace_one(images):
+    """Let one photo have other pixels."""
+    digests = images["digest"].to_numpy(copy=True)
+    digests[0] = "0" * 32
+    return images.assign(digest=digests)
+
+
 OPTIONS = {
     "learning_rate": 2e-3,
     "first_layer": "Conv_1",
@@ -498,6 +514,8 @@ OTHERS = {
     "penalty": lambda _, head, __: {"head": other_head(head, weight_decay=1e-2)},
     "head": lambda _, head, __: {"head": other_head(head, bias=1.0)},
     "labels": lambda *given: {"images": swap(given[2])},
+    "another photo": lambda *given: {"images": replace_one(given[2])},
+    "another validation set": lambda *given: {"images": exchange(given[2])},
     "fewer photos": lambda *given: {"images": given[2].iloc[1:]},
     "their order": lambda *given: {"images": given[2].iloc[::-1]},
     "no validation": lambda *given: {
