@@ -173,14 +173,12 @@ def test_only_what_a_killed_process_left_unfinished_is_cleared_away(tmp_path):
     others = {
         ".a.unfinished-1-notes.csv",
         ".a.unfinished-.csv",
-        ".a.unfinished-456.csv",
         "a.unfinished-1.csv",
     }
-    (tmp_path / ".a.unfinished-456.csv").mkdir()
     young = {".b.unfinished-1.csv", ".a.unfinished-1.npz", ".a.b.unfinished-1.csv"}
     old = {".c.unfinished-1.csv", ".d.unfinished-2"}
     for name in others | young | old | {".a.unfinished-123.csv"}:
-        (tmp_path / name).exists() or (tmp_path / name).touch()
+        (tmp_path / name).touch()
     for name in others | old:
         os.utime(tmp_path / name, (0, 0))
     an_hour_ago = time.time() - 3500
@@ -360,7 +358,7 @@ def test_names_of_any_bytes_are_written_and_read(tmp_path):
     assert len(scenes.files.fingerprint(table)) == 16
 
 
-def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, capsys):
+def test_a_file_system_without_locks_is_refused_in_a_sentence(tmp_path, monkeypatch):
     fcntl = pytest.importorskip("fcntl", reason="Windows has other locks")
     monkeypatch.setattr(
         fcntl, "flock", Mock(side_effect=OSError(errno.ENOLCK, "no locks here"))
@@ -426,5 +424,5 @@ def test_fingerprints_tell_types_and_shapes_apart():
         (pd.Series(texts), ["a", "b"]),
     ):
         assert scenes.files.fingerprint(part) == scenes.files.fingerprint(same)
-    with pytest.raises(TypeError, match="object has no fingerprint"):
+    with pytest.raises(TypeError, match="not object"):
         scenes.files.fingerprint(object())
