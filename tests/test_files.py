@@ -358,7 +358,7 @@ def test_names_of_any_bytes_are_written_and_read(tmp_path):
     assert len(scenes.files.fingerprint(table)) == 16
 
 
-def test_a_file_system_without_locks_is_refused_in_a_sentence(tmp_path, monkeypatch):
+def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, capsys):
     fcntl = pytest.importorskip("fcntl", reason="Windows has other locks")
     monkeypatch.setattr(
         fcntl, "flock", Mock(side_effect=OSError(errno.ENOLCK, "no locks here"))
