@@ -27,6 +27,7 @@ import scenes.dataset
 import scenes.evaluation
 import scenes.folders
 from scenes import calibration, grid_search
+from scenes.settings import GridOptions
 from studies import common, label_noise, large_search, unknown_classes
 
 ROOT = Path(__file__).parents[1]
@@ -91,12 +92,14 @@ def test_the_notebook_says_of_unknown_classes_what_the_study_says():
 
 
 def test_a_search_is_condensed_and_a_plot_shows_its_best(loaded, monkeypatch, tmp_path):
-    lists = {
-        "learning_rates": [0.0005, 0.001],
-        "dropouts": [0.0],
-        "weight_decays": [0.0, 0.001],
-    }
-    monkeypatch.setattr(large_search, "GRID", lists)
+    grid = GridOptions(
+        learning_rates=[0.0005, 0.001],
+        dropouts=[0.0],
+        weight_decays=[0.0, 0.001],
+        epochs=2,
+        folds=5,
+    )
+    monkeypatch.setattr(large_search, "GRID", grid)
     monkeypatch.setattr(large_search, "EPOCHS", [1, 2])
     monkeypatch.setattr(
         common, "load_images", lambda: tuple(part[::40] for part in loaded)
@@ -119,7 +122,7 @@ def test_a_search_is_condensed_and_a_plot_shows_its_best(loaded, monkeypatch, tm
 
 def test_the_large_search_is_that_of_its_lists():
     kept = common.read("grid_search_large")
-    grid = itertools.product(*large_search.GRID.values())
+    grid = itertools.product(*large_search.LISTS)
     best = kept[kept["kept"] == "best"]
     assert sorted(
         best[scenes.HYPERPARAMETERS].itertuples(index=False, name=None)
