@@ -104,8 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
         return options.run(options)
     except (OSError, ValueError) as error:
         # One line, whatever a damaged file says of itself.
-        reason = photos.printable(" ".join(str(error).splitlines()))
-        print(f"error: {reason}", file=sys.stderr)
+        print(f"error: {photos.printable(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130  # as shells have it
