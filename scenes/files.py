@@ -53,7 +53,6 @@ def _plain(part):
     if isinstance(part, pd.DataFrame):
         return part.to_csv(index=False, lineterminator="\n")
     if isinstance(part, np.ndarray) and part.dtype.kind in "biuf":
-        part = np.ascontiguousarray(part)
         return [part.dtype.str, part.shape, digest(part.ravel())]
     if hasattr(part, "tolist"):  # of NumPy and pandas
         return part.tolist()
