@@ -22,6 +22,14 @@ if "keras" not in sys.modules:
 if "tensorflow" not in sys.modules:
     os.environ.pop("TF_XLA_FLAGS", None)  # a compiler of its own, with other digits
 
+# A closed standard stream (cron, services) becomes an empty one; the next opened file
+# would take its number otherwise, and receive what compiled code prints.
+while (_unused := os.open(os.devnull, os.O_RDWR)) <= 2:
+    pass
+os.close(_unused)
+sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
@@ -38,16 +46,20 @@ def silent() -> Iterator[None]:
         os.close(nowhere)
 
 
-with silent():  # TensorFlow misses a GPU before it reads how much it is to say
-    import joblib
-    import keras
-    import tensorflow as tf
+try:
+    with silent():  # TensorFlow misses a GPU before it reads how much it is to say
+        import joblib
+        import keras
+        import tensorflow as tf
+except (AssertionError, ValueError) as error:  # both read the user's file, say little
+    _file = os.path.join(os.environ.get("KERAS_HOME", "~/.keras"), "keras.json")
+    _what = f"{_file} holds a value that Keras does not take"
+    raise ImportError(f"{_what}: correct it, or delete the file ({error})") from error
 
 if keras.backend.backend() != "tensorflow":
-    raise ImportError(
-        f"Keras runs on {keras.backend.backend()} here, and this project needs "
-        "TensorFlow: restart, and import scenes before Keras"
-    )
+    _what = f"Keras runs on {keras.backend.backend()} here"
+    _why = "this project needs TensorFlow"
+    raise ImportError(f"{_what}, and {_why}: restart, and import scenes before Keras")
 
 
 @contextlib.contextmanager

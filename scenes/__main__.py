@@ -83,7 +83,11 @@ def main(arguments: list[str] | None = None) -> int:
         "photos", nargs="+", metavar="PHOTO_OR_FOLDER", help="folders are walked"
     )
     command.add_argument(
-        "--csv", type=new_csv, metavar="FILE", help="all probabilities, as a table"
+        "--csv",
+        type=new_csv,
+        metavar="FILE",
+        help="write all probabilities, for spreadsheets (UTF-8 with BOM; text that "
+        "begins with = + - @, tab or carriage return gets an apostrophe before it)",
     )
     command.add_argument(
         "--model", type=Path, default=MODEL, metavar="FILE", help="another model"
@@ -104,7 +108,8 @@ def main(arguments: list[str] | None = None) -> int:
         return options.run(options)
     except (OSError, ValueError) as error:
         # One line, whatever a damaged file says of itself.
-        print(f"error: {photos.printable(error)}", file=sys.stderr)
+        reason = " ".join(str(error).splitlines())
+        print(f"error: {photos.printable(reason)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130  # as shells have it

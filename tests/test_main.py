@@ -74,6 +74,16 @@ def start(*arguments: str, **options) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=ROOT, text=True, **options)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows closes no stream of a program")
+def test_without_standard_streams_the_csv_is_written(model, album, tmp_path):
+    csv = tmp_path / "out.csv"
+    started = start(
+        str(album), "--csv", str(csv), *model, preexec_fn=lambda: os.closerange(0, 3)
+    )
+    assert started.wait(timeout=300) == 0
+    assert len(pd.read_csv(csv)) == 3
+
+
 @pytest.mark.skipif(
     not hasattr(signal, "SIGPIPE"), reason="this system has no broken pipes"
 )

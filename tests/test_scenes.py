@@ -79,6 +79,16 @@ def test_keras_imported_before_is_set_or_refused_where_it_runs_on_something_else
     )
 
 
+def test_a_file_of_settings_that_keras_does_not_take_is_named(tmp_path):
+    done = run("import scenes", tmp_path, {"floatx": "float8"})
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(
+        f"ImportError: {tmp_path / 'keras.json'} holds a value that Keras"
+    )
+    assert "or delete the file" in last
+
+
 # --- Devices --------------------------------------------------------------------------
 
 
