@@ -33,7 +33,7 @@ SCHEMA = {"features": (np.uint8, (60, 1280))}
 
 
 @pytest.fixture(params=["f.npz", "c.keras", "plot.html", "plotly.min.js"])
-def write(request, table, classifier, shown, monkeypatch):
+def write(request, table, base, classifier, shown, monkeypatch):
     """
     Return the name of each file that the helpers write, and a function that writes it.
     """
@@ -47,7 +47,7 @@ def write(request, table, classifier, shown, monkeypatch):
 
     def save(folder: Path) -> None:
         if request.param == "f.npz":
-            scenes.features.save_features(folder / "f.npz", many, X, classifier)
+            scenes.features.save_features(folder / "f.npz", many, X, base)
         elif request.param == "c.keras":
             scenes.classifier.save_classifier(classifier, folder / "c.keras")
         else:
@@ -365,10 +365,24 @@ def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, cap
     monkeypatch.setattr(
         fcntl, "flock", Mock(side_effect=OSError(errno.ENOLCK, "no locks here"))
     )
+    path, others = tmp_path / "new" / "a.csv", tmp_path / "new" / ".a.unfinished-1.csv"
     for _ in range(2):  # nothing stays that would keep a later run out
-        with scenes.files.locked(tmp_path / "new" / "a.csv"):
-            pass
+        with scenes.files.locked(path):
+            others.touch()
+            assert not scenes.files.is_locked(path)
         assert "No file can be locked in" in capsys.readouterr().out
+        assert others.exists(), "another run may be writing it"
+
+
+def test_a_file_is_locked_while_a_run_writes_it(tmp_path, monkeypatch):
+    path, other = tmp_path / "a.csv", tmp_path / "b.csv"
+    with scenes.files.locked(path):
+        assert scenes.files.is_locked(path)
+        assert not scenes.files.is_locked(other)
+    assert not scenes.files.is_locked(path)
+    monkeypatch.setattr(os, "open", Mock(side_effect=OSError(errno.EIO, "no disk")))
+    with pytest.raises(OSError, match="no disk"):
+        scenes.files.is_locked(path)
 
 
 # --- Fingerprints ---------------------------------------------------------------------

@@ -702,12 +702,13 @@ def test_another_search_does_not_take_the_folds_of_this_one(
     ],
 )
 def test_another_version_does_not_take_the_folds(
-    tmp_path, trainings, monkeypatch, part, value, blocks
+    tmp_path, trainings, monkeypatch, capsys, part, value, blocks
 ):
     trainings.interrupt(tmp_path, after=2)
     monkeypatch.setattr(part, value)
     search_in(tmp_path)
     assert len(trainings.parts) == 2 + SMALL.folds * blocks
+    assert "computed again" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("fault", ["cut off", "of another shape"])

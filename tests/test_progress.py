@@ -266,6 +266,13 @@ def test_a_cluster_one_worker_of_which_dies_gives_the_bytes_of_one_process(
 
 
 @pytest.mark.slow
+def test_a_lost_worker_of_joblib_ends_in_a_sentence():
+    lost = pytest.raises(RuntimeError, match="a worker or the scheduler is lost")
+    with joblib.parallel_config("loky", n_jobs=2), lost:
+        list(scenes.progress.run(os._exit, [(1,), (1,)]))
+
+
+@pytest.mark.slow
 def test_a_lost_scheduler_ends_in_a_sentence_and_finished_folds_are_kept(
     cluster, tmp_path, monkeypatch
 ):

@@ -7,6 +7,7 @@ import importlib
 import itertools
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import few_photos
 import numpy as np
@@ -100,7 +101,7 @@ def test_a_search_is_condensed_and_a_plot_shows_its_best(loaded, monkeypatch, tm
     monkeypatch.setattr(
         common, "load_images", lambda: tuple(part[::40] for part in loaded)
     )
-    monkeypatch.setattr(grid_search, "_fit", fake_training)
+    monkeypatch.setattr(grid_search, "train_fold", fake_training)
     monkeypatch.setattr(common, "ROOT", tmp_path)
     (tmp_path / "results").mkdir()
     large_search.run()
@@ -250,6 +251,65 @@ def test_readings_are_counted_by_what_they_agree_with():
         [1, 1, 0, 1],
         [0, 1, 1, 0],
     ]
+
+
+def test_labels_are_cleaned_in_four_ways_and_judged_by_the_same_photos(monkeypatch):
+    """
+    The heads of this test see the true class of each photo, and 5 labels are wrong.
+
+    The last column of X numbers the photos.
+    """
+    true = np.arange(70) % 3
+    wrong, split = [0, 1, 2, 3, 69], np.repeat(["train", "validation"], [60, 10])
+    y = true.copy()
+    y[wrong] = (true[wrong] + 1) % 3
+    probabilities = np.full((70, 3), 0.1)
+    probabilities[np.arange(70), true] = 0.8
+    images = pd.DataFrame({"split": split, "digest": np.arange(70)})
+    X = np.column_stack([probabilities, np.arange(70)])
+    trained, predicted, written = [], [], {}
+
+    def train(X, y, options):
+        trained.append((X[:, 3].astype(int), y, options.seed))
+        return head, None
+
+    def predict(X, **options):
+        predicted.append(X[:, 3].astype(int))
+        return X[:, :3]
+
+    head = Mock(side_effect=predict, predict=predict)
+    monkeypatch.setattr(common, "load_images", lambda: (images, X, y))
+    monkeypatch.setattr(label_noise.heads, "train_head", train)
+    monkeypatch.setattr(
+        common, "write", lambda table, name: written.update({name: table})
+    )
+    label_noise.clean()
+
+    for (rows, labels, _), others in zip(trained[:5], predicted[:5], strict=True):
+        assert set(rows) == set(range(60)) - set(others)
+        assert list(labels) == list(y[rows])
+    assert sorted(np.concatenate(predicted[:5])) == list(range(60))
+    ways = {
+        "all photos": (range(60), y),
+        "flagged removed": (range(4, 60), y),
+        "flagged changed": (range(60), true),
+        "as many others removed": (trained[14][0], y),
+    }
+    assert len(set(trained[14][0]) - {0, 1, 2, 3}) < 56 == len(trained[14][0])
+    table = written["label_cleaning"]
+    cases = itertools.product(ways, range(3))
+    for case, training, row in zip(
+        cases, trained[5:], table.itertuples(index=False), strict=True
+    ):
+        photos, labels = ways[case[0]]
+        rows, of_rows, seed = training
+        assert (list(rows), list(of_rows)) == (list(photos), list(labels[rows])), case
+        assert ((row.labels, row.seed), row.photos) == (case, len(photos))
+        assert seed == row.seed
+    assert all(list(rows) == list(range(60, 70)) for rows in predicted[5:])
+    np.testing.assert_allclose(table["val_accuracy"], 0.9)
+    loss = -(9 * np.log(0.8) + np.log(0.1)) / 10
+    np.testing.assert_allclose(table["val_loss"], loss)
 
 
 @pytest.mark.parametrize("name", ["flagged_labels", "label_reading", "label_mistakes"])

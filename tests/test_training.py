@@ -2,6 +2,7 @@
 
 import gc
 import threading
+from functools import partial
 
 import keras
 import numpy as np
@@ -78,12 +79,10 @@ def test_a_training_by_a_graph_used_before_has_the_bytes_of_a_plain_fit(graph, s
     if seed in (2, 6):
         with pytest.raises(KeyboardInterrupt):
             train(
-                lambda *data, **options: graph.fit(9, *data, **options),
+                partial(graph.fit, 9),
                 callbacks=[Interrupt()],
             )
-    model, history = train(
-        lambda *data, **options: graph.fit(seed, *data, **options), **CASES[seed]
-    )
+    model, history = train(partial(graph.fit, seed), **CASES[seed])
     plain = build(seed)
     expected = train(plain.fit, **CASES[seed])
     assert history.history == expected.history
@@ -92,9 +91,9 @@ def test_a_training_by_a_graph_used_before_has_the_bytes_of_a_plain_fit(graph, s
 
 
 def test_a_model_keeps_its_weights_when_others_are_trained(graph):
-    model, _ = train(lambda *data, **options: graph.fit(1, *data, **options))
+    model, _ = train(partial(graph.fit, 1))
     kept = model.get_weights()
-    train(lambda *data, **options: graph.fit(2, *data, **options))
+    train(partial(graph.fit, 2))
     for weights, same in zip(model.get_weights(), kept, strict=True):
         np.testing.assert_array_equal(weights, same)
 
@@ -104,7 +103,7 @@ def test_memory_does_not_grow_with_the_number_of_trainings(graph):
 
     def count(seeds):
         for seed in seeds:
-            train(lambda *data, **options: graph.fit(seed, *data, **options))  # noqa: B023
+            train(partial(graph.fit, seed))
         gc.collect()
         return len(context().list_function_names()), len(gc.get_objects())
 
@@ -116,7 +115,7 @@ def test_memory_does_not_grow_with_the_number_of_trainings(graph):
 
 def test_fits_in_threads_have_each_the_order_of_its_own_seed():
     """Though Keras's seed is of all threads; and they train at the same time."""
-    seeded, both = threading.Event(), threading.Barrier(2, timeout=60)
+    seeded, both = threading.Event(), threading.Barrier(2, timeout=20)
     together = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *given: both.wait())
 
     def fit(seed, callbacks):
