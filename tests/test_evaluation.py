@@ -239,15 +239,31 @@ def test_the_model_with_the_highest_validation_accuracy_is_selected():
     )
     assert list(table.index) == ["tuned", "other", "head"]
     assert list(table["accuracy"]) == [1, 0.75, 0.5]
-    assert scenes.evaluation.describe_choice(table).endswith("selected is 'tuned'.")
+    said = scenes.evaluation.describe_choice(table, "the committed run")
+    assert said.startswith("In the committed run, fine-tuning helped on")
+    assert said.endswith("selected is 'tuned'.")
+    assert table["gain of the best"].isna().tolist() == [True, False, False]
+    assert table["gain of the best"]["head"].endswith("2 won, 0 lost")
     kept = scenes.evaluation.compare_models(of_models(head=RIGHT, tuned=WRONG))
     assert (
         "(50.0% after 100.0%): the head is kept"
         in scenes.evaluation.describe_choice(kept)
     )
-    assert "Nothing was fine-tuned" in scenes.evaluation.describe_choice(
+    assert "In this run, nothing was fine-tuned" in scenes.evaluation.describe_choice(
         kept.loc[["head"]]
     )
+
+
+def test_a_gain_is_that_of_pairs_of_predictions():
+    """By hand: 72 of 3,000; 1.96 sqrt((158 / 3000 - 0.024**2) / 3000) = 0.0082."""
+    correct = np.repeat([True, False, True], [115, 43, 2842])
+    baseline = np.repeat([False, True, True], [115, 43, 2842])
+    gain = scenes.evaluation.describe_gain(correct, baseline)
+    assert gain == "+2.4 points (1.6 to 3.2); 115 won, 43 lost"
+    loss = scenes.evaluation.describe_gain(baseline, correct)
+    assert loss == "-2.4 points (-3.2 to -1.6); 43 won, 115 lost"
+    same = scenes.evaluation.describe_gain(correct, correct)
+    assert same == "+0.0 points (0.0 to 0.0); 0 won, 0 lost"
 
 
 def test_ties_in_accuracy_are_broken_by_the_log_loss_after_temperature_scaling():
