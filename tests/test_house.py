@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"__init__", "files", "progress", "base_model", "side_by_side", "training"}
-    | {"calibration"},
+    | {"calibration", "look"},
     {"store", "settings", "evaluation", "photos", "plots", "chrome", "drawings"},
     {"runs", "dataset", "folders", "features", "heads"},
     {"classifier", "grid_search", "fine_tuning"},
