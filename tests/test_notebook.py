@@ -670,7 +670,7 @@ def test_a_run_on_photos_keeps_what_selected_the_model(run_on_drawn_photos):
     assert list(histories["model"].unique()) == tuned
     comparison = evaluation.compare_models(validation, class_weight="balanced")
     ends = histories.groupby("model")["val_accuracy"].last()
-    assert list(comparison["balanced_accuracy"][tuned]) == pytest.approx(
+    assert list(comparison["balanced accuracy"][tuned]) == pytest.approx(
         list(ends[tuned]), abs=0.1
     )
     [selected] = pd.read_csv(results / "test_predictions.csv")["model"].unique()
