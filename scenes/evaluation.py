@@ -270,6 +270,7 @@ def describe_choice(comparison: pd.DataFrame, run: str = "this run") -> str:
     best, second = comparison.index[:2]
     other = second if best == "head" else "head"
     row = comparison.loc[other]
+    difference = describe_difference(*row["gap":"gap_high"])
     said = (
         f"In {run}, on {row['photos']:,.0f} validation photos, the {metric} of "
         f"'{best}' is {comparison[metric][best]:.1%}, that of '{other}' "
