@@ -274,8 +274,7 @@ def describe_choice(comparison: pd.DataFrame, run: str = "this run") -> str:
     said = (
         f"In {run}, on {row['photos']:,.0f} validation photos, the {metric} of "
         f"'{best}' is {comparison[metric][best]:.1%}, that of '{other}' "
-        f"{row[metric]:.1%}: a difference of "
-        f"{describe_difference(*row['gap':'gap_high'])}"
+        f"{row[metric]:.1%}: a difference of {difference}"
     )
     if row["gap_low"] <= 0:
         said = f"{said}, a tie"
