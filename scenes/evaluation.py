@@ -345,34 +345,6 @@ def scores_by_class(labels: pd.Series, predictions: Sequence[str]) -> pd.DataFra
     return table.astype({"support": int})
 
 
-def confused_pairs(
-    labels: pd.Series, predictions: Sequence[str], n: int = 10
-) -> pd.DataFrame:
-    """
-    Return the most frequent pairs of `label` and wrong `predicted` class.
-
-    Parameters
-    ----------
-    labels : Series of categories, shape (n,)
-    predictions : sequence of str, shape (n,)
-    n : int
-        The number of pairs; fewer if there are fewer.
-
-    Returns
-    -------
-    DataFrame
-        `label`, `predicted`, `photos` (their number), `of` (the photos of the label)
-        and `share` (0 to 1), a row for each pair, the most frequent first.
-    """
-    table = pd.DataFrame({"label": labels.astype(str), "predicted": list(predictions)})
-    of = table["label"].value_counts()
-    wrong = table[table["label"] != table["predicted"]]
-    pairs = wrong.value_counts(sort=False).rename("photos").reset_index()
-    pairs["of"] = pairs["label"].map(of)
-    pairs["share"] = pairs["photos"] / pairs["of"]
-    return pairs.nlargest(n, "photos").reset_index(drop=True)
-
-
 def loss_floor(label_smoothing: float, n_classes: int) -> float:
     """
     Return the lowest loss that label smoothing allows: the entropy of its targets.

@@ -105,16 +105,6 @@ def test_the_variation_is_shared_out_among_the_hyperparameters():
     assert scenes.evaluation.variation_shares(summary.assign(val_accuracy=1.0)).empty
 
 
-def test_equal_accuracy_is_decided_by_lower_loss():
-    """The means are equal though 0.1 + 0.2 and 0.3 + 0.0 differ in the last digit."""
-    results = results_of(
-        {A: [[(0.1, 0.5)], [(0.2, 0.5)]], B: [[(0.3, 0.4)], [(0.0, 0.5)]]}
-    )
-    best = scenes.evaluation.best_hyperparameters(results)
-    assert tuple(best[name] for name in scenes.HYPERPARAMETERS) == B
-    assert best["gap"] == pytest.approx(0, abs=1e-12)
-
-
 def results_with_best(
     values: dict[str, list[float]], best: dict[str, float]
 ) -> pd.DataFrame:
@@ -367,13 +357,6 @@ def test_scores_of_each_class_and_their_mean():
     interval = calibration.accuracy([True, False, False])[["ci_low", "ci_high"]]
     assert list(table.loc["b", ["recall ci_low", "recall ci_high"]]) == list(interval)
     assert table.loc[["d", "mean of the classes"], "recall ci_low"].isna().all()
-
-
-def test_the_most_frequent_confusions_come_first():
-    pairs = scenes.evaluation.confused_pairs(LABELS, list("abbdaaac"), n=2)
-    assert pairs.to_numpy().tolist() == [["b", "a", 3, 3, 1], ["a", "b", 2, 4, 0.5]]
-    assert len(scenes.evaluation.confused_pairs(LABELS, list("abbdaaac"))) == 3
-    assert scenes.evaluation.confused_pairs(LABELS, list(LABELS)).empty
 
 
 def test_label_smoothing_sets_a_floor_to_the_loss():
