@@ -20,7 +20,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from clean_notebook import clean, main, tidy
+from clean_notebook import WITHOUT_PHOTOS, clean, main, tidy
 from conftest import CLASSES, draw, read_table
 from nbconvert import PythonExporter
 from PIL import Image
@@ -32,6 +32,7 @@ import scenes.drawings
 import scenes.features
 import scenes.grid_search
 import scenes.heads
+import scenes.photos
 import scenes.runs
 import utils
 from scenes import calibration, evaluation
@@ -212,7 +213,8 @@ def test_cleaning_removes_photos_bars_cuts_and_traces_of_the_run(untidy):
     before = json.dumps(untidy)
     cleaned = clean(untidy)
     shown, trained, said = cleaned.cells
-    assert (shown.outputs, shown.execution_count) == ([], 1)
+    [line] = shown.outputs
+    assert (line.text, shown.execution_count) == (WITHOUT_PHOTOS, 1)
     assert shown.metadata == {"tags": ["photos"]}
     assert (trained.outputs, trained.metadata, trained.execution_count) == ([], {}, 2)
     *printed, table = said.outputs
@@ -299,7 +301,8 @@ def test_such_a_picture_is_that_of_a_fresh_drawing(committed):
     ]
     model = scenes.classifier.load_classifier(ROOT / "classifier.keras")
     given = {"predict": scenes.classifier.predict, "Path": Path, "output": Mock()}
-    given |= {"model": model, "drawings": scenes.drawings}
+    given |= {"read_photo": scenes.photos.read_photo, "drawings": scenes.drawings}
+    given["model"] = model
     namespace = run_cells(committed, "use-load", cell.id, **given)
     figure, fresh = namespace["show_maps"](namespace["pictures"]), io.BytesIO()
     figure.savefig(fresh, format="png", bbox_inches="tight", dpi=figure.dpi)
@@ -398,6 +401,8 @@ def test_the_committed_predictions_are_of_the_committed_split(committed):
     [selected] = test["model"].unique()
     assert evaluation.compare_models(validation).index[0] == selected
     correct = test[CLASSES].idxmax(axis=1) == test["label"]
+    said = f"on 3,000 test photos: {calibration.percent(correct)},"
+    assert said in cell_of(committed, "summary").outputs[0].text
     shown = table_after(committed, "accuracy")
     assert shown["accuracy"][selected] == pytest.approx(correct.mean(), abs=5.1e-5)
     # The 92.3% are those of scikit-learn's logistic regression on the bundled features.
@@ -417,12 +422,13 @@ def test_no_photo_is_committed():
 def test_readme_gives_the_figures_of_the_notebook(committed):
     readme = (ROOT / "README.md").read_text("utf-8")
     rows = [line for line in readme.splitlines() if line.startswith("|")]
-    shown = list(table_after(committed, "accuracy")["accuracy"])
-    shown += list(table_after(committed, "selective")["share"][:2])
-    given = re.findall(r"\d+\.\d ?%", " ".join(rows))
-    assert given == [f"{share:.1%}" for share in shown]
+    said = cell_of(committed, "summary").outputs[0].text
+    figure = r"\d+\.\d%(?: \(.*?\))?"  # with its interval, if there is one
+    selected, head, *others = re.findall(figure, said)
+    others = [share.partition(" ")[0] for share in others]
+    assert re.findall(figure, " ".join(rows)) == [head, selected, *others]
     [summary] = re.findall(r"^```\n(Model: .*?)^```", readme, re.M | re.S)
-    assert summary in "".join(o.text for o in streams(committed))
+    assert summary in said
 
 
 # --- Runs with small settings ---------------------------------------------------------
