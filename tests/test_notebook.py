@@ -859,6 +859,7 @@ def test_a_selected_head_with_few_errors_is_fitted_on_its_out_of_fold_prediction
     images = pd.DataFrame({"path": "", "label": pd.Categorical(list("ab"))})
     of_head = evaluation.predictions_table(images, np.eye(2), "head")
     given = {"selected": "head", "classes": list("ab"), "run": "this run"}
+    given["calibration"] = calibration
     given |= {"validation_predictions": of_head, "y_train_val": y}
     run = run_cells(committed, "calibrate", oof_probabilities=probabilities, **given)
     assert run["abstention"] == calibration.fit((probabilities, y))
