@@ -135,6 +135,11 @@ def _plain(value):
 class _Options:
     """Options that are checked when they are made; numbers become Python's own."""
 
+    epochs: int
+    batch_size: int = 128
+    class_weight: str | None = None
+    seed: int = 0
+
     def __post_init__(self):
         check(**vars(self))
         for name, value in vars(self).items():
@@ -164,10 +169,6 @@ class HeadOptions(_Options):
     learning_rate: float
     dropout: float
     weight_decay: float
-    epochs: int
-    batch_size: int = 128
-    class_weight: str | None = None
-    seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,11 +190,7 @@ class GridOptions(_Options):
     learning_rates: Sequence[float]
     dropouts: Sequence[float]
     weight_decays: Sequence[float]
-    epochs: int
     folds: int
-    batch_size: int = 128
-    class_weight: str | None = None
-    seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -223,11 +220,8 @@ class FineTuningOptions(_Options):
     learning_rate: float
     first_layer: str
     label_smoothing: float
-    epochs: int
     weight_decay: float = 0.01
     batch_size: int = 32
-    class_weight: str | None = None
-    seed: int = 0
 
 
 def check_settings(namespace: dict) -> dict:

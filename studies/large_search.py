@@ -17,13 +17,15 @@ import scenes
 from scenes import evaluation, files, grid_search, plots, settings
 from studies import common
 
-GRID = {
-    "learning_rates": [0.00001, 0.00003, 0.0001, 0.0003, 0.0005, 0.001, 0.003, 0.01],
-    "dropouts": [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7],
-    "weight_decays": [0.0, 0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01],
-}
-FOLDS = 5
-EPOCHS = [10, 25, 50, 100]  # that are kept of each setting; it trains for the last
+GRID = settings.GridOptions(
+    learning_rates=[0.00001, 0.00003, 0.0001, 0.0003, 0.0005, 0.001, 0.003, 0.01],
+    dropouts=[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7],
+    weight_decays=[0.0, 0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01],
+    epochs=100,
+    folds=5,
+)
+LISTS = (GRID.learning_rates, GRID.dropouts, GRID.weight_decays)
+EPOCHS = [10, 25, 50, 100]  # that are kept of each setting
 
 
 def run() -> None:
@@ -34,17 +36,10 @@ def run() -> None:
     training = (images["split"] != "test").to_numpy()
     folder = common.ROOT / "runs" / "large_search"
     folder.mkdir(parents=True, exist_ok=True)
-    options = settings.GridOptions(
-        learning_rates=GRID["learning_rates"],
-        dropouts=GRID["dropouts"],
-        weight_decays=GRID["weight_decays"],
-        epochs=EPOCHS[-1],
-        folds=FOLDS,
-    )
     results = grid_search.grid_search(
         X[training],
         y[training],
-        options,
+        GRID,
         groups=images["digest"][training],
         cache=folder,
         csv=folder / "search.csv",
@@ -109,8 +104,8 @@ def numbers() -> Iterator[str]:
     table = common.read("grid_search_large")
     best = table[table["kept"] == "best"]
     best = best.sort_values(["val_accuracy", "val_loss"], ascending=[False, True])
-    sizes = " x ".join(str(len(values)) for values in GRID.values())
-    yield f"{len(best)} settings ({sizes}), each trained for {EPOCHS[-1]} epochs"
+    sizes = " x ".join(str(len(values)) for values in LISTS)
+    yield f"{len(best)} settings ({sizes}), each trained for {GRID.epochs} epochs"
     some = table[table["kept"] != "best"]
     of_rate = some.groupby(["epoch", "learning_rate"])["val_accuracy"].max().unstack()
     rates = of_rate.idxmax(axis=1)
@@ -126,12 +121,12 @@ def numbers() -> Iterator[str]:
     gap, error = 100 * others["gap"].median(), 100 * others["gap_sem"].median()
     yield common.row("median gap to it", f"{gap:.2f} points")
     yield common.row("median standard error of the gap", f"{error:.2f} points")
-    freedom = FOLDS - 1
+    freedom = GRID.folds - 1
     margin = stats.t.ppf(0.975, freedom)  # of 95%, in standard errors
     is_near = others["gap"] <= margin * others["gap_sem"]
     yield common.row(f"not measurably worse, of {len(others)} others", is_near.sum())
     yield (
-        f"less than {margin:.2f} standard errors: those of {FOLDS} folds have "
+        f"less than {margin:.2f} standard errors: those of {GRID.folds} folds have "
         f"{freedom} degrees of freedom, for which this is a 95% interval"
     )
     yield f"two are one of {2 * stats.t.cdf(2, freedom) - 1:.0%}"
@@ -139,7 +134,7 @@ def numbers() -> Iterator[str]:
         f"{top['learning_rate']:g}, {top['dropout']:g} and {top['weight_decay']:g} "
         "at epoch"
     )
-    yield f"{top['epoch']}. It is the highest of {len(best) * EPOCHS[-1]:,} figures"
+    yield f"{top['epoch']}. It is the highest of {len(best) * GRID.epochs:,} figures"
     results = files.read_csv(common.ROOT / "grid_search.csv")
     accuracy = evaluation.best_hyperparameters(results)["val_accuracy"]
     n_figures = len(results) // results["fold"].nunique()

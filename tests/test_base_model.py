@@ -88,6 +88,8 @@ def test_rounding_is_finest_near_zero_and_keeps_the_ends():
     restored = scenes.base_model.restore_features(np.arange(256, dtype="uint8"))
     steps = np.diff(restored)
     assert (restored[0], restored[255]) == (0, 6)
+    beyond = np.array([-0.1, 6.1], "float32")
+    assert scenes.base_model.round_features(beyond).tolist() == [0, 255]
     assert (np.diff(steps) > 0).all()
     assert steps[0] < 1e-4 < 0.04 < steps[-1] < 0.05
 

@@ -173,14 +173,12 @@ def test_only_what_a_killed_process_left_unfinished_is_cleared_away(tmp_path):
     others = {
         ".a.unfinished-1-notes.csv",
         ".a.unfinished-.csv",
-        ".a.unfinished-456.csv",
         "a.unfinished-1.csv",
     }
-    (tmp_path / ".a.unfinished-456.csv").mkdir()
     young = {".b.unfinished-1.csv", ".a.unfinished-1.npz", ".a.b.unfinished-1.csv"}
     old = {".c.unfinished-1.csv", ".d.unfinished-2"}
     for name in others | young | old | {".a.unfinished-123.csv"}:
-        (tmp_path / name).exists() or (tmp_path / name).touch()
+        (tmp_path / name).touch()
     for name in others | old:
         os.utime(tmp_path / name, (0, 0))
     an_hour_ago = time.time() - 3500
@@ -426,5 +424,5 @@ def test_fingerprints_tell_types_and_shapes_apart():
         (pd.Series(texts), ["a", "b"]),
     ):
         assert scenes.files.fingerprint(part) == scenes.files.fingerprint(same)
-    with pytest.raises(TypeError, match="object has no fingerprint"):
+    with pytest.raises(TypeError, match="not object"):
         scenes.files.fingerprint(object())

@@ -7,6 +7,7 @@ import functools
 import os
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import keras
 import numpy as np
@@ -253,12 +254,15 @@ def compile_small(head, **options):
     return model
 
 
-def test_the_learning_rate_rises_for_a_tenth_of_all_steps(head):
-    """Of 24, three; then it falls along a cosine, and is 0 at the end."""
+def test_the_learning_rate_rises_for_a_tenth_of_all_steps(head, interrupt):
+    """Of 24, three; then it falls along a cosine, and is 0 at the end of all epochs."""
     optimizer = compile_small(head).optimizer
     rates = [float(optimizer._learning_rate(n)) for n in (0, 1, 2, 3, 10, 17, 24)]
     right = np.array([0, 1 / 3, 2 / 3, 1, 0.75, 0.25, 0])
     np.testing.assert_allclose(rates, right * 1e-3, atol=1e-9)
+    compiling = Mock(side_effect=KeyboardInterrupt)
+    interrupt(fine_tuning, "compile_model", compiling, batch_size=2)
+    assert compiling.call_args.kwargs == {"steps": 24}
 
 
 def test_each_label_is_smoothed_over_all_classes(head):

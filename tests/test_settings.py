@@ -336,9 +336,9 @@ def test_options_hold_pythons_own_numbers_or_are_refused():
         folds=np.uint8(2),
     )
     assert repr(options) == (
-        "GridOptions(learning_rates=(0.001, 0.01), dropouts=(0.2,), "
-        "weight_decays=(0.0, 0.25), epochs=3, folds=2, batch_size=128, "
-        "class_weight=None, seed=0)"
+        "GridOptions(epochs=3, batch_size=128, class_weight=None, seed=0, "
+        "learning_rates=(0.001, 0.01), dropouts=(0.2,), weight_decays=(0.0, 0.25), "
+        "folds=2)"
     )
     one = {"learning_rate": 0.1, "dropout": 0.1, "weight_decay": 0.1, "epochs": 1}
     for name, value in {"seed": 10**30, "weight_decay": 1e30, "epochs": 0}.items():
