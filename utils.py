@@ -9,7 +9,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import scenes.drawings
-from scenes import classifier, dataset, features, folders, grid_search, photos, settings
+from scenes import (
+    classifier,
+    dataset,
+    evaluation,
+    features,
+    folders,
+    grid_search,
+    photos,
+    runs,
+    settings,
+)
 
 
 def download_photos() -> Path:
@@ -94,9 +104,10 @@ def audit_images(images: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         One row for each photo concerned and finding: `finding` ('unreadable',
-        'duplicate', 'two labels', 'two splits'), `path`, `label`, `split`, `digest` and
-        `problem`. Duplicates are photos with the same pixels; of these, 'two labels'
-        stand under different labels and 'two splits' in different splits.
+        'duplicate', 'conflicting labels', 'leakage'), `path`, `label`, `split`,
+        `digest` and `problem`. Duplicates are photos with the same pixels; of these,
+        'conflicting labels' have different labels, and 'leakage' lies in different
+        splits.
     """
     is_readable = images["digest"] != ""
     readable = images[is_readable]
@@ -104,8 +115,8 @@ def audit_images(images: pd.DataFrame) -> pd.DataFrame:
     findings = {
         "unreadable": images[~is_readable],
         "duplicate": readable[copies["path"].transform("size") > 1],
-        "two labels": readable[copies["label"].transform("nunique") > 1],
-        "two splits": readable[copies["split"].transform("nunique") > 1],
+        "conflicting labels": readable[copies["label"].transform("nunique") > 1],
+        "leakage": readable[copies["split"].transform("nunique") > 1],
     }
     columns = ["finding", "path", "label", "split", "digest", "problem"]
     table = pd.concat(findings, names=["finding", None]).reset_index("finding")
@@ -145,9 +156,9 @@ def drop_leaks(images: pd.DataFrame) -> pd.DataFrame:
     return images[~is_leak]
 
 
-def shrink(images: pd.DataFrame, factor: int = 4) -> pd.DataFrame:
+def shrink(images: pd.DataFrame, factor: int = 4, *, start: int = 0) -> pd.DataFrame:
     """
-    Keep the first, the (factor + 1)-th, ... photo of each class in each split.
+    Return every so many-th photo of each class in each split.
 
     Parameters
     ----------
@@ -155,6 +166,9 @@ def shrink(images: pd.DataFrame, factor: int = 4) -> pd.DataFrame:
         The table of the photos; no file is touched.
     factor : int
         1 keeps all, 4 keeps a quarter. Prediction photos are all kept.
+    start : int
+        The number of the first photo that is kept; of `factor` starts, each keeps other
+        photos. A class that has not so many photos is counted around.
 
     Returns
     -------
@@ -162,8 +176,11 @@ def shrink(images: pd.DataFrame, factor: int = 4) -> pd.DataFrame:
         The rows that stay, in their order and with their index.
     """
     settings.check(shrink_factor=factor)
-    number = images.groupby(["split", "label"], observed=True).cumcount()
-    is_kept = number % factor == 0
+    of_class = images.groupby(["split", "label"], observed=True)
+    number = of_class.cumcount()
+    size = number + of_class.cumcount(ascending=False) + 1
+    first = start % np.minimum(factor, size)
+    is_kept = number % factor == first
     return images[is_kept | images["label"].isna()]
 
 
@@ -251,6 +268,54 @@ def show_images(
         lines = map(photos.printable, str(title).split("\n"))
         printable.append("\n".join(lines))
     return scenes.drawings.grid(shown, printable, columns=columns)
+
+
+def percent(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """
+    Return a table to be read: shares as '94.23%', counts as whole numbers, no NaN.
+
+    Parameters
+    ----------
+    table : DataFrame
+    columns : sequence of str
+        Those that hold shares, between 0 and 1.
+    """
+    shown = table.convert_dtypes().astype(object)
+    for name in columns:
+        shown[name] = table[name].map("{:.2%}".format)
+    return shown.where(table.notna(), "")
+
+
+def describe_times(
+    head_seconds: float, search_seconds: float, results: pd.DataFrame
+) -> str:
+    """Return one line on the seconds of one head and of a search, unless it resumed."""
+    if results.attrs["resumed"]:
+        return "The search was resumed: its time is not that of the whole search."
+    n_settings = len(evaluation.summarize(results))
+    return (
+        f"One head: {head_seconds:.0f} s; {n_settings} settings x "
+        f"{results['fold'].nunique()} folds: {search_seconds:.0f} s"
+    )
+
+
+def describe_search(results: pd.DataFrame, *, beside_committed: bool) -> str:
+    """
+    Return one line on the best setting of a search, and its cross-validated accuracy.
+
+    Beside it stands the accuracy of the committed search, if that is asked for.
+    """
+    best = evaluation.best_hyperparameters(results)
+    line = (
+        f"Head of this run: learning rate {best['learning_rate']:g}, dropout "
+        f"{best['dropout']:g}, weight decay {best['weight_decay']:g}, "
+        f"{best['epoch']} epochs; {best['val_accuracy']:.2%} cross-validated"
+    )
+    if beside_committed:
+        committed = pd.read_csv(runs.COMMITTED / "grid_search.csv")
+        accuracy = evaluation.best_hyperparameters(committed)["val_accuracy"]
+        line += f" (committed search: {accuracy:.2%})"
+    return line
 
 
 def first_rows(table: pd.DataFrame, n: int = 5) -> pd.DataFrame | str:

@@ -131,7 +131,8 @@ def describe_device() -> str:
         details = tf.config.experimental.get_device_details(gpu)
         return f"Running on 1 GPU: {details.get('device_name', 'of unknown name')}"
     cores = joblib.cpu_count()
-    return f"Running on {cores} CPU core{'s' * (cores > 1)}"
+    name = "core" if cores == 1 else "cores"
+    return f"Running on {cores} CPU {name}"
 
 
 # What the imports have made stays to the end: collecting garbage need not look at it.

@@ -5,23 +5,18 @@ OUT.tflite`.
 Needs neither the photos of the data set nor a network. Writes only what it is asked to.
 """
 
-import argparse
 import contextlib
 import signal
 import sys
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 
 from scenes import classifier, files, photos
 
 MODEL = Path(__file__).parents[1] / "classifier.keras"
-CSV_HELP = (
-    "write all probabilities, for spreadsheets (UTF-8 with BOM; text that begins with "
-    "= + - @, tab or carriage return gets an apostrophe before it, so that it is no "
-    "formula)"
-)
 
 
-def classify(options: argparse.Namespace) -> int:
+def classify(options: Namespace) -> int:
     """Print what the model says of each photo; return 1 if one cannot be read, else 0.
 
     Names of photos and classes are printed with control characters escaped: no name
@@ -38,21 +33,23 @@ def classify(options: argparse.Namespace) -> int:
         names = [photos.printable(path) for path in table["path"]]
         width = max(map(len, names), default=0)
         for name, row in zip(names, table.itertuples(), strict=True):
-            answer = f"{photos.printable(row.label)}  {row.confidence:.1%}"
             unsure = "  unsure" if row.unsure else ""
-            print(f"{name:{width}}  {answer}{unsure}")
+            label = photos.printable(row.label)
+            print(f"{name:{width}}  {label}  {row.confidence:.1%}{unsure}")
     if not problems:
         return 0
     print(f"{len(problems)} file(s) failed:", *problems, sep="\n    ", file=sys.stderr)
     return 1
 
 
-def export(options: argparse.Namespace) -> int:
+def export(options: Namespace) -> int:
     """Write a model for phones, and the names of its classes beside it; return 0."""
     model = classifier.load_classifier(options.model)
     classifier.export(model, options.out, int8=options.int8)
-    name = photos.printable(options.out)
-    print(f"Wrote {name} and, beside it, the names of its classes.")
+    print(
+        f"Wrote {photos.printable(options.out)} and, beside it, the names of its "
+        f"classes."
+    )
     return 0
 
 
@@ -60,8 +57,7 @@ def new_csv(name: str) -> Path:
     """Return the path of a table to be written; say before the work if none can be."""
     path = Path(name)
     if path.suffix.lower() != ".csv" or path.is_dir() or not path.parent.is_dir():
-        what = f"{name} must be a .csv file in a folder that exists"
-        raise argparse.ArgumentTypeError(what)
+        raise ArgumentTypeError(f"{name} must be a .csv file in a folder that exists")
     return path
 
 
@@ -69,17 +65,16 @@ def new_tflite(name: str) -> Path:
     """Return the path of an exported model, if neither it nor its .txt exists."""
     path = Path(name)
     if path.suffix != ".tflite" or not path.parent.is_dir():
-        what = f"{name} must end in .tflite, in a folder that exists"
-        raise argparse.ArgumentTypeError(what)
+        raise ArgumentTypeError(f"{name} must end in .tflite, in a folder that exists")
     for file in (path, path.with_suffix(".txt")):
         if file.exists():
-            raise argparse.ArgumentTypeError(f"{file} exists; choose another name")
+            raise ArgumentTypeError(f"{file} exists; choose another name")
     return path
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Return the exit status of a command line; without one, of this process's."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         "python -m scenes", description="Classify photos of scenes, or export a model."
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -87,7 +82,13 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument(
         "photos", nargs="+", metavar="PHOTO_OR_FOLDER", help="folders are walked"
     )
-    command.add_argument("--csv", type=new_csv, metavar="FILE", help=CSV_HELP)
+    command.add_argument(
+        "--csv",
+        type=new_csv,
+        metavar="FILE",
+        help="write all probabilities, for spreadsheets (UTF-8 with BOM; text that "
+        "begins with = + - @, tab or carriage return gets an apostrophe before it)",
+    )
     command.add_argument(
         "--model", type=Path, default=MODEL, metavar="FILE", help="another model"
     )
@@ -107,8 +108,8 @@ def main(arguments: list[str] | None = None) -> int:
         return options.run(options)
     except (OSError, ValueError) as error:
         # One line, whatever a damaged file says of itself.
-        reason = photos.printable(" ".join(str(error).splitlines()))
-        print(f"error: {reason}", file=sys.stderr)
+        reason = " ".join(str(error).splitlines())
+        print(f"error: {photos.printable(reason)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130  # as shells have it

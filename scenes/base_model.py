@@ -5,7 +5,6 @@ No other room names the network, its sizes or its layers.
 """
 
 import os
-import zlib
 from pathlib import Path
 
 import h5py
@@ -13,28 +12,22 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras.activations import linear
+from keras.layers import Conv2D, DepthwiseConv2D
 
 IMAGE_SIZE = 224  # pixels a side: the size at which the ImageNet weights were trained
 SCALING = {"scale": 1 / 127.5, "offset": -1}  # of pixels, from 0 ... 255 to -1 ... 1
 N_FEATURES = 1280  # channels of MobileNetV2's last layer before the classifier
-MAX_FEATURE = (
-    6  # the bound of ReLU6, behind which the features lie; most of them are below 1
-)
+N_WEIGHTS = 2_257_984  # numbers in all its layers, as `count_params` says
+MAX_FEATURE = 6  # the bound of ReLU6, up to which features lie; most are below 1
 # On disk, features are rounded to these 256 steps, finer near 0, so that one takes a
 # byte.
 STEPS = (MAX_FEATURE * (np.arange(256) / 255) ** 2).astype("float32")
-FIRST_LAYERS = (
-    *(f"block_{i}_expand" for i in range(1, 17)),
-    "Conv_1",
-)  # may be the first to train
+# May be the first to train.
+FIRST_LAYERS = (*(f"block_{i}_expand" for i in range(1, 17)), "Conv_1")
 # A user without a home keeps the `~`; Path.expanduser would raise an error.
 KERAS_HOME = Path(os.path.expanduser(os.environ.get("KERAS_HOME", "~/.keras")))
 _FILE = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{IMAGE_SIZE}_no_top.h5"
-_CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 IMAGENET_WEIGHTS = KERAS_HOME / "models" / _FILE  # where Keras keeps them
-
-
-_SHAPES = 0x67D5C80  # the CRC-32 of the sorted shapes of its weights
 
 
 def build_base_model(weights: str | Path | None = "imagenet") -> keras.Model:
@@ -53,55 +46,51 @@ def build_base_model(weights: str | Path | None = "imagenet") -> keras.Model:
         6. Not trainable, so that BatchNormalization runs in inference mode in training
         too.
     """
-    options = {
-        "include_top": False,
-        "pooling": "avg",
-        "weights": weights and str(weights),
-    }
     try:
-        model = keras.applications.MobileNetV2((IMAGE_SIZE, IMAGE_SIZE, 3), **options)
-    except OSError as error:  # h5py names no file
-        file = IMAGENET_WEIGHTS if weights == "imagenet" else weights
-        what = (
-            f"the weights in {file} cannot be read, as after "
-            f"a download that was cut off"
+        model = keras.applications.MobileNetV2(
+            (IMAGE_SIZE, IMAGE_SIZE, 3),
+            include_top=False,
+            pooling="avg",
+            weights=weights and str(weights),
         )
-        raise ValueError(f"{what} ({error}); delete it, and run again") from error
+    except (OSError, ValueError) as error:  # as of a download that was cut off
+        file = IMAGENET_WEIGHTS if weights == "imagenet" else weights
+        what = f"the weights in {file} cannot be read ({error}); delete it"
+        raise ValueError(f"{what}, and run again") from error
     model.trainable = False
     return model
 
 
 def check_weights(file: str | Path) -> None:
     """
-    Return nothing if a file holds the weights of the base model, as their shapes say.
+    Return nothing if a file holds as many numbers as the base model has weights.
+
+    Keras compares their shapes when it loads them; here, no network is built.
 
     Parameters
     ----------
     file : path
-        An HDF5 file in any layout that Keras writes. No network is built.
+        An HDF5 file in any layout that Keras writes.
 
     Raises
     ------
     ValueError
-        Its arrays have other shapes.
+        It holds more or fewer.
     OSError
         It cannot be read, or is no HDF5 file.
     """
-    if Path(file).suffix not in (".h5", ".hdf5"):
-        raise ValueError("Keras knows weights files by the ending .h5")
     with h5py.File(file) as content:
-        shapes = sorted(_find_shapes(content))
-    if zlib.crc32(repr(shapes).encode()) != _SHAPES:
-        raise ValueError(f"its {len(shapes)} arrays have other shapes")
+        count = _count_numbers(content)
+    if count != N_WEIGHTS:
+        raise ValueError(f"it holds {count:,} numbers, not {N_WEIGHTS:,}")
 
 
-def _find_shapes(group):
-    """Yield the shapes of the arrays of an HDF5 file, but for an optimizer's."""
-    for name, part in group.items():
-        if isinstance(part, h5py.Dataset):
-            yield part.shape
-        elif not name.startswith("optimizer"):
-            yield from _find_shapes(part)
+def _count_numbers(part):
+    """Return how many numbers a part of an HDF5 file holds, but for an optimizer's."""
+    if isinstance(part, h5py.Dataset):
+        return part.size
+    names = [name for name in part if not name.startswith("optimizer")]
+    return sum(_count_numbers(part[name]) for name in names)
 
 
 def scale(images: tf.Tensor) -> tf.Tensor:
@@ -113,10 +102,9 @@ def round_features(features: np.ndarray) -> np.ndarray:
     """
     Return the index in `STEPS` of the step whose square root is nearest, as uint8.
     """
-    features = np.clip(features, 0, MAX_FEATURE).astype(
-        "float64"
-    )  # float32 would round, too
-    return np.round(255 * np.sqrt(features / MAX_FEATURE)).astype("uint8")
+    clipped = np.clip(features, 0, MAX_FEATURE)
+    exact = clipped.astype("float64")  # float32 would round, too
+    return np.round(255 * np.sqrt(exact / MAX_FEATURE)).astype("uint8")
 
 
 def restore_features(rounded: np.ndarray) -> np.ndarray:
@@ -145,33 +133,31 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     Raises
     ------
     ValueError
-        A BatchNormalization does not directly follow a Conv2D or DepthwiseConv2D, or
-        the output of that convolution is also used elsewhere.
+        A BatchNormalization does not directly follow a Conv2D or DepthwiseConv2D; or
+        the output of that convolution is also used elsewhere, so that Keras finds two
+        layers of its name.
     """
-    conv_of = {}  # the convolution, by the id of its output, until that is used
-    norm_of = {}  # the name of the BatchNormalization after it, by the same id
-    outputs = {id(tensor) for tensor in model.outputs}
+    convolutions = {}  # without an activation, by the id of their output
 
     def call(layer, *inputs, **options):
         original = model.get_layer(layer.name)
         if isinstance(layer, keras.layers.BatchNormalization):
-            conv = conv_of.pop(id(inputs[0]), None)
-            if conv is None or id(original.input) in outputs:
-                raise ValueError(_cannot_fold(layer.name))
-            norm_of[id(inputs[0])] = layer.name
+            conv = convolutions.get(id(inputs[0]))
+            if conv is None:
+                what = f"{layer.name} cannot be folded"
+                raise ValueError(f"{what}: it must directly follow a convolution")
+            layer.build(inputs[0].shape)
+            layer.set_weights(original.get_weights())
             config = conv.get_config() | {"use_bias": True}
             folded_conv = type(conv).from_config(config)
             output = folded_conv(conv.input)
-            folded_conv.set_weights(_fold(conv, original))
+            folded_conv.set_weights(_fold(conv, layer))
             return output
-        for tensor in keras.tree.flatten(inputs):
-            if id(tensor) in norm_of:
-                raise ValueError(_cannot_fold(norm_of[id(tensor)]))
-            conv_of.pop(id(tensor), None)
         output = layer(*inputs, **options)
         layer.set_weights(original.get_weights())
-        if isinstance(layer, _CONVOLUTIONS) and layer.activation is linear:
-            conv_of[id(output)] = layer
+        is_convolution = isinstance(layer, Conv2D | DepthwiseConv2D)
+        if is_convolution and layer.activation is linear:
+            convolutions[id(output)] = layer
         return output
 
     folded = keras.models.clone_model(
@@ -179,13 +165,6 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     )
     folded.trainable = False
     return folded
-
-
-def _cannot_fold(name):
-    return (
-        f"{name} cannot be folded: it must directly follow a convolution whose output "
-        "nothing else uses"
-    )
 
 
 def _clone_in_float32(layer):
@@ -203,15 +182,12 @@ def copy_model(model: keras.Model) -> keras.Model:
 
 def _fold(conv, norm):
     """Return kernel and bias of a convolution that normalizes its output itself."""
-    kernel, bias = np.asarray(conv.kernel, "float64"), conv.bias if conv.use_bias else 0
-    scale = (norm.gamma if norm.scale else 1) / np.sqrt(
-        norm.moving_variance + norm.epsilon
-    )
-    scale = np.asarray(scale, "float64")
-    channels = (
-        kernel.shape[2:] if isinstance(conv, keras.layers.DepthwiseConv2D) else -1
-    )
-    shift = np.asarray(bias - norm.moving_mean) * scale + (
-        norm.beta if norm.center else 0
-    )
+    kernel = np.asarray(conv.kernel, "float64")
+    bias = conv.bias if conv.use_bias else 0
+    gamma = norm.gamma if norm.scale else 1
+    beta = norm.beta if norm.center else 0
+    spread = np.sqrt(norm.moving_variance + norm.epsilon)
+    scale = np.asarray(gamma / spread, "float64")
+    shift = np.asarray(bias - norm.moving_mean) * scale + beta
+    channels = kernel.shape[2:] if isinstance(conv, DepthwiseConv2D) else -1
     return [kernel * scale.reshape(channels), np.asarray(shift)]

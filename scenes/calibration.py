@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
-from scipy.stats import binomtest
+from scipy.stats import norm
 
 MIN_ERRORS = 20  # of fewer held-out errors, temperature and threshold are mostly noise
 
@@ -36,12 +36,20 @@ def accuracy(correct: Sequence[bool]) -> pd.Series:
         and the interval is 0 to 1.
     """
     photos = len(correct)
-    table = pd.Series({"accuracy": np.nan, "ci_low": 0, "ci_high": 1, "photos": photos})
-    if photos:
-        test = binomtest(int(np.sum(correct)), photos)
-        table["accuracy"] = test.statistic
-        table[["ci_low", "ci_high"]] = test.proportion_ci(method="wilson")
-    return table
+    share = np.mean(correct) if photos else np.nan
+    low, high = _wilson(share, photos) if photos else (0, 1)
+    values = {"accuracy": share, "ci_low": low, "ci_high": high, "photos": photos}
+    return pd.Series(values)
+
+
+def _wilson(shares, n):
+    """Return the 95% confidence interval of each share of n photos."""
+    z = norm.ppf(0.975)
+    middle = shares + z**2 / (2 * n)
+    half = z * np.sqrt(shares * (1 - shares) / n + z**2 / (4 * n**2))
+    scale = 1 + z**2 / n
+    # Of a share of 0 or 1, rounding would put an end beyond it.
+    return np.maximum(middle - half, 0) / scale, np.minimum((middle + half) / scale, 1)
 
 
 def percent(correct: Sequence[bool]) -> str:
@@ -86,7 +94,8 @@ def fit_temperature(probabilities: np.ndarray, y: np.ndarray) -> float:
 
 def coverage_curve(probabilities: np.ndarray, y: np.ndarray) -> pd.DataFrame:
     """
-    Return `confidence`, `coverage` and selective `accuracy`, most confident first.
+    Return `confidence`, `coverage`, selective `accuracy` and its 95% interval,
+    `ci_low` and `ci_high`, most confident first.
 
     Row i is of the i + 1 most confident images: the confidence of the last of them,
     their share of all, and their accuracy.
@@ -95,13 +104,11 @@ def coverage_curve(probabilities: np.ndarray, y: np.ndarray) -> pd.DataFrame:
     correct = probabilities.argmax(axis=1) == y
     order = np.argsort(-confidence, kind="stable")
     n = np.arange(1, len(order) + 1)
-    return pd.DataFrame(
-        {
-            "confidence": confidence[order],
-            "coverage": n / len(n),
-            "accuracy": np.cumsum(correct[order]) / n,
-        }
-    )
+    accuracies = np.cumsum(correct[order]) / n
+    table = pd.DataFrame({"confidence": confidence[order], "coverage": n / len(n)})
+    table["accuracy"] = accuracies
+    table["ci_low"], table["ci_high"] = _wilson(accuracies, n)
+    return table
 
 
 def fit_threshold(

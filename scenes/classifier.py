@@ -229,7 +229,7 @@ def _table(classes, paths, answers):
     probabilities = np.concatenate([empty, *batches])
     table = pd.DataFrame(
         {
-            "path": paths,
+            "path": pd.Series(paths, dtype=str),
             "label": pd.Categorical(labels, classes),
             "unsure": np.array(unsure, dtype=bool),
             "confidence": probabilities.max(axis=1, initial=0),

@@ -144,7 +144,8 @@ def find_copies(images: pd.DataFrame, thumbnails: np.ndarray | None) -> pd.DataF
     """
     Return the photos that are copies of photos in another split, group by group.
 
-    If there are any, a line says how many, and that accuracies may be too high.
+    If there are any, a line says how many, and that accuracies may be too high. Without
+    thumbnails, a line says that only photos with the same pixels were looked for.
 
     Parameters
     ----------
@@ -156,6 +157,8 @@ def find_copies(images: pd.DataFrame, thumbnails: np.ndarray | None) -> pd.DataF
     DataFrame
         `path`, `split` and `group` (from 1) of all photos of these groups.
     """
+    if thumbnails is None:
+        print("Not checked: copies of another size or quality (it needs the photos).")
     groups = group_copies(images, thumbnails)
     splits = images["split"].groupby(groups).transform("nunique")
     copies = images.loc[splits > 1, ["path", "split"]]

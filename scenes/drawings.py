@@ -21,10 +21,7 @@ if shell:
     select_figure_formats(shell, {"png"})
 
 _FONT = "DejaVu Sans"  # it comes with matplotlib
-_HINT = (
-    "Titles have characters that no installed font has, drawn as their codes; install "
-    "a font that has them, as one of the Noto fonts."
-)
+_HINT = "Titles have characters that no installed font has; install the Noto fonts."
 _say_once = functools.cache(print)
 
 
@@ -51,15 +48,15 @@ def grid(
         Of a column, in inches.
     """
     titles, families = _drawable(titles)
-    rows = max(1, math.ceil(len(photos) / columns))
-    lines = max((title.count("\n") + 1 for title in titles), default=1)
+    rows = math.ceil(len(photos) / columns)
+    lines = max(title.count("\n") + 1 for title in titles)
     height = width + 0.2 * lines
     figure = Figure(figsize=(width * columns, height * rows), layout="tight")
     figure.subplots(rows, columns)
     for axis in figure.axes:
         axis.axis("off")
-    pairs = zip(photos, titles, strict=True)
-    for axis, (photo, title) in zip(figure.axes, pairs, strict=False):
+    axes = figure.axes[: len(photos)]
+    for axis, photo, title in zip(axes, photos, titles, strict=True):
         axis.imshow(photo, cmap="gray", vmin=0, vmax=255)
         axis.set_title(title, fontsize=9, family=families, parse_math=False)
     figure.draw_without_rendering()  # so that the layout knows the height of the titles
@@ -70,21 +67,20 @@ def _drawable(titles):
     """
     Return titles without characters that no font has, and the font families of theirs.
     """
-    characters = {ord(character) for character in "".join(titles)}
-    missing = characters - {ord("\n")} - _characters(font_manager.findfont(_FONT))
+    missing = set(map(ord, "".join(titles))) - {ord("\n")}
+    missing -= _characters(font_manager.findfont(_FONT))
     families = [_FONT]
     for font in font_manager.fontManager.ttflist:
         if not missing:
             break
-        found = missing & _characters(font.fname)
         # matplotlib warns if a family has no such style.
-        if found and font.style == "normal" and font.weight == 400:
+        is_plain = font.style == "normal" and font.weight == 400
+        if is_plain and missing & _characters(font.fname):
             families.append(font.name)
-            missing -= found
-    codes = {}
-    for number in missing:
-        codes[number] = chr(number).encode("unicode_escape").decode()
+            missing -= _characters(font.fname)
+    if missing:
         _say_once(_HINT)
+    codes = {number: f"\\u{number:04x}" for number in missing}
     return [title.translate(codes) for title in titles], families
 
 
@@ -93,7 +89,7 @@ def _characters(file):
     """Return the code points that a font's file has."""
     try:
         font = font_manager.get_font(file)
-    except (OSError, RuntimeError):  # it is there no more: matplotlib keeps a list
+    except OSError:  # it is there no more: matplotlib keeps a list
         return set()
     if "Last" in font.family_name:  # the "last resort" has a box for each
         return set()
@@ -120,21 +116,15 @@ def maps(
     titles : sequence of str
     """
     grey = [photo @ [0.299, 0.587, 0.114] for photo in photos]
-    columns = min(4, max(1, len(photos)))
-    width = 8.5 / max(2, min(columns, 3))
-    figure = grid(grey, titles, columns=columns, width=width)
-    pairs = zip(grey, maps, strict=True)
-    for axis, (photo, values) in zip(figure.axes, pairs, strict=False):
-        height, width = photo.shape
-        reach = max(float(np.ptp(values)), 1e-9)
-        strength = (values - values.min()) / reach
+    columns = min(4, len(photos))
+    figure = grid(grey, titles, columns=columns, width=8.5 / columns)
+    axes = figure.axes[: len(photos)]
+    for axis, values in zip(axes, maps, strict=True):
         axis.imshow(
-            strength,
+            values,
             cmap="inferno",
             alpha=0.5,
-            vmin=0,
-            vmax=1,
             interpolation="bicubic",
-            extent=(0, width, height, 0),
+            extent=axis.images[0].get_extent(),
         )
     return figure

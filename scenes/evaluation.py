@@ -16,9 +16,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.stats import entropy, norm, t
 from sklearn.metrics import (
-    accuracy_score,
-    balanced_accuracy_score,
     log_loss,
     precision_recall_fscore_support,
 )
@@ -65,12 +64,39 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
         One row for each setting, the best first: its best `epoch`, and there the mean
         over folds of `val_accuracy` and `val_loss`; `std`, the standard deviation of
         `val_accuracy` over folds; `gap`, by how much `val_accuracy` is lower than that
-        of the best setting; and `gap_sem`, the standard error of that gap (from the
-        paired differences of the folds). Accuracies that agree in 9 digits are ties,
-        broken by lower loss.
+        of the best setting; `gap_sem`, the standard error of that gap (from the paired
+        differences of the folds); and `gap_low`, `gap_high`, its 95% confidence
+        interval (Student's t with folds - 1 degrees of freedom; NaN for one fold). The
+        best setting is the best by luck as well, so the gaps are a little too large.
+        Accuracies that agree in 9 digits are ties, broken by lower loss.
     """
     ranked = rank_epochs(results)
-    return ranked.drop_duplicates(scenes.HYPERPARAMETERS, ignore_index=True)
+    table = ranked.drop_duplicates(scenes.HYPERPARAMETERS, ignore_index=True)
+    half = table["gap_sem"] * t.ppf(0.975, results["fold"].nunique() - 1)
+    return table.assign(gap_low=table["gap"] - half, gap_high=table["gap"] + half)
+
+
+def variation_shares(summary: pd.DataFrame) -> pd.Series:
+    """
+    Return the share of each hyperparameter in the variation of the accuracy, the
+    largest first.
+
+    It is the sum of squares between the means of its values, of all between the
+    settings (0 to 1). Exact for a full grid, which a grid search is; what is missing to
+    1 is how they act together. Empty if all settings have the same accuracy.
+
+    Parameters
+    ----------
+    summary : DataFrame
+        That of `summarize`.
+    """
+    accuracy = summary["val_accuracy"]
+    variances = {}
+    for name in scenes.HYPERPARAMETERS:
+        of_value = accuracy.groupby(summary[name]).transform("mean")
+        variances[name] = of_value.var()
+    shares = pd.Series(variances) / accuracy.var()
+    return shares.dropna().sort_values(ascending=False)
 
 
 def best_hyperparameters(results: pd.DataFrame) -> dict[str, float]:
@@ -168,40 +194,94 @@ def compare_models(
     Returns
     -------
     DataFrame
-        A row for each model. Ties in accuracy are broken by the log loss after
-        temperature scaling: before it, label smoothing alone would decide.
+        A row for each model: `accuracy` (or `balanced accuracy`), `log_loss`, `photos`,
+        and `gap`, `gap_low`, `gap_high`: by how much its accuracy is lower than that of
+        the best model, in points, with the interval of `accuracy_difference` (NaN for
+        the best). Ties in accuracy are broken by the log loss after temperature
+        scaling: before it, label smoothing alone would decide.
     """
     classes = list(predictions.columns[3:])
-    metric, score = "accuracy", accuracy_score
-    if class_weight:
-        metric, score = "balanced_accuracy", balanced_accuracy_score
-    rows = {}
+    metric = "balanced accuracy" if class_weight else "accuracy"
+    rows, correct = {}, {}
     for model, table in predictions.groupby("model"):
-        y = table["label"].map(classes.index)
+        y = table["label"].map(classes.index).to_numpy()
         probabilities = table[classes].to_numpy()
         temperature = calibration.fit_temperature(probabilities, y)
         scaled = calibration.apply_temperature(probabilities, temperature)
-        accuracy = score(y, probabilities.argmax(axis=1))
-        rows[model] = accuracy, log_loss(y, scaled, labels=range(len(classes)))
-    table = pd.DataFrame(rows, index=[metric, "log_loss"]).T.rename_axis("model")
-    return table.round(9).sort_values([metric, "log_loss"], ascending=[False, True])
+        correct[model] = probabilities.argmax(axis=1) == y
+        strata = y if class_weight else np.zeros(len(y))
+        accuracy = pd.Series(correct[model]).groupby(strata).mean().mean()
+        loss = log_loss(y, scaled, labels=range(len(classes)))
+        rows[model] = {metric: round(accuracy, 9), "log_loss": round(loss, 9)}
+    table = pd.DataFrame(rows).T.rename_axis("model")
+    table = table.sort_values([metric, "log_loss"], ascending=[False, True])
+    table["photos"] = len(y)
+    best = correct[table.index[0]]
+    others = table.index[1:]
+    gaps = {name: accuracy_difference(best, correct[name], strata) for name in others}
+    return table.join(pd.DataFrame(gaps, ["gap", "gap_low", "gap_high"]).T)
 
 
-def describe_choice(comparison: pd.DataFrame) -> str:
-    """Return one sentence on which model of `compare_models` is selected, and why."""
-    best = comparison.index[0]
-    accuracy = comparison.iloc[:, 0].map("{:.1%}".format)
+def accuracy_difference(
+    correct: np.ndarray, other: np.ndarray, strata: np.ndarray | None = None
+) -> tuple[float, float, float]:
+    """
+    Return by how much the accuracy of a model is higher than that of another on the
+    same images, and the 95% confidence interval, in points.
+
+    The interval is the adjusted one of Bonett & Price (2012, "Adjusted Wald confidence
+    interval for a difference of binomial proportions based on paired data"), which
+    holds for few images, too: half an image is added to each of the four cells.
+
+    Parameters
+    ----------
+    correct, other : ndarray of bool, shape (n,)
+        Whether each prediction of the two models is right; the images are the same.
+    strata : ndarray, shape (n,), optional
+        The class of each image: the difference is then that of balanced accuracies.
+    """
+    table = pd.DataFrame({"won": correct & ~other, "lost": other & ~correct})
+    groups = table.groupby(np.zeros(len(table)) if strata is None else strata)
+    means = groups.mean()
+    adjusted = (groups.sum() + 1).div(groups.size() + 2, axis=0)
+    shift = adjusted["won"] - adjusted["lost"]
+    variance = (adjusted.sum(axis=1) - shift**2) / (groups.size() + 2)
+    half = norm.ppf(0.975) * np.sqrt(variance.sum()) / len(variance)
+    difference = (means["won"] - means["lost"]).mean()
+    return tuple(100 * np.array([difference, shift.mean() - half, shift.mean() + half]))
+
+
+def describe_difference(difference: float, low: float, high: float) -> str:
+    """Return a difference of accuracies as '2.4 points (95%: 1.6 to 3.2)'."""
+    return f"{difference:.1f} points (95%: {low:.1f} to {high:.1f})"
+
+
+def describe_choice(comparison: pd.DataFrame, run: str = "this run") -> str:
+    """
+    Return two or three sentences on which model of `compare_models` is selected, and
+    why.
+
+    A difference whose interval holds 0 is called a tie. `run` says in which run, as
+    'the committed run'.
+    """
     if len(comparison) == 1:
-        return "Nothing was fine-tuned: the head is selected."
-    if best == "head":
-        return (
-            f"Fine-tuning did not help on the validation set ({accuracy.iloc[1]} after "
-            f"{accuracy['head']}): the head is kept."
-        )
-    return (
-        f"Fine-tuning helped on the validation set ({accuracy[best]}, and "
-        f"{accuracy['head']} with the head alone): selected is '{best}'."
+        return f"In {run}, nothing was fine-tuned: the head is selected."
+    metric = comparison.columns[0]
+    best, second = comparison.index[:2]
+    other = second if best == "head" else "head"
+    row = comparison.loc[other]
+    difference = describe_difference(*row["gap":"gap_high"])
+    said = (
+        f"In {run}, on {row['photos']:,.0f} validation photos, the {metric} of "
+        f"'{best}' is {comparison[metric][best]:.1%}, that of '{other}' "
+        f"{row[metric]:.1%}: a difference of {difference}"
     )
+    if row["gap_low"] <= 0:
+        said = f"{said}, a tie"
+    said = f"{said}. Selected is '{best}'"
+    if other != second and comparison["gap_low"][second] <= 0:
+        said = f"{said}, which ties with '{second}'"
+    return f"{said}."
 
 
 def compare_accuracies(
@@ -263,6 +343,17 @@ def scores_by_class(labels: pd.Series, predictions: Sequence[str]) -> pd.DataFra
     means["support"] = len(labels)
     table.loc["mean of the classes"] = means
     return table.astype({"support": int})
+
+
+def loss_floor(label_smoothing: float, n_classes: int) -> float:
+    """
+    Return the lowest loss that label smoothing allows: the entropy of its targets.
+
+    With 0.1 and six classes it is 0.42: the targets are 0.917 and five times 0.017.
+    """
+    others = label_smoothing / n_classes
+    targets = [1 - label_smoothing + others, *[others] * (n_classes - 1)]
+    return float(entropy(targets))
 
 
 def most_confident_errors(

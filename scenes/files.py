@@ -5,7 +5,6 @@ A file is written beside its final name and put in its place at the end; what is
 checked, and no code in it is run. Knows nothing of photos.
 """
 
-import codecs
 import contextlib
 import errno
 import hashlib
@@ -25,7 +24,10 @@ from filelock import FileLock, Timeout
 WAIT = 60  # seconds for which a second run waits for the first
 # What `unfinished` calls a file.
 _UNFINISHED = re.compile(r"\.(.+)\.unfinished-\d+(\.[^.]*)?")
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+# Of some network drives.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+# Of arrays, by name: type and shape, see `read_arrays`.
+Schema = dict[str, tuple[object, tuple]]
 
 
 def digest(*parts: bytes | np.ndarray, size: int = 16) -> str:
@@ -51,15 +53,21 @@ def _plain(part):
     if isinstance(part, pd.DataFrame):
         return part.to_csv(index=False, lineterminator="\n")
     if isinstance(part, np.ndarray) and part.dtype.kind in "biuf":
-        part = np.ascontiguousarray(part)
         return [part.dtype.str, part.shape, digest(part.ravel())]
-    if isinstance(
-        part, np.ndarray | np.generic | pd.Series | pd.Index | pd.Categorical
-    ):
+    if hasattr(part, "tolist"):  # of NumPy and pandas
         return part.tolist()
-    if isinstance(part, os.PathLike):
-        return os.fspath(part)
-    raise TypeError(f"{type(part).__name__} has no fingerprint")
+    return os.fspath(part)  # which raises a TypeError if it is no path
+
+
+@contextlib.contextmanager
+def _writing(path):
+    """Say of an OSError inside which file could not be written."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        what = f"cannot write {path} ({reason}); make room or choose another folder"
+        raise OSError(error.errno, what) from error
 
 
 @contextlib.contextmanager
@@ -71,23 +79,18 @@ def unfinished(path: Path) -> Iterator[Path]:
     # Of this process alone, and of at most 255 bytes. The suffix stays, since Keras and
     # plotly choose the format by it.
     beside = path.with_name(f".{path.stem[:50]}.unfinished-{os.getpid()}{path.suffix}")
-    try:
-        yield beside
-    except OSError as error:
-        reason = f"cannot write {path} ({error.strerror or error}); make room"
-        raise OSError(error.errno, f"{reason} or choose another folder") from error
-    finally:
-        with contextlib.suppress(OSError):  # gone after os.replace, or never made
-            beside.unlink()
+    with _writing(path):
+        try:
+            yield beside
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def move(beside: Path, path: Path) -> None:
     """Put a finished file in `path`'s place, after its content has reached the disk."""
     _flush(beside, os.O_RDWR)
     os.replace(beside, path)
-    with contextlib.suppress(
-        OSError
-    ):  # Windows opens no folder, and some disks flush none
+    with contextlib.suppress(OSError):  # Windows opens no folder; some disks flush none
         _flush(path.parent, os.O_RDONLY)
 
 
@@ -113,18 +116,17 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_arrays(
     path: Path, arrays: dict[str, np.ndarray], *, compressed: bool = False
 ) -> None:
+    save = np.savez_compressed if compressed else np.savez
     with replacing(path) as beside:
-        (np.savez_compressed if compressed else np.savez)(beside, **arrays)
+        save(beside, **arrays)
 
 
-def begins_with(path: Path, *parts: bytes) -> bool:
+def begins_with(path: Path, mark: bytes) -> bool:
     """
-    Return whether the first 1024 bytes of a file hold these parts: a form of our own
-    files.
+    Return whether the first 1024 bytes of a file hold a mark: a form of our own files.
     """
     with contextlib.suppress(OSError), open(path, "rb") as file:
-        head = file.read(1024)
-        return all(part in head for part in parts)
+        return mark in file.read(1024)
     return False
 
 
@@ -135,9 +137,7 @@ def check_zip(path: str | Path) -> None:
             raise ValueError(f"{damaged} is damaged")
 
 
-def read_arrays(
-    path: str | Path, schema: dict[str, tuple[str | np.dtype, tuple[int | str, ...]]]
-) -> dict[str, np.ndarray]:
+def read_arrays(path: str | Path, schema: Schema) -> dict[str, np.ndarray]:
     """
     Read arrays from an .npz file and check them; no code in it is run.
 
@@ -163,7 +163,7 @@ def read_arrays(
     try:
         check_zip(path)
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: np.asarray(archive[f"{name}.npy"]) for name in schema}
+            arrays = {name: np.asarray(archive[name]) for name in schema}
         _check_arrays(arrays, schema)
         return arrays
     except FileNotFoundError:
@@ -178,11 +178,10 @@ def _check_arrays(arrays, schema):
     lengths = {}  # of the axes that share a letter
     for name, (kind, shape) in schema.items():
         array = arrays[name]
-        found = array.dtype.kind if str(kind) in ("U", "i") else array.dtype
-        for length, there in zip(shape, array.shape, strict=False):
-            lengths.setdefault(length, there if isinstance(length, str) else length)
-        expected = tuple(lengths.get(length) for length in shape)
-        if found != kind or expected != array.shape:
+        for axis, length in zip(shape, array.shape, strict=False):
+            lengths.setdefault(axis, length if isinstance(axis, str) else axis)
+        expected = tuple(map(lengths.get, shape))
+        if kind not in (array.dtype.kind, array.dtype) or array.shape != expected:
             what = f"its array {name} is {array.dtype} {array.shape}"
             raise ValueError(f"{what}, not {kind} {shape}")
 
@@ -195,15 +194,13 @@ def write_csv(
     lineterminator: str = "\n",
 ) -> None:
     """Return nothing; write a table with 7 digits, and replace the file as a whole."""
-    with replacing(Path(csv)) as beside:
+    with replacing(csv) as beside:
         table.to_csv(
             beside,
             index=False,
             float_format="%.7g",
             encoding=encoding,
-            # A file's name may hold bytes that are no text; they are written as they
-            # are.
-            errors="surrogateescape",
+            errors="surrogateescape",  # a file's name may hold bytes that are no text
             lineterminator=lineterminator,
         )
 
@@ -251,19 +248,10 @@ def locked(path: Path) -> Iterator[None]:
     OSError
         The folder cannot be made or written to.
     """
-    # Not by a file that is there: that would outlive a killed process.
-    lock = FileLock(_lock_path(path), fallback_to_soft=False)
-    try:
+    lock = _lock(path, WAIT)
+    with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _acquire(lock, path)
-    except Timeout as error:
-        what = f"another run is writing {path}"
-        raise RuntimeError(f"{what}; wait for its end, and run again") from error
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            what = f"cannot write {path} ({error.strerror}); choose another folder"
-            raise OSError(error.errno, what) from error
-        print(f"No file can be locked in {path.parent}: let no second run write there.")
     try:
         if lock.is_locked:
             clear_unfinished(path.parent, of=path)
@@ -272,21 +260,38 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
+def _acquire(lock, path):
+    """Lock a file, after some time if another run has locked it, which is said."""
+    try:
+        if is_locked(path):
+            print(f"Another run is writing {path}; waiting up to {WAIT} s for its end.")
+        lock.acquire()
+    except Timeout as error:
+        what = f"another run is writing {path}"
+        raise RuntimeError(f"{what}; wait for its end, and run again") from error
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        print(f"No file can be locked in {path.parent}: let no second run write there.")
+
+
+def _lock(path, timeout):
+    # Not by a file that is there: that would outlive a killed process.
+    file = path.with_name(f".{path.name}.lock")
+    return FileLock(file, timeout, fallback_to_soft=False)
+
+
 def is_locked(path: Path) -> bool:
     """Return whether a run holds the lock of a file; no if none can be locked."""
     try:
-        with FileLock(_lock_path(path), timeout=0, fallback_to_soft=False):
+        with _lock(path, 0):
             return False
     except Timeout:
         return True
     except OSError as error:
-        if error.errno not in NO_LOCKS:
+        if error.errno not in _NO_LOCKS:
             raise
         return False
-
-
-def _lock_path(path):
-    return path.with_name(f".{path.name}.lock")
 
 
 def clear_unfinished(folder: Path, *, of: Path | None = None) -> None:
@@ -299,31 +304,19 @@ def clear_unfinished(folder: Path, *, of: Path | None = None) -> None:
     """
     for path in folder.glob(".*.unfinished-*"):
         parts = _UNFINISHED.fullmatch(path.name)
-        if not parts or not path.is_file():
+        if not parts:
             continue
+        is_of = of and parts.groups("") == (of.stem[:50], of.suffix)
         with contextlib.suppress(FileNotFoundError):  # another run has been faster
-            old = time.time() - path.stat().st_mtime > 3600
-            if old or (of and parts.groups("") == (of.stem[:50], of.suffix)):
+            if is_of or time.time() - path.stat().st_mtime > 3600:
                 path.unlink()
-
-
-def _acquire(lock, path):
-    """Lock a file, after some time if another run has locked it, which is said."""
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"Another run is writing {path}; waiting up to {WAIT} s for its end.")
-        lock.acquire(timeout=WAIT)
 
 
 def file_digest(path: Path) -> str:
     """Return 16 hexadecimal digits of the content of a file."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, _new_hash).hexdigest()
-
-
-def _new_hash():
-    return hashlib.blake2b(digest_size=8)
+        state = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8))
+    return state.hexdigest()
 
 
 def read_spreadsheet(csv: str | Path, columns: list[str]) -> pd.DataFrame:
@@ -340,7 +333,7 @@ def read_spreadsheet(csv: str | Path, columns: list[str]) -> pd.DataFrame:
         It is no such file.
     """
     data = Path(csv).read_bytes()
-    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    is_utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
     text = data.decode("utf-16" if is_utf16 else "utf-8-sig", "surrogateescape")
     text = re.sub(r"\A\s*(sep=.\s+)?", "", text)
     table = pd.read_csv(

@@ -207,7 +207,6 @@ def compile_model(
     model.compile(optimizer, loss, weighted_metrics=["accuracy"], jit_compile=False)
 
 
-@scenes.float32()
 def compute_activations(
     images: pd.DataFrame, lower: keras.Model, cache: str | Path
 ) -> np.ndarray:

@@ -112,37 +112,8 @@ def _existing(folder):
     if folder.is_dir():
         return folder
     if folder.exists():
-        raise NotADirectoryError(
-            f"{here} is a file, not a folder; unpack an archive, and name its folder"
-        )
+        raise NotADirectoryError(f"{here} is a file; unpack an archive into a folder")
     raise FileNotFoundError(f"there is no folder {here}; {LAYOUTS}")
-
-
-def _looks_right(folder):
-    """
-    Return whether a folder holds photos for training, or two folders with photos in
-    them.
-    """
-    try:
-        direct = [any(map(is_photo, place.iterdir())) for place in _subfolders(folder)]
-        return sum(direct) > 1 or _holds_photos(_split_folders(folder)["train"])
-    except (OSError, ValueError, KeyError):
-        return False  # what cannot be read or understood is not the right folder
-
-
-def _hint(folder):
-    """
-    Return a folder nearby that looks right, or else the layouts, as the end of an
-    error.
-    """
-    near = _subfolders(folder)
-    for place in near.copy():
-        near += _subfolders(place)
-    near.append(folder.resolve().parent)
-    for place in near:
-        if _looks_right(place):
-            return f"did you mean {photos.printable(place)}?"
-    return LAYOUTS
 
 
 def check_output(output: str | Path | None, folder: str | Path) -> None:
@@ -157,8 +128,7 @@ def check_output(output: str | Path | None, folder: str | Path) -> None:
         is_read = _split_of(inside) or _holds_photos(inside)
         if place.is_relative_to(inside) and is_read:
             raise ValueError(
-                f"OUTPUT is {output}, inside a class or split folder; choose another "
-                f"one"
+                f"OUTPUT is {output}, inside a class or split folder; choose another"
             )
 
 
@@ -171,8 +141,6 @@ def _is_apart(folder):
     Return whether a folder is hidden, or holds what programs, this one too, keep in it.
     """
     if folder.name.startswith(".") or folder.name.lower() in _APART:
-        return True
-    if (folder / ".scenes-maps").exists():  # by an earlier version, for its maps
         return True
     recorded = folder / "settings.json"
     return recorded.is_file() and b'"VALIDATION_RATIO"' in recorded.read_bytes()
@@ -270,9 +238,7 @@ def _why_skipped(path):
     if path.is_dir():
         if _is_apart(path):
             return "of other programs or earlier results"
-        if path.is_symlink():
-            return "linked folders are not followed"
-        return "not a split folder"
+        return "linked folders are not followed"
     if path.name.startswith(".") or path.is_fifo():
         return ""
     if is_photo(path):
@@ -321,30 +287,30 @@ def list_images(folder: str | Path) -> pd.DataFrame:
     root = folder.resolve()
     splits = _split_folders(folder)
     _check_layout(folder, splits)
-    rows, skipped, nested, empty = [], _beside(folder, splits), set(), []
+    rows, skipped, nested, empty = [], set(walk(folder)), set(), []
     for split, place in _places(folder, splits):
-        found, others = sort_files(place)
-        skipped += others
+        found, _ = sort_files(place)
+        skipped -= {*found}
         label = None
         if split != "prediction":
             label = place.name
             nested |= {path.parent for path in found} - {place}
             if not found:
-                empty.append(_describe_empty(place, others))
+                empty.append(f"{place.parent.name}/{place.name}")
         for path in found:
             name = path.relative_to(folder)
             rows.append((name.as_posix(), label, split, str(root / name)))
     images = pd.DataFrame(rows, columns=["path", "label", "split", "file"])
     _describe_rest(images["path"], skipped, nested, empty)
     classes = sorted(set(images["label"].dropna()))
-    _check_classes(images, classes, splits.get("train", folder), folder)
+    _check_classes(images, classes, splits.get("train", folder))
     if {"validation", "test"} & set(images["split"]) == {"validation"}:
         name = splits["validation"].name
         print(f"No test split found; using {name}/ as the test split.")
         images["split"] = images["split"].replace("validation", "test")
     images["label"] = pd.Categorical(images["label"], categories=classes)
     images["split"] = pd.Categorical(images["split"], categories=scenes.SPLITS)
-    _describe(images, folder, splits)
+    _describe(images, folder)
     return images
 
 
@@ -353,26 +319,6 @@ def _places(folder, splits):
     for split, base in (splits or {"train": folder}).items():
         for place in [base] if split == "prediction" else _subfolders(base):
             yield split, place
-
-
-def _beside(folder, splits):
-    """Return what lies beside the folders that are read."""
-    read = _subfolders(folder)
-    if splits:
-        read = filter(_split_of, read)
-    skipped = set(folder.iterdir()) - set(read)
-    for split, base in splits.items():
-        if split != "prediction":
-            skipped |= set(base.iterdir()) - set(_subfolders(base))
-    return list(skipped)
-
-
-def _describe_empty(place, others):
-    """Return the name of a class folder without photos, and what to do about HEIC."""
-    name = f"{place.parent.name}/{place.name}"
-    if any(path.suffix.lower() in OTHER_SUFFIXES for path in others):
-        return f"{name} (convert HEIC etc. to JPEG)"
-    return name
 
 
 def _describe_rest(paths, skipped, nested, empty):
@@ -384,8 +330,7 @@ def _describe_rest(paths, skipped, nested, empty):
     if nested:
         print(
             f"Photos in {len(nested)} folders below class folders count as photos of "
-            f"the class; to make classes of these, put them side by side into one "
-            f"folder."
+            f"the class; to make classes of these, put them side by side."
         )
     twice = paths[paths.str.replace(r"\.[^.]*$", "", regex=True).duplicated()]
     if len(twice):
@@ -417,18 +362,17 @@ def _check_layout(folder, splits):
         raise ValueError(
             f"{here} holds {classes}, and these "
             f"{photos.some(sorted(set.union(*inner)))}; call splits train, val or "
-            f"test, with the class folders in them, use no such word in a class's "
-            f"name, or, if these are data sets, set PHOTOS to one"
+            f"test and no class so, or, if these are data sets, set PHOTOS to one"
         )
 
 
-def _check_classes(images, classes, base, folder):
+def _check_classes(images, classes, base):
     """Raise an error that names the first class that cannot be worked with."""
     here = photos.printable(base)
     if len(classes) < 2:
         only = photos.some(classes) or "none"
         raise FileNotFoundError(
-            f"two classes are needed, {here} holds {only}; {_hint(folder)}"
+            f"two classes are needed, {here} holds {only}; {LAYOUTS}"
         )
     same = {}  # to a Mac, to Windows, or to the eye
     for name in classes:
@@ -454,7 +398,7 @@ def _check_classes(images, classes, base, folder):
         )
 
 
-def _describe(images, folder, splits):
+def _describe(images, folder):
     """Print what a folder was understood to hold."""
     counts, classes = images["split"].value_counts(), images["label"].cat.categories
     purposes = ("photos for training", "for validation", "for testing", "to predict")
@@ -462,15 +406,9 @@ def _describe(images, folder, splits):
     for split, purpose in zip(scenes.SPLITS, purposes, strict=True):
         if counts[split]:
             parts.append(f"{counts[split]:,} {purpose}")
-    place = folder.resolve()
-    here = photos.printable(place.name)
+    here = photos.printable(folder.resolve().name)
     print(f"Found {len(classes)} classes in {here}: {', '.join(parts)}.")
     for split in sorted({"test", "validation"} & set(images["split"])):
         lacking = classes.difference(images.loc[images["split"] == split, "label"])
         if len(lacking):
             print(f"The {split} split has no photo of: {photos.some(lacking)}.")
-    if not splits and _split_of(place) and len(_split_folders(place.parent)) > 1:
-        print(
-            f"{place.name} is a split of {place.parent.name}: set PHOTOS to that to "
-            f"use all."
-        )

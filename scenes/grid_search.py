@@ -70,7 +70,8 @@ def grid_search(
         `dropout`, `weight_decay`, `fold`, `epoch`, `loss`, `accuracy`, `val_loss`,
         `val_accuracy`, with 7 digits. They mean what Keras's history means: training
         figures are averaged over the epoch's batches, validation is at its end, losses
-        hold the L2 penalty.
+        hold the L2 penalty. `attrs["resumed"]` says whether folds of an interrupted
+        search were there already.
 
     Notes
     -----
@@ -96,11 +97,14 @@ def grid_search(
     fingerprint = files.fingerprint(made_of, X, y, folds)
     csv, cached = Path(csv), store.Store(cache)
     with files.locked(csv):
+        is_resumed = bool(cached.parts(KIND, fingerprint))
         tables = list(_train_all(X, y, folds, blocks, cached, fingerprint))
         order = [*scenes.HYPERPARAMETERS, "fold", "epoch"]
         files.write_csv(pd.concat(tables).sort_values(order), csv)
         cached.drop(KIND, fingerprint)
-    return pd.read_csv(csv)
+    results = pd.read_csv(csv)
+    results.attrs["resumed"] = is_resumed
+    return results
 
 
 def make_folds(

@@ -5,18 +5,24 @@ A photo is its pixels: one decoder for all modules, and no photo is moved or cha
 the base model, only its image size is known here.
 """
 
-import errno
 import functools
 import io
 import re
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from PIL import ExifTags, Image, ImageChops, ImageCms, UnidentifiedImageError
+from PIL import (
+    ExifTags,
+    Image,
+    ImageChops,
+    ImageCms,
+    ImageOps,
+    PngImagePlugin,
+    UnidentifiedImageError,
+)
 
 from scenes import base_model, files
 
@@ -24,34 +30,9 @@ Image.init()
 # Pillow knows these formats by sight, but does not decode them, or by another program.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 FORMATS = tuple(name for name in Image.ID if name not in _NOT_DECODED)
-# Programs leave the fourth byte of these at 0 and do not mean it as transparency.
-_UNUSED_ALPHA = {"BMP", "CUR", "DIB", "ICO", "TGA"}
-# The transpositions that undo the orientations in EXIF.
-_TURNS = {
-    2: "FLIP_LEFT_RIGHT",
-    3: "ROTATE_180",
-    4: "FLIP_TOP_BOTTOM",
-    5: "TRANSPOSE",
-    6: "ROTATE_270",
-    7: "TRANSVERSE",
-    8: "ROTATE_90",
-}
-_SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-_RAMP = Image.linear_gradient("L")
-_COLOURS = Image.merge("RGB", (_RAMP, _RAMP.rotate(90), _RAMP.rotate(45)))
+_SRGB = ImageCms.createProfile("sRGB")
 _PNG = b"\x89PNG\r\n\x1a\n"
-_LARGEST_PROFILE = 2**26
-# Errors of the operating system that stay with a file, and None: Pillow's own.
-_LASTING = {
-    None,
-    errno.EACCES,
-    errno.EINVAL,  # Pillow looks for a place before the first byte
-    errno.EISDIR,
-    errno.ELOOP,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EPERM,
-}
+PngImagePlugin.MAX_TEXT_CHUNK = 2**26  # colour profiles may be larger than 1 MB
 # Among them the marks that turn the direction of text round: gpj.exe for exe.jpg.
 _CONTROL = re.compile(
     "[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -123,40 +104,40 @@ def read_photo(path: str | Path) -> np.ndarray:
         says nothing about the photo; the message names it.
     """
     try:
-        with open(path, "rb") as file:
-            return _decode(file)
-    except Exception as error:  # Pillow's plugins raise a dozen kinds for damaged bytes
-        if _is_of_photo(error):
-            raise UnreadablePhotoError(path, _reason(path, error)) from error
-        reason = getattr(error, "strerror", "there is not enough memory")
+        data = Path(path).read_bytes()
+    except (
+        FileNotFoundError,
+        IsADirectoryError,
+        NotADirectoryError,
+        PermissionError,
+    ) as error:
+        raise UnreadablePhotoError(path, error.strerror) from error
+    except OSError as error:
         raise OSError(
-            f"{printable(path)} cannot be read at the moment: {reason}; try again"
+            f"{printable(path)} cannot be read at the moment: {error.strerror}; "
+            f"try again"
         ) from error
+    try:
+        return _pixels(data)
+    except MemoryError as error:
+        raise OSError(f"there is not enough memory for {printable(path)}") from error
+    except Exception as error:  # Pillow's plugins raise a dozen kinds for damaged bytes
+        raise UnreadablePhotoError(path, _reason(error, data)) from error
 
 
-def _is_of_photo(error):
-    """Return whether an error is the photo's, and not one of the drive or process."""
-    number = getattr(error, "errno", None)
-    return number in _LASTING and not isinstance(error, MemoryError)
-
-
-def _reason(path, error):
+def _reason(error, data):
     """Return why a file is no photo, and what to do about it."""
     if isinstance(error, UnidentifiedImageError):
-        return _format_problem(path)
+        return _format_problem(data[:64])
     if isinstance(error, Image.DecompressionBombError):
         advice = "make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
         return f"{error}; {advice}"
-    if isinstance(error, (OSError, ValueError, SyntaxError)) and str(error):
-        return getattr(error, "strerror", None) or str(error)
-    return f"its decoder fails ({type(error).__name__}: {error})"
+    return str(error) or type(error).__name__
 
 
-def _format_problem(path):
-    """Return which format a file has, if any, and what to do about it."""
-    with open(path, "rb") as file:
-        head = file.read(64)
-    if head[4:8] == b"ftyp" and (b"hei" in head or b"hevc" in head):
+def _format_problem(head):
+    """Return which format a file has, by its first bytes, and what to do about it."""
+    if head[4:8] == b"ftyp" and b"hei" in head:
         return "it is a HEIC photo; convert it to JPEG"
     for name in ("JPEG", "PNG", "TIFF"):
         _, accepts = Image.OPEN[name]
@@ -166,141 +147,106 @@ def _format_problem(path):
     return "no known format"
 
 
-def _decode(file):
-    """Return the pixels of an open file, or raise one of many errors."""
-    try:
-        return _pixels(file)
-    except (SyntaxError, UnidentifiedImageError, ValueError):
-        file.seek(0)
-        if file.read(8) != _PNG:
-            raise
-        # Viewers show a PNG whose comments are damaged, or too large for Pillow.
-        return _pixels(*_without_comments(file))
+def _pixels(data):
+    """Return the pixels of a file's bytes, or raise one of many errors."""
+    file = io.BytesIO(data)
+    if data.startswith(_PNG):
+        file = _without_comments(file)
+    image = Image.open(file, formats=FORMATS)
+    image.draft(None, (DRAFT_SIZE, DRAFT_SIZE))  # does nothing if it is no JPEG
+    image.load()
+    _turn(image)
+    return np.array(_flatten(image))
 
 
 def _without_comments(file):
-    """Return the chunks of a PNG that its pixels need, as a file, and its profile."""
+    """
+    Return a PNG with the chunks alone that its pixels need.
+
+    Viewers show one whose comments are damaged, or too large for Pillow.
+    """
     photo = io.BytesIO()
-    photo.write(_PNG)
-    profile = None
+    photo.write(file.read(len(_PNG)))
     while header := file.read(8):
-        kind = header[4:]
-        body = file.read(int.from_bytes(header[:4]) + 4)  # its checksum is the last
-        if kind == b"iCCP":
-            packed = body[body.index(0) + 2 :]  # behind the name and the method
-            profile = zlib.decompressobj().decompress(packed, _LARGEST_PROFILE)
-        elif kind.isupper() or kind in (b"eXIf", b"tRNS"):
+        length, kind = header[:4], header[4:]
+        body = file.read(int.from_bytes(length) + 4)  # its checksum is the last
+        if kind.isupper() or kind in (b"eXIf", b"iCCP", b"tRNS"):
             photo.write(header + body)
     photo.seek(0)
-    return photo, profile
-
-
-def _pixels(file, profile=None):
-    """Return the pixels of a photo as RGB, turned, over white, through its profile."""
-    image = Image.open(file, formats=FORMATS)
-    width, height = image.size
-    # Pillow only warns of up to twice as many. None stands for no limit.
-    if width * height > (Image.MAX_IMAGE_PIXELS or np.inf):
-        raise Image.DecompressionBombError(f"{width} x {height} pixels are too many")
-    image.draft(None, (DRAFT_SIZE, DRAFT_SIZE))  # does nothing if it is no JPEG
-    image.load()
-    if profile:
-        image.info["icc_profile"] = profile
-    return np.array(_flatten(_turn(image)))
+    return photo
 
 
 def _turn(image):
-    """
-    Apply the orientation in EXIF, and leave the rest of EXIF alone, which may be odd.
-    """
+    """Apply the orientation in EXIF, and leave the rest of EXIF alone."""
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception as error:
-        if _is_of_photo(error):  # a damaged EXIF block does not make it a bad one
-            return image
-        raise
-    if orientation not in _TURNS:
-        return image
-    return image.transpose(Image.Transpose[_TURNS[orientation]])
+        image.getexif()
+    except Exception:  # a damaged EXIF block does not make it a bad photo
+        return
+    image.info.pop("exif", None)  # else it is written anew, which odd tags make fail
+    ImageOps.exif_transpose(image, in_place=True)
 
 
 def _flatten(image):
     """Return the photo as RGB, what is transparent laid over white."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+    if image.mode.startswith(("I", "F")):
         return _gray(image).convert("RGB")
     if not image.has_transparency_data:
         return _to_srgb(image)
-    if image.mode == "La":
-        image = image.convert("LA")  # the only way out of this mode
     clear = image.convert("RGBA")
     alpha = clear.getchannel("A")
     photo = _to_srgb(clear.convert("L" if image.mode == "LA" else "RGB"))
-    if image.format in _UNUSED_ALPHA and alpha.getextrema() == (0, 0):
-        return photo
+    if not alpha.getbbox():
+        return photo  # programs leave the alpha of all pixels at 0 without meaning it
     white = Image.new("RGB", photo.size, "white")
     return Image.composite(photo, white, alpha)
 
 
 def _to_srgb(image):
-    """Return the photo as RGB, seen through its colour profile."""
+    """
+    Return the photo as RGB, seen through its colour profile.
+
+    A profile that changes the photo by rounding errors alone, as sRGB, changes nothing.
+    """
     if image.mode not in ("L", "CMYK"):
         image = image.convert("RGB")
+    plain = image.convert("RGB")
     try:
         transform = _transform(image.info["icc_profile"], image.mode)
-    except (KeyError, OSError, TypeError, ValueError, ImageCms.PyCMSError):
-        transform = None  # no profile or a damaged one: viewers show it without
-    if transform is None:
-        return image.convert("RGB")
-    return ImageCms.applyTransform(image, transform)
+    except (KeyError, ImageCms.PyCMSError):
+        return plain  # no profile or a damaged one: viewers show it without
+    seen = ImageCms.applyTransform(image, transform)
+    difference = ImageChops.difference(seen, plain)
+    return seen if np.max(difference) > 1 else plain
 
 
 @functools.lru_cache(maxsize=32)
-def _transform(data, mode):
-    """
-    Return the transform from a profile to sRGB, or None if it changes next to nothing.
-
-    What a profile says counts, not its name. One that is for another mode is an error.
-    """
-    profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
-    transform = ImageCms.buildTransform(profile, _SRGB, mode, "RGB")
-    colours = _COLOURS.convert(mode)
-    seen = ImageCms.applyTransform(colours, transform)
-    difference = ImageChops.difference(seen, colours.convert("RGB"))
-    return transform if np.max(difference) > 1 else None
+def _transform(profile, mode):
+    """Return the transform from a profile to sRGB, which takes 8 ms to build."""
+    return ImageCms.buildTransform(io.BytesIO(profile), _SRGB, mode, "RGB")
 
 
 def _gray(image):
-    """Scale gray of more than 8 bits to 8."""
-    numbers = np.asarray(image)
-    tags = getattr(image, "tag_v2", {})
-    has_12_bits = tags.get(ExifTags.Base.BitsPerSample) == (12,)
-    white = 4095 if has_12_bits else _white(numbers)
-    gray = numbers.astype("float64") * (255 / white)
+    """
+    Return gray of more than 8 bits in 8.
+
+    White is the first of 1, 255 and 65535 that no number is above. Numbers that span
+    less than a quarter of the way to it may be those of a sensor of fewer bits, or
+    temperatures: nearly black or one gray, they are refused.
+    """
+    numbers = np.asarray(image).astype("float64")
+    low, high = numbers.min(), numbers.max()
+    white = min((n for n in (1, 255, 65535) if n >= high), default=np.inf)
+    if not (low >= 0 and high - low >= white / 4):
+        raise ValueError(
+            f"its pixels go from {low:g} to {high:g}, which does not say what is "
+            f"white; save it with 8 bits"
+        )
+    gray = numbers * (255 / white)
     # Pillow inverts 8 bits alone.
+    tags = getattr(image, "tag_v2", {})
     if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:
         gray = 255 - gray
-    clear = image.info.get("transparency")
-    if isinstance(clear, int):
-        gray[numbers == clear] = 255
     return Image.fromarray(gray.round().astype("uint8"))
-
-
-def _white(numbers):
-    """
-    Return the number that is white, which follows from the largest one.
-
-    Numbers that span less than a quarter of the way to white may be those of a sensor
-    of fewer bits, or temperatures: nearly black or one gray, they are refused. A page
-    that is all black or all white is not.
-    """
-    low, high = numbers.min(), numbers.max()
-    possible = (1, 255) if numbers.dtype.kind == "f" else (255, 65535)
-    white = next((number for number in possible if high <= number), np.inf)
-    is_plain = low == high and high in (0, white)
-    if low >= 0 and (is_plain or high - low >= white / 4):
-        return white
-    what = f"its pixels go from {low:g} to {high:g}, which does not say what is white"
-    raise ValueError(f"{what}; save it with 8 bits")
 
 
 # --- The size for the network ---------------------------------------------------------

@@ -1,16 +1,15 @@
 """
 Plots: figures of tables and numbers, shown and saved.
 
-A figure shows what it is given: titles come from the caller, classes from the labels.
-Saved figures need no network. Computes no result, and knows nothing of photos and
-networks.
+The title of a figure is its finding, computed from what is drawn, and the subtitle its
+name; where nothing stands out, the title is the name. Classes come from the labels.
+Saved figures need no network. Knows nothing of photos and networks.
 
 Everywhere, `labels` is a categorical Series of shape (n,), whose categories are the
-classes in their order; accuracies, confidences and coverages are between 0 and 1;
-`title` is text, in which plotly reads HTML.
+classes in their order; accuracies, confidences and coverages are between 0 and 1; they
+are drawn in percent. A `name` is text, in which plotly reads HTML.
 """
 
-import html
 import itertools
 import json
 from collections.abc import Sequence
@@ -25,134 +24,230 @@ from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 from sklearn.manifold import TSNE
 from sklearn.metrics import confusion_matrix
+from sklearn.neighbors import NearestNeighbors
 
 import scenes
-from scenes import chrome, files
+from scenes import calibration, chrome, files, look
 
-# Okabe & Ito's colours, which colour-blind readers can tell apart
-# (https://jfly.uni-koeln.de/color/). The first six are those of the six classes of the
-# committed results.
-PALETTE = (
-    "#E69F00",
-    "#009E73",
-    "#56B4E9",
-    "#D55E00",
-    "#0072B2",
-    "#CC79A7",
-    "#000000",
-    "#F0E442",
-)
-SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star")
-SPLIT_COLORS = {"train": "#0072B2", "validation": "#56B4E9", "test": "#BFBFBF"}
-TRAINING_COLOR = "#0072B2"
-VALIDATION_COLOR = "#D55E00"
-GREY = "#BFBFBF"
-LEGEND_CLASSES = 20  # more have no room in a legend: the mouse names them
+SPLIT_COLORS = {"train": look.BLUE, "validation": "#56B4E9", "test": look.GREY}
+MANY_CLASSES = 20  # more have no room in a legend or beside an axis
 NUMBERED_CLASSES = 12  # more have no room for numbers in the confusion matrix
-NAMED_TICKS = 25  # of more classes, an axis names some
-LETTERS = 24  # of a class's name that are shown; the mouse shows all
+NAMED_SETTINGS = 40  # more have no room beside an axis
+NEIGHBOURS = 5  # that are looked at in a t-SNE map
 
 
-# --- What all have in common ----------------------------------------------------------
-
-# Of our own: a reader may have changed plotly's templates. (Nor are figures of
-# plotly.express, whose defaults may be changed as well.)
-TEMPLATE = go.layout.Template()
-TEMPLATE.layout.font.family = "Liberation Sans, Arial, sans-serif"
-TEMPLATE.layout.font.size = 14
-TEMPLATE.layout.title = {"x": 0.02, "y": 1, "xanchor": "left", "yanchor": "top"}
-TEMPLATE.layout.title.pad.t = 28
-TEMPLATE.layout.margin = {"l": 80, "r": 30, "t": 100, "b": 70}
-TEMPLATE.layout.xaxis = {"gridcolor": "#EBF0F8", "zeroline": False, "ticks": ""}
-TEMPLATE.layout.xaxis.update(automargin=True, title_standoff=12)
-TEMPLATE.layout.yaxis = TEMPLATE.layout.xaxis.to_plotly_json()
-TEMPLATE.layout.annotationdefaults.arrowwidth = 1
-TEMPLATE.layout.hovermode = "closest"
-TEMPLATE.layout.plot_bgcolor = "white"
+# --- The photos and their features ----------------------------------------------------
 
 
-def style(figure: go.Figure, title: str, *, height: int = 500) -> go.Figure:
+def counts(images: pd.DataFrame, name: str = "Photos by class and split") -> go.Figure:
     """
-    Return a figure with the look that all have in common, as wide as a notebook's
-    column.
+    Return bars of the number of labelled photos of each class, stacked by split.
+
+    Many classes are sorted by their number, and named by the mouse alone.
 
     Parameters
     ----------
-    figure : Figure
-        It is changed.
-    title : str
-    height : int
-        In pixels.
+    images : DataFrame
+        `split` and `label` of the photos.
+    name : str
     """
-    figure.layout.template = TEMPLATE
-    figure.layout.title.text = title
-    figure.layout.width = 850
-    figure.layout.height = height
-    return figure
+    classes = look.classes(images["label"])
+    figure = go.Figure()
+    for split, color in SPLIT_COLORS.items():
+        labels = images["label"][images["split"] == split]
+        photos = labels.value_counts(sort=False).to_numpy()
+        figure.add_bar(x=classes, y=photos, name=split, marker_color=color)
+    figure.update_traces(hovertemplate="%{x}: %{y:,} photos")
+    figure.update_layout(barmode="stack", legend_title="split")
+    figure.layout.legend.traceorder = "normal"
+    look.name_axes(figure, "class", "photos")
+    figure.update_yaxes(tickformat=",")
+    if len(classes) > MANY_CLASSES:
+        figure.update_xaxes(title=f"{len(classes)} classes (the mouse names them)")
+        figure.update_xaxes(categoryorder="total descending", showticklabels=False)
+    else:
+        # A number above a bar would look like the sum of all below it.
+        figure.update_traces(texttemplate="%{y:,}", textposition="inside", textangle=0)
+        figure.layout.uniformtext = {"minsize": 9, "mode": "hide"}
+        look.class_ticks(classes, figure.layout.xaxis)
+    photos = images["label"].value_counts(sort=False).to_numpy()
+    least, most = photos.argmin(), photos.argmax()
+    few, many = f"{photos[least]:,}", f"{photos[most]:,}"
+    if photos[most] <= 1.5 * photos[least]:
+        finding = f"The classes are nearly balanced: {few} to {many} photos"
+    else:
+        rarest, largest = look.short(classes[least]), look.short(classes[most])
+        finding = f"{largest} has {many} photos, {rarest} {few}"
+    return look.style(figure, name, finding)
 
 
-def _legend_below(figure):
-    """Put the legend of a figure below its axes, where long names have room."""
-    legend = {"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom"}
-    figure.layout.legend = legend
-    figure.layout.margin.b = 140
-
-
-def _name_axes(figure, x, y):
-    figure.update_xaxes(title=x)
-    figure.update_yaxes(title=y)
-
-
-def _curve(x, y, color, name=None):
-    """Return a line, or a point, since one point makes no line."""
-    mode = "lines" if len(y) > 1 else "markers"
-    curve = go.Scatter(x=x, y=y, mode=mode, name=name)
-    curve.line.color = color
-    curve.marker.color = color
-    return curve
-
-
-def _plain(name):
+def feature_map(
+    features: np.ndarray,
+    labels: pd.Series,
+    predictions: Sequence[str] | None = None,
+    *,
+    sample: int = 1200,
+    seed: int = 0,
+) -> go.Figure:
     """
-    Return a name as plotly shows it letter by letter: not as HTML, a formula or a
-    template.
+    Return a map of a sample of the features, coloured by class.
+
+    t-SNE (van der Maaten & Hinton, 2008) puts photos with similar features near each
+    other; the axes have no unit. Of many classes, those are in colour that mix most in
+    the map.
+
+    Parameters
+    ----------
+    features : ndarray, shape (n, n_features)
+    labels : Series of categories, shape (n,)
+    predictions : sequence of str, shape (n,), optional
+        The predicted class of each image: misclassified photos are marked.
+    sample : int
+        The number of photos that are drawn.
+    seed : int
+        Of the sample and the map.
     """
-    return html.escape(name, quote=False).replace("$", "&#36;").replace("%", "&#37;")
+    rows = np.random.default_rng(seed).permutation(len(features))[:sample]
+    places = _tsne(features[rows], seed).round(2)
+    codes = labels.cat.codes.to_numpy()[rows]
+    classes = look.classes(labels)
+    beside = _neighbours(places, codes, len(classes))
+    shown = range(len(classes))
+    figure = go.Figure()
+    if len(classes) > MANY_CLASSES:
+        foreign = beside.sum(axis=0) - beside.diagonal()
+        shown = np.sort(np.argsort(-foreign)[: len(look.PALETTE)])
+        others = ~np.isin(codes, shown)
+        names = np.array(classes)[codes[others]]
+        figure.add_trace(_cloud(places[others], look.GREY, "other classes", names))
+    for number, code in enumerate(shown):
+        color = look.PALETTE[number % len(look.PALETTE)]
+        cloud = _cloud(places[codes == code], color, classes[code])
+        number += number // len(look.PALETTE)
+        cloud.marker.symbol = look.SYMBOLS[number % len(look.SYMBOLS)]
+        figure.add_trace(cloud)
+    if predictions is not None:
+        wrong = labels.astype(str).to_numpy()[rows] != np.asarray(predictions)[rows]
+        rings = _cloud(places[wrong], "black", "misclassified")
+        rings.marker.update(symbol="circle-open", size=10)
+        rings.hoverinfo = "skip"
+        figure.add_trace(rings)
+    look.name_axes(figure, "t-SNE 1", "t-SNE 2")
+    figure.update_xaxes(showticklabels=False)
+    figure.update_yaxes(showticklabels=False)
+    figure.layout.legend.title.text = "class"
+    photos = f"{len(rows):,} of {len(features):,} photos"
+    name = f"t-SNE map of {photos}: only who is near whom means something"
+    pair, mixed = _most_confused(beside, classes)
+    finding = f"{pair} mix most" if mixed else ""
+    return look.style(figure, name, finding, height=700)
 
 
-def _classes(labels):
+def _cloud(places, color, name, names=None):
+    """Return photos in the map, under their class or, each, under a name of its own."""
+    x, y = places.T
+    cloud = go.Scatter(x=x, y=y, mode="markers", name=look.short(name), text=names)
+    cloud.marker = {"color": color, "size": 6, "opacity": 0.8}
+    pointed = name if names is None else "%{text}"
+    cloud.hovertemplate = f"{pointed}<extra></extra>"
+    return cloud
+
+
+def _tsne(features, seed):
+    """Return the two coordinates of each row in a t-SNE map."""
+    # PCA finds no axis where all features are alike, as the zeros of random weights
+    # are, and scikit-learn then crashes.
+    init = "pca" if np.ptp(features, axis=0).any() else "random"
+    perplexity = min(30, (len(features) - 1) / 3)
+    tsne = TSNE(init=init, perplexity=perplexity, random_state=seed)
+    return tsne.fit_transform(features)
+
+
+def _neighbours(places, codes, n_classes):
     """
-    Return the names of the classes in their order, as plotly shows them as they are.
+    Return how often a photo of a class (row) has one of another (column) beside it in
+    the map.
     """
-    return [_plain(str(name)) for name in labels.cat.categories]
+    number = min(NEIGHBOURS, len(places) - 1)
+    found = NearestNeighbors(n_neighbors=number).fit(places)
+    beside = codes[found.kneighbors(return_distance=False)].ravel()
+    return confusion_matrix(codes.repeat(number), beside, labels=range(n_classes))
 
 
-def _short(name):
+def _most_confused(counts, classes):
     """
-    Return a name of `_classes` that takes no more room than a plot has, its end left
-    out.
+    Return the two classes that are confused most, in whichever direction, as 'a and b',
+    and how often.
+
+    `counts`, shape (n_classes, n_classes), are those of true by predicted class.
     """
-    name = html.unescape(name)
-    if len(name) > LETTERS:
-        name = f"{name[: LETTERS - 1]}…"
-    return _plain(name)
+    both = np.triu(counts + counts.T, k=1)
+    pair = np.unravel_index(both.argmax(), both.shape)
+    return " and ".join(look.short(classes[code]) for code in pair), both.max()
 
 
-def _class_ticks(classes, *axes):
+# --- The grid search ------------------------------------------------------------------
+
+
+def grid_search(ranked: pd.DataFrame, *, metric: str = "accuracy") -> go.Figure:
     """
-    Name classes beside axes of them: long names are short there, and whole at the
-    mouse.
+    Return mean validation accuracy over folds by epoch: a panel for each learning rate.
+
+    The setting with the highest accuracy is in colour. The axis begins where most
+    curves are in the later half of the epochs.
+
+    Parameters
+    ----------
+    ranked : DataFrame
+        That of `evaluation.rank_epochs`: a row for each setting and epoch, the best
+        first.
+    metric : str
+        What the accuracies are called.
     """
-    few = classes[:: -(-len(classes) // NAMED_TICKS)]
-    texts = [_short(name) for name in few]
-    for axis in axes:
-        axis.update(type="category", automargin=True, tickvals=few, ticktext=texts)
-
-
-def _whole_epochs(figure, epochs):
-    """Let the ticks of epochs be whole numbers, however few they are."""
-    if np.ptp(epochs) < 6:
-        figure.update_xaxes(dtick=1)
+    curves = ranked.pivot(
+        index=scenes.HYPERPARAMETERS, columns="epoch", values="val_accuracy"
+    )
+    curves = 100 * curves.astype("float32")  # half the size in the notebook
+    epochs = list(curves.columns)
+    rates = list(curves.index.levels[0])
+    figure, cells = _panels(rates, "epoch", f"validation {metric} (%)")
+    # A missing value ends each line: one trace for a panel is smaller than one for each
+    # line.
+    ended = curves.reindex(columns=[*epochs, epochs[-1] + 1])
+    for rate, (row, column) in zip(rates, cells, strict=False):
+        lines = ended.loc[rate]
+        x = np.tile(lines.columns, len(lines))
+        figure.add_trace(look.curve(x, np.ravel(lines), look.GREY), row, column)
+    mode = "lines" if len(epochs) > 1 else "markers"
+    figure.update_traces(mode=mode, line_width=1, hoverinfo="skip", showlegend=False)
+    figure.data[0].update(name="each setting", showlegend=True)
+    best = ranked.iloc[0]
+    setting = tuple(best[scenes.HYPERPARAMETERS])
+    epoch, top = int(best["epoch"]), 100 * best["val_accuracy"]
+    name = "best setting: learning rate {:g}, dropout {:g}, weight decay {:g}"
+    curve = look.curve(epochs, curves.loc[setting], look.RED, name.format(*setting))
+    point = look.curve([epoch], [top], look.RED, f"its best epoch: {epoch}")
+    row, column = cells[rates.index(setting[0])]
+    for trace in (curve, point):
+        trace.marker.size = 9
+        trace.hovertemplate = "epoch %{x}: %{y:.2f}%<extra></extra>"
+        figure.add_trace(trace, row, column)
+    later = curves[epochs[len(epochs) // 2 :]]
+    low = later.stack().quantile(0.05)
+    margin = 0.05 * (top - low) + 0.1
+    figure.update_yaxes(range=[low - margin, top + margin])
+    room = 0.5 + 0.02 * np.ptp(epochs)
+    figure.update_xaxes(range=[epochs[0] - room, epochs[-1] + room])
+    look.epoch_ticks(figure, epochs)
+    look.legend_below(figure)
+    name = f"Grid search: {len(curves)} settings, mean over folds"
+    if (curves < low - margin).any(axis=None):
+        name = f"{name}; what is below {low - margin:.1f}% is cut off"
+    finding = f"Highest {metric}: {top:.2f}%, with learning rate {setting[0]:g}"
+    others = curves.max(axis=1).groupby("learning_rate").max().drop(setting[0])
+    if len(others):
+        finding = f"{finding} ({others.idxmax():g}: {others.max():.2f}%)"
+    return look.style(figure, name, finding, height=320 + 240 * cells[-1][0])
 
 
 def _panels(rates, x, y):
@@ -177,188 +272,73 @@ def _panels(rates, x, y):
     return figure, list(cells)
 
 
-# --- The photos and their features ----------------------------------------------------
-
-
-def counts(images: pd.DataFrame, title: str) -> go.Figure:
-    """
-    Return bars of the number of labelled photos of each class, stacked by split.
-
-    Parameters
-    ----------
-    images : DataFrame
-        `split` and `label` of the photos.
-    title : str
-    """
-    classes = _classes(images["label"])
-    figure = go.Figure()
-    for split, color in SPLIT_COLORS.items():
-        labels = images["label"][images["split"] == split]
-        photos = labels.value_counts(sort=False).to_numpy()
-        figure.add_bar(x=classes, y=photos, name=split, marker_color=color)
-    if len(classes) <= LEGEND_CLASSES:
-        # A number above a bar would look like the sum of all below it.
-        figure.update_traces(texttemplate="%{y}", textposition="inside", textangle=0)
-    figure.update_layout(uniformtext={"minsize": 9, "mode": "hide"})
-    figure.update_layout(barmode="stack", legend_title="split")
-    figure.layout.legend.traceorder = "normal"
-    _name_axes(figure, "class", "number of photos")
-    _class_ticks(classes, figure.layout.xaxis)
-    return style(figure, title)
-
-
-def feature_map(
-    features: np.ndarray,
-    labels: pd.Series,
-    title: str,
-    *,
-    sample: int = 1200,
-    seed: int = 0,
+def gaps(
+    summary: pd.DataFrame, shares: pd.Series, *, metric: str = "accuracy"
 ) -> go.Figure:
     """
-    Return a map of a sample of the features, coloured by class.
+    Return a dot for each setting: by how much its accuracy is lower than the best.
 
-    t-SNE (van der Maaten & Hinton, 2008) puts photos with similar features near each
-    other; the axes have no unit.
+    Settings that are not measurably worse, since the interval of their gap holds 0,
+    come first, on a shaded ground. With one fold there are no intervals.
 
     Parameters
     ----------
-    features : ndarray, shape (n, n_features)
-    labels : Series of categories, shape (n,)
-    title : str
-    sample : int
-        The number of photos that are drawn.
-    seed : int
-        Of the sample and the map.
+    summary : DataFrame
+        That of `evaluation.summarize`.
+    shares : Series
+        That of `evaluation.variation_shares`.
+    metric : str
+        What the accuracies are called.
     """
-    rows = np.random.default_rng(seed).permutation(len(features))[:sample]
-    places = _tsne(features[rows], seed).round(2)
-    codes = labels.cat.codes.to_numpy()[rows]
-    classes = _classes(labels)
+    table = summary.assign(worse=summary["gap_low"] > 0)
+    table = table.sort_values(["worse", "gap"], ignore_index=True)
+    decays = " weight decay " + table["weight_decay"].map("{:g}".format)
+    table["setting"] = table["dropout"].map("dropout {:g},".format) + decays
     figure = go.Figure()
-    for code, name in enumerate(classes):
-        x, y = places[codes == code].T
-        cloud = go.Scatter(x=x, y=y, mode="markers", name=_short(name))
-        cloud.hovertemplate = f"{name}<extra></extra>"
-        cloud.marker.color = PALETTE[code % len(PALETTE)]
-        cloud.marker.symbol = SYMBOLS[(code + code // len(PALETTE)) % len(SYMBOLS)]
-        figure.add_trace(cloud)  # as SVG: WebGL does not draw everywhere
-    figure.update_traces(marker={"size": 6, "opacity": 0.8})
-    _name_axes(figure, "t-SNE 1", "t-SNE 2")
-    figure.update_xaxes(showticklabels=False)
-    figure.update_yaxes(showticklabels=False)
-    figure.layout.showlegend = len(classes) <= LEGEND_CLASSES
-    figure.layout.legend.title.text = "class"
-    return style(figure, title, height=700)
-
-
-def _tsne(features, seed):
-    """Return the two coordinates of each row in a t-SNE map."""
-    # PCA finds no axis where all features are alike, as the zeros of random weights
-    # are, and scikit-learn then crashes.
-    init = "pca" if np.ptp(features, axis=0).any() else "random"
-    perplexity = min(30, (len(features) - 1) / 3)
-    tsne = TSNE(init=init, perplexity=perplexity, random_state=seed)
-    return tsne.fit_transform(features)
-
-
-# --- The grid search ------------------------------------------------------------------
-
-
-def grid_search(ranked: pd.DataFrame, title: str) -> go.Figure:
-    """
-    Return mean validation accuracy over folds by epoch: a panel for each learning rate.
-
-    The setting with the highest accuracy is in colour, with the standard deviation over
-    folds at its best epoch. The axis begins where most curves are in the later half of
-    the epochs.
-
-    Parameters
-    ----------
-    ranked : DataFrame
-        That of `evaluation.rank_epochs`: a row for each setting and epoch, the best
-        first.
-    title : str
-    """
-    curves = ranked.pivot(
-        index=scenes.HYPERPARAMETERS, columns="epoch", values="val_accuracy"
-    )
-    curves = curves.astype("float32")  # half the size in the notebook
-    epochs = list(curves.columns)
-    rates = list(curves.index.levels[0])
-    figure, cells = _panels(rates, "epoch", "validation accuracy")
-    # A missing value ends each line: one trace for a panel is smaller than one for each
-    # line.
-    ended = curves.reindex(columns=[*epochs, epochs[-1] + 1])
-    for rate, (row, column) in zip(rates, cells, strict=False):
-        lines = ended.loc[rate]
-        grey = _curve(np.tile(lines.columns, len(lines)), np.ravel(lines), GREY)
-        figure.add_trace(grey, row=row, col=column)
-    mode = "lines" if len(epochs) > 1 else "markers"
-    figure.update_traces(mode=mode, line_width=1, hoverinfo="skip", showlegend=False)
-    figure.data[0].update(name="each setting", showlegend=True)
-    best = ranked.iloc[0]
-    row, column = cells[rates.index(best["learning_rate"])]
-    _add_best(figure, best, curves, row, column)
-    std = np.nan_to_num(best["std"])  # NaN of a single fold
-    later = curves[epochs[len(epochs) // 2 :]]
-    low = min(later.stack().quantile(0.05), best["val_accuracy"] - std)
-    high = best["val_accuracy"] + std
-    margin = 0.05 * (high - low) + 0.001
-    figure.update_yaxes(range=[low - margin, high + margin])
-    room = 0.5 + 0.02 * np.ptp(epochs)
-    figure.update_xaxes(range=[epochs[0] - room, epochs[-1] + room])
-    _whole_epochs(figure, epochs)
-    _legend_below(figure)
-    return style(figure, title, height=320 + 240 * cells[-1][0])
-
-
-def _add_best(figure, best, curves, row, column):
-    """Add the curve of the best setting, and its best epoch, to its panel."""
-    setting = tuple(best[scenes.HYPERPARAMETERS])
-    name = "best setting: learning rate {:g}, dropout {:g}, weight decay {:g}"
-    curve = _curve(curves.columns, curves.loc[setting], VALIDATION_COLOR)
-    curve.name = name.format(*setting)
-    point = _curve([best["epoch"]], [best["val_accuracy"]], VALIDATION_COLOR)
-    point.name = f"its best epoch: {best['epoch']:g} ({best['val_accuracy']:.2%})"
-    if best["std"] > 0:
-        point.error_y.array = [best["std"]]
-        std = f", standard deviation over folds {best['std']:.2%})"
-        point.name = point.name.replace(")", std)
-    for trace in (curve, point):
-        trace.marker.size = 9
-        trace.hovertemplate = "epoch %{x}: %{y:.2%}<extra></extra>"
-        figure.add_trace(trace, row=row, col=column)
-
-
-def heatmap(summary: pd.DataFrame, title: str) -> go.Figure:
-    """
-    Return a heat map of the mean validation accuracy of each setting of `summarize`.
-    """
-    accuracy = summary.set_index(scenes.HYPERPARAMETERS)["val_accuracy"].sort_index()
-    rates, dropouts, decays = accuracy.index.levels
-    figure, cells = _panels(rates, "weight decay", "dropout")
-    columns = max(column for _, column in cells)
-    numbers = columns * len(decays) <= 20  # as far as one can read them
-    for rate, (row, column) in zip(rates, cells, strict=False):
-        values = 100 * accuracy[rate].unstack()
-        heat = go.Heatmap(z=values, coloraxis="coloraxis")
-        heat.x = [f"{value:g}" for value in decays]
-        heat.y = [f"{value:g}" for value in dropouts]
-        heat.texttemplate = "%{z:.2f}" if numbers else None
-        figure.add_trace(heat, row=row, col=column)
-    figure.update_xaxes(type="category")
-    figure.update_yaxes(type="category", autorange="reversed")
-    bar = {"title": {"text": "accuracy (%)"}}
-    figure.layout.coloraxis = {"colorscale": "Viridis", "colorbar": bar}
-    figure.layout.coloraxis.showscale = not numbers
-    return style(figure, title, height=260 + 240 * cells[-1][0])
+    for number, (rate, part) in enumerate(table.groupby("learning_rate")):
+        color = look.PALETTE[number % len(look.PALETTE)]
+        points = look.curve(100 * part["gap"], part.index, color, f"{rate:g}")
+        points.mode = "markers"
+        points.marker.symbol = look.SYMBOLS[number % len(look.SYMBOLS)]
+        points.error_x.array = 100 * (part["gap_high"] - part["gap"])
+        points.error_x.update(thickness=1, width=0)
+        points.text = part["setting"]
+        points.hovertemplate = "%{text}: %{x:.2f} points"
+        figure.add_trace(points)
+    figure.layout.legend.title.text = "learning rate"
+    look.name_axes(figure, f"gap in validation {metric} (points)", None)
+    figure.update_yaxes(autorange="reversed", showgrid=False, showticklabels=False)
+    if len(table) <= NAMED_SETTINGS:
+        ticks = {"tickvals": table.index, "ticktext": table["setting"]}
+        figure.update_yaxes(ticks, showticklabels=True, tickfont_size=11)
+    findings, name = [], f"Gap of each setting to the best of {len(table)}"
+    if len(shares) and shares.iloc[0] > 0.5:
+        key = shares.index[0].replace("_", " ")
+        findings.append(f"{key.capitalize()} matters most")
+    if table["gap_low"].notna().all():
+        ties = len(table) - table["worse"].sum()
+        ground = figure.add_hrect(-0.5, ties - 0.5, line_width=0, layer="below")
+        ground.layout.shapes[0].fillcolor = "#EBF0F8"
+        text = "not measurably worse than the best"
+        ground.layout.shapes[0].label = {"text": text, "textposition": "top right"}
+        findings.append(f"{ties} of {len(table)} settings are {text}")
+        name = f"{name}, with the 95% interval of the difference"
+    parts = [f"{key} {share:.0%}" for key, share in shares.items()]
+    parts = ", ".join(parts).replace("_", " ")
+    name = f"{name}<br>Shares of the variation: {parts}"
+    return look.style(figure, name, "; ".join(findings), height=800)
 
 
 # --- Trainings and their models -------------------------------------------------------
 
 
-def history(history: pd.DataFrame, title: str) -> go.Figure:
+def history(
+    history: pd.DataFrame,
+    name: str,
+    *,
+    head_accuracy: float | None = None,
+    loss_floor: float | None = None,
+) -> go.Figure:
     """
     Return the curves of loss and accuracy, training and validation, of one training.
 
@@ -367,26 +347,49 @@ def history(history: pd.DataFrame, title: str) -> go.Figure:
     history : DataFrame
         A row for each `epoch`: `loss`, `accuracy` and, if there is a validation set,
         `val_loss` and `val_accuracy`.
-    title : str
+    name : str
+    head_accuracy : float, optional
+        The validation accuracy of the head alone, drawn as a line.
+    loss_floor : float, optional
+        The lowest loss that label smoothing allows, drawn as a line.
     """
-    figure = make_subplots(1, 2, horizontal_spacing=0.1)
+    figure = make_subplots(1, 2, horizontal_spacing=0.12)
     epochs = history["epoch"]
     for column, metric in enumerate(("loss", "accuracy"), start=1):
-        training = _curve(epochs, history[metric], TRAINING_COLOR, "training")
+        scale = 100 if metric == "accuracy" else 1
+        training = look.curve(epochs, scale * history[metric], look.BLUE, "training")
         training.line.dash = "dash"
-        figure.add_trace(training, row=1, col=column)
+        figure.add_trace(training, 1, column)
         if f"val_{metric}" in history:
-            values = history[f"val_{metric}"]
-            validation = _curve(epochs, values, VALIDATION_COLOR, "validation")
-            figure.add_trace(validation, row=1, col=column)
-        figure.update_yaxes(title=metric, col=column)
+            values = scale * history[f"val_{metric}"]
+            figure.add_trace(
+                look.curve(epochs, values, look.RED, "validation"), 1, column
+            )
     figure.update_traces(showlegend=False, col=2)
+    figure.update_yaxes(title="loss", col=1)
+    figure.update_yaxes(title="accuracy (%)", col=2)
     figure.update_xaxes(title="epoch")
-    _whole_epochs(figure, epochs)
-    return style(figure, title)
+    look.epoch_ticks(figure, epochs)
+    look.legend_below(figure)
+    finding = ""
+    if "val_accuracy" in history:
+        last = history["val_accuracy"].iloc[-1]
+        finding = f"Validation accuracy after epoch {epochs.iloc[-1]}: {last:.1%}"
+        best = history.loc[history["val_accuracy"].idxmax()]
+        if head_accuracy:
+            gain = 100 * (last - head_accuracy)
+            finding = f"{finding}, {gain:+.1f} points against the head alone"
+        elif best["val_accuracy"] > last:
+            top = f"{best['val_accuracy']:.1%} after epoch {best['epoch']:g}"
+            finding = f"{finding} (highest: {top})"
+    if loss_floor:
+        look.level(figure, loss_floor, "lowest possible", col=1)
+    if head_accuracy:
+        look.level(figure, 100 * head_accuracy, "head alone", col=2)
+    return look.style(figure, name, finding)
 
 
-def learning_curve(table: pd.DataFrame, title: str) -> go.Figure:
+def learning_curve(table: pd.DataFrame, name: str = "Learning curve") -> go.Figure:
     """
     Return validation accuracy by number of training photos: mean and range over seeds.
 
@@ -394,151 +397,222 @@ def learning_curve(table: pd.DataFrame, title: str) -> go.Figure:
     ----------
     table : DataFrame
         A row for each training: its number of training `photos`, `seed` and
-        `val_accuracy`.
-    title : str
+        `val_accuracy`. A number with one training is a dot without a range.
+    name : str
     """
-    ends = table.groupby("photos")["val_accuracy"].agg(["min", "mean", "max"])
-    curve = _curve(ends.index, ends["mean"], VALIDATION_COLOR)
+    accuracies = 100 * table.set_index("photos")["val_accuracy"]
+    ends = accuracies.groupby("photos").agg(["min", "mean", "max"])
+    curve = look.curve(ends.index, ends["mean"], look.RED)
     curve.mode = "lines+markers"
     curve.error_y.array = ends["max"] - ends["mean"]
     curve.error_y.arrayminus = ends["mean"] - ends["min"]
+    curve.hovertemplate = "%{x:,} photos: %{y:.1f}%<extra></extra>"
     figure = go.Figure(curve)
-    accuracy = "validation accuracy<br>(mean, range over seeds)"
-    _name_axes(figure, "number of training photos (log scale)", accuracy)
+    look.name_axes(figure, "training photos (log scale)", "validation accuracy (%)")
     figure.update_xaxes(type="log", tickvals=ends.index, tickformat=",d")
-    figure.update_yaxes(tickformat=".1%")
-    return style(figure, title)
+    finding = ""
+    if len(ends) > 1:
+        before, after = ends.index[-2:]
+        gain = ends["mean"][after] - ends["mean"][before]
+        finding = f"From {before:,} to {after:,} photos: {gain:+.1f} points"
+    return look.style(figure, f"{name}: mean and range over seeds", finding)
 
 
 def confusion(
-    labels: pd.Series, predictions: Sequence[str], title: str, *, subtitle: str = ""
+    labels: pd.Series, predictions: Sequence[str], name: str = "Confusion matrix"
 ) -> go.Figure:
     """
-    Return a heat map of true by predicted class, with counts and row percentages.
+    Return true by predicted class, the errors in colour, with counts and row
+    percentages.
+
+    The diagonal holds the recall; shares below 0.5% are left to the mouse. Of many
+    classes, the ten most confused pairs are bars.
 
     Parameters
     ----------
     labels : Series of categories, shape (n,)
     predictions : sequence of str, shape (n,)
         The predicted class of each image.
-    title : str
+    name : str
     """
     names = list(labels.cat.categories)
     counts = confusion_matrix(labels.astype(str), predictions, labels=names)
-    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    classes = _classes(labels)
-    heat = go.Heatmap(x=classes, y=classes, z=shares, zmin=0, zmax=100)
-    heat.text = np.vectorize("{}<br>{:.1f}%".format)(counts, shares)
-    heat.hovertemplate = (
-        "predicted class: %{x}<br>true class: %{y}<br>%{text}<extra></extra>"
+    classes = look.classes(labels)
+    draw = _pairs if len(classes) > MANY_CLASSES else _matrix
+    pair, both = _most_confused(counts, classes)
+    errors = counts.sum() - counts.trace()
+    finding = (
+        f"{both:,} of {errors:,} errors are between {pair}" if errors else "No error"
     )
-    heat.colorscale = "Blues"
+    return look.style(draw(counts, classes), name, finding, height=700)
+
+
+def _matrix(counts, classes):
+    """Return a heat map of the errors of true by predicted class."""
+    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    texts = np.vectorize("{}<br>{:.1f}%".format)(counts, shares)
+    errors = shares - np.diag(shares.diagonal())
+    heat = go.Heatmap(x=classes, y=classes, z=errors, zmin=0, customdata=texts)
+    heat.hovertemplate = (
+        "predicted class: %{x}<br>true class: %{y}<br>%{customdata}<extra></extra>"
+    )
+    heat.colorscale = [[0, "white"], [1, look.RED]]
     heat.colorbar.title.text = "% of the<br>true class"
-    if len(names) <= NUMBERED_CLASSES:
+    if len(classes) <= NUMBERED_CLASSES:
+        heat.text = np.where(shares < 0.5, "", texts)
         heat.texttemplate = "%{text}"
         heat.showscale = False
     figure = go.Figure(heat)
-    _name_axes(figure, "predicted class", "true class")
-    figure.update_xaxes(constrain="domain")
-    figure.update_yaxes(constrain="domain", autorange="reversed", scaleanchor="x")
-    _class_ticks(classes, figure.layout.xaxis, figure.layout.yaxis)
-    return style(figure, title, height=700)
+    look.name_axes(figure, "predicted class", "true class")
+    figure.update_xaxes(constrain="domain", showgrid=False)
+    figure.update_yaxes(constrain="domain", showgrid=False)
+    figure.update_yaxes(autorange="reversed", scaleanchor="x")
+    look.class_ticks(classes, figure.layout.xaxis, figure.layout.yaxis)
+    return figure
 
 
-def calibration(
+def _pairs(counts, classes):
+    """Return bars of the ten most confused pairs of true and predicted class."""
+    errors = counts - np.diag(counts.diagonal())
+    figure = go.Figure()
+    for place in np.argsort(-errors, axis=None, kind="stable")[:10]:
+        true, predicted = np.unravel_index(place, errors.shape)
+        photos = errors[true, predicted]
+        pair = f"{look.short(classes[true])} → {look.short(classes[predicted])}"
+        text = f"{photos:,} of {counts[true].sum():,}"
+        if photos:
+            figure.add_bar(x=[photos], y=[pair], text=text, marker_color=look.RED)
+    figure.update_traces(orientation="h", hoverinfo="skip")
+    figure.layout.showlegend = False
+    figure.update_yaxes(autorange="reversed")
+    look.name_axes(figure, "photos", "true → predicted class")
+    return figure
+
+
+def reliability(
     tables: dict[str, pd.DataFrame],
-    title: str,
-    *,
     confidences: dict[str, Sequence[float]],
+    name: str = "Reliability diagram",
 ) -> go.Figure:
     """
-    Return a reliability diagram above a histogram of confidence.
+    Return a reliability diagram above a histogram of confidence, side by side for each
+    table, as before and after temperature scaling.
 
     Parameters
     ----------
     tables : dict of str to DataFrame
-        Tables of `reliability` by the names that the legend shows; the error bars are
-        their confidence intervals.
-    title : str
+        Tables of `calibration.reliability` by the names of their panels; the error bars
+        are their confidence intervals.
     confidences : dict of str to sequence of float
         The confidence for each photo, by the same names.
+    name : str
     """
+    measure = calibration.expected_calibration_error
+    errors = {key: 100 * measure(table) for key, table in tables.items()}
     figure = make_subplots(
-        2, 1, shared_xaxes=True, row_heights=[0.84, 0.16], vertical_spacing=0.03
+        2,
+        len(tables),
+        shared_xaxes=True,
+        shared_yaxes=True,
+        row_heights=[0.8, 0.2],
+        vertical_spacing=0.04,
+        horizontal_spacing=0.06,
+        subplot_titles=[f"{key}: ECE {error:.1f}%" for key, error in errors.items()],
     )
     lowest = min(table["ci_low"].min() for table in tables.values())
     lowest = min(lowest, *map(np.min, confidences.values()))
-    ends = [np.floor(10 * lowest) / 10, 1]
-    diagonal = _curve(ends, ends, "#999999", "perfect calibration")
-    diagonal.line.dash = "dot"
-    figure.add_trace(diagonal)
-    looks = itertools.cycle(zip(PALETTE, SYMBOLS, strict=False))
-    for (name, table), (color, symbol) in zip(tables.items(), looks, strict=False):
-        points = _bins(table, name)
-        points.marker = {"color": color, "symbol": symbol, "size": 7}
-        figure.add_trace(points)
+    ends = [10 * np.floor(10 * lowest), 100]
+    for column, (key, table) in enumerate(tables.items(), start=1):
+        diagonal = look.curve(ends, ends, "#999999")
+        diagonal.line.dash = "dot"
+        figure.add_trace(diagonal, 1, column)
+        figure.add_trace(_bins(100 * table, table["photos"]), 1, column)
         # Rounding may have put a confidence beyond the ends; each photo is counted.
-        inside = np.clip(confidences[name], *ends)
-        photos, edges = np.histogram(inside, bins=50, range=ends)
-        steps = _curve(edges, [*photos, 0], color)
+        inside = np.clip(100 * np.asarray(confidences[key]), *ends)
+        photos, edges = np.histogram(inside, bins=40, range=ends)
+        steps = look.curve(edges, [*photos, 0], look.BLUE)
         steps.line.shape = "hv"
-        steps.update(hoverinfo="skip", showlegend=False)
-        figure.add_trace(steps, row=2, col=1)
-    shown = [ends[0], 1.02]  # the markers of an accuracy of 1 are shown whole
-    figure.update_xaxes(range=shown, domain=[0.19, 0.81])  # so the diagram is square
-    figure.update_yaxes(range=shown, title="accuracy", row=1)
-    figure.update_yaxes(title="photos", row=2)
-    figure.update_xaxes(title="confidence (probability of the predicted class)", row=2)
-    _legend_below(figure)
-    return style(figure, title, height=800)
+        steps.update(fill="tozeroy", hoverinfo="skip")
+        figure.add_trace(steps, 2, column)
+    shown = [ends[0], 102]  # the markers of an accuracy of 100% are shown whole
+    figure.update_xaxes(range=shown)
+    figure.update_xaxes(title="confidence (%)", row=2)
+    figure.update_yaxes(range=shown, row=1)
+    figure.update_yaxes(title="accuracy (%)", row=1, col=1)
+    figure.update_yaxes(title="photos", row=2, col=1)
+    # Axes that are shared begin and end too early by themselves.
+    most = max(np.max(steps.y) for steps in figure.select_traces(row=2))
+    figure.update_yaxes(range=[0, 1.05 * most], row=2)
+    figure.layout.showlegend = False
+    finding = ""
+    in_order = list(errors.values())
+    before, after = in_order[0], in_order[-1]
+    if after < before:
+        change = f"from {before:.1f}% to {after:.1f}%"
+        finding = f"Temperature scaling lowers the calibration error {change}"
+    return look.style(figure, name, finding, height=600)
 
 
-def _bins(table, name):
-    """Return the points of a table of `reliability`, with their intervals."""
-    points = go.Scatter(x=table["confidence"], y=table["accuracy"], name=name)
+def _bins(table, photos):
+    """
+    Return the points of a table of `reliability`, in percent, with their intervals.
+    """
+    points = look.curve(table["confidence"], table["accuracy"], look.BLUE)
     points.mode = "markers"
     points.error_y.array = table["ci_high"] - table["accuracy"]
     points.error_y.arrayminus = table["accuracy"] - table["ci_low"]
     points.error_y.thickness = 1
-    points.customdata = table["photos"]
-    points.hovertemplate = (
-        "confidence %{x:.3f}, accuracy %{y:.3f}, %{customdata} photos"
-    )
+    points.customdata = photos
+    pointed = "confidence %{x:.1f}%, accuracy %{y:.1f}%, %{customdata} photos"
+    points.hovertemplate = f"{pointed}<extra></extra>"
     return points
 
 
 def coverage(
-    table: pd.DataFrame, title: str, *, answered: float, subtitle: str = ""
+    table: pd.DataFrame,
+    answered: float,
+    *,
+    target: float = 0.98,
+    name: str = "Accuracy-coverage curve",
 ) -> go.Figure:
     """
-    Return the accuracy-coverage curve of a table of `coverage_curve`.
+    Return the accuracy-coverage curve with its 95% interval.
+
+    It begins where it rests on more than single photos.
 
     Parameters
     ----------
     table : DataFrame
-        `coverage` and selective `accuracy`.
-    title : str
+        That of `calibration.coverage_curve`.
     answered : float
         The coverage at the abstention threshold, which is marked.
+    target : float
+        The selective accuracy that the threshold was chosen for.
+    name : str
     """
-    line = _curve(table["coverage"], table["accuracy"], TRAINING_COLOR)
-    line.hovertemplate = "coverage %{x:.1%}, accuracy %{y:.2%}<extra></extra>"
-    figure = go.Figure(line)
+    last = len(table) - 1
+    first = min(max(20, len(table) // 10) - 1, last)
+    rows = np.linspace(first, last, 400).astype(int)  # more make no other picture
+    drawn = 100 * table.iloc[np.unique(rows)]
+    x = drawn["coverage"]
+    line = look.curve(x, drawn["accuracy"], look.BLUE)
+    line.hovertemplate = "coverage %{x:.1f}%: %{y:.1f}% correct<extra></extra>"
+    edge = pd.concat([drawn["ci_low"], drawn["ci_high"][::-1]])
+    band = go.Scatter(x=pd.concat([x, x[::-1]]), y=edge, mode="lines", fill="toself")
+    band.update(line_width=0, fillcolor="rgba(0, 114, 178, 0.15)", hoverinfo="skip")
+    figure = go.Figure([band, line])
+    figure.layout.showlegend = False
+    look.level(figure, 100 * target, f"target: {target:.0%}")
+    finding = "The model always abstains"
     if answered:
-        accuracy = np.interp(answered, table["coverage"], table["accuracy"])
-        mark = {"x": answered, "y": accuracy, "ax": -70, "ay": 60, "arrowhead": 6}
-        text = f"coverage {answered:.1%},<br>selective accuracy {accuracy:.2%}"
-    else:
-        mark = {"x": 0.5, "y": 0.05, "showarrow": False, "yref": "paper"}
-        text = "the model always abstains (coverage 0%)"
-    figure.add_annotation(mark, text=f"threshold: {text}")
-    _name_axes(figure, "coverage", "selective accuracy")
-    figure.update_xaxes(tickformat=".0%")
-    figure.update_yaxes(tickformat=".1%")
-    # If all are correct, the axis ends at 100%, too.
-    low = min(table["accuracy"].min(), 0.98)
-    figure.update_yaxes(range=[1.05 * low - 0.05, 1.05 - 0.05 * low])
-    return style(figure, title)
+        y = 100 * np.interp(answered, table["coverage"], table["accuracy"])
+        text = f"threshold: coverage {answered:.1%},<br>selective accuracy {y:.1f}%"
+        mark = {"x": 100 * answered, "y": y, "ax": -70, "ay": 60, "arrowhead": 6}
+        figure.add_annotation(mark, text=text)
+        finding = f"The model answers {answered:.1%} of the photos, {y:.1f}% of them"
+        finding = f"{finding} correctly (target: {target:.0%})"
+    look.name_axes(figure, "coverage (%)", "selective accuracy (%)")
+    return look.style(figure, f"{name} with 95% intervals", finding)
 
 
 # --- Shown and saved ------------------------------------------------------------------

@@ -6,7 +6,9 @@ and trains nothing.
 """
 
 import contextlib
+import dataclasses
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,16 +29,16 @@ RESULTS = (
     "plotly_plots",
     "results",
 )
-# What a hash says nothing about to a person.
-_PHOTOS = "other photos, labels or splits (PHOTOS, CORRECTIONS or their content)"
-_HASHES = {
-    "photos": _PHOTOS,
-    "corrections": _PHOTOS,
-    "weights": "other weights (the content of the file WEIGHTS)",
+# What is known by a hash, which says nothing to a person.
+_HASHED = {
+    "photos": "other photos, labels or splits",
+    "corrections": "other CORRECTIONS (the content of the file)",
+    "weights": "other WEIGHTS (the content of the file)",
 }
 COMMITTED = settings.PROJECT  # the folder of the committed results
 
 
+@dataclasses.dataclass
 class Output:
     """
     The folder of a run's results, which says in `settings.json` what they are made
@@ -45,12 +47,18 @@ class Output:
     Attributes
     ----------
     folder : Path
-    classes : list of str
+    made : dict
+        Settings, classes, hashes and versions.
+    namespace : dict
+        The notebook's `globals()`.
+    paths : Series of str
+        The photos' names in the data set.
     """
 
-    def __init__(self, folder: Path, made: dict, namespace: dict, paths: pd.Series):
-        self.folder, self.classes = folder, made["classes"]
-        self._made, self._namespace, self._paths = made, namespace, paths
+    folder: Path
+    made: dict
+    namespace: dict
+    paths: pd.Series
 
     def file(self, name: str) -> Path:
         """
@@ -62,9 +70,9 @@ class Output:
             A setting has changed since the folder was chosen, or another run has taken
             the folder: what would be written there is not what the folder says.
         """
-        now = self._made | {"settings": _deciding(settings.pick(self._namespace))}
-        _refuse_others(self.folder, self._made, now)
-        _refuse_others(self.folder, _read(self.folder / "settings.json"), self._made)
+        now = self.made | _deciding(self.namespace)
+        _refuse_others(self.folder, self.made, now)
+        _refuse_others(self.folder, _read(self.folder / "settings.json"), self.made)
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -101,10 +109,10 @@ class Output:
             table = pd.concat(tables, ignore_index=True)
             self.write(table, name)
             return table
-        path = self._of_run_or_committed(Path("results", name))
+        path = self._of_run_or_committed(f"results/{name}")
         table = files.read_csv(path)
         # A run may be of a part of the committed photos, but not of none of them.
-        if "path" in table and not table["path"].isin(self._paths).any():
+        if "path" in table and not table["path"].isin(self.paths).any():
             what = f"{path} is of photos in other folders, as {table['path'][0]!r}"
             raise ValueError(f"{what}; set PHOTOS to them, or choose another OUTPUT")
         return table
@@ -113,20 +121,16 @@ class Output:
         """
         Return the path of this run's model or, with a message, of the committed one.
         """
-        return self._of_run_or_committed(Path("classifier.keras"))
+        return self._of_run_or_committed("classifier.keras")
 
     def _of_run_or_committed(self, name):
         if (self.folder / name).exists():
             return self.folder / name
-        if _read(COMMITTED / "settings.json")["classes"] != self.classes:
-            raise ValueError(
-                f"{name.name} is missing in {self.folder}: run all cells again"
-            )
-        print(
-            f"{name.name} was not computed in this run; showing the committed results."
-        )
-        path, here = COMMITTED / name, Path.cwd()
-        return path.relative_to(here) if path.is_relative_to(here) else path
+        if _read(COMMITTED / "settings.json")["classes"] != self.made["classes"]:
+            what = f"{name} is missing in {self.folder}"
+            raise ValueError(f"{what}: run all cells again")
+        print(f"{name} was not computed in this run; showing the committed results.")
+        return Path(os.path.relpath(COMMITTED / name))
 
 
 def output_folder(namespace: dict, images: pd.DataFrame) -> Output:
@@ -152,16 +156,18 @@ def output_folder(namespace: dict, images: pd.DataFrame) -> Output:
     OSError
         The folder cannot be created.
     """
-    chosen = settings.pick(namespace)
+    deciding = _deciding(namespace)
+    labelled = images[images["label"].notna()]
     made = {
-        "settings": _deciding(chosen),
+        **deciding,
         "classes": list(images["label"].cat.categories),
-        **settings.hash_files(chosen),
-        "photos": _photos(images),
+        **settings.hash_files(namespace),
+        # Where they lie makes no difference.
+        "photos": files.fingerprint(labelled[["label", "split", "digest"]]),
         "versions": scenes.VERSIONS,
     }
     settings.compare(namespace, made, ("classes", "photos"))
-    folder = Path(chosen["OUTPUT"] or Path("runs", _name(made)))
+    folder = Path(namespace["OUTPUT"] or Path("runs", _name(made)))
     _recorded(folder)  # raises before anything is written beside others' files
     path = folder / "settings.json"
     with files.locked(path):
@@ -174,33 +180,22 @@ def output_folder(namespace: dict, images: pd.DataFrame) -> Output:
     return Output(folder, made, namespace, images["path"])
 
 
-def _deciding(chosen):
-    """Return the settings that decide about results."""
+def _deciding(namespace):
+    """Return the settings that decide about results; in `namespace`, all are plain."""
+    chosen = settings.pick(namespace)
     return {name: chosen[name] for name in chosen if name not in OF_NO_RESULT}
-
-
-def _photos(images):
-    """
-    Return the fingerprint of the labelled photos: where they lie makes no difference.
-    """
-    labelled = images[images["label"].notna()]
-    return files.fingerprint(labelled[["label", "split", "digest"]])
 
 
 def _name(made):
     """Return the name of a folder: what differs from the committed results, if few."""
     committed = _read(COMMITTED / "settings.json")
     words = []
-    for name, value in made["settings"].items():
-        changed = value != committed["settings"].get(name)
-        if changed and not isinstance(value, (list, str)):
-            words.append(f"{name.lower()}-{value}")
-    words = words[:4]
-    for name in ("corrections", "photos", "versions"):
-        if made.get(name) != committed.get(name):
-            words.append(name)
-    if made == committed:
-        words = ["unchanged"]
+    for name, value in made.items():
+        if value == committed.get(name):
+            continue
+        is_short = isinstance(value, int | float | None)
+        words.append(f"{name.lower()}-{value}" if is_short else name.lower())
+    words = words[:4] or ["unchanged"]
     return "-".join([*words, files.fingerprint(made)[:8]])
 
 
@@ -209,21 +204,20 @@ def _recorded(folder):
     Return the configuration of the results in a folder; None if it holds no results.
     """
     path = folder / "settings.json"
-    made = _read(path) if path.exists() else None
     results = [path.name for name in RESULTS for path in folder.glob(name)]
-    if results and not made:
-        what = (
-            f"{folder} holds {results[0]}, but no settings.json "
-            f"that says how it was computed"
-        )
-        raise ValueError(f"{what}; choose another OUTPUT")
-    return made if results else None
+    if path.exists():
+        made = _read(path)
+        return made if results else None
+    if results:
+        what = f"{folder} holds {results[0]}, but no settings.json that says how it was"
+        raise ValueError(f"{what} computed; choose another OUTPUT")
+    return None
 
 
 def _write(made, path):
     """Write a configuration so that papermill's -f repeats the run."""
-    recorded = made.copy()
-    flat = recorded.pop("settings") | {"recorded": recorded}
+    flat = {name: value for name, value in made.items() if name.isupper()}
+    flat["recorded"] = {name: made[name] for name in made if name not in flat}
     text = json.dumps(flat, indent=1, ensure_ascii=False)
     # YAML, and so papermill, takes 1e-05 for text and 1.0e-05 for a number.
     text = re.sub(r'(?m)^ *("\w+": )?\d(?=e[-+]\d+,?$)', r"\g<0>.0", text)
@@ -232,26 +226,24 @@ def _write(made, path):
 
 
 def _read(path):
-    """Return the configuration that a settings.json records, of an earlier form too."""
-    kinds = {"settings": dict, "classes": list, "photos": str}
+    """Return what a settings.json records: settings and facts in one dict."""
     with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
         made = json.loads(path.read_text(encoding="utf-8"))
-        if "settings" not in made:
-            recorded = made.pop("recorded")
-            made = {"settings": made, **recorded}
-        if all(isinstance(made[name], kind) for name, kind in kinds.items()):
+        # The facts are below `recorded`; in an earlier form, the settings were below.
+        made.update(made.pop("recorded", None) or made.pop("settings"))
+        if made.keys() >= {"EPOCHS", "classes", "photos"}:
             return made
     raise ValueError(f"{path} records no configuration of a run; choose another OUTPUT")
 
 
 def _refuse_others(folder, there, made):
     """Raise an error that names the first difference of two configurations."""
-    was, now = there["settings"] | there, made["settings"] | made
-    for name in now | was:
-        if was.get(name) == now.get(name):
+    for name in made | there:
+        was, now = there.get(name), made.get(name)
+        if was == now:
             continue
-        what = _HASHES.get(
-            name, f"{name} = {was.get(name)!r}; it is {now.get(name)!r} now"
+        what = _HASHED.get(name, f"{name} = {was!r}; it is {now!r} now")
+        raise ValueError(
+            f"the results in {folder} were computed with {what}. "
+            "Set it back, or choose another OUTPUT and run all cells again"
         )
-        advice = "Set it back, or choose another OUTPUT and run all cells again"
-        raise ValueError(f"the results in {folder} were computed with {what}. {advice}")

@@ -9,7 +9,6 @@ vanishes or is damaged is missing. Knows nothing of what the arrays mean.
 import contextlib
 import errno
 import math
-import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,8 +17,10 @@ import numpy as np
 
 from scenes import files
 
-_MARK = b"scenes_store.npy"  # the first array of each file: ours by form, not by name
+_FIRST = "scenes_store"  # the first array of each file: ours by form, not by name
+_MARK = _FIRST.encode()
 _MAPPED = b"NUMPY"  # the first bytes of a file of one array
+_HEX = "[0-9a-f]" * 16  # a fingerprint in the name of a file
 Arrays = dict[str, np.ndarray]
 
 
@@ -37,7 +38,7 @@ class Store:
         self.folder = Path(folder)
 
     def get(
-        self, kind: str, fingerprint: str, schema: dict[str, tuple], part: str = ""
+        self, kind: str, fingerprint: str, schema: files.Schema, part: str = ""
     ) -> Arrays | None:
         """
         Return the arrays of an entry, or None if it is missing.
@@ -58,15 +59,14 @@ class Store:
         A line says if a file is damaged, and it is computed again.
         """
         path = self._path(kind, fingerprint, part)
-        if not self._is_ours(path):
-            return None
         try:
-            return files.read_arrays(path, schema)
+            if files.begins_with(path, _MARK):
+                return files.read_arrays(path, schema)
         except FileNotFoundError:  # another run has dropped it
             return None
         except ValueError as error:
             print(f"This is computed again: {error}")
-            return None
+        return None
 
     def put(self, kind: str, fingerprint: str, arrays: Arrays, part: str = "") -> None:
         """
@@ -78,9 +78,7 @@ class Store:
         path = self._path(kind, fingerprint, part)
         if _is_taken(path, _MARK):
             return
-        marked = {_MARK.decode().removesuffix(".npy"): np.array(kind)}
-        marked.update(arrays)
-        files.write_arrays(path, marked)
+        files.write_arrays(path, {_FIRST: np.array(kind), **arrays})
 
     def map(self, kind: str, fingerprint: str) -> np.ndarray | None:
         """
@@ -124,11 +122,8 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         size = np.dtype(dtype).itemsize * math.prod(shape)
         if size > shutil.disk_usage(self.folder).free:
-            raise OSError(
-                errno.ENOSPC,
-                f"{self.folder} has no room for {kind} of {size / 2**20:,.0f} MB: make "
-                "room, or choose another cache",
-            )
+            what = f"{self.folder} has no room for {kind} of {size / 2**20:,.0f} MB"
+            raise OSError(errno.ENOSPC, f"{what}: make room, or choose another cache")
         for path in self._mapped(kind):
             path.unlink(missing_ok=True)
         header = {"descr": dtype, "fortran_order": False, "shape": shape}
@@ -138,8 +133,8 @@ class Store:
                 np.lib.format.write_array_header_1_0(file, header)
                 for block in blocks:
                     file.write(np.ascontiguousarray(block, dtype))
-            name = f"{kind}-{fingerprint}-{files.file_digest(beside)}.npy"
-            path = self.folder / name
+            content = files.file_digest(beside)
+            path = self.folder / f"{kind}-{fingerprint}-{content}.npy"
             if _is_taken(path, _MAPPED):
                 return np.load(beside)
             files.move(beside, path)
@@ -164,19 +159,14 @@ class Store:
 
         One that a run has locked stays.
         """
-        name = re.compile(rf"{kind}-([0-9a-f]{{16}})\.npz")
         ages = {}
-        for path in self.folder.glob(f"{kind}-*.npz"):
-            found = name.fullmatch(path.name)
-            if found:
-                with contextlib.suppress(FileNotFoundError):  # another run drops it
-                    ages[found[1]] = path.stat().st_mtime_ns
-        oldest_first = sorted(ages, key=ages.get)
-        for fingerprint in oldest_first[: max(0, len(ages) - keep)]:
-            path = self._path(kind, fingerprint)
-            if files.is_locked(path):
-                continue
-            self._delete(path)
+        for path in self.folder.glob(f"{kind}-{_HEX}.npz"):
+            with contextlib.suppress(FileNotFoundError):  # another run drops it
+                ages[path] = path.stat().st_mtime_ns
+        newest_first = sorted(ages, key=ages.get, reverse=True)
+        for path in newest_first[keep:]:
+            if not files.is_locked(path):
+                self._delete(path)
 
     def lock(self, kind: str, fingerprint: str) -> contextlib.AbstractContextManager:
         """Return a context in which no other run writes this entry."""
@@ -186,17 +176,13 @@ class Store:
         name = f"{kind}-{fingerprint}-{part}" if part else f"{kind}-{fingerprint}"
         return self.folder / f"{name}.npz"
 
-    def _mapped(self, kind, fingerprint="[0-9a-f]" * 16):
+    def _mapped(self, kind, fingerprint=_HEX):
         """Return the files of `put_blocks`."""
-        content = "[0-9a-f]" * 16
-        found = self.folder.glob(f"{kind}-{fingerprint}-{content}.npy")
+        found = self.folder.glob(f"{kind}-{fingerprint}-{_HEX}.npy")
         return [path for path in found if files.begins_with(path, _MAPPED)]
 
-    def _is_ours(self, path):
-        return files.begins_with(path, _MARK)
-
     def _delete(self, path):
-        if self._is_ours(path):
+        if files.begins_with(path, _MARK):
             path.unlink(missing_ok=True)
 
 
@@ -211,7 +197,5 @@ def _is_taken(path, mark):
 def _load(path):
     try:
         return np.load(path, mmap_mode="r")
-    except OSError as error:
-        if error.errno != errno.ENODEV:  # of a drive that cannot map memory
-            raise
+    except OSError:  # as of a drive that cannot map memory
         return np.load(path)

@@ -4,7 +4,7 @@ say.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +16,18 @@ from scenes import evaluation, features, files, settings
 ROOT = Path(__file__).parents[1]
 
 
-def main(numbers: Callable[[], list[str]], **commands: Callable) -> None:
+def main(numbers: Callable[[], Iterable[str]], **commands: Callable) -> None:
     """Print the numbers of a page or, if the command line names a command, run that."""
-    name, *arguments = sys.argv[1:] or [None]
-    if name and name not in commands:
+    if len(sys.argv) == 1:
+        print(*numbers(), sep="\n")
+        return
+    name, *arguments = sys.argv[1:]
+    if name not in commands:
         sys.exit(
             f"{name} is no command of this study; it must be "
             f"one of {', '.join(commands)}"
         )
-    commands[name](*arguments) if name else print(*numbers(), sep="\n")
+    commands[name](*arguments)
 
 
 def read(name: str) -> pd.DataFrame:
@@ -47,9 +50,13 @@ def load_images() -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     return images, X[images.index], images["label"].cat.codes.to_numpy()
 
 
-def best_setting(seed: int = 0) -> settings.HeadOptions:
-    """Return the options that the committed grid search has chosen for a head."""
-    best = evaluation.best_hyperparameters(files.read_csv(ROOT / "grid_search.csv"))
+def best_setting(
+    seed: int = 0, results: pd.DataFrame | None = None
+) -> settings.HeadOptions:
+    """Return the options of a head, chosen by a grid search: by the committed one."""
+    if results is None:
+        results = files.read_csv(ROOT / "grid_search.csv")
+    best = evaluation.best_hyperparameters(results)
     return settings.HeadOptions(
         learning_rate=best["learning_rate"],
         dropout=best["dropout"],

@@ -6,7 +6,7 @@ the plots; with `run`, it searches, and writes `results/grid_search_large.csv` (
 minutes on two cores; an interrupted search resumes).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 import plotly.express as px
@@ -17,13 +17,15 @@ import scenes
 from scenes import evaluation, files, grid_search, plots, settings
 from studies import common
 
-GRID = {
-    "learning_rates": [0.00001, 0.00003, 0.0001, 0.0003, 0.0005, 0.001, 0.003, 0.01],
-    "dropouts": [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7],
-    "weight_decays": [0.0, 0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01],
-}
-FOLDS = 5
-EPOCHS = [10, 25, 50, 100]  # that are kept of each setting; it trains for the last
+GRID = settings.GridOptions(
+    learning_rates=[0.00001, 0.00003, 0.0001, 0.0003, 0.0005, 0.001, 0.003, 0.01],
+    dropouts=[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7],
+    weight_decays=[0.0, 0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01],
+    epochs=100,
+    folds=5,
+)
+LISTS = (GRID.learning_rates, GRID.dropouts, GRID.weight_decays)
+EPOCHS = [10, 25, 50, 100]  # that are kept of each setting
 
 
 def run() -> None:
@@ -34,17 +36,10 @@ def run() -> None:
     training = (images["split"] != "test").to_numpy()
     folder = common.ROOT / "runs" / "large_search"
     folder.mkdir(parents=True, exist_ok=True)
-    options = settings.GridOptions(
-        learning_rates=GRID["learning_rates"],
-        dropouts=GRID["dropouts"],
-        weight_decays=GRID["weight_decays"],
-        epochs=EPOCHS[-1],
-        folds=FOLDS,
-    )
     results = grid_search.grid_search(
         X[training],
         y[training],
-        options,
+        GRID,
         groups=images["digest"][training],
         cache=folder,
         csv=folder / "search.csv",
@@ -62,101 +57,90 @@ def keep_epochs(results: pd.DataFrame, epochs: Sequence[int]) -> pd.DataFrame:
     table = evaluation.rank_epochs(results)
     best = table.drop_duplicates(scenes.HYPERPARAMETERS).assign(kept="best")
     some = table[table["epoch"].isin(epochs)]
-    kept = pd.concat([some.assign(kept=some["epoch"].astype(str)), best])
-    first = [*scenes.HYPERPARAMETERS, "kept"]
-    kept = kept.sort_values(
-        [*scenes.HYPERPARAMETERS, "epoch", "kept"], ignore_index=True
-    )
-    return kept[[*first, *kept.columns.drop(first)]]
+    some = some.assign(kept=some["epoch"].astype(str))
+    order = [*scenes.HYPERPARAMETERS, "epoch", "kept"]
+    kept = pd.concat([some, best]).sort_values(order, ignore_index=True)
+    kept.insert(len(scenes.HYPERPARAMETERS), "kept", kept.pop("kept"))
+    return kept
 
 
 def best_of(table: pd.DataFrame, x: str, y: str) -> go.Figure:
     """Return a heat map of the highest validation accuracy for each pair of values."""
-    cells = 100 * table.pivot_table(
-        index=y, columns=x, values="val_accuracy", aggfunc="max"
-    )
+    cells = 100 * table.groupby([y, x])["val_accuracy"].max().unstack()
     low = cells.stack().quantile(0.25)  # else the worst leave one colour for all others
-    names = {
-        "x": x.replace("_", " "),
-        "y": y.replace("_", " "),
-        "color": "accuracy (%)",
-    }
-    title = (
-        f"Highest validation accuracy (%)<br><sup>the colours begin at {low:.2f}%</sup>"
+    names = {"x": x.replace("_", " "), "y": y.replace("_", " ")}
+    names["color"] = "accuracy (%)"
+    title = "Highest validation accuracy (%)"
+    figure = px.imshow(
+        cells.rename(columns="{:g}".format, index="{:g}".format),
+        labels=names,
+        title=f"{title}<br><sup>the colours begin at {low:.2f}%</sup>",
+        zmin=low,
+        color_continuous_scale="Viridis",
+        origin="lower",
+        aspect="auto",
+        template="plotly_white",
+        text_auto=".2f",
+        width=850,
+        height=500,
     )
-    cells = cells.rename(columns="{:g}".format, index="{:g}".format)
-    look = {
-        "zmin": low,
-        "color_continuous_scale": "Viridis",
-        "origin": "lower",
-        "aspect": "auto",
-    }
-    look |= {
-        "template": "plotly_white",
-        "text_auto": ".2f",
-        "width": 850,
-        "height": 500,
-    }
-    figure = px.imshow(cells, labels=names, title=title, **look)
     return figure.update_coloraxes(showscale=False)
 
 
 def figures() -> dict[str, go.Figure]:
     """Return the plots of the page by the names of their files."""
     table = common.read("grid_search_large")
-    best = table["kept"] == "best"
+    is_best = table["kept"] == "best"
+    by_epoch = best_of(table[~is_best], "epoch", "learning_rate")
+    by_regularization = best_of(table[is_best], "weight_decay", "dropout")
     return {
-        "grid_search_large_epochs": best_of(table[~best], "epoch", "learning_rate"),
-        "grid_search_large_regularization": best_of(
-            table[best], "weight_decay", "dropout"
-        ),
+        "grid_search_large_epochs": by_epoch,
+        "grid_search_large_regularization": by_regularization,
     }
 
 
-def numbers() -> list[str]:
-    """Return each row and phrase of the page that holds a number."""
-    table, small = (
-        common.read("grid_search_large"),
-        files.read_csv(common.ROOT / "grid_search.csv"),
+def numbers() -> Iterator[str]:
+    """Yield each row and phrase of the page that holds a number."""
+    table = common.read("grid_search_large")
+    best = table[table["kept"] == "best"]
+    best = best.sort_values(["val_accuracy", "val_loss"], ascending=[False, True])
+    sizes = " x ".join(str(len(values)) for values in LISTS)
+    yield f"{len(best)} settings ({sizes}), each trained for {GRID.epochs} epochs"
+    some = table[table["kept"] != "best"]
+    of_rate = some.groupby(["epoch", "learning_rate"])["val_accuracy"].max().unstack()
+    rates = of_rate.idxmax(axis=1)
+    yield ", ".join(f"{rates[epoch]:g} after {epoch} epochs" for epoch in EPOCHS)
+    after_25 = 100 * of_rate.loc[25]
+    small, large = 0.0003, 0.0005
+    yield (
+        f"{after_25[small]:.2f}% with {small:g} and {after_25[large]:.2f}% with "
+        f"{large:g}"
     )
-    some, best = table[table["kept"] != "best"], table[table["kept"] == "best"]
-    rates = some.loc[some.groupby("epoch")["val_accuracy"].idxmax()].set_index("epoch")
-    top = best.loc[
-        best.sort_values(["val_accuracy", "val_loss"], ascending=[False, True]).index[0]
-    ]
-    others = best.drop(top.name)
-    median = 100 * others[["gap", "gap_sem"]].median()
-    margin = stats.t.ppf(0.975, FOLDS - 1)  # of 95%, in standard errors
-    after_25 = (
-        100 * some[some["epoch"] == 25].groupby("learning_rate")["val_accuracy"].max()
+    top, others = best.iloc[0], best.iloc[1:]
+    yield common.row("best accuracy", f"{top['val_accuracy']:.2%}")
+    gap, error = 100 * others["gap"].median(), 100 * others["gap_sem"].median()
+    yield common.row("median gap to it", f"{gap:.2f} points")
+    yield common.row("median standard error of the gap", f"{error:.2f} points")
+    freedom = GRID.folds - 1
+    margin = stats.t.ppf(0.975, freedom)  # of 95%, in standard errors
+    is_near = others["gap"] <= margin * others["gap_sem"]
+    yield common.row(f"not measurably worse, of {len(others)} others", is_near.sum())
+    yield (
+        f"less than {margin:.2f} standard errors: those of {GRID.folds} folds have "
+        f"{freedom} degrees of freedom, for which this is a 95% interval"
     )
-    sizes = " x ".join(str(len(values)) for values in GRID.values())
-    n_small = len(small) // small["fold"].nunique()
-    return [
-        f"{len(best)} settings ({sizes}), each trained for {EPOCHS[-1]} epochs",
-        ", ".join(f"{rates['learning_rate'][n]:g} after {n} epochs" for n in EPOCHS),
-        " and ".join(
-            f"{after_25[rate]:.2f}% with {rate:g}" for rate in (0.0003, 0.0005)
-        ),
-        common.row("best accuracy", f"{top['val_accuracy']:.2%}"),
-        common.row("median gap to it", f"{median['gap']:.2f} points"),
-        common.row(
-            "median standard error of the gap", f"{median['gap_sem']:.2f} points"
-        ),
-        common.row(
-            f"not measurably worse, of {len(others)} others",
-            (others["gap"] <= margin * others["gap_sem"]).sum(),
-        ),
-        f"less than {margin:.2f} standard errors: those of {FOLDS} folds have "
-        f"{FOLDS - 1} degrees of freedom, for which this is a 95% interval",
-        f"two are one of {2 * stats.t.cdf(2, FOLDS - 1) - 1:.0%}",
-        f"{top['learning_rate']:g}, {top['dropout']:g} and "
-        f"{top['weight_decay']:g} at epoch",
-        f"{top['epoch']}. It is the highest of {len(best) * EPOCHS[-1]:,} figures",
-        f"{evaluation.best_hyperparameters(small)['val_accuracy']:.2%} "
-        f"is that of {n_small}",
-        f"there it shrinks to {evaluation.accuracy_by_other_folds(small):.2%}",
-    ]
+    yield f"two are one of {2 * stats.t.cdf(2, freedom) - 1:.0%}"
+    yield (
+        f"{top['learning_rate']:g}, {top['dropout']:g} and {top['weight_decay']:g} "
+        "at epoch"
+    )
+    yield f"{top['epoch']}. It is the highest of {len(best) * GRID.epochs:,} figures"
+    results = files.read_csv(common.ROOT / "grid_search.csv")
+    accuracy = evaluation.best_hyperparameters(results)["val_accuracy"]
+    n_figures = len(results) // results["fold"].nunique()
+    yield f"{accuracy:.2%} is that of {n_figures}"
+    by_others = evaluation.accuracy_by_other_folds(results)
+    yield f"there it shrinks to {by_others:.2%}"
 
 
 def draw() -> None:

@@ -10,7 +10,7 @@ data set).
 import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +28,7 @@ def run_exported(file: str | Path, paths: Sequence[str | Path]) -> np.ndarray:
     Return the probabilities (n, classes) that an exported model gives, as an app gets
     them.
     """
-    with warnings.catch_warnings(
-        action="ignore"
-    ):  # the successor is a package of its own
+    with warnings.catch_warnings(action="ignore"):  # its successor is another package
         interpreter = tf.lite.Interpreter(str(file), num_threads=os.cpu_count())
     interpreter.allocate_tensors()
     photo = interpreter.get_input_details()[0]["index"]
@@ -45,11 +43,10 @@ def run_exported(file: str | Path, paths: Sequence[str | Path]) -> np.ndarray:
 
 def measure(folder: str) -> None:
     """Write size, accuracy and agreement with the Keras model of each exported file."""
-    images = features.load_bundled_features()[0].query("split == 'test'")
-    paths, y = (
-        [Path(folder, path) for path in images["path"]],
-        images["label"].cat.codes,
-    )
+    images, _ = features.load_bundled_features()
+    images = images[images["split"] == "test"]
+    paths = [Path(folder, path) for path in images["path"]]
+    y = images["label"].cat.codes
     file = common.ROOT / "classifier.keras"
     model = classifier.load_classifier(file)
     by_keras = classifier.predict(model, paths)["label"].cat.codes.to_numpy()
@@ -65,19 +62,14 @@ def measure(folder: str) -> None:
     common.write(pd.DataFrame(rows, columns=columns), "exported")
 
 
-def numbers() -> list[str]:
-    """Return each row and phrase of the page that holds a number."""
-    table = common.read("exported").set_index("model")
+def numbers() -> Iterator[str]:
+    """Yield each row and phrase of the page that holds a number."""
     n = len(common.read("test_predictions"))
-    correct = table["accuracy"].map(lambda share: np.arange(n) < round(share * n))
-    sizes = (table["bytes"] / 1e6).map("{:.1f}".format)
-    cells = (
-        table.index,
-        sizes,
-        correct.map(calibration.percent),
-        table["agreement"].map("{:.1%}".format),
-    )
-    return [*map(common.row, *cells), f"on the {n:,} test photos"]
+    for row in common.read("exported").itertuples():
+        accuracy = calibration.percent(np.arange(n) < round(row.accuracy * n))
+        size = f"{row.bytes / 1e6:.1f}"
+        yield common.row(row.model, size, accuracy, f"{row.agreement:.1%}")
+    yield f"on the {n:,} test photos"
 
 
 if __name__ == "__main__":

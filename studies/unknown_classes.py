@@ -8,6 +8,7 @@ trains heads that never saw one of the classes, and writes
 photos of each folder to the shipped model, and writes `results/unknown_photos.csv`.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,24 +32,26 @@ def without(name: str, images: pd.DataFrame, X: np.ndarray) -> dict:
     Return what a head that never saw a class answers on the test photos, by class.
     """
     y = images["label"].cat.remove_categories(name).cat.codes.to_numpy()
-    train, val, test = (
-        (images["split"] == s).to_numpy() for s in ("train", "validation", "test")
-    )
-    train, val, unknown = train & (y >= 0), val & (y >= 0), y[test] < 0
+    split = images["split"].to_numpy(dtype=str)
+    train = (split == "train") & (y >= 0)
+    validation = (split == "validation") & (y >= 0)
     head, _ = heads.train_head(X[train], y[train], common.best_setting())
-    probabilities = head(X[val]).numpy()
-    temperature = calibration.fit_temperature(probabilities, y[val])
-    probabilities = calibration.apply_temperature(probabilities, temperature)
-    threshold = calibration.fit_threshold(probabilities, y[val])
-    probabilities = calibration.apply_temperature(head(X[test]).numpy(), temperature)
+    held_out = head(X[validation]).numpy()
+    temperature = calibration.fit_temperature(held_out, y[validation])
+    held_out = calibration.apply_temperature(held_out, temperature)
+    threshold = calibration.fit_threshold(held_out, y[validation])
+    X_test, y_test = X[split == "test"], y[split == "test"]
+    probabilities = calibration.apply_temperature(head(X_test).numpy(), temperature)
     answered = probabilities.max(axis=1) >= threshold
+    correct = probabilities.argmax(axis=1) == y_test
+    unknown = y_test < 0
     return {
         "left_out": name,
         "temperature": temperature,
         "threshold": threshold,
         "photos": (~unknown).sum(),
         "answered": (answered & ~unknown).sum(),
-        "right": (answered & (probabilities.argmax(axis=1) == y[test])).sum(),
+        "right": (answered & correct).sum(),
         "left_out_photos": unknown.sum(),
         "left_out_answered": (answered & unknown).sum(),
     }
@@ -58,13 +61,17 @@ def photos(*folders: str) -> None:
     """
     Show photos of other subjects to the shipped model, and write how many it answers.
     """
-    model, rows = classifier.load_classifier(common.ROOT / "classifier.keras"), []
+    model = classifier.load_classifier(common.ROOT / "classifier.keras")
+    rows = []
     for folder in folders:
         table = classifier.predict(model, folder)
-        counts = table["label"][~table["unsure"]].value_counts()
-        row = {"set": Path(folder).name, "photos": len(table), "answered": counts.sum()}
-        row |= {
-            "share": (~table["unsure"]).mean(),
+        answered = ~table["unsure"]
+        counts = table["label"][answered].value_counts()
+        row = {
+            "set": Path(folder).name,
+            "photos": len(table),
+            "answered": answered.sum(),
+            "share": answered.mean(),
             "label": counts.idxmax(),
             "times": counts.max(),
         }
@@ -72,20 +79,19 @@ def photos(*folders: str) -> None:
     common.write(pd.DataFrame(rows), "unknown_photos")
 
 
-def numbers() -> list[str]:
-    """Return each row and phrase of the page that holds a number."""
-    held, other = common.read("none_of_the_classes"), common.read("unknown_photos")
-    n, answered = held["left_out_photos"], held["left_out_answered"]
-    return [
-        *map(common.row, held["left_out"], n, (answered / n).map("{:.0%}".format)),
-        common.row("all", f"{n.sum():,}", f"{answered.sum() / n.sum():.0%}"),
-        *(
-            f"| {row.photos} | "
-            f"{calibration.percent(np.arange(row.photos) < row.answered)} "
-            f"| {row.label} ({row.times} of {row.answered}) |"
-            for row in other.itertuples()
-        ),
-    ]
+def numbers() -> Iterator[str]:
+    """Yield each row and phrase of the page that holds a number."""
+    table = common.read("none_of_the_classes")
+    for row in table.itertuples():
+        share = row.left_out_answered / row.left_out_photos
+        yield common.row(row.left_out, row.left_out_photos, f"{share:.0%}")
+    n, answered = table["left_out_photos"].sum(), table["left_out_answered"].sum()
+    yield common.row("all", f"{n:,}", f"{answered / n:.0%}")
+    for row in common.read("unknown_photos").itertuples():
+        share = calibration.percent(np.arange(row.photos) < row.answered)
+        yield common.row(
+            row.photos, share, f"{row.label} ({row.times} of {row.answered})"
+        )
 
 
 if __name__ == "__main__":

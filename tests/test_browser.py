@@ -11,6 +11,7 @@ import time
 import urllib.request
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import CLASSES, find_browser
@@ -174,6 +175,42 @@ def test_exported_plot_draws_and_hovers_without_network(page, confusion, tmp_pat
     assert f"{LONG[:23]}…" in page.locator(".xtick text").all_text_contents()
     assert complaints == []
     assert {url.split(":")[0] for url in requests} == {"file"}
+
+
+OVERLAPS = """() => {
+    const texts = [...document.querySelectorAll('.js-plotly-plot text')].filter(
+        text => text.textContent.trim() && getComputedStyle(text).opacity > 0
+    );
+    const boxes = texts.map(text => [text.textContent, text.getBoundingClientRect()]);
+    const pairs = boxes.flatMap((one, i) => boxes.slice(i + 1).map(two => [one, two]));
+    return pairs.filter(([[, a], [, b]]) =>
+        Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
+        Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1
+    ).map(pair => pair.map(([text]) => text));
+}"""
+
+
+def test_no_labels_of_a_plot_of_many_classes_overlap(page, tmp_path):
+    rng, number = np.random.default_rng(0), 100
+    codes = np.arange(400) % number
+    guesses = np.where(rng.random(400) < 0.6, codes, rng.integers(0, number, 400))
+    names = [f"class {i:03} {'of a long name' * (i % 3)}" for i in range(number)]
+    labels = pd.Series(pd.Categorical.from_codes(codes, names))
+    predictions = np.array(names, dtype=object)[guesses]
+    splits = rng.choice(["train", "test"], 400)
+    features = np.eye(number)[codes] + rng.normal(0, 0.1, (400, number))
+    images = pd.DataFrame({"label": labels, "split": splits})
+    plots = [
+        scenes.plots.counts(images),
+        scenes.plots.feature_map(features, labels, predictions),
+        scenes.plots.confusion(labels, predictions),
+    ]
+    for figure in plots:
+        figure.write_html(tmp_path / "plot.html", include_plotlyjs=True)
+        page.goto((tmp_path / "plot.html").as_uri())
+        page.wait_for_selector(".js-plotly-plot .xtitle")
+        assert page.locator("text").count() > 5
+        assert page.evaluate(OVERLAPS) == []
 
 
 def test_a_page_made_of_the_html_forms_shows_each_plot_without_network(

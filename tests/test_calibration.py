@@ -139,6 +139,17 @@ def test_accuracy_has_the_interval_of_wilson():
     assert found["ci_low"] == pytest.approx((middle - half) / (1 + z**2 / 10))
     assert found["ci_high"] == pytest.approx((middle + half) / (1 + z**2 / 10))
     assert calibration.accuracy([True] * 5)[["accuracy", "ci_high"]].to_list() == [1, 1]
+    assert calibration.accuracy([False] * 5)[["accuracy", "ci_low"]].to_list() == [0, 0]
+
+
+def test_each_point_of_the_coverage_curve_has_the_interval_of_its_photos():
+    probabilities, y = with_confidence([0.9, 0.6, 1.0, 0.7], [1, 0, 1, 0])
+    curve = calibration.coverage_curve(probabilities, y)
+    assert list(curve["confidence"]) == [1.0, 0.9, 0.7, 0.6]
+    for n, correct in enumerate(([1], [1, 1], [1, 1, 0], [1, 1, 0, 0]), start=1):
+        expected = calibration.accuracy(correct)
+        columns = ["accuracy", "ci_low", "ci_high"]
+        np.testing.assert_allclose(curve.loc[n - 1, columns], expected[columns])
 
 
 def test_of_no_photos_nothing_is_known():

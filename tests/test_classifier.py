@@ -15,8 +15,17 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CLASSES, Payload, draw, read_table, small_base_model, small_head
+from conftest import (
+    CLASSES,
+    Payload,
+    draw,
+    read_table,
+    small_base_model,
+    small_head,
+    small_network,
+)
 from PIL import Image
+from test_features import POLICIES, cell_sets
 from test_photos import ODD_PHOTOS
 
 import scenes
@@ -73,18 +82,14 @@ def one_by_one(classifier: keras.Model, paths: list[Path]) -> np.ndarray:
 # --- What it predicts -----------------------------------------------------------------
 
 
-def test_a_saved_mobilenet_gives_what_the_head_gives_for_the_features(
-    drawn, random_base_model, tmp_path
-):
+def test_a_saved_classifier_gives_what_the_head_gives_for_the_features(drawn, tmp_path):
     """Up to the rounding of the features, which the classifier does not do."""
     larger = Image.fromarray(draw(0, width=400, height=300))
     larger.save(drawn / "seg_test" / "seg_test" / "sea" / "larger.png")
     images = read_table(drawn).query("split == 'test' and label == 'sea'")
-    head = small_head(6)
-    features = scenes.features.extract_features(
-        images, random_base_model, cache=tmp_path / "c.npz"
-    )
-    classifier = scenes.classifier.build_classifier(random_base_model, head, CLASSES)
+    base, head = small_network(0), small_head(6)
+    features = scenes.features.extract_features(images, base, cache=tmp_path)
+    classifier = scenes.classifier.build_classifier(base, head, CLASSES)
     scenes.classifier.save_classifier(classifier, tmp_path / "whole.keras")
     loaded = scenes.classifier.load_classifier(tmp_path / "whole.keras")
     assert all(map(np.array_equal, loaded.get_weights(), classifier.get_weights()))
@@ -94,18 +99,44 @@ def test_a_saved_mobilenet_gives_what_the_head_gives_for_the_features(
     assert np.ptp(expected, axis=0).max() > 0.1
 
 
+def test_a_classifier_does_not_change_when_its_parts_train_on(classifier):
+    base, head = small_network(0), small_head(6)
+    built = scenes.classifier.build_classifier(base, head, CLASSES)
+    before = built.get_weights()
+    for model in (base, head):
+        model.set_weights([weight + 1 for weight in model.get_weights()])
+    assert all(map(np.array_equal, built.get_weights(), before))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_classifier_computes_in_float32_whatever_a_cell_has_set(policy):
+    """Its head may have been trained under that policy, too."""
+    right = scenes.classifier.build_classifier(
+        small_network(0), small_head(6), CLASSES, temperature=2
+    )
+    with cell_sets(policy):
+        model = scenes.classifier.build_classifier(
+            small_network(0), small_head(6), CLASSES, temperature=2
+        )
+    model.set_weights(right.get_weights())
+    for name, values in right.predict(noise(), verbose=0).items():
+        np.testing.assert_array_equal(model.predict(noise(), verbose=0)[name], values)
+
+
 def test_predict_gives_a_row_for_each_photo_in_the_order_of_the_names(
     classifier, album
 ):
     table = scenes.classifier.predict(classifier, album, batch_size=3)
     paths = sorted(album.iterdir())
-    assert list(table.columns) == ["path", "label", "unsure", *CLASSES]
+    assert list(table.columns) == ["path", "label", "unsure", "confidence", *CLASSES]
     assert list(table["path"]) == [path.as_posix() for path in paths]
     np.testing.assert_allclose(table[CLASSES], one_by_one(classifier, paths), atol=1e-5)
     np.testing.assert_allclose(table[CLASSES].sum(axis=1), 1, atol=1e-5)
     assert list(table["label"].cat.categories) == CLASSES
     assert list(table["label"]) == list(table[CLASSES].idxmax(axis=1))
     assert table["label"].nunique() > 1
+    assert list(table["confidence"]) == list(table[CLASSES].max(axis=1))
+    assert table["unsure"].dtype == bool
 
 
 def test_predict_takes_a_folder_a_list_or_one_photo(classifier, album):
@@ -132,13 +163,32 @@ def test_odd_photos_are_predicted_by_their_pixels(classifier, tmp_path):
         )
 
 
-def test_unreadable_photos_are_all_named_in_one_error(classifier, album):
-    bad = [album / "missing.png", album / "a letter.png"]
+def test_unreadable_photos_are_named_and_the_rest_is_predicted(
+    classifier, album, tmp_path
+):
+    """By `predict_readable`; `predict` raises one error of them all."""
+    good = sorted(album.glob("?.png"))
+    bad = [album / "missing.png", album / "a letter.png", tmp_path / "none", ""]
     bad[1].write_text("a letter")
-    with pytest.raises(ValueError, match=r"^2 photo\(s\) failed") as caught:
-        scenes.classifier.predict(classifier, [*sorted(album.glob("?.png")), *bad])
-    for path in bad:
-        assert f"{path} cannot be read as a photo: " in str(caught.value)
+    (tmp_path / "none").mkdir()
+    named = [bad[2], *good[:2], *bad[:2], *good[2:], bad[3]]
+    table, problems = scenes.classifier.predict_readable(
+        classifier, named, batch_size=3
+    )
+    right = scenes.classifier.predict(classifier, good)
+    pd.testing.assert_frame_equal(table, right, check_exact=False, atol=1e-5)
+    assert problems == [
+        f"'{bad[2]}' cannot be read: there is no photo in it",
+        "'' cannot be read: the name is empty",
+        f"{bad[0]} cannot be read as a photo: No such file or directory",
+        f"{bad[1]} cannot be read as a photo: no known format",
+    ]
+    with pytest.raises(ValueError, match=r"^4 photo\(s\) failed") as caught:
+        scenes.classifier.predict(classifier, named)
+    assert str(caught.value).splitlines()[1:] == [f"    {line}" for line in problems]
+    none, problems = scenes.classifier.predict_readable(classifier, bad[:2])
+    assert len(problems) == 2
+    pd.testing.assert_frame_equal(none, right.iloc[:0])
 
 
 def test_no_photo_to_predict_is_an_error(classifier):
@@ -202,7 +252,7 @@ def test_a_temperature_divides_the_scores_and_leaves_the_label(classifier, tempe
 def test_photos_below_the_threshold_are_unsure(classifier, threshold, unsure):
     if threshold == "second":
         highest = classifier.predict(noise(), verbose=0)["probabilities"].max(axis=1)
-        threshold = np.sort(highest)[1] - 1e-4
+        threshold = float(np.sort(highest)[1])  # it is not below it itself
     model = small_classifier(threshold=threshold)
     assert model.predict(noise(), verbose=0)["unsure"].sum() == unsure
 
@@ -260,10 +310,10 @@ def softmax(scores: np.ndarray) -> np.ndarray:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def test_the_maps_split_the_scores_exactly(random_base_model, album):
+def test_the_maps_split_the_scores_exactly(album):
     """Maps of another photo, or with two classes exchanged, do not."""
     model = scenes.classifier.build_classifier(
-        random_base_model, small_head(6), CLASSES, temperature=2
+        small_network(0), small_head(6), CLASSES, temperature=2
     )
     paths = sorted(album.iterdir())[:3]
     maps = scenes.classifier.activation_maps(model, paths)
@@ -294,6 +344,7 @@ def test_an_exported_model_gives_the_same_probabilities(album, tmp_path, int8, r
     larger = Image.fromarray(draw(99, width=500, height=300))
     larger.save(album / "larger.png")
     scenes.classifier.export(model, tmp_path / "model.tflite", int8=int8)
+    assert ((tmp_path / "model.tflite").stat().st_size < 60_000) == int8
     assert (tmp_path / "model.txt").read_text().split() == CLASSES
     paths = sorted(album.iterdir())
     given = mobile_export.run_exported(tmp_path / "model.tflite", paths)
@@ -430,8 +481,22 @@ def flip(saved: Path, path: Path) -> None:
     path.write_bytes(content)
 
 
+def other_classes(saved: Path, path: Path, classes: list[str]) -> None:
+    """Write the classifier's file again with another list of classes."""
+    config = json.loads(read_part(saved, "config.json"))
+    lookup = next(x for x in config["config"]["layers"] if x["name"] == "label")
+    lookup["config"] |= {"vocabulary": classes, "vocabulary_size": len(classes)}
+    change_parts(saved, path, config__json=json.dumps(config).encode())
+
+
 def other_outputs(saved: Path, path: Path) -> None:
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(10)]).save(path)
+
+
+def fewer_outputs(saved: Path, path: Path) -> None:
+    model = small_classifier()
+    outputs = {name: model.output[name] for name in ("probabilities", "label")}
+    keras.Model(model.input, outputs).save(path)
 
 
 DAMAGES = {
@@ -441,7 +506,17 @@ DAMAGES = {
     "another shape": lambda saved, path: take_weights(
         saved, path, small_classifier(CLASSES[:5])
     ),
+    "more classes than outputs": lambda saved, path: other_classes(
+        saved, path, [*CLASSES, "tundra"]
+    ),
+    "fewer classes than outputs": lambda saved, path: other_classes(
+        saved, path, CLASSES[:5]
+    ),
+    "a class twice": lambda saved, path: other_classes(
+        saved, path, [*CLASSES[:5], CLASSES[0]]
+    ),
     "other outputs": other_outputs,
+    "fewer outputs": fewer_outputs,
     "other config": lambda saved, path: change_parts(
         saved, path, config__json=b"a letter"
     ),
@@ -454,6 +529,14 @@ DAMAGES = {
 def test_a_damaged_file_is_refused_or_loaded_right(saved, tmp_path, harm):
     DAMAGES[harm](saved, tmp_path / "damaged.keras")
     refused(tmp_path / "damaged.keras")
+
+
+def test_the_classes_of_a_file_may_be_renamed(saved, tmp_path):
+    """So it is their number alone by which a file is refused above."""
+    path, names = tmp_path / "renamed.keras", [name.upper() for name in CLASSES]
+    other_classes(saved, path, names)
+    loaded = scenes.classifier.load_classifier(path)
+    assert scenes.classifier.classes_of(loaded) == names
 
 
 def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path):
@@ -505,11 +588,8 @@ def test_a_lambda_in_a_file_is_not_run(tmp_path, monkeypatch):
 def test_a_vocabulary_is_not_read_from_another_file(saved, tmp_path):
     secret = tmp_path / "secret.txt"
     secret.write_text("\n".join(f"secret {i}" for i in range(6)))
-    config = json.loads(read_part(saved, "config.json"))
-    lookup = next(x for x in config["config"]["layers"] if x["name"] == "label")
-    lookup["config"]["vocabulary"] = str(secret)
     path = tmp_path / "hostile.keras"
-    change_parts(saved, path, config__json=json.dumps(config).encode())
+    other_classes(saved, path, str(secret))
     refused(path)
 
 

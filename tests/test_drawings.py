@@ -45,9 +45,10 @@ def test_maps_lie_over_the_whole_of_their_photos_under_their_titles(figure):
     for axis, (height, width) in zip(drawn, [(30, 40)] * 4 + [(40, 30)], strict=True):
         photo, over = axis.images
         assert photo.get_array().shape == (height, width)  # grey
-        assert tuple(over.get_extent()) == (0, width, height, 0)
+        assert over.get_extent() == photo.get_extent()
         assert over.get_array().shape == (7, 7)
-        assert (over.get_array()[0, 0], over.get_array()[6, 6]) == (0, 1)
+        low, high = over.get_clim()
+        assert (over.get_array()[0, 0], over.get_array()[6, 6]) == (low, high)
     assert not plt.get_fignums(), "nor is it shown twice"
 
 

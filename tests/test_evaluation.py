@@ -79,16 +79,30 @@ def test_the_best_setting_has_the_highest_mean_at_its_best_epoch(three):
     np.testing.assert_allclose(ranked["std"], [0.0021**0.5, 0.01, 0.01])
     np.testing.assert_allclose(ranked["gap"], [0, 0.02, 0.04], atol=1e-12)
     np.testing.assert_allclose(ranked["gap_sem"], [0, sem, 0.04 / 3**0.5])
+    half = 4.302653 * ranked["gap_sem"]  # Student's t with two degrees of freedom
+    np.testing.assert_allclose(ranked["gap_low"], ranked["gap"] - half, atol=1e-7)
+    np.testing.assert_allclose(ranked["gap_high"], ranked["gap"] + half, atol=1e-7)
 
 
-def test_equal_accuracy_is_decided_by_lower_loss():
-    """The means are equal though 0.1 + 0.2 and 0.3 + 0.0 differ in the last digit."""
-    results = results_of(
-        {A: [[(0.1, 0.5)], [(0.2, 0.5)]], B: [[(0.3, 0.4)], [(0.0, 0.5)]]}
-    )
-    best = scenes.evaluation.best_hyperparameters(results)
-    assert tuple(best[name] for name in scenes.HYPERPARAMETERS) == B
-    assert best["gap"] == pytest.approx(0, abs=1e-12)
+def test_the_variation_is_shared_out_among_the_hyperparameters():
+    """
+    By hand: the means of the rates are 0.3 apart, of the dropouts 0.1, of the decays 0;
+    the rest, that of 0.2 between the decays at one rate alone, is how they act together.
+    """
+    accuracies = {}
+    for rate, dropout, decay in product((0.1, 0.2), (0, 1), (0, 1)):
+        together = 0.02 * (-1) ** (decay + (rate == 0.2))
+        accuracies[rate, dropout, decay] = (
+            0.3 * (rate == 0.2) + 0.1 * dropout + together
+        )
+    results = results_of({s: [[(a, 1.0)]] * 2 for s, a in accuracies.items()})
+    summary = scenes.evaluation.summarize(results)
+    shares = scenes.evaluation.variation_shares(summary)
+    total = 0.15**2 + 0.05**2 + 0.02**2
+    assert list(shares.index) == ["learning_rate", "dropout", "weight_decay"]
+    expected = [0.15**2 / total, 0.05**2 / total, 0]
+    np.testing.assert_allclose(shares, expected, atol=1e-9)
+    assert scenes.evaluation.variation_shares(summary.assign(val_accuracy=1.0)).empty
 
 
 def results_with_best(
@@ -210,9 +224,10 @@ LABELS = pd.Series(pd.Categorical(list("aaaabbbc"), list("abcd")))
 GUESSES = list("aaabbbac")
 
 
-def of_models(**probabilities):
+def of_models(classes="aabb", **probabilities):
     """Return the predictions of models for photos of the classes a, a, b, b."""
-    images = pd.DataFrame({"path": list("1234"), "label": pd.Categorical(list("aabb"))})
+    images = pd.DataFrame({"label": pd.Categorical(list(classes))})
+    images["path"] = images.index.astype(str)
     tables = [
         scenes.evaluation.predictions_table(images, np.array(p), n)
         for n, p in probabilities.items()
@@ -239,15 +254,59 @@ def test_the_model_with_the_highest_validation_accuracy_is_selected():
     )
     assert list(table.index) == ["tuned", "other", "head"]
     assert list(table["accuracy"]) == [1, 0.75, 0.5]
-    assert scenes.evaluation.describe_choice(table).endswith("selected is 'tuned'.")
+    assert list(table["photos"]) == [4, 4, 4]
+    assert scenes.evaluation.describe_choice(table) == (
+        "In this run, on 4 validation photos, the accuracy of 'tuned' is 100.0%, that of 'head' "
+        "50.0%: a difference of 50.0 points (95%: -26.3 to 93.0), a tie. Selected is "
+        "'tuned', which ties with 'other'."
+    )
     kept = scenes.evaluation.compare_models(of_models(head=RIGHT, tuned=WRONG))
-    assert (
-        "(50.0% after 100.0%): the head is kept"
-        in scenes.evaluation.describe_choice(kept)
+    told = scenes.evaluation.describe_choice(kept)
+    assert "'head' is 100.0%, that of 'tuned' 50.0%" in told
+    assert told.endswith("a tie. Selected is 'head'.")
+    alone = scenes.evaluation.describe_choice(kept.loc[["head"]])
+    assert alone == "In this run, nothing was fine-tuned: the head is selected."
+
+
+def test_a_difference_that_is_measurable_is_no_tie():
+    table = scenes.evaluation.compare_models(
+        of_models(head=WRONG * 20, tuned=RIGHT * 20, classes="aabb" * 20)
     )
-    assert "Nothing was fine-tuned" in scenes.evaluation.describe_choice(
-        kept.loc[["head"]]
+    told = scenes.evaluation.describe_choice(table)
+    assert "80 validation photos" in told
+    assert "tie" not in told
+
+
+def test_the_difference_of_two_models_has_an_interval_of_paired_photos():
+    """
+    By hand, for 115 photos won and 43 lost of 3,000: (116 - 44) / 3,002, and its
+    standard error, the root of (160 / 3,002 - that squared) / 3,002.
+    """
+    n = np.arange(3000)
+    first, second = n < 115, (n >= 115) & (n < 158)
+    difference, low, high = scenes.evaluation.accuracy_difference(first, second)
+    middle = 72 / 3002
+    half = 1.959964 * ((160 / 3002 - middle**2) / 3002) ** 0.5
+    assert difference == pytest.approx(2.4)
+    assert (low, high) == pytest.approx((100 * (middle - half), 100 * (middle + half)))
+    told = scenes.evaluation.describe_difference(difference, low, high)
+    assert told == "2.4 points (95%: 1.6 to 3.2)"
+    back = scenes.evaluation.accuracy_difference(second, first)
+    assert back == pytest.approx((-2.4, -high, -low))
+
+
+def test_the_difference_of_balanced_accuracies_is_the_mean_over_the_classes():
+    classes = np.repeat([0, 1], [900, 100])
+    won = np.r_[np.arange(900) < 90, np.zeros(100, bool)]
+    difference, low, high = scenes.evaluation.accuracy_difference(
+        won, np.zeros(1000, bool), classes
     )
+    assert difference == pytest.approx((10 + 0) / 2)
+    parts = [(91, 1, 902), (1, 1, 102)]  # won, lost and photos, one and two more each
+    middle = np.mean([(b - c) / n for b, c, n in parts])
+    variances = [((b + c) / n - ((b - c) / n) ** 2) / n for b, c, n in parts]
+    half = 1.959964 * sum(variances) ** 0.5 / 2
+    assert (low, high) == pytest.approx((100 * (middle - half), 100 * (middle + half)))
 
 
 def test_ties_in_accuracy_are_broken_by_the_log_loss_after_temperature_scaling():
@@ -270,7 +329,7 @@ def test_balanced_class_weights_compare_balanced_accuracies():
     )
     assert scenes.evaluation.compare_models(always_a)["accuracy"].item() == 0.8
     balanced = scenes.evaluation.compare_models(always_a, class_weight="balanced")
-    assert balanced["balanced_accuracy"].item() == 0.5
+    assert balanced["balanced accuracy"].item() == 0.5
 
 
 def test_accuracy_is_also_given_without_corrected_labels():
@@ -298,6 +357,13 @@ def test_scores_of_each_class_and_their_mean():
     interval = calibration.accuracy([True, False, False])[["ci_low", "ci_high"]]
     assert list(table.loc["b", ["recall ci_low", "recall ci_high"]]) == list(interval)
     assert table.loc[["d", "mean of the classes"], "recall ci_low"].isna().all()
+
+
+def test_label_smoothing_sets_a_floor_to_the_loss():
+    others = 0.1 / 6
+    floor = -(0.9 + others) * np.log(0.9 + others) - 5 * others * np.log(others)
+    assert scenes.evaluation.loss_floor(0.1, 6) == pytest.approx(floor)
+    assert scenes.evaluation.loss_floor(0, 6) == 0
 
 
 def test_the_most_confident_mistakes_come_first():

@@ -33,7 +33,7 @@ SCHEMA = {"features": (np.uint8, (60, 1280))}
 
 
 @pytest.fixture(params=["f.npz", "c.keras", "plot.html", "plotly.min.js"])
-def write(request, table, classifier, shown, monkeypatch):
+def write(request, table, base, classifier, shown, monkeypatch):
     """
     Return the name of each file that the helpers write, and a function that writes it.
     """
@@ -47,7 +47,7 @@ def write(request, table, classifier, shown, monkeypatch):
 
     def save(folder: Path) -> None:
         if request.param == "f.npz":
-            scenes.features.save_features(folder / "f.npz", many, X, classifier)
+            scenes.features.save_features(folder / "f.npz", many, X, base)
         elif request.param == "c.keras":
             scenes.classifier.save_classifier(classifier, folder / "c.keras")
         else:
@@ -173,14 +173,12 @@ def test_only_what_a_killed_process_left_unfinished_is_cleared_away(tmp_path):
     others = {
         ".a.unfinished-1-notes.csv",
         ".a.unfinished-.csv",
-        ".a.unfinished-456.csv",
         "a.unfinished-1.csv",
     }
-    (tmp_path / ".a.unfinished-456.csv").mkdir()
     young = {".b.unfinished-1.csv", ".a.unfinished-1.npz", ".a.b.unfinished-1.csv"}
     old = {".c.unfinished-1.csv", ".d.unfinished-2"}
     for name in others | young | old | {".a.unfinished-123.csv"}:
-        (tmp_path / name).exists() or (tmp_path / name).touch()
+        (tmp_path / name).touch()
     for name in others | old:
         os.utime(tmp_path / name, (0, 0))
     an_hour_ago = time.time() - 3500
@@ -365,10 +363,24 @@ def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, cap
     monkeypatch.setattr(
         fcntl, "flock", Mock(side_effect=OSError(errno.ENOLCK, "no locks here"))
     )
+    path, others = tmp_path / "new" / "a.csv", tmp_path / "new" / ".a.unfinished-1.csv"
     for _ in range(2):  # nothing stays that would keep a later run out
-        with scenes.files.locked(tmp_path / "new" / "a.csv"):
-            pass
+        with scenes.files.locked(path):
+            others.touch()
+            assert not scenes.files.is_locked(path)
         assert "No file can be locked in" in capsys.readouterr().out
+        assert others.exists(), "another run may be writing it"
+
+
+def test_a_file_is_locked_while_a_run_writes_it(tmp_path, monkeypatch):
+    path, other = tmp_path / "a.csv", tmp_path / "b.csv"
+    with scenes.files.locked(path):
+        assert scenes.files.is_locked(path)
+        assert not scenes.files.is_locked(other)
+    assert not scenes.files.is_locked(path)
+    monkeypatch.setattr(os, "open", Mock(side_effect=OSError(errno.EIO, "no disk")))
+    with pytest.raises(OSError, match="no disk"):
+        scenes.files.is_locked(path)
 
 
 # --- Fingerprints ---------------------------------------------------------------------
@@ -412,5 +424,5 @@ def test_fingerprints_tell_types_and_shapes_apart():
         (pd.Series(texts), ["a", "b"]),
     ):
         assert scenes.files.fingerprint(part) == scenes.files.fingerprint(same)
-    with pytest.raises(TypeError, match="object has no fingerprint"):
+    with pytest.raises(TypeError, match="not object"):
         scenes.files.fingerprint(object())

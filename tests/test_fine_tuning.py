@@ -7,6 +7,7 @@ import functools
 import os
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import keras
 import numpy as np
@@ -253,17 +254,21 @@ def compile_small(head, **options):
     return model
 
 
-def test_the_learning_rate_rises_for_a_tenth_of_all_steps(head):
-    """Of 24, three; then it falls along a cosine, and is 0 at the end."""
+def test_the_learning_rate_rises_for_a_tenth_of_all_steps(head, interrupt):
+    """Of 24, three; then it falls along a cosine, and is 0 at the end of all epochs."""
     optimizer = compile_small(head).optimizer
     rates = [float(optimizer._learning_rate(n)) for n in (0, 1, 2, 3, 10, 17, 24)]
     right = np.array([0, 1 / 3, 2 / 3, 1, 0.75, 0.25, 0])
     np.testing.assert_allclose(rates, right * 1e-3, atol=1e-9)
+    compiling = Mock(side_effect=KeyboardInterrupt)
+    interrupt(fine_tuning, "compile_model", compiling, batch_size=2)
+    assert compiling.call_args.kwargs == {"steps": 24}
 
 
 def test_each_label_is_smoothed_over_all_classes(head):
     """As Szegedy et al. do, by hand."""
-    y, p = np.eye(3, dtype="float32"), np.array([[0.7, 0.2, 0.1]] * 3, "float32")
+    y = np.array([[1, 0, 0], [0, 1, 0]], "float32")
+    p = np.array([[0.7, 0.2, 0.1]] * 2, "float32")
     for smoothing in (0.0, 0.3):
         labels = y * (1 - smoothing) + smoothing / 3
         right = -(labels * np.log(p)).sum(axis=1).mean()
@@ -478,6 +483,22 @@ def swap(images):
     return images.assign(label=labels.cat.reorder_categories(CLASSES))
 
 
+def exchange(images):
+    """Let a training and a validation photo of one class change places."""
+    sea = images[images["label"] == "sea"]
+    rows = [sea.index[sea["split"] == name][0] for name in ("train", "validation")]
+    images = images.copy()
+    images.loc[rows, "split"] = ["validation", "train"]
+    return images
+
+
+def replace_one(images):
+    """Let one photo have other pixels."""
+    digests = images["digest"].to_numpy(copy=True)
+    digests[0] = "0" * 32
+    return images.assign(digest=digests)
+
+
 OPTIONS = {
     "learning_rate": 2e-3,
     "first_layer": "Conv_1",
@@ -497,6 +518,8 @@ OTHERS = {
     "penalty": lambda _, head, __: {"head": other_head(head, weight_decay=1e-2)},
     "head": lambda _, head, __: {"head": other_head(head, bias=1.0)},
     "labels": lambda *given: {"images": swap(given[2])},
+    "another photo": lambda *given: {"images": replace_one(given[2])},
+    "another validation set": lambda *given: {"images": exchange(given[2])},
     "fewer photos": lambda *given: {"images": given[2].iloc[1:]},
     "their order": lambda *given: {"images": given[2].iloc[::-1]},
     "no validation": lambda *given: {
@@ -532,9 +555,11 @@ def test_each_option_is_tried():
 
 @pytest.mark.parametrize("what", OTHERS)
 def test_the_checkpoint_of_another_training_is_not_taken(
-    kept, resume, network, head, images, what
+    kept, resume, network, head, images, what, capsys
 ):
+    """It is not even looked at."""
     assert resume(**OTHERS[what](network, head, images)) == 0
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("version", scenes.VERSIONS)

@@ -572,7 +572,7 @@ def test_the_interrupt_button_keeps_the_finished_folds(searched, tmp_path, train
     trainings.interrupt(tmp_path, after=2)
     assert not (tmp_path / "grid_search.csv").exists()
     assert len(parts_in(tmp_path)) == 2
-    search_in(tmp_path)
+    assert search_in(tmp_path).attrs == {"resumed": True}
     assert len(trainings.parts) == 2 + 1
     assert (tmp_path / "grid_search.csv").read_bytes() == searched[0].read_bytes()
 

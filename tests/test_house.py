@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"__init__", "files", "progress", "base_model", "side_by_side", "training"}
-    | {"calibration"},
+    | {"calibration", "look"},
     {"store", "settings", "evaluation", "photos", "plots", "chrome", "drawings"},
     {"runs", "dataset", "folders", "features", "heads"},
     {"classifier", "grid_search", "fine_tuning"},
@@ -167,7 +167,7 @@ def total(measure: Callable[[str], int], *patterns: str) -> int:
 @pytest.mark.parametrize(
     ("measure", "patterns", "most"),
     [
-        (tokens, ENGINE, 30000),
+        (tokens, ENGINE, 33300),
         (tokens, ["tests/*.py"], 90000),
         (tokens, BESIDE, 11500),
         (splats, ENGINE, 16),
@@ -179,7 +179,7 @@ def test_the_sum_does_not_grow(measure, patterns, most):
 
 
 def test_statements_of_the_engine_are_short():
-    assert total(tokens, *ENGINE) / total(statements, *ENGINE) <= 11.65
+    assert total(tokens, *ENGINE) / total(statements, *ENGINE) <= 11.1
 
 
 def test_lines_are_short():

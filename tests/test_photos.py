@@ -78,10 +78,12 @@ def with_a_mask_for_alpha(path: Path) -> None:
 
 OVER_WHITE = in_rgb(np.where(np.arange(8) == 0, 0, 128) * np.ones((6, 1)))
 GRAY = draw(7)[..., 0]
+RAMP = 5 * np.arange(48).reshape(6, 8)
+FIVES = Image.fromarray(np.where(RAMP == 5, 9, RAMP).astype("uint8"))
+NO_FIVES = in_rgb(np.where(RAMP == 5, 255, RAMP))
 CMYK = np.array(Image.fromarray(PHOTO).convert("CMYK").convert("RGB"))
 FRAMES = [Image.fromarray(draw(seed)).quantize(12) for seed in (1, 2)]
 LONG = np.tile(PHOTO[:1], (1, 417, 1))[:, :20000]
-WHITE = np.full((6, 8, 3), 255)
 FOURTH_BYTE_0 = Image.fromarray(PHOTO)
 FOURTH_BYTE_0.putalpha(0)
 TURNED = [
@@ -101,9 +103,10 @@ ODD_PHOTOS = {
     "CMYK": (saved(PHOTO, "JPEG", "CMYK", quality=100), CMYK, 12),
     "alpha": (saved(transparent("RGBA")), OVER_WHITE, 1),
     "gray with alpha": (saved(transparent("LA")), OVER_WHITE, 1),
+    "gray and one transparent": (saved(FIVES, transparency=9), NO_FIVES, 0),
     "palette with transparency": (
-        saved(Image.new("P", (8, 6)), transparency=0),
-        WHITE,
+        saved(FIVES.convert("P"), transparency=9),
+        NO_FIVES,
         0,
     ),
     "animated gif": (
@@ -120,23 +123,15 @@ ODD_PHOTOS = {
     "TGA whose fourth byte is 0": (saved(FOURTH_BYTE_0, "TGA"), PHOTO, 0),
 }
 
-RAMP = 5 * np.arange(48).reshape(6, 8)
 UNIT = (RAMP / 255).astype("float32")
 RAMP16 = (257 * RAMP).astype("uint16")
+MASK = in_rgb(RAMP // 128 * 255)
 WHITE_IS_0 = {"tiffinfo": {262: 0}}
-FIVES = np.where(RAMP == 5, 9, RAMP).astype("uint8")
-NO_FIVES = in_rgb(np.where(RAMP == 5, 255, RAMP))
-PACKED = bytes.fromhex(
-    "".join(f"{257 * n // 16:03x}" for n in RAMP.flat)
-)  # three digits: 12 bits
-RAMP12 = np.frombuffer(PACKED.ljust(96), "uint16").reshape(6, 8)
-DARK12 = np.frombuffer((b"\x01\0\x10" * 24).ljust(96), "uint16").reshape(6, 8)
 PROFILES = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
 LAB = ImageCms.profileToProfile(Image.fromarray(PHOTO), *PROFILES, outputMode="LAB")
 # The same of each mode and depth that the decoder knows.
 MODES = {
     "16 bits": (saved(RAMP16), in_rgb(RAMP), 0),
-    "16 bits, transparent": (saved(RAMP16, transparency=257 * 5), NO_FIVES, 0),
     "16 bits of a Mac": (saved(RAMP16.astype(">u2"), "TIFF"), in_rgb(RAMP), 0),
     "16 bits, 0 is white": (
         saved(65535 - RAMP16, "TIFF", **WHITE_IS_0),
@@ -144,23 +139,19 @@ MODES = {
         0,
     ),
     "16 bits that hold 8": (saved(RAMP.astype("uint16"), "TIFF"), in_rgb(RAMP), 0),
-    "12 bits": (retagged(RAMP12, 258, 16, 12), in_rgb(RAMP), 1),
     "32 bits that hold 16": (
         saved(257 * RAMP.astype("int32"), "TIFF"),
         in_rgb(RAMP),
         0,
     ),
-    "16 bits, white page": (saved(0 * RAMP16 + 65535), WHITE, 0),
-    "16 bits, black page": (saved(0 * RAMP16), 0 * WHITE, 0),
     "16 bits, a third of them": (saved(RAMP16 // 3), in_rgb(RAMP // 3), 1),
-    "12 bits, dark": (retagged(DARK12, 258, 16, 12), 0 * WHITE + 1, 0),
+    "16 bits that hold 1": (saved(RAMP.astype("uint16") // 128, "TIFF"), MASK, 0),
+    "floats to 65535": (saved(65535 * UNIT, "TIFF"), in_rgb(RAMP), 1),
     "floats to 1": (saved(UNIT, "TIFF"), in_rgb(RAMP), 0),
     "floats to 255": (saved(255 * UNIT, "TIFF"), in_rgb(RAMP), 0),
     "LAB": (saved(LAB, "TIFF"), PHOTO, 12),
     "palette": (saved(Image.fromarray(PHOTO).quantize(12)), PHOTO, 0),
     "palette and alpha": (saved(transparent("RGBA"), "TIFF", "PA"), OVER_WHITE, 1),
-    "gray and one transparent": (saved(FIVES, transparency=9), NO_FIVES, 0),
-    "gray times alpha": (retagged(transparent("LA"), 338, 2, 1), OVER_WHITE, 1),
     "colours times alpha": (retagged(transparent("RGBA"), 338, 2, 1), OVER_WHITE, 1),
     "YCbCr": (saved(PHOTO, "TIFF", "YCbCr"), PHOTO, 3),
 } | {
@@ -179,8 +170,8 @@ def test_a_photo_gives_the_pixels_that_a_viewer_shows(kind, tmp_path):
     assert np.abs(pixels.astype(int) - right).max() <= tolerance
 
 
-UNCLEAR = [5 * UNIT, 65535 * UNIT, UNIT - 0.5, UNIT * np.nan, UNIT / 9, 40 * UNIT]
-UNCLEAR += [(most * UNIT).astype("uint16") for most in (40, 1023, 8191, 16383)]
+UNCLEAR = [5 * UNIT, 99999 * UNIT, UNIT - 0.5, UNIT * np.nan, UNIT / 9, 40 * UNIT]
+UNCLEAR += [(most * UNIT).astype("uint16") for most in (40, 1023, 4095, 8191, 16383)]
 UNCLEAR += [
     (7000 + 1500 * UNIT).astype("uint16"),  # a thermal camera's counts
     (51000 + 9000 * UNIT).astype("uint16"),
@@ -310,21 +301,6 @@ def test_a_jpeg_that_is_not_twice_as_large_as_needed_is_decoded_whole(tmp_path, 
         )
 
 
-def test_the_limit_of_pixels_can_be_raised_or_taken_away(tmp_path, monkeypatch):
-    saved(PHOTO)(tmp_path / "photo.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 36 * 48 - 1)
-    many = pytest.raises(
-        ValueError, match=r"48 x 36 pixels are too many; .*, or raise PIL.Image.M"
-    )
-    with pytest.warns(Image.DecompressionBombWarning), many:
-        scenes.photos.read_photo(tmp_path / "photo.png")
-    for limit in (36 * 48, None):
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        np.testing.assert_array_equal(
-            scenes.photos.read_photo(tmp_path / "photo.png"), PHOTO
-        )
-
-
 # --- Damage ---------------------------------------------------------------------------
 
 
@@ -347,12 +323,7 @@ UNREADABLE = {
         lambda p: p.write_text("P5 20000 20000 255\n"),
         "exceeds limit.*; make it smaller, or",
     ),
-    "little bomb": (
-        lambda p: p.write_text("P5 9600 9600 255\n"),
-        "9600 x 9600 pixels are too many",
-    ),
     "vanished": (lambda p: None, "No such file"),
-    "symlink loop": (lambda p: p.symlink_to(p.name), "symbolic links"),
     "a folder": (lambda p: p.mkdir(), "Is a directory|Permission denied"),
     'named "quotes", emoji 🏔 and\nnewline': (
         lambda p: p.write_text("text"),
@@ -362,7 +333,6 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("kind", UNREADABLE)
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_an_unreadable_photo_is_named_with_the_reason(kind, tmp_path):
     write, reason = UNREADABLE[kind]
     path = tmp_path / f"{kind}.jpg"
@@ -386,29 +356,24 @@ def test_a_photo_that_is_cut_off_is_an_error_that_names_it(kind, tmp_path):
         scenes.photos.read_photo(path)
 
 
-def failing(monkeypatch, error: Exception, method: str = "load"):
-    """Let a method of all photos fail."""
+def failing(monkeypatch, kind: type, method: str, error: Exception):
+    """Let a method of all files or photos fail."""
 
     def fail(*args):
         raise error
 
-    monkeypatch.setattr(Image.Image, method, fail)
+    monkeypatch.setattr(kind, method, fail)
 
 
 @pytest.mark.parametrize(
     ("error", "reason"),
-    [
-        (RuntimeError("odd"), "its decoder fails (RuntimeError: odd)"),
-        (OSError("odd bytes"), "odd bytes"),
-        (OSError(errno.EACCES, "Permission denied"), "Permission denied"),
-        (OSError(errno.EINVAL, "Invalid argument"), "Invalid argument"),
-    ],
+    [(RuntimeError(), "RuntimeError"), (OSError("odd bytes"), "odd bytes")],
 )
 def test_whatever_a_decoder_raises_becomes_the_one_error(
     error, reason, tmp_path, monkeypatch
 ):
     saved(PHOTO)(tmp_path / "photo.png")
-    failing(monkeypatch, error)
+    failing(monkeypatch, Image.Image, "load", error)
     with pytest.raises(scenes.photos.UnreadablePhotoError) as raised:
         scenes.photos.read_photo(tmp_path / "photo.png")
     error = pickle.loads(pickle.dumps(raised.value))  # as a worker sends it
@@ -417,28 +382,34 @@ def test_whatever_a_decoder_raises_becomes_the_one_error(
     assert str(error) == f"{path} cannot be read as a photo: {reason}"
 
 
-@pytest.mark.parametrize("method", ["load", "getexif"])
+def test_a_photo_that_nobody_may_read_is_unreadable(tmp_path, monkeypatch):
+    error = PermissionError(errno.EACCES, "Permission denied")
+    failing(monkeypatch, Path, "read_bytes", error)
+    with pytest.raises(scenes.photos.UnreadablePhotoError, match=": Permission denied"):
+        scenes.photos.read_photo(tmp_path / "photo.png")
+
+
 @pytest.mark.parametrize(
-    ("error", "reason"),
+    ("kind", "method", "error", "told"),
     [
-        (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
-        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
-        (OSError(errno.ESTALE, "Stale file handle"), "Stale file handle"),
-        (MemoryError(), "there is not enough memory"),
+        (Path, "read_bytes", OSError(errno.EMFILE, "Too many"), "at .* Too many; try"),
+        (Path, "read_bytes", OSError(errno.ESTALE, "Stale"), "at the moment: Stale; t"),
+        (Image.Image, "load", MemoryError(), "there is not enough memory for .*png$"),
     ],
 )
 def test_a_fault_of_the_machine_says_nothing_about_the_photo(
-    error, reason, method, tmp_path, monkeypatch
+    kind, method, error, told, tmp_path, monkeypatch
 ):
     saved(PHOTO)(tmp_path / "photo.png")
-    failing(monkeypatch, error, method)
-    told = f"^{tmp_path}/photo.png cannot be read at the moment: {reason}; try again$"
+    failing(monkeypatch, kind, method, error)
     with pytest.raises(OSError, match=told):
         scenes.photos.read_photo(tmp_path / "photo.png")
 
 
 def test_a_fault_of_the_machine_stops_the_audit(drawn, monkeypatch):
     """Else the run would go on with fewer photos."""
-    failing(monkeypatch, OSError(errno.EIO, "Input/output error"))
+    images = scenes.folders.list_images(drawn)
+    error = OSError(errno.EIO, "Input/output error")
+    failing(monkeypatch, Path, "read_bytes", error)
     with pytest.raises(OSError, match="at the moment: Input/output error"):
-        scenes.dataset.digest_photos(scenes.folders.list_images(drawn))
+        scenes.dataset.digest_photos(images)

@@ -107,7 +107,7 @@ def test_where_the_photos_lie_and_how_much_is_run_makes_no_difference(committed)
     ("changed", "word"),
     [
         ({"EPOCHS": 3}, "epochs-3-"),
-        ({"LEARNING_RATES": np.logspace(-4, -2, 3)}, ""),
+        ({"LEARNING_RATES": np.logspace(-4, -2, 3)}, "learning_rates-"),
         ({"WEIGHTS": None}, "weights-None-"),
         (
             dict.fromkeys(["EPOCHS", "FOLDS", "RUNS", "RUN_EPOCHS", "SEED"], 3),
@@ -164,7 +164,7 @@ def test_results_with_and_without_corrections_are_not_mixed(committed):
     assert folder_of(committed, OUTPUT="mine", CORRECTIONS=Path("b.csv")) == "mine"
     for other in ("c.csv", None):
         with pytest.raises(
-            ValueError, match=r"^the results in mine .* other photos, labels or sp"
+            ValueError, match=r"^the results in mine .* other CORRECTIONS"
         ):
             folder_of(committed, OUTPUT="mine", CORRECTIONS=other)
     assert folder_of(committed, CORRECTIONS="a.csv").startswith("runs/corrections-")
@@ -176,7 +176,7 @@ def test_weights_are_known_by_their_content(committed):
     Path("mine/classifier.keras").touch()
     assert folder_of(committed, OUTPUT="mine", WEIGHTS=Path("w.h5")) == "mine"
     Path("w.h5").write_text("two")
-    with pytest.raises(ValueError, match=r"^the results in mine .* with other weights"):
+    with pytest.raises(ValueError, match=r"^the results in mine .* with other WEIGHTS"):
         folder_of(committed, OUTPUT="mine", WEIGHTS="w.h5")
 
 

@@ -36,11 +36,10 @@ def parameters() -> dict:
 
 SETTINGS = parameters()
 NAN, INFINITY = float("nan"), float("inf")
-PROJECT = NOTEBOOK.parent
 # Of each rule one setting: what it cannot and what it can be.
 RULES = {
     "PHOTOS": ([5, "", True, ["photos"]], [None, "photos", Path("photos")]),
-    "CACHE": ([None, "", PROJECT, f"{PROJECT}/tests/.."], ["cache", Path("cache")]),
+    "CACHE": ([None, "", 5], ["cache", Path("cache")]),
     "DOWNLOAD": ([1, None, "True"], [True, False]),
     "SEED": (
         [-1, 0.5, "0", None, True, 4 * 10**9 + 1, 10**30, np.array(3)],
@@ -67,7 +66,6 @@ RULES = {
             [1.5],
             [NAN],
             [True],
-            np.array(0.1),
             np.array([[0.1, 0.2]]),
         ],
         [[1], [1e-9], (0.1, 0.2), np.logspace(-4, -2, 3), [fractions.Fraction(1, 9)]],
@@ -77,7 +75,7 @@ RULES = {
         [[0], [0.999], [0.1, 0], [np.longdouble("0.2")]],
     ),
     "WEIGHT_DECAYS": ([[-1e-4], [INFINITY], [1e30]], [[1], [10], [0, 1e-9]]),
-    "FINE_TUNE_RATES": ([(), [2]], [[], [1e-9, 1]]),
+    "FINE_TUNE_RATES": ([[2], None], [[], [1e-9, 1]]),
     "CLASS_WEIGHT": (["Balanced", True, {0: 1.0}, np.ones(6)], [None, "balanced"]),
     "FIRST_LAYER": (
         ["block_0_expand", None, []],
@@ -110,7 +108,7 @@ def test_the_settings_of_the_notebook_are_those_of_the_rules():
 
 def test_settings_are_picked_out_of_the_variables_of_a_notebook():
     """A reader's own variables may have any name that is not almost a setting's."""
-    own = dict.fromkeys(["N", "photo", "epoch", "dropout", "In", "pd", "_EPOCH", "X"])
+    own = dict.fromkeys(["N", "photo", "epoch", "dropout", "In", "pd", "X"])
     own |= dict.fromkeys(["REPOSITORY", "BATCH", "HEIGHT", "DATA", "CLASSES", "PATH"])
     settings = scenes.settings.check_settings({**own, **SETTINGS, "EPOCHS": 7})
     assert settings == {**SETTINGS, "EPOCHS": 7}
@@ -170,28 +168,6 @@ def test_a_possible_setting_is_the_number_or_text_that_it_is(name, value):
         np.testing.assert_array_equal(found, np.asarray(value, "float64"))
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "hint"),
-    [
-        ("LEARNING_RATES", ["1e-4"], "YAML reads 1e-4 as text, too: write 0.0001"),
-        ("LEARNING_RATES", "[0.001]", 'by -y "LEARNING_RATES: [0.001]", not by -p'),
-        ("DOWNLOAD", "true", "write True"),
-        (
-            "PHOTOS",
-            2024,
-            "write it in quotes; papermill takes it by -r PHOTOS 2024, not by -p",
-        ),
-        ("EPOCHS", 0, ""),
-        ("DROPOUTS", ["many"], ""),
-    ],
-)
-def test_a_value_of_another_type_gets_the_hint_that_helps(name, value, hint):
-    with pytest.raises(ValueError, match=f"^{name} is ") as caught:
-        scenes.settings.check_settings({**SETTINGS, name: value})
-    assert hint in str(caught.value)
-    assert ("(" in str(caught.value)) == (hint != "")
-
-
 # --- A run that is repeated -----------------------------------------------------------
 
 
@@ -222,23 +198,10 @@ def test_a_repeated_run_says_what_is_not_as_it_was(changed, told, capsys, monkey
     assert capsys.readouterr().out == ""
 
 
-def test_a_run_of_other_versions_and_what_is_no_record_are_told(capsys):
+def test_a_run_of_other_versions_is_told(capsys):
     recorded = {"versions": scenes.VERSIONS | {"keras": "1"}}
     scenes.settings.check_settings({**SETTINGS, "recorded": recorded})
     assert "versions {" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="recorded is 3; it must be None or what a"):
-        scenes.settings.check_settings({**SETTINGS, "recorded": 3})
-
-
-def test_a_settings_file_of_an_earlier_form_is_taken_with_a_word(capsys):
-    earlier = {"settings": {**SETTINGS, "EPOCHS": 3}, "photos": "0", "classes": ["a"]}
-    earlier |= {"corrections": "0123456789abcdef", "versions": scenes.VERSIONS}
-    namespace = SETTINGS | earlier
-    assert scenes.settings.check_settings(namespace)["EPOCHS"] == 3
-    first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("All settings are those of the settings.json")
-    assert "repeat the recorded one: corrections None, not 0123456789abcdef" in second
-    assert namespace["recorded"]["photos"] == "0"
 
 
 # --- What else the numbers depend on --------------------------------------------------
@@ -319,23 +282,20 @@ def test_weights_that_are_not_those_of_the_base_model_are_refused_at_once(
 ):
     Path("text.h5").write_text("a letter")
     classifier.save_weights("whole.weights.h5")
-    Path("right.bin").write_bytes(Path("whole.weights.h5").read_bytes())
     Path("folder.h5").mkdir()
     write_arrays("empty.h5", [])
     recwarn.clear()
-    files = ["none.h5", "text.h5", "whole.weights.h5", "right.bin", "folder.h5"]
-    for file in [*files, "empty.h5"]:
+    for file in ["none.h5", "text.h5", "whole.weights.h5", "folder.h5", "empty.h5"]:
         told = f"^WEIGHTS is '{file}'; it must be 'imagenet', None or .*\\(.+\\)$"
         with pytest.raises(ValueError, match=told):
             scenes.settings.check_settings({**SETTINGS, "WEIGHTS": file})
     assert not recwarn.list
 
 
-def test_weights_are_known_by_their_shapes_and_no_network_is_built(
+def test_weights_are_known_by_their_number_and_no_network_is_built(
     random_base_model, monkeypatch
 ):
-    """In each layout of Keras, with an optimizer too; one other number is refused."""
-    shapes = [weight.shape for weight in random_base_model.weights]
+    """In each layout of Keras, with an optimizer too; one more is refused."""
     random_base_model.save_weights("own.weights.h5")
     random_base_model.save("whole.h5")
     with h5py.File("own.weights.h5", "a") as file:
@@ -344,8 +304,8 @@ def test_weights_are_known_by_their_shapes_and_no_network_is_built(
     for file in ("own.weights.h5", "whole.h5"):
         given = {**SETTINGS, "WEIGHTS": file}
         assert scenes.settings.check_settings({**given, "WEIGHTS": Path(file)}) == given
-    write_arrays("wider.h5", [*shapes[:-1], (1281,)])
-    with pytest.raises(ValueError, match=r"WEIGHTS .* 260 arrays have other shapes"):
+    write_arrays("wider.h5", [(random_base_model.count_params() + 1,)])
+    with pytest.raises(ValueError, match=r"it holds 2,257,985 numbers, not 2,257,984"):
         scenes.settings.check_settings({**SETTINGS, "WEIGHTS": "wider.h5"})
 
 
@@ -376,9 +336,9 @@ def test_options_hold_pythons_own_numbers_or_are_refused():
         folds=np.uint8(2),
     )
     assert repr(options) == (
-        "GridOptions(learning_rates=(0.001, 0.01), dropouts=(0.2,), "
-        "weight_decays=(0.0, 0.25), epochs=3, folds=2, batch_size=128, "
-        "class_weight=None, seed=0)"
+        "GridOptions(epochs=3, batch_size=128, class_weight=None, seed=0, "
+        "learning_rates=(0.001, 0.01), dropouts=(0.2,), weight_decays=(0.0, 0.25), "
+        "folds=2)"
     )
     one = {"learning_rate": 0.1, "dropout": 0.1, "weight_decay": 0.1, "epochs": 1}
     for name, value in {"seed": 10**30, "weight_decay": 1e30, "epochs": 0}.items():

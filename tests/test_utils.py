@@ -15,6 +15,7 @@ from PIL import Image
 
 import scenes
 import scenes.classifier
+import scenes.evaluation
 import scenes.photos
 import utils
 
@@ -56,7 +57,7 @@ def test_a_download_without_network_is_one_sentence(monkeypatch):
 @pytest.fixture
 def copied(drawn):
     """
-    Return the table of photos with copies: plain, under two labels, in two splits.
+    Return the table of photos with copies: plain, under different labels, in two splits.
     """
     train, test = drawn / "seg_train" / "seg_train", drawn / "seg_test" / "seg_test"
     shutil.copy(train / "sea" / "0.jpg", train / "sea" / "copy.jpg")
@@ -67,7 +68,7 @@ def copied(drawn):
     return read_table(drawn)
 
 
-def test_the_audit_finds_copies_two_labels_and_two_splits(copied):
+def test_the_audit_finds_duplicates_conflicting_labels_and_leakage(copied):
     findings = utils.audit_images(copied)
     assert list(findings.columns) == [
         "finding",
@@ -86,8 +87,8 @@ def test_the_audit_finds_copies_two_labels_and_two_splits(copied):
     both = {"forest/0.jpg", "buildings/forest.png"}
     assert found == {
         "duplicate": {"sea/0.jpg", "sea/copy.jpg"} | labels | splits | both,
-        "two labels": labels | both,
-        "two splits": splits | both,
+        "conflicting labels": labels | both,
+        "leakage": splits | both,
     }
     assert len(findings) == 8 + 4 + 4
 
@@ -165,7 +166,8 @@ def test_how_many_copies_are_left_out_is_said_and_no_class_vanishes(
 
 def test_the_audit_finds_the_known_copies_by_the_bundled_digests(bundled):
     counts = utils.audit_images(bundled[0]).groupby("finding").size()
-    assert counts.to_dict() == {"duplicate": 36, "two labels": 26, "two splits": 6}
+    found = {"duplicate": 36, "conflicting labels": 26, "leakage": 6}
+    assert counts.to_dict() == found
     leaks = bundled[0].drop(utils.drop_leaks(bundled[0]).index)
     assert list(leaks["label"]) == ["buildings", "mountain", "street"]
 
@@ -221,14 +223,15 @@ def tables(draw_from):
 
 
 @settings(max_examples=20)
-@given(tables(), st.integers(1, 15))
-def test_shrink_keeps_every_nth_photo_of_each_class_and_split(images, factor):
-    left = utils.shrink(images, factor)
+@given(tables(), st.integers(1, 15), st.integers(0, 3))
+def test_shrink_keeps_every_nth_photo_of_each_class_and_split(images, factor, start):
+    left = utils.shrink(images, factor, start=start)
     pd.testing.assert_frame_equal(left, images.loc[left.index])
     assert left.index.is_monotonic_increasing
     for key, rows in images.groupby(["split", "label"], observed=True):
         kept = left[(left["split"] == key[0]) & (left["label"] == key[1])]
-        assert list(kept.index) == list(rows.index[::factor])
+        first = start % min(factor, len(rows))  # so that no class is lost
+        assert list(kept.index) == list(rows.index[first::factor])
     assert left["label"].isna().sum() == images["label"].isna().sum()
 
 
@@ -447,3 +450,49 @@ def test_the_first_photos_of_a_folder_are_shown_under_their_predictions(
     first = scenes.classifier.predict(classifier, tmp_path / "00.png")
     assert drawn[0].get_title().startswith(first["label"][0])
     assert "The first 36 of 41 photos are shown.\n" in capsys.readouterr().out
+
+
+# --- Tables and lines -----------------------------------------------------------------
+
+
+def test_tables_show_shares_as_percent_counts_as_whole_numbers_and_no_nan():
+    table = pd.DataFrame(
+        {"share": [0.9423, np.nan], "photos": [3000.0, np.nan], "of": [0.5, 1e-5]}
+    )
+    shown = utils.percent(table, ["share"])
+    assert shown["share"].tolist() == ["94.23%", ""]
+    assert shown["photos"].tolist() == [3000, ""]
+    assert str(shown["photos"][0]) == "3000"
+    assert shown["of"].tolist() == [0.5, 1e-5]
+
+
+@pytest.fixture
+def search():
+    """Return two settings in three folds, the best of which has an accuracy of 0.8."""
+    rows = [(0.001, 0.1, decay, k, 1) for decay in (0, 1e-4) for k in (1, 2, 3)]
+    results = pd.DataFrame(rows, columns=[*scenes.HYPERPARAMETERS, "fold", "epoch"])
+    results["val_loss"] = 0.5
+    results["val_accuracy"] = 0.7 + 1000 * results["weight_decay"]
+    return results
+
+
+@pytest.mark.parametrize(
+    ("resumed", "line"),
+    [
+        (False, "One head: 5 s; 2 settings x 3 folds: 48 s"),
+        (True, "The search was resumed: its time is not that of the whole search."),
+    ],
+)
+def test_the_time_of_a_search_stands_beside_that_of_one_head(search, resumed, line):
+    search.attrs["resumed"] = resumed
+    assert utils.describe_times(5.2, 47.9, search) == line
+
+
+def test_a_search_is_described_beside_the_committed_one_if_asked(search):
+    line = "Head of this run: learning rate 0.001, dropout 0.1, weight decay 0.0001, "
+    line += "1 epochs; 80.00% cross-validated"
+    assert utils.describe_search(search, beside_committed=False) == line
+    beside = utils.describe_search(search, beside_committed=True)
+    committed = pd.read_csv(Path(utils.__file__).with_name("grid_search.csv"))
+    accuracy = scenes.evaluation.best_hyperparameters(committed)["val_accuracy"]
+    assert beside == f"{line} (committed search: {accuracy:.2%})"

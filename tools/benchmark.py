@@ -42,6 +42,7 @@ import scenes.fine_tuning
 import scenes.folders
 import scenes.grid_search
 import scenes.heads
+import scenes.look
 import scenes.photos
 import scenes.plots
 import scenes.settings
@@ -412,7 +413,7 @@ def draw_growth(table: pd.DataFrame) -> None:
     numbers = ("settings", "folds")
     for column, (title, rows) in enumerate(panels.items(), start=1):
         number = rows[numbers[column - 1]]
-        line = {"color": scenes.plots.TRAINING_COLOR}
+        line = {"color": scenes.look.BLUE}
         trace = go.Scatter(
             x=number, y=rows["per setting"], mode="lines+markers", line=line
         )
@@ -426,7 +427,7 @@ def draw_growth(table: pd.DataFrame) -> None:
         f"The more settings train side by side, the less each "
         f"one costs ({EPOCHS} epochs)"
     )
-    scenes.plots.style(figure, title).update_layout(showlegend=False)
+    scenes.look.style(figure, title).update_layout(showlegend=False)
     with quiet():
         scenes.plots.show(figure, "search_growth", ROOT / "plotly_plots")
 

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import nbformat
 
+WITHOUT_PHOTOS = (  # said in place of the outputs of cells that show photos
+    "Photos appear here when this cell runs; their terms do not allow us to commit "
+    "them.\n"
+)
 TIMES = ("papermill", "execution", "ExecuteTime")  # metadata that differ in each run
 
 
@@ -16,9 +20,10 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """
     Return a copy without photos, remains of progress bars and traces of how it was run.
 
-    Cells tagged `photos` lose their outputs, so that no photo is committed, and keep
-    their execution count. The cell in which papermill sets OUTPUT goes, and the others
-    count on. What a cell prints is one output, however the kernel has cut it.
+    Cells tagged `photos` get a line in place of their outputs, so that no photo is
+    committed, and keep their execution count. The cell in which papermill sets OUTPUT
+    goes, and the others count on. What a cell prints is one output, however the kernel
+    has cut it.
     """
     notebook = copy.deepcopy(notebook)
     notebook.cells = [
@@ -35,7 +40,8 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
             del cell.metadata["tags"]  # papermill gives each cell an empty list
         if cell.cell_type == "code":
             shows_photos = "photos" in cell.metadata.get("tags", ())
-            cell.outputs = [] if shows_photos else tidy(cell.outputs)
+            line = nbformat.v4.new_output("stream", text=WITHOUT_PHOTOS)
+            cell.outputs = [line] if shows_photos else tidy(cell.outputs)
             number += cell.execution_count is not None
             cell.execution_count = cell.execution_count and number
             for output in cell.outputs:

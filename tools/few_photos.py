@@ -28,13 +28,13 @@ from scenes import (
     dataset,
     evaluation,
     features,
-    files,
     fine_tuning,
     folders,
     grid_search,
     heads,
     settings,
 )
+from studies import common
 
 GRID = settings.GridOptions(
     learning_rates=[0.0005, 0.001, 0.005],
@@ -42,6 +42,9 @@ GRID = settings.GridOptions(
     weight_decays=[0.00001, 0.0001, 0.001, 0.01],
     epochs=25,
     folds=5,
+)
+TUNING = settings.FineTuningOptions(
+    learning_rate=0.0001, first_layer="block_10_expand", label_smoothing=0.1, epochs=5
 )
 RATES = [0.0001, 0.0003]
 
@@ -57,10 +60,10 @@ def read(folder: Path, thinned: int, seed: int) -> pd.DataFrame:
     images = utils.create_test(images.join(digests), seed=seed)
     images = utils.drop_leaks(images)
     if thinned > 1:
-        parts = [(images["split"] == "test", 5), (images["split"] != "test", thinned)]
-        images = pd.concat(
-            [utils.shrink(images[rows], factor) for rows, factor in parts]
-        )
+        is_test = images["split"] == "test"
+        test = utils.shrink(images[is_test], 5)
+        others = utils.shrink(images[~is_test], thinned)
+        images = pd.concat([test, others])
     return utils.create_validation(images, seed=seed)
 
 
@@ -71,64 +74,54 @@ def measure(folder: Path, thinned: int, seed: int, cache: str) -> dict:
     images = read(folder, thinned, seed)
     base = base_model.build_base_model("imagenet")
     X = features.extract_features(images, base, cache=cache)
-    y, split = images["label"].cat.codes.to_numpy(), images["split"].to_numpy(dtype=str)
-    classes = list(images["label"].cat.categories)
-    train, validation, test = (split == s for s in ("train", "validation", "test"))
-    grid = dataclasses.replace(GRID, seed=seed)
+    y = images["label"].cat.codes.to_numpy()
+    train, validation, test = (
+        (images["split"] == name).to_numpy() for name in ("train", "validation", "test")
+    )
     results = grid_search.grid_search(
         X[~test],
         y[~test],
-        grid,
+        dataclasses.replace(GRID, seed=seed),
         groups=images["digest"][~test],
         cache=cache,
         csv=Path(cache, "grid_search.csv"),
     )
-    best = evaluation.best_hyperparameters(results)
-    options = settings.HeadOptions(
-        learning_rate=best["learning_rate"],
-        dropout=best["dropout"],
-        weight_decay=best["weight_decay"],
-        epochs=best["epoch"],
-        seed=seed,
-    )
+    options = common.best_setting(seed, results)
     head, _ = heads.train_head(X[train], y[train], options)
     final, _ = heads.train_head(X[~test], y[~test], options)
 
-    def predict(pair: tuple, rows: np.ndarray) -> np.ndarray:
-        model = classifier.build_classifier(*pair, classes)
-        return classifier.predict(model, list(images["file"][rows]))[classes]
+    def tune(table, start, rate):
+        tuning = dataclasses.replace(TUNING, learning_rate=rate, seed=seed)
+        base_and_head = fine_tuning.fine_tune(table, base, start, tuning, cache=cache)
+        return base_and_head[:2]
 
-    def tune(table: pd.DataFrame, start: object, rate: float) -> tuple:
-        tuning = settings.FineTuningOptions(
-            learning_rate=rate,
-            first_layer="block_10_expand",
-            label_smoothing=0.1,
-            epochs=5,
-            seed=seed,
-        )
-        return fine_tuning.fine_tune(table, base, start, tuning, cache=cache)[:2]
+    def accuracy(pair):
+        return np.mean(predict(pair, images[test]).argmax(axis=1) == y[test])
 
-    def accuracy(pair: tuple) -> float:
-        return (predict(pair, test).to_numpy().argmax(axis=1) == y[test]).mean()
-
-    guesses, row = (
-        {"head": head(X[validation]).numpy()},
-        {"head": accuracy((base, final))},
-    )
+    row = {"training": int((~test).sum()), "test": test.sum()}
+    row["head"] = accuracy((base, final))
+    guesses = {"head": head(X[validation]).numpy()}
     for rate in RATES:
         pair = tune(images, head, rate)
-        guesses[f"{rate:g}"] = predict(pair, validation).to_numpy()
+        guesses[f"{rate:g}"] = predict(pair, images[validation])
         row[f"fine-tuned, {rate:g}"] = accuracy(pair)
     tables = [
-        evaluation.predictions_table(images[validation], p, name)
-        for name, p in guesses.items()
+        evaluation.predictions_table(images[validation], probabilities, name)
+        for name, probabilities in guesses.items()
     ]
-    chosen = evaluation.compare_models(pd.concat(tables)).index[0]
-    row |= {"chosen": chosen, "saved": row["head"]}
-    if chosen != "head":
+    row["chosen"] = evaluation.compare_models(pd.concat(tables)).index[0]
+    row["saved"] = row["head"]
+    if row["chosen"] != "head":
         everything = images.assign(split=images["split"].replace("validation", "train"))
-        row["saved"] = accuracy(tune(everything, final, float(chosen)))
-    return {"training": int((~test).sum()), "test": test.sum()} | row
+        row["saved"] = accuracy(tune(everything, final, float(row["chosen"])))
+    return row
+
+
+def predict(pair: tuple, images: pd.DataFrame) -> np.ndarray:
+    """Return the probabilities (n, classes) of a base model and its head."""
+    classes = list(images["label"].cat.categories)
+    model = classifier.build_classifier(*pair, classes)
+    return classifier.predict(model, list(images["file"]))[classes].to_numpy()
 
 
 def summarize(table: pd.DataFrame) -> list[str]:
@@ -136,24 +129,17 @@ def summarize(table: pd.DataFrame) -> list[str]:
     Return the rows of the table in BENCHMARK.md: mean test accuracies over the seeds,
     in %.
     """
-    columns = [
-        "head",
-        *(name for name in table if name.startswith("fine-tuned")),
-        "saved",
-    ]
+    tuned = [name for name in table if name.startswith("fine-tuned")]
     lines = []
     for name, rows in table.groupby("data set", sort=False):
-        means = (100 * rows[columns].mean()).map("{:.1f}".format)
-        gap = 100 * (rows["saved"] - rows["head"])
-        error = f" ± {gap.sem():.1f}" if len(rows) > 1 else ""
-        sizes = [
-            name,
-            len(rows),
-            f"{rows['training'].iloc[0]:,}",
-            f"{rows['test'].iloc[0]:,}",
-        ]
-        cells = [*map(str, sizes), *means, f"{gap.mean():+.1f}{error}"]
-        lines.append(f"| {' | '.join(cells)} |")
+        training, test = rows[["training", "test"]].iloc[0]
+        means = 100 * rows[["head", *tuned, "saved"]].mean()
+        gain = 100 * (rows["saved"] - rows["head"])
+        error = f" ± {gain.sem():.1f}" if len(rows) > 1 else ""
+        cells = [name, len(rows), f"{training:,}", f"{test:,}"]
+        cells += [f"{mean:.1f}" for mean in means]
+        cells.append(f"{gain.mean():+.1f}{error}")
+        lines.append(common.row(*cells))
     return lines
 
 
@@ -161,18 +147,20 @@ def main() -> None:
     """Write the table, row by row."""
     intel = folders.find_photos(None)
     sets = [(Path(name), 1) for name in sys.argv[1:]]
-    sets += [(intel, 20), (intel, 60)] if intel else []
-    csv = ROOT / "results" / "few_photos.csv"
-    rows = files.read_csv(csv).to_dict("records") if csv.exists() else []
+    if intel:
+        sets += [(intel, 20), (intel, 60)]
+    is_begun = (ROOT / "results" / "few_photos.csv").exists()
+    rows = common.read("few_photos").to_dict("records") if is_begun else []
+    measured = {(row["data set"], row["seed"]) for row in rows}
     for seed, (folder, thinned) in itertools.product(range(3), sets):
         name = folder.name + (f", every {thinned}th" if thinned > 1 else "")
-        case = {"data set": name, "seed": seed}
-        if any(case.items() <= row.items() for row in rows):
+        if (name, seed) in measured:
             continue
         with tempfile.TemporaryDirectory() as cache:
-            rows.append(case | measure(folder, thinned, seed, cache))
+            row = measure(folder, thinned, seed, cache)
+        rows.append({"data set": name, "seed": seed} | row)
         print(rows[-1])
-        files.write_csv(pd.DataFrame(rows).round(4), csv)
+        common.write(pd.DataFrame(rows).round(4), "few_photos")
 
 
 if __name__ == "__main__":
