@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import joblib
 import keras
@@ -141,9 +141,12 @@ def _run_in_threads(function, calls, threads, stop):
     """Yield the results of calls that run in threads, and wait for these at the end."""
     with ThreadPoolExecutor(threads) as pool:
         try:
-            futures = [pool.submit(function, *call) for call in calls]
-            for future in as_completed(futures):
-                yield future.result()
+            left = {pool.submit(function, *call) for call in calls}
+            while left:
+                # A wait without end may miss an interrupt that another thread gets.
+                ended, left = wait(left, 0.2, FIRST_COMPLETED)
+                for future in ended:
+                    yield future.result()
         except BaseException:  # an interrupt, too
             stop.set()
             raise
