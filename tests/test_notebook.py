@@ -647,8 +647,8 @@ def test_each_cell_gives_the_same_when_it_is_run_twice(run_on_features):
     for name in copies:
         assert shown_by(cells[name]) == shown_by(cells[name[:-6]]), name
     said = [cells[name].outputs[0].text for name in ("search-run", "search-run-again")]
-    assert re.fullmatch(r"One head: \d+ s; 4 settings x 2 folds: \d+ s\n", said[0])
-    assert said[1].startswith("The search was resumed")
+    for line in said:  # a search that has finished leaves nothing to resume
+        assert re.fullmatch(r"One head: \d+ s; 4 settings x 2 folds: \d+ s\n", line)
 
 
 def test_cells_of_photos_show_them_or_say_what_they_would_show(run):

@@ -319,7 +319,10 @@ def test_many_classes_are_counted_by_size_and_confused_in_pairs(figures, photos)
     assert (axis.categoryorder, axis.showticklabels) == ("total descending", False)
     assert figures["counts 100"].data[0].texttemplate is None
     images, _, predicted = photos[100]
-    errors = pd.crosstab(images["label"], predicted).to_numpy(copy=True)
+    classes = list(images["label"].cat.categories)
+    table = pd.crosstab(images["label"].astype(str), np.asarray(predicted))
+    errors = table.reindex(index=classes, columns=classes, fill_value=0)
+    errors = errors.to_numpy(copy=True)
     np.fill_diagonal(errors, 0)
     most = np.sort(errors, axis=None)[:-11:-1]
     bars = figures["confusion 100"].data
