@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from clean_notebook import WITHOUT_PHOTOS, clean, main, tidy
-from conftest import CLASSES, draw, read_table
+from conftest import CLASSES, draw
 from nbconvert import PythonExporter
 from PIL import Image
 
@@ -647,8 +647,8 @@ def test_each_cell_gives_the_same_when_it_is_run_twice(run_on_features):
     for name in copies:
         assert shown_by(cells[name]) == shown_by(cells[name[:-6]]), name
     said = [cells[name].outputs[0].text for name in ("search-run", "search-run-again")]
-    assert re.fullmatch(r"One head: \d+ s; 4 settings x 2 folds: \d+ s\n", said[0])
-    assert said[1].startswith("The search was resumed")
+    for line in said:  # a search that has finished leaves nothing to resume
+        assert re.fullmatch(r"One head: \d+ s; 4 settings x 2 folds: \d+ s\n", line)
 
 
 def test_cells_of_photos_show_them_or_say_what_they_would_show(run):
@@ -971,36 +971,6 @@ def test_two_classes_of_real_photos_are_learned(
     predictions = pd.read_csv(run.results / "results" / "test_predictions.csv")
     right = predictions[["built", "natural"]].idxmax(axis=1) == predictions["label"]
     assert right.mean() > 0.93
-
-
-@pytest.mark.photos
-@pytest.mark.slow
-def test_photos_and_bundled_features_give_the_same_results(
-    tmp_path, real_photos, imagenet_base_model, run_on_features
-):
-    images, X = scenes.features.load_bundled_features(
-        run_on_features.folder / "features.npz"
-    )
-    for path in images["path"]:
-        link = tmp_path / "some" / path
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(real_photos.resolve() / path)
-    settings = ON_FEATURES | {"PHOTOS": "some", "FINE_TUNE_RATES": []}
-    run_on_photos = run_notebook(tmp_path, settings)
-    photos = read_table(tmp_path / "some")
-    assert list(photos["path"]) == list(images["path"])
-    cache = tmp_path / ".cache"  # it holds them all
-    computed = scenes.features.extract_features(
-        photos, imagenet_base_model, cache=cache
-    )
-    runs = (run_on_photos, run_on_features)
-    csv, csv_on_features = (run.results / "grid_search.csv" for run in runs)
-    if np.array_equal(computed, X):
-        assert csv.read_bytes() == csv_on_features.read_bytes()
-    else:  # another processor rounds some features to the next step
-        np.testing.assert_allclose(
-            pd.read_csv(csv), pd.read_csv(csv_on_features), atol=0.02
-        )
 
 
 @pytest.mark.slow
