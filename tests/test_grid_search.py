@@ -589,11 +589,9 @@ def test_an_interrupt_ends_the_trainings_of_all_threads_before_the_call_returns(
     put, train_fold = Store.put, scenes.grid_search.train_fold
     press = functools.partial(os.kill, os.getpid(), signal.SIGINT)
     together = {"training": (2, press), "writing": (3, None)}[where]
-    both, stored, ended = (
-        threading.Barrier(*together, timeout=60),
-        threading.Event(),
-        [],
-    )
+    both = threading.Barrier(*together, timeout=60)
+    stored = threading.Event()
+    ended = []
 
     def train(X, y, rows, options, fold, part):
         if fold == 1:
