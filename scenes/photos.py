@@ -5,6 +5,7 @@ A photo is its pixels: one decoder for all modules, and no photo is moved or cha
 the base model, only its image size is known here.
 """
 
+import errno
 import functools
 import io
 import re
@@ -33,6 +34,17 @@ FORMATS = tuple(name for name in Image.ID if name not in _NOT_DECODED)
 _SRGB = ImageCms.createProfile("sRGB")
 _PNG = b"\x89PNG\r\n\x1a\n"
 PngImagePlugin.MAX_TEXT_CHUNK = 2**26  # colour profiles may be larger than 1 MB
+# Errors of the operating system that stay with a file.
+_LASTING = {
+    errno.EACCES,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EPERM,
+}
+# Programs leave the fourth byte of these at 0 and do not mean it as transparency.
+_UNUSED_ALPHA = {"BMP", "CUR", "DIB", "ICO", "TGA"}
 # Among them the marks that turn the direction of text round: gpj.exe for exe.jpg.
 _CONTROL = re.compile(
     "[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -105,14 +117,9 @@ def read_photo(path: str | Path) -> np.ndarray:
     """
     try:
         data = Path(path).read_bytes()
-    except (
-        FileNotFoundError,
-        IsADirectoryError,
-        NotADirectoryError,
-        PermissionError,
-    ) as error:
-        raise UnreadablePhotoError(path, error.strerror) from error
     except OSError as error:
+        if error.errno in _LASTING:
+            raise UnreadablePhotoError(path, error.strerror) from error
         raise OSError(
             f"{printable(path)} cannot be read at the moment: {error.strerror}; "
             f"try again"
@@ -153,6 +160,10 @@ def _pixels(data):
     if data.startswith(_PNG):
         file = _without_comments(file)
     image = Image.open(file, formats=FORMATS)
+    width, height = image.size
+    # Pillow only warns of up to twice as many. None stands for no limit.
+    if width * height > (Image.MAX_IMAGE_PIXELS or np.inf):
+        raise Image.DecompressionBombError(f"{width} x {height} pixels are too many")
     image.draft(None, (DRAFT_SIZE, DRAFT_SIZE))  # does nothing if it is no JPEG
     image.load()
     _turn(image)
@@ -192,11 +203,13 @@ def _flatten(image):
         return _gray(image).convert("RGB")
     if not image.has_transparency_data:
         return _to_srgb(image)
+    if image.mode == "La":
+        image = image.convert("LA")  # the only way out of this mode
     clear = image.convert("RGBA")
     alpha = clear.getchannel("A")
     photo = _to_srgb(clear.convert("L" if image.mode == "LA" else "RGB"))
-    if not alpha.getbbox():
-        return photo  # programs leave the alpha of all pixels at 0 without meaning it
+    if image.format in _UNUSED_ALPHA and not alpha.getbbox():
+        return photo
     white = Image.new("RGB", photo.size, "white")
     return Image.composite(photo, white, alpha)
 
@@ -226,27 +239,39 @@ def _transform(profile, mode):
 
 
 def _gray(image):
-    """
-    Return gray of more than 8 bits in 8.
-
-    White is the first of 1, 255 and 65535 that no number is above. Numbers that span
-    less than a quarter of the way to it may be those of a sensor of fewer bits, or
-    temperatures: nearly black or one gray, they are refused.
-    """
-    numbers = np.asarray(image).astype("float64")
-    low, high = numbers.min(), numbers.max()
-    white = min((n for n in (1, 255, 65535) if n >= high), default=np.inf)
-    if not (low >= 0 and high - low >= white / 4):
-        raise ValueError(
-            f"its pixels go from {low:g} to {high:g}, which does not say what is "
-            f"white; save it with 8 bits"
-        )
-    gray = numbers * (255 / white)
-    # Pillow inverts 8 bits alone.
+    """Return gray of more than 8 bits in 8."""
+    numbers = np.asarray(image)
     tags = getattr(image, "tag_v2", {})
+    has_12_bits = tags.get(ExifTags.Base.BitsPerSample) == (12,)
+    white = 4095 if has_12_bits else _white(numbers)
+    gray = numbers.astype("float64") * (255 / white)
+    # Pillow inverts 8 bits alone.
     if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:
         gray = 255 - gray
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        gray[numbers == clear] = 255
     return Image.fromarray(gray.round().astype("uint8"))
+
+
+def _white(numbers):
+    """
+    Return the number that is white, which follows from the largest one.
+
+    Numbers that span less than a quarter of the way to white may be those of a sensor
+    of fewer bits, or temperatures: nearly black or one gray, they are refused. A page
+    that is all black or all white is not.
+    """
+    low, high = numbers.min(), numbers.max()
+    possible = (1, 255) if numbers.dtype.kind == "f" else (255, 65535)
+    white = next((number for number in possible if high <= number), np.inf)
+    is_plain = low == high and high in (0, white)
+    if low >= 0 and (is_plain or high - low >= white / 4):
+        return white
+    raise ValueError(
+        f"its pixels go from {low:g} to {high:g}, which does not say what is white; "
+        f"save it with 8 bits"
+    )
 
 
 # --- The size for the network ---------------------------------------------------------

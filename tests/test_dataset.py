@@ -41,6 +41,7 @@ def test_a_digest_knows_a_photo_by_its_pixels_and_shape(tmp_path):
     assert found["digest"].nunique() == 3
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_the_audit_finds_all_unreadable_photos_and_says_why_without_folders(drawn):
     """The folder of one's own photos is nobody's business in a published notebook."""
     names = {f"seg_train/seg_train/sea/{kind}.jpg": kind for kind in UNREADABLE}

@@ -24,16 +24,16 @@ import scenes.photos
 PHOTO = draw(7, width=48, height=36)
 
 
-def turned(orientation: int) -> dict:
+def turned(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     return {"exif": exif}
 
 
 def saved(
-    pixels: np.ndarray | Image.Image,
-    kind: str = "PNG",
-    mode: str | None = None,
+    pixels,
+    kind="PNG",
+    mode=None,
     **options,
 ):
     """Return a function that writes a photo to a path as Pillow does."""
@@ -43,7 +43,7 @@ def saved(
     )
 
 
-def retagged(pixels: np.ndarray | Image.Image, tag: int, old: int, new: int):
+def retagged(pixels, tag, old, new):
     """
     Return a function that writes a TIFF of which one tag is another than Pillow writes.
     """
@@ -53,7 +53,7 @@ def retagged(pixels: np.ndarray | Image.Image, tag: int, old: int, new: int):
     return lambda path: path.write_bytes(file.getvalue().replace(before, after))
 
 
-def transparent(mode: str) -> Image.Image:
+def transparent(mode):
     """Return a half transparent black photo whose left column is opaque."""
     alpha = np.where(np.arange(8) == 0, 255, 127) * np.ones((6, 1))
     black = Image.new("L" if mode == "LA" else "RGB", (8, 6))
@@ -61,11 +61,11 @@ def transparent(mode: str) -> Image.Image:
     return black
 
 
-def in_rgb(gray: np.ndarray) -> np.ndarray:
+def in_rgb(gray):
     return np.repeat(gray[..., None], 3, axis=-1)
 
 
-def with_a_mask_for_alpha(path: Path) -> None:
+def with_a_mask_for_alpha(path):
     """Write a BMP that names its fourth byte, which Pillow leaves out."""
     file = io.BytesIO()
     saved(FOURTH_BYTE_0, "BMP")(file)
@@ -78,12 +78,10 @@ def with_a_mask_for_alpha(path: Path) -> None:
 
 OVER_WHITE = in_rgb(np.where(np.arange(8) == 0, 0, 128) * np.ones((6, 1)))
 GRAY = draw(7)[..., 0]
-RAMP = 5 * np.arange(48).reshape(6, 8)
-FIVES = Image.fromarray(np.where(RAMP == 5, 9, RAMP).astype("uint8"))
-NO_FIVES = in_rgb(np.where(RAMP == 5, 255, RAMP))
 CMYK = np.array(Image.fromarray(PHOTO).convert("CMYK").convert("RGB"))
 FRAMES = [Image.fromarray(draw(seed)).quantize(12) for seed in (1, 2)]
 LONG = np.tile(PHOTO[:1], (1, 417, 1))[:, :20000]
+WHITE = np.full((6, 8, 3), 255)
 FOURTH_BYTE_0 = Image.fromarray(PHOTO)
 FOURTH_BYTE_0.putalpha(0)
 TURNED = [
@@ -103,10 +101,9 @@ ODD_PHOTOS = {
     "CMYK": (saved(PHOTO, "JPEG", "CMYK", quality=100), CMYK, 12),
     "alpha": (saved(transparent("RGBA")), OVER_WHITE, 1),
     "gray with alpha": (saved(transparent("LA")), OVER_WHITE, 1),
-    "gray and one transparent": (saved(FIVES, transparency=9), NO_FIVES, 0),
     "palette with transparency": (
-        saved(FIVES.convert("P"), transparency=9),
-        NO_FIVES,
+        saved(Image.new("P", (8, 6)), transparency=0),
+        WHITE,
         0,
     ),
     "animated gif": (
@@ -123,15 +120,23 @@ ODD_PHOTOS = {
     "TGA whose fourth byte is 0": (saved(FOURTH_BYTE_0, "TGA"), PHOTO, 0),
 }
 
+RAMP = 5 * np.arange(48).reshape(6, 8)
 UNIT = (RAMP / 255).astype("float32")
 RAMP16 = (257 * RAMP).astype("uint16")
-MASK = in_rgb(RAMP // 128 * 255)
 WHITE_IS_0 = {"tiffinfo": {262: 0}}
+FIVES = np.where(RAMP == 5, 9, RAMP).astype("uint8")
+NO_FIVES = in_rgb(np.where(RAMP == 5, 255, RAMP))
+PACKED = bytes.fromhex(
+    "".join(f"{257 * n // 16:03x}" for n in RAMP.flat)
+)  # three digits: 12 bits
+RAMP12 = np.frombuffer(PACKED.ljust(96), "uint16").reshape(6, 8)
+DARK12 = np.frombuffer((b"\x01\0\x10" * 24).ljust(96), "uint16").reshape(6, 8)
 PROFILES = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
 LAB = ImageCms.profileToProfile(Image.fromarray(PHOTO), *PROFILES, outputMode="LAB")
 # The same of each mode and depth that the decoder knows.
 MODES = {
     "16 bits": (saved(RAMP16), in_rgb(RAMP), 0),
+    "16 bits, transparent": (saved(RAMP16, transparency=257 * 5), NO_FIVES, 0),
     "16 bits of a Mac": (saved(RAMP16.astype(">u2"), "TIFF"), in_rgb(RAMP), 0),
     "16 bits, 0 is white": (
         saved(65535 - RAMP16, "TIFF", **WHITE_IS_0),
@@ -139,19 +144,23 @@ MODES = {
         0,
     ),
     "16 bits that hold 8": (saved(RAMP.astype("uint16"), "TIFF"), in_rgb(RAMP), 0),
+    "12 bits": (retagged(RAMP12, 258, 16, 12), in_rgb(RAMP), 1),
     "32 bits that hold 16": (
         saved(257 * RAMP.astype("int32"), "TIFF"),
         in_rgb(RAMP),
         0,
     ),
+    "16 bits, white page": (saved(0 * RAMP16 + 65535), WHITE, 0),
+    "16 bits, black page": (saved(0 * RAMP16), 0 * WHITE, 0),
     "16 bits, a third of them": (saved(RAMP16 // 3), in_rgb(RAMP // 3), 1),
-    "16 bits that hold 1": (saved(RAMP.astype("uint16") // 128, "TIFF"), MASK, 0),
-    "floats to 65535": (saved(65535 * UNIT, "TIFF"), in_rgb(RAMP), 1),
+    "12 bits, dark": (retagged(DARK12, 258, 16, 12), 0 * WHITE + 1, 0),
     "floats to 1": (saved(UNIT, "TIFF"), in_rgb(RAMP), 0),
     "floats to 255": (saved(255 * UNIT, "TIFF"), in_rgb(RAMP), 0),
     "LAB": (saved(LAB, "TIFF"), PHOTO, 12),
     "palette": (saved(Image.fromarray(PHOTO).quantize(12)), PHOTO, 0),
     "palette and alpha": (saved(transparent("RGBA"), "TIFF", "PA"), OVER_WHITE, 1),
+    "gray and one transparent": (saved(FIVES, transparency=9), NO_FIVES, 0),
+    "gray times alpha": (retagged(transparent("LA"), 338, 2, 1), OVER_WHITE, 1),
     "colours times alpha": (retagged(transparent("RGBA"), 338, 2, 1), OVER_WHITE, 1),
     "YCbCr": (saved(PHOTO, "TIFF", "YCbCr"), PHOTO, 3),
 } | {
@@ -170,7 +179,7 @@ def test_a_photo_gives_the_pixels_that_a_viewer_shows(kind, tmp_path):
     assert np.abs(pixels.astype(int) - right).max() <= tolerance
 
 
-UNCLEAR = [5 * UNIT, 99999 * UNIT, UNIT - 0.5, UNIT * np.nan, UNIT / 9, 40 * UNIT]
+UNCLEAR = [5 * UNIT, 65535 * UNIT, UNIT - 0.5, UNIT * np.nan, UNIT / 9, 40 * UNIT]
 UNCLEAR += [(most * UNIT).astype("uint16") for most in (40, 1023, 4095, 8191, 16383)]
 UNCLEAR += [
     (7000 + 1500 * UNIT).astype("uint16"),  # a thermal camera's counts
@@ -203,7 +212,7 @@ def test_a_colour_profile_is_applied(mode, tmp_path):
     assert np.abs(pixels.astype(int) - PHOTO[..., ::-1]).max() <= 1
 
 
-def with_curve(curve: bytes) -> bytes:
+def with_curve(curve):
     """Return an sRGB profile in which the place of the curve of each colour is moved."""
     at = len(SRGB)
     profile = SRGB
@@ -255,7 +264,7 @@ saved(Image.fromarray(PHOTO).quantize(12), transparency=5, **turned(6))(PNG)
 PNG = PNG.getvalue()
 
 
-def chunk(kind: bytes, data: bytes, *, is_whole: bool = True) -> bytes:
+def chunk(kind, data, *, is_whole=True):
     checksum = zlib.crc32(kind + data) ^ (not is_whole)
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
 
@@ -301,6 +310,21 @@ def test_a_jpeg_that_is_not_twice_as_large_as_needed_is_decoded_whole(tmp_path, 
         )
 
 
+def test_the_limit_of_pixels_can_be_raised_or_taken_away(tmp_path, monkeypatch):
+    saved(PHOTO)(tmp_path / "photo.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 36 * 48 - 1)
+    many = pytest.raises(
+        ValueError, match=r"48 x 36 pixels are too many; .*, or raise PIL.Image.M"
+    )
+    with pytest.warns(Image.DecompressionBombWarning), many:
+        scenes.photos.read_photo(tmp_path / "photo.png")
+    for limit in (36 * 48, None):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        np.testing.assert_array_equal(
+            scenes.photos.read_photo(tmp_path / "photo.png"), PHOTO
+        )
+
+
 # --- Damage ---------------------------------------------------------------------------
 
 
@@ -323,7 +347,12 @@ UNREADABLE = {
         lambda p: p.write_text("P5 20000 20000 255\n"),
         "exceeds limit.*; make it smaller, or",
     ),
+    "little bomb": (
+        lambda p: p.write_text("P5 9600 9600 255\n"),
+        "9600 x 9600 pixels are too many",
+    ),
     "vanished": (lambda p: None, "No such file"),
+    "symlink loop": (lambda p: p.symlink_to(p.name), "symbolic links"),
     "a folder": (lambda p: p.mkdir(), "Is a directory|Permission denied"),
     'named "quotes", emoji 🏔 and\nnewline': (
         lambda p: p.write_text("text"),
@@ -333,6 +362,7 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("kind", UNREADABLE)
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_an_unreadable_photo_is_named_with_the_reason(kind, tmp_path):
     write, reason = UNREADABLE[kind]
     path = tmp_path / f"{kind}.jpg"
@@ -356,7 +386,7 @@ def test_a_photo_that_is_cut_off_is_an_error_that_names_it(kind, tmp_path):
         scenes.photos.read_photo(path)
 
 
-def failing(monkeypatch, kind: type, method: str, error: Exception):
+def failing(monkeypatch, kind, method, error):
     """Let a method of all files or photos fail."""
 
     def fail(*args):
