@@ -142,6 +142,8 @@ def _is_apart(folder):
     """
     if folder.name.startswith(".") or folder.name.lower() in _APART:
         return True
+    if (folder / ".scenes-maps").exists():  # by an earlier version, for its maps
+        return True
     recorded = folder / "settings.json"
     return recorded.is_file() and b'"VALIDATION_RATIO"' in recorded.read_bytes()
 

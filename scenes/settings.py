@@ -9,7 +9,7 @@ import difflib
 import numbers
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -19,7 +19,6 @@ import tensorflow as tf
 import scenes
 from scenes import base_model, files
 
-Rule = tuple[str, Callable[[object], bool]]
 PROJECT = Path(__file__).resolve().parents[1]
 _TINY = float(np.finfo("float32").tiny)  # what is below it is 0 to the network
 
@@ -70,7 +69,7 @@ _LEARNING_RATE = _number("a number above 0, up to 1", _TINY, 1)
 _WEIGHT_DECAY = _number("a number from 0 to 1000", 0, 1000)
 _DROPOUT = _number("a number from 0 to 0.999", 0, 0.999)
 # What each setting may be: in words for the error message, and as a test.
-RULES: dict[str, Rule] = {
+RULES = {
     "photos": _FOLDER,
     "download": ("True or False", lambda value: isinstance(value, bool)),
     "corrections": ("None or a CSV file with the columns path and label", _is_path),
@@ -80,8 +79,8 @@ RULES: dict[str, Rule] = {
     ),
     "output": _FOLDER,
     "cache": (
-        "a folder that can be written to",
-        lambda value: value is not None and _is_path(value),
+        "a folder that can be written to, other than the project's own",
+        lambda value: value and _is_path(value) and Path(value).resolve() != PROJECT,
     ),
     # Keras takes 32 bits, and the runs of the notebook count on from it.
     "seed": _whole_number(0, 4 * 10**9),

@@ -39,7 +39,7 @@ NAN, INFINITY = float("nan"), float("inf")
 # Of each rule one setting: what it cannot and what it can be.
 RULES = {
     "PHOTOS": ([5, "", True, ["photos"]], [None, "photos", Path("photos")]),
-    "CACHE": ([None, "", 5], ["cache", Path("cache")]),
+    "CACHE": ([None, "", 5, scenes.settings.PROJECT], ["cache", Path("cache")]),
     "DOWNLOAD": ([1, None, "True"], [True, False]),
     "SEED": (
         [-1, 0.5, "0", None, True, 4 * 10**9 + 1, 10**30, np.array(3)],
