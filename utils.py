@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-import scenes.drawings
 from scenes import (
     classifier,
     dataset,
+    drawings,
     evaluation,
     features,
     folders,
@@ -267,7 +267,7 @@ def show_images(
     for title in titles:
         lines = map(photos.printable, str(title).split("\n"))
         printable.append("\n".join(lines))
-    return scenes.drawings.grid(shown, printable, columns=columns)
+    return drawings.grid(shown, printable, columns=columns)
 
 
 def percent(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:

@@ -17,10 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from scipy.stats import entropy, norm, t
-from sklearn.metrics import (
-    log_loss,
-    precision_recall_fscore_support,
-)
+from sklearn.metrics import log_loss, precision_recall_fscore_support
 
 import scenes
 from scenes import calibration

@@ -22,7 +22,6 @@ _FEATURES = np.uint8, ("n", base_model.N_FEATURES)  # rounded
 _BLOCK = {"digest": ("U", ("n",)), "features": _FEATURES}
 
 
-@scenes.float32()
 def extract_features(
     images: pd.DataFrame,
     base: keras.Model,

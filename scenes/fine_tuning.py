@@ -6,7 +6,6 @@ An interrupted training resumes after its last finished epoch. Knows nothing of 
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -21,9 +20,8 @@ from scenes import base_model, features, files, heads, photos, progress, setting
 # worse than its own head. So there are more epochs until there are so many steps, but
 # not so many that a dozen images are learned by heart.
 MIN_STEPS, MAX_EPOCHS = 400, 60
-STEPS_A_MINUTE = (
-    240  # of half of the layers on two CPU cores; only to announce the time
-)
+# Of half of the layers on two CPU cores; only to announce the time.
+STEPS_A_MINUTE = 240
 KIND = "fine-tuning"  # of the checkpoints in the store
 ACTIVATIONS = "activations"  # in the store
 KEPT_CHECKPOINTS = 12  # of 24 MB each: those of some four runs
@@ -103,7 +101,7 @@ def fine_tune(
         done = checkpoint.restore()
         if done < epochs:
             activations = compute_activations(images, lower, cache)
-            _fit(model, data, activations, options, checkpoint, done)
+            _fit(model, data, activations, options, steps, checkpoint, done)
     return base, head, checkpoint.table()
 
 
@@ -245,9 +243,8 @@ def _send_through(model, images):
             bar.update(len(block))
 
 
-def _fit(model, data, activations, options, checkpoint, done):
-    """Train the epochs that are left."""
-    steps = math.ceil(len(data.training_rows) / options.batch_size)
+def _fit(model, data, activations, options, steps, checkpoint, done):
+    """Train the epochs that are left, of so many steps each."""
     epochs = options.epochs
     minutes = math.ceil((epochs - done) * steps / STEPS_A_MINUTE)
     print(
@@ -262,24 +259,22 @@ def _fit(model, data, activations, options, checkpoint, done):
     )
     with progress.bar(epochs * steps, "Fine-tuning", "batch") as bar:
         bar.update(done * steps)
+        move = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs: bar.update()
+        )
         model.fit(
-            draw_batches(activations, data, options, range(done, epochs)),
+            _draw_batches(activations, data, options, range(done, epochs)),
             epochs=epochs,
             initial_epoch=done,
             steps_per_epoch=steps,
             validation_data=validation_data if len(held_out) else None,
             shuffle=False,
             verbose=0,
-            callbacks=[progress.after_batch(bar), checkpoint],
+            callbacks=[move, checkpoint],
         )
 
 
-def draw_batches(
-    activations: np.ndarray,
-    data: _Targets,
-    options: settings.FineTuningOptions,
-    epochs: range,
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _draw_batches(activations, data, options, epochs):
     """
     Yield the batches of these epochs: activations, one-hot labels and weights.
 

@@ -192,7 +192,6 @@ def _train_all(X, y, folds, blocks, cached, fingerprint):
                 continue
             bar.update()
             yield table
-        _stopped.clear()
         threads = 1 if scenes.has_gpu() else min(2, joblib.cpu_count())
         trained = progress.run(train_fold, calls, threads=threads, stop=_stopped)
         with contextlib.closing(trained):  # nothing trains on after an interrupt

@@ -158,6 +158,7 @@ def train_head(
         X_val, y_val, _ = check_data(*validation_data, n_classes)
         validation_data = X_val, y_val, weights[y_val]
     bar = progress.bar(options.epochs, "Training the head", "epoch")
+    move = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: bar.update())
     with _one_training, scenes.float32(), training.SettingUp() as setting_up, bar:
         graph = _graph_of(X.shape[1], n_classes, options)
         model, history = graph.fit(
@@ -168,7 +169,7 @@ def train_head(
             epochs=options.epochs,
             sample_weight=weights[y],
             validation_data=validation_data,
-            callbacks=[setting_up, progress.after_epoch(bar)],
+            callbacks=[setting_up, move],
             verbose=0,
         )
     columns = [name for name in scenes.METRICS if name in history.history]
@@ -177,7 +178,7 @@ def train_head(
     return model.layers[0], table
 
 
-_kept: dict[tuple, training.SharedGraph] = {}  # of the last kind of head
+_kept = {}  # the graph of the last kind of head, by that kind
 
 
 def _graph_of(n_features, n_classes, options):
@@ -190,9 +191,7 @@ def _graph_of(n_features, n_classes, options):
         head = build_head(
             n_features, n_classes, dropout=dropout, weight_decay=weight_decay
         )
-        model = keras.Sequential(
-            [head]
-        )  # compiled; the head is saved without optimizer
+        model = keras.Sequential([head])  # so that the head has no optimizer
         model.compile(
             optimizer=keras.optimizers.Adam(options.learning_rate),
             loss="sparse_categorical_crossentropy",

@@ -619,7 +619,7 @@ def coverage(
 
 
 # For each reason that there is no PNG, the first figure without one.
-_first: dict[str, str] = {}
+_first = {}
 
 
 def show(figure: go.Figure, name: str, folder: str | Path) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import joblib
-import keras
 from IPython import get_ipython
 from IPython.display import display
 from joblib.parallel import get_active_backend
@@ -55,18 +54,6 @@ def bar(total: int, description: str, unit: str) -> tqdm:
         ncols=80,
         mininterval=0.5,
         file=_Display() if in_notebook else sys.stdout,
-    )
-
-
-def after_epoch(bar: tqdm) -> keras.callbacks.Callback:
-    """Return a callback of Keras that moves a bar after each epoch."""
-    return keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: bar.update())
-
-
-def after_batch(bar: tqdm) -> keras.callbacks.Callback:
-    """Return a callback of Keras that moves a bar after each batch of training."""
-    return keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, logs: bar.update()
     )
 
 

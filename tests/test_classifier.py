@@ -67,14 +67,14 @@ def album(tmp_path):
     return folder
 
 
-def small_classifier(classes: list[str] = CLASSES, **options: float) -> keras.Model:
+def small_classifier(classes=CLASSES, **options):
     head = small_head(len(classes))
     return scenes.classifier.build_classifier(
         small_base_model(0), head, classes, **options
     )
 
 
-def one_by_one(classifier: keras.Model, paths: list[Path]) -> np.ndarray:
+def one_by_one(classifier, paths):
     photos = (scenes.photos.read_photo(path)[np.newaxis] for path in paths)
     return np.concatenate([classifier(photo)["probabilities"] for photo in photos])
 
@@ -232,7 +232,7 @@ def test_a_saved_classifier_works_in_a_new_process_with_keras_alone(album, tmp_p
         assert expected["unsure"]
 
 
-def noise() -> np.ndarray:
+def noise():
     return np.random.default_rng(0).integers(0, 256, (4, 50, 60, 3)).astype("float32")
 
 
@@ -305,7 +305,7 @@ def test_an_older_keras_is_told_to_be_replaced(saved, tmp_path):
 # --- What it looks at -----------------------------------------------------------------
 
 
-def softmax(scores: np.ndarray) -> np.ndarray:
+def softmax(scores):
     powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
 
@@ -438,14 +438,14 @@ def test_of_two_photos_side_by_side_each_class_is_seen_on_its_half(
 # --- Damaged and hostile files --------------------------------------------------------
 
 
-def refused(path: Path) -> None:
+def refused(path):
     with pytest.raises(
         ValueError, match=f"^{re.escape(str(path))} is no saved classifier: "
     ):
         scenes.classifier.load_classifier(path)
 
 
-def change_parts(saved: Path, path: Path, **parts: bytes | None) -> None:
+def change_parts(saved, path, **parts):
     """
     Write the classifier's file again with some parts changed, or left out if None.
     """
@@ -458,30 +458,30 @@ def change_parts(saved: Path, path: Path, **parts: bytes | None) -> None:
                 archive.writestr(name, part)
 
 
-def read_part(saved: Path, name: str) -> bytes:
+def read_part(saved, name):
     with zipfile.ZipFile(saved) as archive:
         return archive.read(name)
 
 
-def take_weights(saved: Path, path: Path, other: keras.Model) -> None:
+def take_weights(saved, path, other):
     """Write the classifier's file again with the weights of another model."""
     other.save(path)
     change_parts(saved, path, model__weights__h5=read_part(path, "model.weights.h5"))
 
 
-def nan(saved: Path, path: Path) -> None:
+def nan(saved, path):
     model = small_classifier()
     model.set_weights([array * np.nan for array in model.get_weights()])
     model.save(path)
 
 
-def flip(saved: Path, path: Path) -> None:
+def flip(saved, path):
     content = bytearray(saved.read_bytes())
     content[len(content) // 2] ^= 4
     path.write_bytes(content)
 
 
-def other_classes(saved: Path, path: Path, classes: list[str]) -> None:
+def other_classes(saved, path, classes):
     """Write the classifier's file again with another list of classes."""
     config = json.loads(read_part(saved, "config.json"))
     lookup = next(x for x in config["config"]["layers"] if x["name"] == "label")
@@ -489,11 +489,11 @@ def other_classes(saved: Path, path: Path, classes: list[str]) -> None:
     change_parts(saved, path, config__json=json.dumps(config).encode())
 
 
-def other_outputs(saved: Path, path: Path) -> None:
+def other_outputs(saved, path):
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(10)]).save(path)
 
 
-def fewer_outputs(saved: Path, path: Path) -> None:
+def fewer_outputs(saved, path):
     model = small_classifier()
     outputs = {name: model.output[name] for name in ("probabilities", "label")}
     keras.Model(model.input, outputs).save(path)

@@ -43,7 +43,7 @@ import scenes.photos
 import scenes.progress
 
 
-def make_table(classes: list[str], labels: list[str | None]) -> pd.DataFrame:
+def make_table(classes, labels):
     """Return a table of training photos that are called 0.jpg, 1.jpg and so on."""
     numbers = range(len(labels))
     return pd.DataFrame(
@@ -58,7 +58,7 @@ def make_table(classes: list[str], labels: list[str | None]) -> pd.DataFrame:
     )
 
 
-def by_hand(photo: np.ndarray, base: keras.Model) -> np.ndarray:
+def by_hand(photo, base):
     """Return the features of one photo as Keras's own pieces compute them."""
     shrinks = max(photo.shape[:2]) > scenes.base_model.IMAGE_SIZE
     resized = tf.image.resize(photo, (224, 224), antialias=shrinks)
@@ -72,9 +72,7 @@ def extract(drawn, base, tmp_path):
     Return a function that reads the drawn photos as the notebook does, with a cache.
     """
 
-    def run(
-        images: pd.DataFrame | None = None, base: keras.Model = base, **options: object
-    ):
+    def run(images=None, base=base, **options):
         images = read_table(drawn) if images is None else images
         options = {"cache": tmp_path / "cache", "batch_size": 8, **options}
         return scenes.features.extract_features(images, base, **options)
@@ -307,7 +305,7 @@ def test_rows_follow_the_table_whatever_its_order(drawn, extract, count):
     assert count() == 0
 
 
-def entries(cache: Path) -> list[Path]:
+def entries(cache):
     """Return the files of the cache but for those of locks."""
     return sorted(path for path in cache.iterdir() if path.suffix != ".lock")
 
@@ -429,7 +427,7 @@ POLICIES = ["mixed_float16", "mixed_bfloat16", "float64"]
 
 
 @contextlib.contextmanager
-def cell_sets(policy: str):
+def cell_sets(policy):
     """Give what a reader's cell may set, and take it back."""
     keras.config.set_dtype_policy(policy)
     if policy == "float64":
@@ -460,13 +458,13 @@ def test_features_are_computed_in_float32_whatever_a_cell_has_set(
             assert found.dtype == "float32"
 
 
-def flip(path: Path) -> None:
+def flip(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
     path.write_bytes(content)
 
 
-def rewrite(path: Path, **changed: np.ndarray | None) -> None:
+def rewrite(path, **changed):
     """Write the arrays of a file again, some of them changed, or left out if None."""
     with np.load(path) as archive:
         arrays = {**archive, **changed}
@@ -574,7 +572,7 @@ MEANINGLESS = [
 MEANINGLESS += [("format", 1), ("format", scenes.FEATURES_FORMAT + 1)]
 
 
-def fill(path: Path, name: str, value: int | str) -> None:
+def fill(path, name, value):
     """Write a file again with an array that holds one value."""
     with np.load(path) as archive:
         array = archive[name]

@@ -349,7 +349,7 @@ def test_each_epoch_has_its_own_order_and_flips():
     weights = np.arange(30, dtype="float32")
     data = fine_tuning._Targets(labels, weights, rows, rows[:0])
     options = FineTuningOptions(**SMALL | {"batch_size": 8})
-    parts = list(fine_tuning.draw_batches(activations, data, options, range(3)))
+    parts = list(fine_tuning._draw_batches(activations, data, options, range(3)))
     assert [len(x) for x, _, _ in parts] == [8, 8, 4] * 3
     seen = np.concatenate([x[:, 0] for x, _, _ in parts]).reshape(3, 20)
     for x, y, weight in parts:
@@ -364,7 +364,7 @@ def test_each_epoch_has_its_own_order_and_flips():
             for epoch in seen[[one, other]]
         ]
         assert by_photo[0] != by_photo[1]
-    later = list(fine_tuning.draw_batches(activations, data, options, range(2, 3)))
+    later = list(fine_tuning._draw_batches(activations, data, options, range(2, 3)))
     for one, other in zip(parts[6:], later, strict=True):
         np.testing.assert_array_equal(one[0], other[0])
 

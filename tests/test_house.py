@@ -11,7 +11,6 @@ import re
 import statistics
 import sys
 import tokenize
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,12 +32,12 @@ NO_CODE |= {tokenize.INDENT, tokenize.DEDENT}
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def read(room: str) -> str:
+def read(room):
     path = ROOT / "utils.py" if room == "utils" else ROOT / "scenes" / f"{room}.py"
     return path.read_text(encoding="utf-8")
 
 
-def lines_of_code(text: str) -> set[int]:
+def lines_of_code(text):
     """
     Return the numbers of the lines that hold code: no docstring, comment or blank line.
     """
@@ -53,7 +52,7 @@ def lines_of_code(text: str) -> set[int]:
     return numbers
 
 
-def imported(room: str) -> set[str]:
+def imported(room):
     """Return the rooms, and `utils`, that a room imports, wherever in its code."""
     found = set()
     for node in ast.walk(ast.parse(read(room))):
@@ -67,7 +66,7 @@ def imported(room: str) -> set[str]:
     return found & {*ROOMS, "utils"}
 
 
-def bound(room: str) -> set[str]:
+def bound(room):
     """
     Return the names that a room binds, wherever: variables, arguments, functions,
     classes.
@@ -100,14 +99,14 @@ def test_code_is_counted_without_what_is_said_about_them():
     assert (splats(text), unions(text)) == (1, 2)
 
 
-def tokens(text: str) -> int:
+def tokens(text):
     """Return the number of tokens of code: no docstring, comment or layout."""
     code = lines_of_code(text)
     found = tokenize.generate_tokens(io.StringIO(text).readline)
     return sum(token.type not in NO_CODE and token.start[0] in code for token in found)
 
 
-def statements(text: str) -> int:
+def statements(text):
     """Return the number of statements, docstrings apart."""
     nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.stmt)]
     return sum(
@@ -116,7 +115,7 @@ def statements(text: str) -> int:
     )
 
 
-def splats(text: str) -> int:
+def splats(text):
     """Return the number of `**` in calls."""
     nodes = [
         node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.keyword)
@@ -124,7 +123,7 @@ def splats(text: str) -> int:
     return sum(node.arg is None for node in nodes)
 
 
-def unions(text: str) -> int:
+def unions(text):
     """Return how often `|` or `|=` stands beside a dict."""
     found = 0
     for node in ast.walk(ast.parse(text)):
@@ -158,7 +157,7 @@ ENGINE = ("utils.py", "scenes/*.py")
 BESIDE = ("studies/*.py", "tools/*.py")
 
 
-def total(measure: Callable[[str], int], *patterns: str) -> int:
+def total(measure, *patterns):
     """Return the sum of a measure over the files of some patterns."""
     paths = [path for pattern in patterns for path in ROOT.glob(pattern)]
     return sum(measure(path.read_text(encoding="utf-8")) for path in paths)
@@ -275,7 +274,7 @@ def test_the_notebook_shows_what_it_teaches():
     assert "label_smoothing=" in "".join(CODE.values())
 
 
-def stored(*nodes: ast.AST) -> set[str]:
+def stored(*nodes):
     """Return the names of the variables that are assigned inside of some nodes."""
     inside = [child for node in nodes for child in ast.walk(node)]
     names = [node for node in inside if isinstance(node, ast.Name)]

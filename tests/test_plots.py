@@ -8,13 +8,11 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Iterable
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import plotly.express as px
-import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
 from PIL import Image
@@ -42,7 +40,7 @@ ODD = [
 ]
 
 
-def names(number: int) -> list[str]:
+def names(number):
     """Return names of classes, the odd ones among them where there are enough."""
     if number == 6:
         return ["buildings", "forest", "glacier", "mountain", "sea", "street"]
@@ -50,7 +48,7 @@ def names(number: int) -> list[str]:
     return sorted([*odd, *(f"class {i:03}" for i in range(number - len(odd)))])
 
 
-def draw_results(*values: Iterable[float]) -> pd.DataFrame:
+def draw_results(*values):
     """
     Return the results of a grid search with these hyperparameters, folds and epochs.
     """
@@ -62,12 +60,12 @@ def draw_results(*values: Iterable[float]) -> pd.DataFrame:
     return table.join(pd.DataFrame(accuracies.round(4), columns=list(scenes.METRICS)))
 
 
-def draw_search(results: pd.DataFrame) -> go.Figure:
+def draw_search(results):
     """Return the curves of the results of a grid search."""
     return scenes.plots.grid_search(scenes.evaluation.rank_epochs(results))
 
 
-def draw_gaps(results: pd.DataFrame) -> go.Figure:
+def draw_gaps(results):
     """Return the dots of the results of a grid search."""
     summary = scenes.evaluation.summarize(results)
     return scenes.plots.gaps(summary, scenes.evaluation.variation_shares(summary))
@@ -93,7 +91,7 @@ def photos():
     Return for numbers of classes a table, features that lie apart and predictions.
     """
 
-    def draw(number: int) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    def draw(number):
         rng = np.random.default_rng(0)
         codes = rng.permutation(np.arange(max(120, 3 * number)) % number)
         labels = pd.Series(pd.Categorical.from_codes(codes, names(number)))
@@ -138,7 +136,7 @@ def short_tsne():
         yield
 
 
-def draw_all(results, history, photos, tables) -> dict[str, go.Figure]:
+def draw_all(results, history, photos, tables):
     """
     Return one figure of each plot of numbers, and three for each number of classes.
     """
@@ -196,14 +194,14 @@ TITLES = {
 }
 
 
-def texts(figure: go.Figure) -> set[str]:
+def texts(figure):
     """Return the titles of the axes and all annotations."""
     axes = [*figure.select_xaxes(), *figure.select_yaxes()]
     notes = {note.text for note in figure.layout.annotations}
     return notes | {axis.title.text for axis in axes if axis.title.text}
 
 
-def read(shown: object) -> str:
+def read(shown):
     """Return a name as plotly shows it."""
     return html.unescape(str(shown))
 
@@ -408,7 +406,7 @@ def test_feature_map_bears_features_that_are_all_alike(photos):
 # --- The grid search ------------------------------------------------------------------
 
 
-def curves_of(figure: go.Figure) -> dict[str, list[np.ndarray]]:
+def curves_of(figure):
     """Return the grey curves of each panel by its title, from the upper left on."""
     titles = [n for n in figure.layout.annotations if n.text.startswith("learning")]
     titles.sort(key=lambda note: (-note.y, note.x))
