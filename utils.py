@@ -206,8 +206,7 @@ def create_validation(
     Parameters
     ----------
     images : DataFrame
-        The table of the photos, with digests: photos with the same pixels stay
-        together.
+        The table of the photos, with `group`: photos of one group stay together.
     ratio : float
         The share, above 0 and up to 0.5: one of `round(1 / ratio)` folds.
     seed : int
@@ -230,7 +229,7 @@ def _set_apart(split, images, ratio, seed):
     folds = round(1 / ratio)
     train = images[images["split"] == "train"]
     labels = train["label"].to_numpy(dtype=str)
-    splits = grid_search.make_folds(labels, train["digest"], folds=folds, seed=seed)
+    splits = grid_search.make_folds(labels, train["group"], folds=folds, seed=seed)
     _, rows = splits[0]
     images.loc[train.index[rows], "split"] = split
     is_another_share = abs(1 / folds - ratio) >= 0.005

@@ -104,7 +104,7 @@ tf.get_logger().setLevel("ERROR")
 
 SPLITS = ("train", "validation", "test", "prediction")
 # How features.npz and the cache of features are laid out; another one is not read.
-FEATURES_FORMAT = 3
+FEATURES_FORMAT = 4
 # Counts the changes of our code that change numbers: results of another one are not
 # mixed, and unfinished work of another one is not resumed.
 RESULTS_FORMAT = 3

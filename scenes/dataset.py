@@ -1,8 +1,8 @@
 """
 The data set (section 2): what needs more than plain pandas on the table of photos.
 
-Digests and unreadable photos, near-duplicates, sizes, corrections. No file is moved or
-changed.
+Digests and unreadable photos, look-alikes and groups, sizes, corrections. No file is
+moved or changed.
 """
 
 import unicodedata
@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy import sparse
+from scipy.sparse import csgraph
 
 from scenes import files, photos, progress
 
@@ -140,36 +142,123 @@ def group_copies(images: pd.DataFrame, thumbnails: np.ndarray | None) -> pd.Seri
     return pd.Series(names[groups], images.index, name="group")
 
 
-def find_copies(images: pd.DataFrame, thumbnails: np.ndarray | None) -> pd.DataFrame:
+def group_images(
+    images: pd.DataFrame, thumbnails: np.ndarray | None, groups: str | None = None
+) -> pd.Series:
     """
-    Return the photos that are copies of photos in another split, group by group.
+    Return the group of each photo; a split or fold that is drawn divides no group.
 
-    If there are any, a line says how many, and that accuracies may be too high. Without
-    thumbnails, a line says that only photos with the same pixels were looked for.
+    Photos are a group if they have the same pixels, look alike (`group_copies`) or, as
+    those of one patient, belong together by GROUPS. Look-alikes that are more than ten
+    photos and more than a tenth of a class are no group, since a fold could not hold
+    its share of the class; a line says so.
 
     Parameters
     ----------
-    images, thumbnails
-        As for `group_copies`.
+    images : DataFrame
+        The labelled, readable photos, with digests.
+    thumbnails : ndarray of float32, shape (n, 256), or None
+        As for `group_copies`. Without them, the look-alikes are those of the column
+        `group` of `images`, as the bundled features have it.
+    groups : str or None
+        GROUPS, see `read_groups`.
+
+    Returns
+    -------
+    Series of str
+        With the index of `images`: the least digest of the photos in the group.
+    """
+    if thumbnails is None:
+        alike = images["group"]
+    else:
+        alike = _divide_large(images, group_copies(images, thumbnails))
+    if groups is None:
+        return alike
+    # Groups of either kind are nodes of a graph, and each photo joins two of them.
+    first, names = pd.factorize(alike)
+    second, others = pd.factorize(read_groups(images, groups))
+    size = len(names) + len(others)
+    edges = np.ones(len(images)), (first, len(names) + second)
+    graph = sparse.coo_array(edges, shape=(size, size))
+    _, component = csgraph.connected_components(graph, directed=False)
+    return images["digest"].groupby(component[first]).transform("min").rename("group")
+
+
+def _divide_large(images, alike):
+    """Return the groups of look-alikes; of large ones, only of equal pixels."""
+    labels = images["label"].astype(str)
+    different = images["digest"].groupby([alike, labels]).transform("nunique")
+    of_class = images["digest"].groupby(labels).transform("nunique")
+    is_large = different > np.maximum(10, of_class / 10)
+    is_divided = alike.isin(alike[is_large])
+    if is_divided.any():
+        print(
+            f"{is_divided.sum():,} photos look alike in groups of more than a tenth of "
+            f"a class; these are divided among splits and folds: accuracies may be "
+            f"too high (GROUPS keeps together what belongs together)."
+        )
+    return alike.mask(is_divided, images["digest"])
+
+
+def read_groups(images: pd.DataFrame, groups: str) -> pd.Series:
+    """
+    Return the group that GROUPS gives each photo, as str.
+
+    Parameters
+    ----------
+    images : DataFrame
+        The table of `list_images`.
+    groups : str
+        A regular expression with one group that is found in each `path`, as
+        `patient(\\d+)`; or the path of a CSV file as spreadsheets write it, with the
+        columns `path` and `group`, that names each photo once.
+
+    Raises
+    ------
+    ValueError
+        A photo has no group, or several.
+    """
+    if groups.endswith(".csv"):
+        names = set(images["path"])
+        found = images["path"].map(_read_column("GROUPS", groups, "group", names))
+    else:
+        found = images["path"].str.extract(groups, expand=False)
+    without = images["path"][found.isna() | (found == "")]
+    if len(without):
+        raise ValueError(
+            f"GROUPS is {groups!r}, which gives no group to {photos.some(without)}; "
+            f"each photo needs one"
+        )
+    return found
+
+
+def list_divided_groups(images: pd.DataFrame) -> pd.DataFrame:
+    """
+    Return the photos of groups that lie in several splits, group by group.
+
+    If there are any, a line says how many, and that accuracies may be too high.
+
+    Parameters
+    ----------
+    images : DataFrame
+        The table of the photos, with `group`.
 
     Returns
     -------
     DataFrame
         `path`, `split` and `group` (from 1) of all photos of these groups.
     """
-    if thumbnails is None:
-        print("Not checked: copies of another size or quality (it needs the photos).")
-    groups = group_copies(images, thumbnails)
-    splits = images["split"].groupby(groups).transform("nunique")
-    copies = images.loc[splits > 1, ["path", "split"]]
-    numbers, names = pd.factorize(groups[copies.index])
-    copies["group"] = numbers + 1
-    if len(copies):
+    splits = images.groupby("group")["split"].transform("nunique")
+    divided = images.loc[splits > 1, ["path", "split", "group"]]
+    numbers, names = pd.factorize(divided["group"])
+    divided["group"] = numbers + 1
+    if len(divided):
         print(
-            f"{len(copies)} photos, in {len(names)} group(s), look like copies of "
-            f"photos in another split: accuracies may be too high."
+            f"{len(divided)} photos, in {len(names)} group(s), look like copies of "
+            f"photos in another split, or are of one group with them: accuracies may "
+            f"be too high."
         )
-    return copies.sort_values(["group", "path"])
+    return divided.sort_values(["group", "path"])
 
 
 def check_sizes(images: pd.DataFrame, **ratios: float) -> None:
@@ -180,7 +269,8 @@ def check_sizes(images: pd.DataFrame, **ratios: float) -> None:
     Parameters
     ----------
     images : DataFrame
-        The labelled photos, with digests; splits that it has need no photos of others.
+        The labelled photos, with `group`; of a group, a class needs one photo, and
+        splits that the table has need no photos of others.
     **ratios : float
         `TEST_RATIO`, `VALIDATION_RATIO` and `FOLDS`.
     """
@@ -196,7 +286,7 @@ def check_sizes(images: pd.DataFrame, **ratios: float) -> None:
         needed = max(tests, -(-needed * tests // (tests - 1)))
     train = images[images["split"] == "train"]
     classes = train.groupby("label", observed=False)
-    sizes = classes["digest"].nunique()
+    sizes = classes["group"].nunique()
     size = int(sizes.min())
     if size >= needed:
         return
@@ -209,8 +299,8 @@ def check_sizes(images: pd.DataFrame, **ratios: float) -> None:
     advice = f"add photos, or set {_listed(fitting)}" if fitting else "add photos"
     used = _listed({name: ratios[name] for name in parts})
     raise ValueError(
-        f"{sizes.idxmin()} has {size} photos; with {used} a class needs {needed}: "
-        f"{advice}"
+        f"{sizes.idxmin()} has {size} photos, those of a group counted once; with "
+        f"{used} a class needs {needed}: {advice}"
     )
 
 
@@ -272,40 +362,47 @@ def apply_corrections(images: pd.DataFrame, path: str | Path | None) -> pd.DataF
 
 def _read_corrections(path, images):
     """Return the label of each path in a corrections file, all of the table."""
-    here = photos.printable(path)
     names = set(images["path"][images["label"].notna()])
     allowed = ["", *images["label"].cat.categories]
-    try:
-        table = files.read_spreadsheet(path, ["path", "label"])
-    except (KeyError, ValueError) as error:
-        raise ValueError(
-            f"{here} is no CSV file with the columns path and label; save it as CSV "
-            f"UTF-8, or set CORRECTIONS = None"
-        ) from error
-    table["path"] = table["path"].map(lambda cell: _meant(cell, names))
-    table["label"] = table["label"].map(lambda cell: _meant(cell, allowed))
-    table = table.drop_duplicates()
-    unknown = table["path"][~table["path"].isin(names)]
+    labels = _read_column("CORRECTIONS", path, "label", names)
+    labels = labels.map(lambda cell: _meant(cell, allowed))
+    here = photos.printable(path)
+    unknown = labels.index[~labels.index.isin(names)]
     if len(unknown):
         raise ValueError(
             f"{here} names {photos.some(unknown)}, which is the path of no labelled "
             f"photo; correct it (from PHOTOS on, with /; saved as CSV UTF-8) or delete "
             f"the line"
         )
-    unallowed = table[~table["label"].isin(allowed)]
+    unallowed = labels[~labels.isin(allowed)]
     if len(unallowed):
-        first = unallowed.iloc[0]
         raise ValueError(
-            f"{here} labels {photos.printable(first['path'])} as "
-            f"{photos.printable(first['label'])}; it must be one of "
+            f"{here} labels {photos.printable(unallowed.index[0])} as "
+            f"{photos.printable(unallowed.iloc[0])}; it must be one of "
             f"{photos.some(allowed[1:])}, or empty (left out)"
         )
+    return labels
+
+
+def _read_column(setting, path, column, names):
+    """Return a column of the CSV file of a setting, by the photos' names in `path`."""
+    here = photos.printable(path)
+    try:
+        table = files.read_spreadsheet(path, ["path", column])
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"{here} is no CSV file with the columns path and {column}; save it as "
+            f"CSV UTF-8, or set {setting} = None"
+        ) from error
+    table["path"] = table["path"].map(lambda cell: _meant(cell, names))
+    table[column] = table[column].str.strip()
+    table = table.drop_duplicates()
     twice = table["path"][table["path"].duplicated()]
     if len(twice):
         raise ValueError(
-            f"{here} gives {photos.some(twice)} different labels; keep one of them"
+            f"{here} gives {photos.some(twice)} different {column}s; keep one of them"
         )
-    return table.set_index("path")["label"]
+    return table.set_index("path")[column]
 
 
 def _meant(cell, names):

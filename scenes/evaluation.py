@@ -281,6 +281,59 @@ def describe_choice(comparison: pd.DataFrame, run: str = "this run") -> str:
     return f"{said}."
 
 
+def describe_gap(in_folds: np.ndarray, validation: np.ndarray) -> str:
+    """
+    Return a sentence on the accuracy in the folds and on the validation set.
+
+    If their 95% intervals do not overlap, another one names the usual cause.
+
+    Parameters
+    ----------
+    in_folds, validation : ndarray of bool, shapes (n,) and (m,)
+        Whether each out-of-fold prediction is right, and each of the validation photos.
+    """
+    said = (
+        f"Accuracy of the head in the folds: {calibration.percent(in_folds)}, on the "
+        f"validation set: {calibration.percent(validation)}."
+    )
+    lowest = calibration.accuracy(in_folds)["ci_low"]
+    if lowest <= calibration.accuracy(validation)["ci_high"]:
+        return said
+    return (
+        f"{said}\nThe folds are easier: probably photos of one series or object are in "
+        f"several folds. GROUPS keeps them together; until then, believe the lower."
+    )
+
+
+def describe_doubts(
+    correct: pd.Series, in_divided_group: pd.Series, n_corrected: int
+) -> str:
+    """
+    Return lines on why the accuracy on the test photos may be too high; empty if none.
+
+    Parameters
+    ----------
+    correct, in_divided_group : Series of bool, shape (n,)
+        Of each test photo, whether its prediction is right, and whether its group lies
+        in other splits, too.
+    n_corrected : int
+        Test photos whose labels were corrected, or that were left out.
+    """
+    lines = []
+    if in_divided_group.any():
+        without = calibration.percent(correct[~in_divided_group])
+        lines.append(
+            f"Without the {in_divided_group.sum()} test photos whose group (copies, "
+            f"look-alikes, GROUPS) is in another split, too: {without}"
+        )
+    if n_corrected:
+        lines.append(
+            f"Labels of {n_corrected} test photos were corrected, or the photos left "
+            f"out, which flatters a model that has flagged them."
+        )
+    return "\n".join(lines)
+
+
 def compare_accuracies(
     images: pd.DataFrame, probabilities: dict[str, np.ndarray]
 ) -> pd.DataFrame:

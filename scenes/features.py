@@ -164,6 +164,7 @@ _BUNDLED = {
     "label": (np.int16, ("n",)),
     "split": (np.int8, ("n",)),
     "digest": ("U", ("n",)),
+    "group": ("U", ("n",)),
     "features": _FEATURES,
 }
 
@@ -179,7 +180,7 @@ def save_features(
     path : path
         It ends in .npz.
     images : DataFrame
-        The table of the labelled photos, with digests.
+        The table of the labelled photos, with digests and groups.
     X : ndarray, shape (n, n_features)
         What `extract_features` returns for them.
     base : keras.Model
@@ -194,6 +195,7 @@ def save_features(
         "label": images["label"].cat.codes.to_numpy(dtype="int16"),
         "split": images["split"].cat.codes.to_numpy(dtype="int8"),
         "digest": images["digest"].to_numpy(dtype=str),
+        "group": images["group"].to_numpy(dtype=str),
         "features": base_model.round_features(X),
     }
     files.write_arrays(Path(path), arrays, compressed=True)
@@ -208,7 +210,8 @@ def load_bundled_features(
     Returns
     -------
     images : DataFrame
-        As from `list_images` and `digest_photos`; `file` is missing.
+        As from `list_images` and `digest_photos`, with the `group` of look-alikes (of
+        `dataset.group_images`); `file` is missing.
     X : ndarray of float32, shape (n, n_features)
         Row i belongs to `images.iloc[i]`, as from `extract_features`.
 
@@ -228,5 +231,6 @@ def load_bundled_features(
         raise ValueError(f"{path} is of another version; fetch it again")
     images["file"] = None
     images["digest"] = data["digest"]
+    images["group"] = data["group"]
     images["problem"] = ""
     return images, base_model.restore_features(data["features"])

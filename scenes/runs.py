@@ -31,8 +31,9 @@ RESULTS = (
 )
 # What is known by a hash, which says nothing to a person.
 _HASHED = {
-    "photos": "other photos, labels or splits",
+    "photos": "other photos, labels, splits or groups",
     "corrections": "other CORRECTIONS (the content of the file)",
+    "groups": "other GROUPS (the content of the file)",
     "weights": "other WEIGHTS (the content of the file)",
 }
 COMMITTED = settings.PROJECT  # the folder of the committed results
@@ -146,7 +147,8 @@ def output_folder(namespace: dict, images: pd.DataFrame) -> Output:
     namespace : dict
         The notebook's `globals()`, which hold its settings.
     images : DataFrame
-        The table of the photos, with digests, as it trains: after `create_validation`.
+        The table of the photos, with digests and groups, as it trains: after
+        `create_validation`.
 
     Raises
     ------
@@ -163,7 +165,7 @@ def output_folder(namespace: dict, images: pd.DataFrame) -> Output:
         "classes": list(images["label"].cat.categories),
         **settings.hash_files(namespace),
         # Where they lie makes no difference.
-        "photos": files.fingerprint(labelled[["label", "split", "digest"]]),
+        "photos": files.fingerprint(labelled[["label", "split", "digest", "group"]]),
         "versions": scenes.VERSIONS,
     }
     settings.compare(namespace, made, ("classes", "photos"))

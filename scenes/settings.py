@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import numbers
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,6 +63,17 @@ def _is_path(value):
     return isinstance(value, str | os.PathLike | None) and value != ""
 
 
+def _are_groups(value):
+    if not isinstance(value, str | None):
+        return False
+    if value is None or value.endswith(".csv"):
+        return True
+    try:
+        return re.compile(value).groups == 1
+    except re.error:
+        return False
+
+
 _FOLDER = "None or the path of a folder", _is_path
 _POSITIVE = _whole_number(1)
 _SHARE = _number("a number above 0, up to 0.5", _TINY, 0.5)
@@ -73,6 +85,11 @@ RULES = {
     "photos": _FOLDER,
     "download": ("True or False", lambda value: isinstance(value, bool)),
     "corrections": ("None or a CSV file with the columns path and label", _is_path),
+    "groups": (
+        "None, a regular expression with one group in parentheses, as 'patient(.+)-', "
+        "or a CSV file with the columns path and group",
+        _are_groups,
+    ),
     "weights": (
         "'imagenet', None or a weights file (.h5) of the base model without a head",
         _is_path,
@@ -121,7 +138,8 @@ def _plain(value):
         case None | bool():
             return value
         case str() | os.PathLike():
-            return str(files.expand_home(value))
+            text = os.fspath(value)
+            return str(files.expand_home(text)) if text.startswith("~") else text
         case numbers.Integral():
             return int(value)
         case numbers.Real():
@@ -254,7 +272,7 @@ def check_settings(namespace: dict) -> dict:
     settings = pick(namespace)
     _check_files(settings)
     made = {"versions": scenes.VERSIONS, **hash_files(settings)}
-    compare(namespace, made, ("corrections", "weights", "versions"))
+    compare(namespace, made, ("corrections", "groups", "weights", "versions"))
     return settings
 
 
@@ -308,11 +326,12 @@ def _check_files(settings):
     uses = {
         "CACHE": _write_in,
         "CORRECTIONS": files.file_digest,
+        "GROUPS": files.file_digest,
         "WEIGHTS": base_model.check_weights,
     }
     for name, use in uses.items():
         value = settings[name]
-        if value in ("imagenet", None):
+        if not _is_file(name, value):
             continue
         try:
             use(value)
@@ -335,13 +354,18 @@ def pick(namespace: dict) -> dict:
     return settings
 
 
+def _is_file(name, value):
+    """Return whether a setting that may be the path of a file is one."""
+    is_expression = name == "GROUPS" and not str(value).endswith(".csv")
+    return value not in ("imagenet", None) and not is_expression
+
+
 def hash_files(settings: dict) -> dict[str, str]:
-    """Return the hash of the corrections and of the weights, if they are files."""
+    """Return the hash of the corrections, groups and weights, if they are files."""
     hashes = {}
-    for name in ("corrections", "weights"):
-        path = settings[name.upper()]
-        if path not in ("imagenet", None):
-            hashes[name] = files.file_digest(path)
+    for name in ("CORRECTIONS", "GROUPS", "WEIGHTS"):
+        if _is_file(name, settings[name]):
+            hashes[name.lower()] = files.file_digest(settings[name])
     return hashes
 
 

@@ -123,10 +123,10 @@ def drawn(drawn_once, tmp_path):
 
 
 def read_table(photos: Path):
-    """Return the table of the photos with their digests, as the notebook makes it."""
+    """Return the table of the photos with digests; groups are of equal pixels."""
     images = scenes.folders.list_images(photos)
     digests, _ = scenes.dataset.digest_photos(images)
-    return images.join(digests)
+    return images.join(digests).assign(group=digests["digest"])
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +140,7 @@ def table():
             "split": pd.Categorical(["train"] * len(labels), scenes.SPLITS),
             "file": None,
             "digest": [f"{number:032}" for number in range(len(labels))],
+            "group": [f"{number:032}" for number in range(len(labels))],
             "problem": "",
         }
     )

@@ -100,24 +100,24 @@ def test_copies_at_another_size_or_quality_are_found_across_splits_only(drawn, c
     (test / "sea" / "broken.jpg").touch()
     images = scenes.folders.list_images(drawn)
     digests, thumbnails = scenes.dataset.digest_photos(images)
-    images = scenes.dataset.drop_unreadable(images.join(digests))
-    copies = scenes.dataset.find_copies(images, thumbnails)
-    assert list(copies.columns) == ["path", "split", "group"]
-    names = {Path(path).name for path in copies["path"]}
+    images = images.join(digests)
+    images = scenes.dataset.drop_unreadable(images[images["label"].notna()])
+    images["group"] = scenes.dataset.group_images(images, thumbnails)
+    divided = scenes.dataset.list_divided_groups(images)
+    assert list(divided.columns) == ["path", "split", "group"]
+    names = {Path(path).name for path in divided["path"]}
     assert names == {"small.jpg", "gray.png", "0.jpg", "again.jpg"}
-    assert set(copies["group"]) == {1}
-    assert "4 photos, in 1 group(s), look like copies" in capsys.readouterr().out
-    groups = scenes.dataset.group_copies(images, thumbnails)
-    alike = {Path(path).name for path in images["path"][groups.duplicated(keep=False)]}
+    assert set(divided["group"]) == {1}
+    said = capsys.readouterr().out
+    assert "4 photos, in 1 group(s), look like copies" in said
+    is_alike = images["group"].duplicated(keep=False)
+    alike = {Path(path).name for path in images["path"][is_alike]}
     assert alike == names | {"1.jpg", "1 again.jpg"}
     part = images[~images["path"].str.endswith("small.jpg")]
-    of_part = scenes.dataset.find_copies(part, thumbnails)
-    assert len(of_part) == 3
+    assert len(scenes.dataset.list_divided_groups(part)) == 3
     capsys.readouterr()
-    assert scenes.dataset.find_copies(images[:3], thumbnails).empty
+    assert scenes.dataset.list_divided_groups(images[:3]).empty
     assert capsys.readouterr().out == ""
-    assert scenes.dataset.find_copies(images, None).empty
-    assert capsys.readouterr().out.startswith("Not checked: copies of another size")
 
 
 def thumbnails_of(*correlations: float) -> np.ndarray:
@@ -130,9 +130,8 @@ def photos_of(digests: list) -> pd.DataFrame:
     """Return a table of training and test photos in turn, with these digests."""
     images = pd.DataFrame({"digest": [f"{digest:032}" for digest in digests]})
     images["path"] = [f"{number}.jpg" for number in images.index]
-    images["split"] = pd.Categorical(
-        ["train", "test"] * (len(images) // 2), scenes.SPLITS
-    )
+    splits = np.where(images.index % 2 == 0, "train", "test")
+    images["split"] = pd.Categorical(splits, scenes.SPLITS)
     return images
 
 
@@ -159,12 +158,86 @@ def test_ten_thousand_frames_of_one_film_take_little_memory(capsys):
     thumbnails = thumbnails_of(*[0.9999] * 9999)
     images = photos_of(list(range(10000)))
     tracemalloc.start()
-    copies = scenes.dataset.find_copies(images, thumbnails)
+    groups = scenes.dataset.group_copies(images, thumbnails)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(copies) == 10000
+    assert groups.nunique() == 1
     assert peak < 100e6
-    assert capsys.readouterr().out.startswith("10000 photos, in 1 group(s), look")
+
+
+# --- Groups ---------------------------------------------------------------------------
+
+
+def labelled_as(labels: str, paths: list | None = None) -> pd.DataFrame:
+    """Return a table of different photos, each with a letter as its label."""
+    images = photos_of(list(range(len(labels))))
+    images["label"] = pd.Categorical(list(labels))
+    return images.assign(path=paths or images["path"], group=images["digest"])
+
+
+def test_groups_are_joined_by_looks_and_by_what_the_owner_says():
+    """Photo 1 looks like 0, and is of one patient with 3, which 4 looks like."""
+    paths = ["p1-a.jpg", "p2-a.jpg", "p3-a.jpg", "p2-b.jpg", "p4-a.jpg", "p5-a.jpg"]
+    thumbnails = thumbnails_of(0.992, 0.5, 0.5, 0.992, 0.5)
+    images = labelled_as("a" * 6, paths)
+    alike = scenes.dataset.group_images(images, thumbnails)
+    assert list(alike.astype(int)) == [0, 0, 2, 3, 3, 5]
+    groups = scenes.dataset.group_images(images, thumbnails, r"p(\d+)-")
+    assert list(groups.astype(int)) == [0, 0, 2, 0, 0, 5]
+    assert groups.name == "group"
+    bundled = images.assign(group=alike)  # as without photos, so without thumbnails
+    pd.testing.assert_series_equal(scenes.dataset.group_images(bundled, None), alike)
+    again = scenes.dataset.group_images(bundled, None, r"p(\d+)-")
+    pd.testing.assert_series_equal(again, groups)
+
+
+@pytest.mark.parametrize(("size", "is_kept"), [(112, True), (111, False)])
+def test_look_alikes_of_more_than_a_tenth_of_a_class_are_told_not_kept_together(
+    size, is_kept, capsys
+):
+    """Ten photos of a class are kept together, however small it is; so are equal ones."""
+    rng = np.random.default_rng(0)
+    thumbnails = rng.normal(size=(size + 10, 256)).astype("float32")
+    thumbnails[50:61] = thumbnails[50]  # eleven of the first class
+    thumbnails[size:] = thumbnails[size]  # all ten of the second one
+    thumbnails /= np.linalg.norm(thumbnails, axis=1, keepdims=True)
+    images = labelled_as("a" * size + "b" * 10)
+    images.loc[70, "digest"] = images["digest"][60]
+    images.loc[71, "digest"] = images["digest"][60]  # counts once
+    images.loc[[70, 71], "label"] = "b"
+    groups = scenes.dataset.group_images(images, thumbnails)
+    assert groups[size:].nunique() == 1
+    assert groups[[60, 70, 71]].nunique() == 1
+    assert groups[50:61].nunique() == (1 if is_kept else 11)
+    said = capsys.readouterr().out
+    if is_kept:
+        assert said == ""
+    else:
+        assert said.startswith("13 photos look alike in groups of more than a tenth")
+
+
+@pytest.mark.parametrize("table", ["path,group\n", "sep=;\nPath;Group;note\n"])
+def test_a_file_of_groups_is_read_as_spreadsheets_leave_it(table, tmp_path):
+    paths = ["a.jpg", "-b.jpg", "c.jpg"]
+    images, csv = labelled_as("aaa", paths), tmp_path / "groups.csv"
+    cells = table + "a.jpg,7\n'-b.jpg,ann\nc.jpg,7 \nother.jpg,8\n"
+    csv.write_text(cells if ";" not in table else cells.replace(",", ";"))
+    assert list(scenes.dataset.read_groups(images, str(csv))) == ["7", "ann", "7"]
+    csv.write_text("path,group\na.jpg,7\n-b.jpg,\n")
+    told = r"groups\.csv', which gives no group to -b\.jpg, c\.jpg; each photo needs"
+    with pytest.raises(ValueError, match=told):
+        scenes.dataset.read_groups(images, str(csv))
+    csv.write_text("path,group\na.jpg,7\na.jpg,8\n")
+    with pytest.raises(ValueError, match=r"gives a\.jpg different groups; keep one"):
+        scenes.dataset.read_groups(images, str(csv))
+
+
+def test_a_photo_that_the_expression_does_not_find_is_named():
+    images = labelled_as("aa", ["p1.jpg", "q1.jpg"])
+    with pytest.raises(
+        ValueError, match=r"GROUPS is .*, which gives no group to q1\.jpg; each"
+    ):
+        scenes.dataset.read_groups(images, r"p(\d)")
 
 
 # --- Sizes ----------------------------------------------------------------------------
@@ -172,8 +245,8 @@ def test_ten_thousand_frames_of_one_film_take_little_memory(capsys):
 
 def test_a_class_that_has_lost_all_photos_is_named():
     labels = pd.Categorical(["rose"] * 9, categories=["daisy", "rose"])
-    images = pd.DataFrame({"label": labels, "split": "train", "digest": range(9)})
-    with pytest.raises(ValueError, match=r"^daisy has 0 photos; .*: add photos$"):
+    images = pd.DataFrame({"label": labels, "split": "train", "group": range(9)})
+    with pytest.raises(ValueError, match=r"^daisy has 0 photos, .*: add photos$"):
         scenes.dataset.check_sizes(images, VALIDATION_RATIO=0.5, FOLDS=2)
 
 
@@ -216,18 +289,18 @@ def test_a_class_with_too_few_photos_is_named_with_the_settings_that_fit(
     size, split, folds, told
 ):
     settings = {"TEST_RATIO": 0.2, "VALIDATION_RATIO": 0.2, "FOLDS": folds}
-    labels = ["rose"] * (size + 1) + ["tulip"] * 9  # two roses are copies
+    labels = ["rose"] * (size + 1) + ["tulip"] * 9  # two roses are a group
     images = pd.DataFrame(
-        {"label": labels, "split": "train", "digest": range(len(labels))}
+        {"label": labels, "split": "train", "group": range(len(labels))}
     )
-    images.loc[0, "digest"] = 1
+    images.loc[0, "group"] = 1
     images.loc[size + 1, "split"] = split
     if told:
-        with pytest.raises(ValueError, match=f"^rose has {size} photos; .*{told}"):
+        with pytest.raises(ValueError, match=f"^rose has {size} photos, .*; .*{told}"):
             scenes.dataset.check_sizes(images, **settings)
     else:
         scenes.dataset.check_sizes(images, **settings)
-        train = images[images["split"] == "train"].astype({"digest": str})
+        train = images[images["split"] == "train"].astype({"group": str})
         rest = utils.create_test(train, 0.2) if split == "train" else train
         utils.create_validation(rest, 0.2)  # raises no error
 
@@ -236,9 +309,9 @@ def test_a_class_with_too_few_photos_is_named_with_the_settings_that_fit(
 def test_many_copies_of_few_photos_are_split_as_the_check_has_said(seed):
     """A class needs 7 different photos, however many copies there are of some."""
     copies = np.random.default_rng(seed).choice([1, 1, 1, 1, 10, 20], size=21)
-    digests = np.repeat(np.arange(21), copies)
-    images = pd.DataFrame({"digest": digests, "split": "train"}).astype(str)
-    images["label"] = pd.Categorical.from_codes(digests // 7, ["a", "b", "c"])
+    groups = np.repeat(np.arange(21), copies)
+    images = pd.DataFrame({"group": groups, "split": "train"}).astype(str)
+    images["label"] = pd.Categorical.from_codes(groups // 7, ["a", "b", "c"])
     settings = {"VALIDATION_RATIO": 0.2, "FOLDS": 5}
     scenes.dataset.check_sizes(images, TEST_RATIO=0.2, **settings)
     images = utils.create_test(images, 0.2, seed=seed)
@@ -247,7 +320,7 @@ def test_many_copies_of_few_photos_are_split_as_the_check_has_said(seed):
     assert (images.groupby("split")["label"].nunique() == 3).all()
     rest = images[images["split"] != "test"]
     labels = rest["label"].to_numpy(dtype=str)
-    folds = scenes.grid_search.make_folds(labels, rest["digest"], folds=5, seed=seed)
+    folds = scenes.grid_search.make_folds(labels, rest["group"], folds=5, seed=seed)
     assert all(len(set(labels[rows])) == 3 for pair in folds for rows in pair)
 
 

@@ -347,3 +347,31 @@ def test_the_most_confident_mistakes_come_first():
         ["0.jpg", "a", "b", 0.6],
     ]
     assert len(scenes.evaluation.most_confident_errors(images, probabilities)) == 3
+
+
+# --- What an accuracy is worth --------------------------------------------------------
+
+
+def test_folds_that_are_easier_than_the_validation_set_are_told():
+    def correct(right, n):
+        return np.arange(n) < right
+
+    said = scenes.evaluation.describe_gap(correct(930, 1000), correct(67, 100))
+    assert said.startswith(
+        "Accuracy of the head in the folds: 93.0% (91.2 to 94.4), on the validation "
+        "set: 67.0% (57.3 to 75.4).\nThe folds are easier: "
+    )
+    assert "GROUPS" in said
+    for lower in (88, 95):  # their intervals overlap, or it is the other way round
+        said = scenes.evaluation.describe_gap(correct(930, 1000), correct(lower, 100))
+        assert said.endswith(").")
+
+
+def test_what_may_flatter_a_model_is_told_beside_its_accuracy():
+    correct = pd.Series([True] * 8 + [False] * 2)
+    divided = pd.Series([True] * 3 + [False] * 7)
+    said = scenes.evaluation.describe_doubts(correct, divided, 2).splitlines()
+    assert said[0].startswith("Without the 3 test photos whose group (copies, look")
+    assert said[0].endswith("is in another split, too: 71.4% (35.9 to 91.8)")
+    assert said[1].startswith("Labels of 2 test photos were corrected, or the photos")
+    assert scenes.evaluation.describe_doubts(correct, divided & False, 0) == ""

@@ -53,6 +53,7 @@ def make_table(classes, labels):
             "split": pd.Categorical(["train"] * len(labels), scenes.SPLITS),
             "file": None,
             "digest": [f"{i:032x}" for i in numbers],
+            "group": [f"{i // 2:032x}" for i in numbers],
             "problem": "",
         }
     )

@@ -52,7 +52,7 @@ def test_a_folder_says_what_its_results_are_made_with(committed):
     settings = {**SETTINGS, "DROPOUTS": [0.5]}
     recorded = made.pop("recorded")
     assert made == {k: v for k, v in settings.items() if k not in free}
-    csv = committed[["label", "split", "digest"]].to_csv(
+    csv = committed[["label", "split", "digest", "group"]].to_csv(
         index=False, lineterminator="\n"
     )
     assert recorded["photos"] == scenes.files.fingerprint(csv)
@@ -134,7 +134,8 @@ def test_different_settings_write_to_different_folders(committed):
     assert len(folders) == len(changes) > 20
 
 
-OTHER = {"digest": "f" * 32, "label": "street", "split": "test", "one photo less": None}
+OTHER = {"digest": "f" * 32, "label": "street", "split": "test", "group": "f" * 32}
+OTHER |= {"one photo less": None}
 
 
 @pytest.mark.parametrize("change", OTHER)

@@ -39,6 +39,10 @@ NAN, INFINITY = float("nan"), float("inf")
 # Of each rule one setting: what it cannot and what it can be.
 RULES = {
     "PHOTOS": ([5, "", True, ["photos"]], [None, "photos", Path("photos")]),
+    "GROUPS": (
+        [5, "", "patient", "(a)(b)", "(", True, Path("g.csv")],
+        [None, r"patient(\d+)/"],
+    ),
     "CACHE": ([None, "", 5, scenes.settings.PROJECT], ["cache", Path("cache")]),
     "DOWNLOAD": ([1, None, "True"], [True, False]),
     "SEED": (

@@ -56,8 +56,10 @@ def read(folder: Path, thinned: int, seed: int) -> pd.DataFrame:
     """
     images = folders.list_images(folder)
     images = images[images["label"].notna()]
-    digests, _ = dataset.digest_photos(images)
-    images = utils.create_test(images.join(digests), seed=seed)
+    digests, thumbnails = dataset.digest_photos(images)
+    images = images.join(digests)
+    images["group"] = dataset.group_images(images, thumbnails)
+    images = utils.create_test(images, seed=seed)
     images = utils.drop_leaks(images)
     if thinned > 1:
         is_test = images["split"] == "test"
@@ -82,7 +84,7 @@ def measure(folder: Path, thinned: int, seed: int, cache: str) -> dict:
         X[~test],
         y[~test],
         dataclasses.replace(GRID, seed=seed),
-        groups=images["digest"][~test],
+        groups=images["group"][~test],
         cache=cache,
         csv=Path(cache, "grid_search.csv"),
     )

@@ -21,8 +21,9 @@ def main() -> None:
     """
     images = folders.list_images(folders.find_photos())
     images = images[images["label"].notna()].reset_index(drop=True)
-    digests, _ = dataset.digest_photos(images)
+    digests, thumbnails = dataset.digest_photos(images)
     images = images.join(digests)
+    images["group"] = dataset.group_images(images, thumbnails)
     base = base_model.build_base_model()
     with tempfile.TemporaryDirectory() as cache:
         X = features.extract_features(images, base, cache=cache)
