@@ -382,7 +382,7 @@ def test_the_committed_model_has_the_constants_that_the_validation_photos_give(
     table = pd.read_csv(RESULTS / "validation_predictions.csv")
     table = table[table["model"] == scenes.evaluation.compare_models(table).index[0]]
     labels = pd.Categorical(table["label"], CLASSES).codes
-    right = calibration.fit((table[CLASSES].to_numpy(), labels))
+    right = calibration.fit(table[CLASSES].to_numpy(), labels)
     scale, offset = (
         committed.get_layer("temperature").scale,
         committed.get_layer("margin").offset,

@@ -274,10 +274,12 @@ def test_ties_in_accuracy_are_broken_by_the_log_loss_after_temperature_scaling()
     table = scenes.evaluation.compare_models(of_models(first=UNSURE, second=BOLD))
     assert table["accuracy"].nunique() == 1
     assert list(table.index) == ["second", "first"]
-    flat = (np.array(BOLD) ** 0.4) / (np.array(BOLD) ** 0.4).sum(axis=1, keepdims=True)
-    losses = scenes.evaluation.compare_models(of_models(sharp=BOLD, flat=flat))[
-        "log_loss"
-    ]
+    sharp = np.array(BOLD * 100)
+    flat = sharp**0.4 / (sharp**0.4).sum(axis=1, keepdims=True)
+    table = scenes.evaluation.compare_models(
+        of_models(sharp=sharp, flat=flat, classes="aabb" * 100)
+    )
+    losses = table["log_loss"]
     assert losses["sharp"] == pytest.approx(losses["flat"], abs=1e-3)
 
 

@@ -68,7 +68,7 @@ def fitted() -> dict[str, float]:
     selected = scenes.evaluation.compare_models(held_out).index[0]
     rows = held_out[held_out["model"] == selected]
     y = pd.Categorical(rows["label"], CLASSES).codes
-    return calibration.fit((rows[CLASSES].to_numpy(), y))
+    return calibration.fit(rows[CLASSES].to_numpy(), y)
 
 
 def figures_of_evaluation() -> list[str]:

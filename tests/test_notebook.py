@@ -831,11 +831,13 @@ def test_what_is_fitted_is_fitted_on_validation_photos_and_shown_on_test_photos(
     selected = evaluation.compare_models(tables[0]).index[0]
     held_out = tables[0][tables[0]["model"] == selected]
     labels = held_out["label"].map(CLASSES.index).to_numpy()
-    fitted = calibration.fit((held_out[CLASSES].to_numpy(), labels))
+    fitted = calibration.fit(held_out[CLASSES].to_numpy(), labels)
     said = cell_of(run_on_features.notebook, "calibrate").outputs[0].text
+    errors = np.count_nonzero(held_out[CLASSES].to_numpy().argmax(axis=1) != labels)
     assert said.splitlines() == [
-        f"In the committed run, the {name} is {value:.3f}"
-        for name, value in fitted.items()
+        f"In the committed run, the temperature is {fitted['temperature']:.3f}",
+        f"In the committed run, the threshold is {fitted['threshold']:.3f}",
+        f"Fitted on 2,807 held-out photos; the threshold rests on {errors} errors",
     ]
 
     paths = by_engine.images["path"][by_engine.images["split"] == "test"]
@@ -851,9 +853,11 @@ def test_what_is_fitted_is_fitted_on_validation_photos_and_shown_on_test_photos(
     expected = covered.mean(), correct[covered].mean(), correct[~covered].mean()
     shown = table_after(run_on_features.notebook, "selective")["share"]
     assert list(shown) == pytest.approx(expected, abs=5.1e-5)
+    said = cell_of(run_on_features.notebook, "selective").outputs[0].text
+    assert said == f"{calibration.describe_target(correct[covered])}\n"
 
 
-def test_a_selected_head_with_few_errors_is_fitted_on_its_out_of_fold_predictions(
+def test_a_selected_head_is_fitted_on_its_out_of_fold_predictions(
     committed,
 ):
     rng = np.random.default_rng(0)
@@ -862,10 +866,10 @@ def test_a_selected_head_with_few_errors_is_fitted_on_its_out_of_fold_prediction
     images = pd.DataFrame({"path": "", "label": pd.Categorical(list("ab"))})
     of_head = evaluation.predictions_table(images, np.eye(2), "head")
     given = {"selected": "head", "classes": list("ab"), "run": "this run"}
-    given["calibration"] = calibration
+    given |= {"calibration": calibration, "np": np}
     given |= {"validation_predictions": of_head, "y_train_val": y}
     run = run_cells(committed, "calibrate", oof_probabilities=probabilities, **given)
-    assert run["abstention"] == calibration.fit((probabilities, y))
+    assert run["abstention"] == calibration.fit(probabilities, y)
 
 
 def test_a_changed_setting_stops_what_would_write_over_the_results(
