@@ -14,8 +14,10 @@ from scenes import (
     drawings,
     evaluation,
     features,
+    fine_tuning,
     folders,
     grid_search,
+    heads,
     photos,
     runs,
     settings,
@@ -239,6 +241,62 @@ def _set_apart(split, images, ratio, seed):
             f"photos, a random 1/{folds} (ratio {ratio:g})."
         )
     return images
+
+
+def cross_fit(
+    images: pd.DataFrame,
+    X: np.ndarray,
+    splits: Sequence[tuple[np.ndarray, np.ndarray]],
+    base_model: keras.Model,
+    head_options: settings.HeadOptions,
+    options: settings.FineTuningOptions,
+    *,
+    cache: str | Path,
+) -> np.ndarray:
+    """
+    Return the probabilities of fine-tuned models that have not trained on the photos.
+
+    For each fold, a model is fine-tuned on the others and predicts the photos of the
+    fold. Photos of a given validation set are in no fold: a model that is fine-tuned on
+    all folds predicts them. Each training resumes, and all share their activations.
+
+    Parameters
+    ----------
+    images : DataFrame
+        The photos of the splits 'train' and, if such a set is given, 'validation'.
+    X : ndarray, shape (n, n_features)
+        Their features.
+    splits : sequence of (training rows, validation rows)
+        Those of `make_folds` for the photos of the split 'train'.
+    base_model : keras.Model
+    head_options, options
+        How each head trains, and each fine-tuning from it.
+    cache : path
+        As for `fine_tune`.
+
+    Returns
+    -------
+    ndarray, shape (n, n_classes)
+    """
+    y = images["label"].cat.codes.to_numpy()
+    classes = list(images["label"].cat.categories)
+    in_folds = np.flatnonzero(images["split"] == "train")
+    given = np.flatnonzero(images["split"] == "validation")
+    parts = [(in_folds[training], in_folds[fold]) for training, fold in splits]
+    if len(given):
+        parts.append((in_folds, given))
+    probabilities = np.zeros((len(images), len(classes)))
+    for training, held_out in parts:
+        head, _ = heads.train_head(X[training], y[training], head_options)
+        split = np.full(len(images), "validation")
+        split[training] = "train"
+        base, head, _ = fine_tuning.fine_tune(
+            images.assign(split=split), base_model, head, options, cache=cache
+        )
+        model = classifier.build_classifier(base, head, classes)
+        files = list(images["file"].iloc[held_out])
+        probabilities[held_out] = classifier.predict(model, files)[classes].to_numpy()
+    return probabilities
 
 
 def select_confused(

@@ -6,6 +6,7 @@ An interrupted training resumes after its last finished epoch. Knows nothing of 
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -25,6 +26,7 @@ STEPS_A_MINUTE = 240
 KIND = "fine-tuning"  # of the checkpoints in the store
 ACTIVATIONS = "activations"  # in the store
 KEPT_CHECKPOINTS = 12  # of 24 MB each: those of some four runs
+KEPT_HOURS = 24  # none is dropped that a run may still resume from
 
 
 @scenes.float32()
@@ -115,9 +117,26 @@ def count_epochs(steps: int, epochs: int) -> int:
     return max(epochs, min(MAX_EPOCHS, enough))
 
 
+def describe_time(sizes: Sequence[int], epochs: int) -> str:
+    """
+    Return one line on how long trainings of so many photos each take.
+
+    `epochs` are those of the options, `sizes` the numbers of photos.
+    """
+    steps = [math.ceil(n / settings.FineTuningOptions.batch_size) for n in sizes]
+    batches = sum(n * count_epochs(n, epochs) for n in steps)
+    return (
+        f"Fine-tuning: up to {len(sizes)} trainings, about "
+        f"{math.ceil(batches / STEPS_A_MINUTE)} min on two CPU cores (less if resumed)."
+    )
+
+
 def forget_checkpoints(cache: str | Path) -> None:
-    """Delete the oldest checkpoints; `KEPT_CHECKPOINTS` and those in use stay."""
-    store.Store(cache).prune(KIND, keep=KEPT_CHECKPOINTS)
+    """
+    Delete the oldest checkpoints; `KEPT_CHECKPOINTS`, those of the last day and those
+    in use stay.
+    """
+    store.Store(cache).prune(KIND, keep=KEPT_CHECKPOINTS, hours=KEPT_HOURS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,11 +265,6 @@ def _send_through(model, images):
 def _fit(model, data, activations, options, steps, checkpoint, done):
     """Train the epochs that are left, of so many steps each."""
     epochs = options.epochs
-    minutes = math.ceil((epochs - done) * steps / STEPS_A_MINUTE)
-    print(
-        f"Fine-tuning: {epochs} epochs of {steps} batches, about {minutes} min on two "
-        "CPU cores."
-    )
     held_out = data.validation_rows
     validation_data = (
         activations[held_out, 0],

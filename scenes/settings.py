@@ -75,6 +75,7 @@ def _are_groups(value):
 
 
 _FOLDER = "None or the path of a folder", _is_path
+_SWITCH = "True or False", lambda value: isinstance(value, bool)
 _POSITIVE = _whole_number(1)
 _SHARE = _number("a number above 0, up to 0.5", _TINY, 0.5)
 _LEARNING_RATE = _number("a number above 0, up to 1", _TINY, 1)
@@ -83,7 +84,7 @@ _DROPOUT = _number("a number from 0 to 0.999", 0, 0.999)
 # What each setting may be: in words for the error message, and as a test.
 RULES = {
     "photos": _FOLDER,
-    "download": ("True or False", lambda value: isinstance(value, bool)),
+    "download": _SWITCH,
     "corrections": ("None or a CSV file with the columns path and label", _is_path),
     "groups": (
         "None, a regular expression with one group in parentheses, as 'patient(.+)-', "
@@ -115,6 +116,7 @@ RULES = {
     "label_smoothing": _DROPOUT,
     "fine_tune_rates": _numbers(_LEARNING_RATE, at_least=0),
     "fine_tune_epochs": _POSITIVE,
+    "cross_fit": _SWITCH,
 }
 # The same of all arguments.
 ARGUMENTS = RULES | {

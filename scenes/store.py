@@ -10,6 +10,7 @@ import contextlib
 import errno
 import math
 import shutil
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -153,19 +154,20 @@ class Store:
         for path in self.folder.glob(f".{kind}-{fingerprint}*.unfinished-*.npz"):
             path.unlink(missing_ok=True)
 
-    def prune(self, kind: str, keep: int) -> None:
+    def prune(self, kind: str, keep: int, *, hours: float = 0) -> None:
         """
         Delete the oldest entries of a kind, until so many are left.
 
-        One that a run has locked stays.
+        One that a run has locked stays, and one that was written in the last hours.
         """
+        newest = time.time_ns() - hours * 3600 * 10**9
         ages = {}
         for path in self.folder.glob(f"{kind}-{_HEX}.npz"):
             with contextlib.suppress(FileNotFoundError):  # another run drops it
                 ages[path] = path.stat().st_mtime_ns
         newest_first = sorted(ages, key=ages.get, reverse=True)
         for path in newest_first[keep:]:
-            if not files.is_locked(path):
+            if ages[path] <= newest and not files.is_locked(path):
                 self._delete(path)
 
     def lock(self, kind: str, fingerprint: str) -> contextlib.AbstractContextManager:

@@ -19,10 +19,12 @@ from test_features import POLICIES, cell_sets
 
 import scenes
 import scenes.base_model
+import scenes.classifier
 import scenes.evaluation
 import scenes.features
 import scenes.files
 import scenes.fine_tuning
+import scenes.grid_search
 import scenes.heads
 import scenes.photos
 import scenes.settings
@@ -300,14 +302,16 @@ def test_few_images_train_for_more_epochs(steps, epochs, right, monkeypatch):
     assert fine_tuning.count_epochs(steps, epochs) == right
 
 
-def test_how_long_it_takes_is_announced_once(tune, monkeypatch, capsys):
-    monkeypatch.setattr(fine_tuning, "MIN_STEPS", 7)
-    *_, history = tune(epochs=1)
-    said = "Fine-tuning: 3 epochs of 3 batches, about 1 min on two CPU cores.\n"
-    assert said in capsys.readouterr().out
+def test_how_long_it_takes_is_announced_for_all_trainings_and_by_none(
+    tune, monkeypatch, capsys
+):
+    """By hand: 58 epochs of 7 batches, twice, and 5 of 100: 1,312 batches, 240 a min."""
+    *_, history = tune(epochs=3)
     assert list(history["epoch"]) == [1, 2, 3]
-    tune(epochs=1, anew=False)
-    assert capsys.readouterr().out == ""
+    assert "CPU" not in capsys.readouterr().out
+    monkeypatch.setattr(fine_tuning, "MIN_STEPS", 400)
+    said = fine_tuning.describe_time([224, 200, 3200], epochs=5)
+    assert said.startswith("Fine-tuning: up to 3 trainings, about 6 min on two CPU")
 
 
 def test_balanced_class_weights_are_those_of_the_training_set(tune, images, drawn_once):
@@ -621,11 +625,102 @@ def test_the_oldest_checkpoints_are_forgotten_but_for_those_in_use(
         cached.put(fine_tuning.KIND, fingerprint, {})
         cached.put("features", fingerprint, {})
         os.utime(tmp_path / f"{fine_tuning.KIND}-{fingerprint}.npz", (age, age))
+    cached.put(fine_tuning.KIND, "f" * 16, {})  # now, as by a run that goes on
     with cached.lock(fine_tuning.KIND, kept[1]):
         fine_tuning.forget_checkpoints(tmp_path)
     left = sorted(path.stem[-16:] for path in tmp_path.glob(f"{fine_tuning.KIND}-*"))
-    assert left == [kept[1], *kept[3:]]
+    assert left == [kept[1], *kept[4:], "f" * 16]
     assert len(list(tmp_path.glob("features-*.npz"))) == 15
+
+
+def test_no_checkpoint_of_the_last_day_is_forgotten(tmp_path):
+    """So a cross-fit over many folds can resume, whatever other runs have finished."""
+    cached = Store(tmp_path)
+    for number in range(20):
+        cached.put(fine_tuning.KIND, f"{number:016x}", {})
+    fine_tuning.forget_checkpoints(tmp_path)
+    assert len(list(tmp_path.glob(f"{fine_tuning.KIND}-*.npz"))) == 20
+
+
+# --- Cross-fitting --------------------------------------------------------------------
+
+
+@pytest.fixture
+def cross_fit(images, network, tmp_path):
+    """Return a function that cross-fits training photos in two folds, and its data."""
+    training = images[images["split"] != "test"]
+    X = np.random.default_rng(0).random((len(training), 1280), "float32")
+    head_options = scenes.settings.HeadOptions(
+        learning_rate=0.01, dropout=0.0, weight_decay=0.0, epochs=1
+    )
+    options = FineTuningOptions(**SMALL)
+
+    def fit(table):
+        labels = table["label"][table["split"] == "train"].to_numpy(dtype=str)
+        splits = scenes.grid_search.make_folds(labels, None, folds=2, seed=0)
+        return utils.cross_fit(
+            table, X, splits, network, head_options, options, cache=tmp_path
+        )
+
+    return fit, training, X, head_options, options
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_cross_fit_predicts_each_photo_by_a_model_that_did_not_train_on_it(
+    cross_fit, network, head, monkeypatch, given
+):
+    """A given validation set trains no model, and one that trained on all folds."""
+    fit, training, *_ = cross_fit
+    if not given:
+        training = training.assign(split="train")
+    trained, predicted = [], []
+
+    def fine_tune(table, base, head, options, *, cache):
+        assert list(table["path"]) == list(training["path"])
+        assert set(table["split"]) == {"train", "validation"}
+        trained.append(set(table["file"][table["split"] == "train"]))
+        return network, head, None
+
+    def predict(model, files):
+        predicted.append(files)
+        table = training.set_index("file").loc[files]
+        return pd.get_dummies(table["label"]).astype(float)
+
+    monkeypatch.setattr(fine_tuning, "fine_tune", fine_tune)
+    monkeypatch.setattr(scenes.classifier, "predict", predict)
+    probabilities = fit(training)
+    for seen, new in zip(trained, predicted, strict=True):
+        assert not seen & set(new)
+    files = [file for files in predicted for file in files]
+    assert sorted(files) == sorted(training["file"])
+    np.testing.assert_array_equal(
+        probabilities.argmax(axis=1), training["label"].cat.codes
+    )
+    in_folds = set(training["file"][training["split"] == "train"])
+    assert set().union(*trained) == in_folds
+    assert (trained[-1] == in_folds) == given
+    assert len(trained) == 2 + given
+
+
+def test_a_cross_fit_resumes_and_computes_activations_once(
+    cross_fit, network, sent, monkeypatch, tmp_path
+):
+    """What was trained before without the given validation set is not trained again."""
+    fit, training, X, head_options, options = cross_fit
+    y, rows = training["label"].cat.codes.to_numpy(), training["split"] == "train"
+    head, _ = scenes.heads.train_head(X[rows], y[rows], head_options)
+    base, top, _ = fine_tuning.fine_tune(
+        training, network, head, options, cache=tmp_path
+    )
+    probabilities = fit(training)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    assert sent == [30]
+    assert len(list(tmp_path.glob("fine-tuning-*.npz"))) == 3
+    model = scenes.classifier.build_classifier(base, top, CLASSES)
+    given = scenes.classifier.predict(model, list(training["file"][~rows]))
+    np.testing.assert_allclose(probabilities[~rows], given[CLASSES], atol=1e-5)
+    monkeypatch.delattr(Checkpoint, "on_epoch_end")
+    np.testing.assert_array_equal(fit(training), probabilities)
 
 
 # --- Activations on disk --------------------------------------------------------------

@@ -574,6 +574,7 @@ def run_on_drawn_photos(tmp_path_factory):
         "SHRINK_FACTOR": 1,
     }
     settings |= {"FINE_TUNE_RATES": [0.0001, 0.001], "CLASS_WEIGHT": "balanced"}
+    settings["CROSS_FIT"] = True
     draw_photos(folder / "drawn")
     (folder / ".git" / "info").mkdir(parents=True)
     poor = {"BROWSER_PATH": str(folder / "none"), "MPLBACKEND": "Agg"}
@@ -857,6 +858,78 @@ def test_what_is_fitted_is_fitted_on_validation_photos_and_shown_on_test_photos(
     assert said == f"{calibration.describe_target(correct[covered])}\n"
 
 
+def test_a_cross_fitted_run_is_calibrated_on_all_training_photos(run_on_drawn_photos):
+    said = cell_of(run_on_drawn_photos.notebook, "calibrate").outputs[0].text
+    assert f"Fitted on {sum(NAMES.values())} held-out photos" in said
+    said = text(run_on_drawn_photos.notebook)
+    results = run_on_drawn_photos.results / "results"
+    [selected] = pd.read_csv(results / "test_predictions.csv")["model"].unique()
+    assert f"Cross-validated accuracy of '{selected}': " in said
+    assert re.findall(r"up to (\d+) trainings", said) == ["5"]
+
+
+@pytest.fixture
+def cross_fit(committed, monkeypatch):
+    """Return a function that runs the cell of the cross-fit, and a stand-in for it."""
+    labels = pd.Series(pd.Categorical(list("ab") * 10))
+    found = pd.DataFrame(
+        {"label": labels, "split": ["train"] * 12 + ["validation"] * 8}
+    )
+    found["split"] = found["split"].where(found.index > 1, "test")
+    drawn = found["split"].where(found.index > 5, "validation")
+    images, test = found.assign(split=drawn), found["split"] == "test"
+    y = labels[~test].cat.codes.to_numpy()
+    fit = Mock(return_value=np.eye(2)[y])
+    monkeypatch.setattr(utils, "cross_fit", fit)
+    given = {"found": found, "images": images, "test": test, "y_train_val": y}
+    given |= {"X_train_val": None, "base_model": None, "head_options": None}
+    given |= {"digests": pd.Series(range(20))[~test], "FOLDS": 2}
+    given |= {"oof_probabilities": 1 - np.eye(2)[y], "head_probabilities": "of head"}
+    given |= {"options_of_model": {"tuned": None}, "probabilities": "of tuned"}
+    given |= {"make_folds": scenes.grid_search.make_folds, "utils": utils}
+    given |= {"calibration": calibration}
+
+    def run(**variables):
+        return run_cells(committed, "cross-fit", **given | variables)
+
+    return run, fit
+
+
+def test_the_selected_setting_is_tuned_on_folds_of_the_training_photos_alone(
+    cross_fit, capsys
+):
+    """Of the photos of the given split: a drawn validation set is in the folds."""
+    cell, fit = cross_fit
+    run = cell(CROSS_FIT=True, with_photos=True, selected="tuned")
+    assert (run["oof_model"], run["of_test"]) == ("tuned", "of tuned")
+    assert "accuracy of 'tuned': 100.0%" in capsys.readouterr().out
+    table, _, splits, *_ = fit.call_args.args
+    assert list(table["split"]) == ["train"] * 10 + ["validation"] * 8
+    assert sorted(np.concatenate([fold for _, fold in splits])) == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "with_photos", "selected", "said"),
+    [
+        (False, True, "tuned", ""),
+        (True, True, "head", ""),
+        (True, False, "tuned", "CROSS_FIT needs photos: "),
+    ],
+)
+def test_without_photos_or_if_the_head_is_selected_its_folds_serve(
+    cross_fit, capsys, wanted, with_photos, selected, said
+):
+    cell, fit = cross_fit
+    run = cell(CROSS_FIT=wanted, with_photos=with_photos, selected=selected)
+    assert (run["oof_model"], run["of_test"]) == ("head", "of head")
+    assert not fit.called
+    printed = capsys.readouterr().out
+    assert printed.startswith(said or "Cross-validated accuracy of 'head': 0.0% ")
+    assert printed.endswith(
+        "optimistic, since its setting was chosen on these photos\n"
+    )
+
+
 def test_a_selected_head_is_fitted_on_its_out_of_fold_predictions(
     committed,
 ):
@@ -868,7 +941,8 @@ def test_a_selected_head_is_fitted_on_its_out_of_fold_predictions(
     given = {"selected": "head", "classes": list("ab"), "run": "this run"}
     given |= {"calibration": calibration, "np": np}
     given |= {"validation_predictions": of_head, "y_train_val": y}
-    run = run_cells(committed, "calibrate", oof_probabilities=probabilities, **given)
+    given |= {"oof_model": "head", "of_training": probabilities}
+    run = run_cells(committed, "calibrate", **given)
     assert run["abstention"] == calibration.fit(probabilities, y)
 
 

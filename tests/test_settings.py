@@ -45,6 +45,7 @@ RULES = {
     ),
     "CACHE": ([None, "", 5, scenes.settings.PROJECT], ["cache", Path("cache")]),
     "DOWNLOAD": ([1, None, "True"], [True, False]),
+    "CROSS_FIT": ([0, None, "no"], [True, False]),
     "SEED": (
         [-1, 0.5, "0", None, True, 4 * 10**9 + 1, 10**30, np.array(3)],
         [0, 4 * 10**9, np.int64(3), np.uint8(4)],
