@@ -78,6 +78,32 @@ def test_the_benchmark_says_what_training_on_all_photos_changed():
         assert text in BENCHMARK
 
 
+def test_a_model_is_judged_on_test_photos_and_fitted_on_others():
+    rng = np.random.default_rng(0)
+    honest = rng.dirichlet(np.full(3, 0.3), 4000)
+    y = (honest.cumsum(axis=1) < rng.random((len(honest), 1))).sum(axis=1).clip(0, 2)
+    sharp = calibration.apply_temperature(honest, 0.5)
+    found = few_photos.judge(sharp[::2], y[::2], sharp[1::2], y[1::2])
+    assert list(found) == few_photos.JUDGED
+    assert found["errors"] == (sharp[::2].argmax(axis=1) != y[::2]).sum() > 100
+    assert 2 * found["ECE"] < found["ECE before"]
+    assert 0.2 < found["coverage"] < 0.8
+    assert found["ci_low"] < found["selective accuracy"] < found["ci_high"]
+    assert found["selective accuracy"] == pytest.approx(0.98, abs=0.02)
+
+
+def test_the_second_table_of_few_photos_counts_the_seeds_that_meet_the_target():
+    rows = [[4, 0.1, 0.06, 0.5, 0.96, 0.9, 0.99], [6, 0.1, 0.04, 0.7, 0.9, 0.8, 0.97]]
+    table = pd.DataFrame(rows, columns=few_photos.JUDGED)
+    crossed = table.iloc[:1].add_prefix("cross-fit ")
+    table = table.join(crossed).assign(**{"data set": "shells"})
+    assert few_photos.summarize_calibration(table) == [
+        "| shells | False | 2 | 5 | 0.100 | 0.050 | -0.050 ± 0.010 | 60.0 | 93.0 "
+        "| 1 of 2 |",
+        "| shells | True | 1 | 4 | 0.100 | 0.060 | -0.040 | 50.0 | 96.0 | 1 of 1 |",
+    ]
+
+
 def test_the_notebook_says_of_unknown_classes_what_the_study_says():
     held = common.read("none_of_the_classes")[
         ["left_out_answered", "left_out_photos"]

@@ -1,12 +1,15 @@
 """
-Measure the recipe on small data sets: is the saved model as good as the better of two?
+Measure the recipe on small data sets: is the saved model as good as the better of two,
+and does it know when it errs?
 
     python tools/few_photos.py FOLDER [FOLDER ...]
 
 trains heads and fine-tuned models on each folder of images and on every 20th and 60th
 training photo of the Intel data set, with three seeds, as the notebook does, and writes
-test accuracies to `results/few_photos.csv`. It takes some five minutes for a data set
-and seed; those that the file holds are not measured again: delete it to begin anew.
+test accuracies, calibration and abstention to `results/few_photos.csv`, for the first
+seed with `CROSS_FIT`, too. It takes some five minutes for a data set and seed, and more
+for a cross-fit; those that the file holds are not measured again: delete it to begin
+anew.
 """
 
 import dataclasses
@@ -24,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 import utils
 from scenes import (
     base_model,
+    calibration,
     classifier,
     dataset,
     evaluation,
@@ -47,12 +51,14 @@ TUNING = settings.FineTuningOptions(
     learning_rate=0.0001, first_layer="block_10_expand", label_smoothing=0.1, epochs=5
 )
 RATES = [0.0001, 0.0003]
+JUDGED = ["errors", "ECE before", "ECE", "coverage", "selective accuracy"]
+JUDGED += ["ci_low", "ci_high"]
 
 
 def read(folder: Path, thinned: int, seed: int) -> pd.DataFrame:
     """
     Return the table of a folder, split as in the notebook; of thinned ones every 5th
-    test.
+    test. The column `given` holds the splits before a validation set was drawn.
     """
     images = folders.list_images(folder)
     images = images[images["label"].notna()]
@@ -66,12 +72,14 @@ def read(folder: Path, thinned: int, seed: int) -> pd.DataFrame:
         test = utils.shrink(images[is_test], 5)
         others = utils.shrink(images[~is_test], thinned)
         images = pd.concat([test, others])
+    images = images.assign(given=images["split"])
     return utils.create_validation(images, seed=seed)
 
 
 def measure(folder: Path, thinned: int, seed: int, cache: str) -> dict:
     """
-    Return the test accuracies of head, fine-tuned models and the model that is saved.
+    Return the test accuracies of head, fine-tuned models and the model that is saved,
+    and what `judge` returns for the latter, for the first seed with CROSS_FIT, too.
     """
     images = read(folder, thinned, seed)
     base = base_model.build_base_model("imagenet")
@@ -80,43 +88,102 @@ def measure(folder: Path, thinned: int, seed: int, cache: str) -> dict:
     train, validation, test = (
         (images["split"] == name).to_numpy() for name in ("train", "validation", "test")
     )
+    X_train_val, y_train_val = X[~test], y[~test]
+    groups = images["group"][~test]
     results = grid_search.grid_search(
-        X[~test],
-        y[~test],
+        X_train_val,
+        y_train_val,
         dataclasses.replace(GRID, seed=seed),
-        groups=images["group"][~test],
+        groups=groups,
         cache=cache,
         csv=Path(cache, "grid_search.csv"),
     )
     options = common.best_setting(seed, results)
     head, _ = heads.train_head(X[train], y[train], options)
-    final, _ = heads.train_head(X[~test], y[~test], options)
+    final, _ = heads.train_head(X_train_val, y_train_val, options)
+    tunings = {
+        f"{rate:g}": dataclasses.replace(TUNING, learning_rate=rate, seed=seed)
+        for rate in RATES
+    }
 
     def tune(table, start, rate):
-        tuning = dataclasses.replace(TUNING, learning_rate=rate, seed=seed)
-        base_and_head = fine_tuning.fine_tune(table, base, start, tuning, cache=cache)
-        return base_and_head[:2]
+        pair = fine_tuning.fine_tune(table, base, start, tunings[rate], cache=cache)
+        return pair[:2]
 
-    def accuracy(pair):
-        return np.mean(predict(pair, images[test]).argmax(axis=1) == y[test])
+    def accuracy(probabilities):
+        return np.mean(probabilities.argmax(axis=1) == y[test])
 
     row = {"training": int((~test).sum()), "test": test.sum()}
-    row["head"] = accuracy((base, final))
+    saved = predict((base, final), images[test])
+    row["head"] = accuracy(saved)
     guesses = {"head": head(X[validation]).numpy()}
-    for rate in RATES:
+    for rate in tunings:
         pair = tune(images, head, rate)
-        guesses[f"{rate:g}"] = predict(pair, images[validation])
-        row[f"fine-tuned, {rate:g}"] = accuracy(pair)
+        guesses[rate] = predict(pair, images[validation])
+        row[f"fine-tuned, {rate}"] = accuracy(predict(pair, images[test]))
     tables = [
         evaluation.predictions_table(images[validation], probabilities, name)
         for name, probabilities in guesses.items()
     ]
-    row["chosen"] = evaluation.compare_models(pd.concat(tables)).index[0]
-    row["saved"] = row["head"]
-    if row["chosen"] != "head":
+    row["chosen"] = chosen = evaluation.compare_models(pd.concat(tables)).index[0]
+    if chosen == "head":
+        splits = grid_search.make_folds(
+            y_train_val, groups, folds=GRID.folds, seed=seed
+        )
+        guesses[chosen] = predict_folds(X_train_val, y_train_val, splits, options)
+    else:
         everything = images.assign(split=images["split"].replace("validation", "train"))
-        row["saved"] = accuracy(tune(everything, final, float(row["chosen"])))
+        saved = predict(tune(everything, final, chosen), images[test])
+    row["saved"] = accuracy(saved)
+    y_held_out = y_train_val if chosen == "head" else y[validation]
+    row |= judge(guesses[chosen], y_held_out, saved, y[test])
+    if seed == 0 and chosen != "head":
+        training = images[~test].assign(split=images["given"])
+        in_folds = (training["split"] == "train").to_numpy()
+        splits = grid_search.make_folds(
+            y_train_val[in_folds], groups[in_folds], folds=GRID.folds, seed=seed
+        )
+        guesses[chosen] = utils.cross_fit(
+            training, X_train_val, splits, base, options, tunings[chosen], cache=cache
+        )
+    if seed == 0:
+        found = judge(guesses[chosen], y_train_val, saved, y[test])
+        row |= {f"cross-fit {name}": value for name, value in found.items()}
     return row
+
+
+def predict_folds(
+    X: np.ndarray, y: np.ndarray, splits: list, options: settings.HeadOptions
+) -> np.ndarray:
+    """Return the out-of-fold probabilities of heads, shape (n, n_classes)."""
+    probabilities = np.zeros((len(y), y.max() + 1))
+    for training_rows, fold in splits:
+        head, _ = heads.train_head(X[training_rows], y[training_rows], options)
+        probabilities[fold] = head(X[fold])
+    return probabilities
+
+
+def judge(
+    held_out: np.ndarray, y: np.ndarray, probabilities: np.ndarray, y_test: np.ndarray
+) -> dict:
+    """
+    Return how calibrated a model is on test photos, and how well it abstains.
+
+    Temperature and threshold are fitted on the probabilities of held-out photos, among
+    which are so many `errors`. `ECE before` is that without a temperature.
+    """
+    fitted = calibration.fit(held_out, y)
+    scaled = calibration.apply_temperature(probabilities, fitted["temperature"])
+    before, after = (
+        calibration.expected_calibration_error(calibration.reliability(p, y_test))
+        for p in (probabilities, scaled)
+    )
+    covered = scaled.max(axis=1) >= fitted["threshold"]
+    correct = scaled.argmax(axis=1) == y_test
+    errors = np.count_nonzero(held_out.argmax(axis=1) != y)
+    selective = calibration.accuracy(correct[covered])[:3]
+    values = errors, before, after, covered.mean(), *selective
+    return dict(zip(JUDGED, values, strict=True))
 
 
 def predict(pair: tuple, images: pd.DataFrame) -> np.ndarray:
@@ -128,8 +195,8 @@ def predict(pair: tuple, images: pd.DataFrame) -> np.ndarray:
 
 def summarize(table: pd.DataFrame) -> list[str]:
     """
-    Return the rows of the table in BENCHMARK.md: mean test accuracies over the seeds,
-    in %.
+    Return the rows of the first table in BENCHMARK.md: mean test accuracies over the
+    seeds, in %.
     """
     tuned = [name for name in table if name.startswith("fine-tuned")]
     lines = []
@@ -141,6 +208,35 @@ def summarize(table: pd.DataFrame) -> list[str]:
         cells = [name, len(rows), f"{training:,}", f"{test:,}"]
         cells += [f"{mean:.1f}" for mean in means]
         cells.append(f"{gain.mean():+.1f}{error}")
+        lines.append(common.row(*cells))
+    return lines
+
+
+def summarize_calibration(table: pd.DataFrame) -> list[str]:
+    """
+    Return the rows of the second table in BENCHMARK.md: means of `judge` over the
+    seeds, without CROSS_FIT and with it.
+
+    Data set, CROSS_FIT, seeds, held-out errors, ECE before and after, the change,
+    coverage and selective accuracy in %, and of how many seeds the interval of the
+    latter holds the target.
+    """
+    lines = []
+    groups = table.groupby("data set", sort=False)
+    for (name, rows), prefix in itertools.product(groups, ["", "cross-fit "]):
+        found = rows[[f"{prefix}{column}" for column in JUDGED]].dropna(how="all")
+        found.columns = JUDGED
+        means = found.mean()
+        change = found["ECE"] - found["ECE before"]
+        error = f" ± {change.sem():.3f}" if len(found) > 1 else ""
+        is_held = (found["ci_low"] <= calibration.TARGET) & (
+            found["ci_high"] >= calibration.TARGET
+        )
+        cells = [name, bool(prefix), len(found), f"{means['errors']:.0f}"]
+        cells += [f"{means[column]:.3f}" for column in ("ECE before", "ECE")]
+        cells.append(f"{change.mean():+.3f}{error}")
+        cells += [f"{100 * means[column]:.1f}" for column in JUDGED[3:5]]
+        cells.append(f"{is_held.sum()} of {len(found)}")
         lines.append(common.row(*cells))
     return lines
 
