@@ -89,10 +89,11 @@ def measure(folder: Path, thinned: int, seed: int, cache: str) -> dict:
         (images["split"] == name).to_numpy() for name in ("train", "validation", "test")
     )
     X_train_val, y_train_val = X[~test], y[~test]
-    groups = images["group"][~test]
+    in_folds = (images["given"] == "train").to_numpy()
+    groups = images["group"][in_folds]
     results = grid_search.grid_search(
-        X_train_val,
-        y_train_val,
+        X[in_folds],
+        y[in_folds],
         dataclasses.replace(GRID, seed=seed),
         groups=groups,
         cache=cache,
@@ -126,23 +127,25 @@ def measure(folder: Path, thinned: int, seed: int, cache: str) -> dict:
         for name, probabilities in guesses.items()
     ]
     row["chosen"] = chosen = evaluation.compare_models(pd.concat(tables)).index[0]
+    splits = grid_search.make_folds(y[in_folds], groups, folds=GRID.folds, seed=seed)
+    y_held_out = y[validation]
     if chosen == "head":
-        splits = grid_search.make_folds(
-            y_train_val, groups, folds=GRID.folds, seed=seed
-        )
-        guesses[chosen] = predict_folds(X_train_val, y_train_val, splits, options)
+        y_held_out = y_train_val
+        held_out = np.zeros((len(y_train_val), y.max() + 1))
+        held_out[validation[~test]] = guesses["head"]  # unless they are in a fold
+        fold_rows = np.flatnonzero(in_folds[~test])
+        for training, fold in splits:
+            rest = fold_rows[training]
+            of_fold, _ = heads.train_head(X_train_val[rest], y_train_val[rest], options)
+            held_out[fold_rows[fold]] = of_fold(X_train_val[fold_rows[fold]])
+        guesses["head"] = held_out
     else:
         everything = images.assign(split=images["split"].replace("validation", "train"))
         saved = predict(tune(everything, final, chosen), images[test])
     row["saved"] = accuracy(saved)
-    y_held_out = y_train_val if chosen == "head" else y[validation]
     row |= judge(guesses[chosen], y_held_out, saved, y[test])
     if seed == 0 and chosen != "head":
         training = images[~test].assign(split=images["given"])
-        in_folds = (training["split"] == "train").to_numpy()
-        splits = grid_search.make_folds(
-            y_train_val[in_folds], groups[in_folds], folds=GRID.folds, seed=seed
-        )
         guesses[chosen] = utils.cross_fit(
             training, X_train_val, splits, base, options, tunings[chosen], cache=cache
         )
@@ -150,17 +153,6 @@ def measure(folder: Path, thinned: int, seed: int, cache: str) -> dict:
         found = judge(guesses[chosen], y_train_val, saved, y[test])
         row |= {f"cross-fit {name}": value for name, value in found.items()}
     return row
-
-
-def predict_folds(
-    X: np.ndarray, y: np.ndarray, splits: list, options: settings.HeadOptions
-) -> np.ndarray:
-    """Return the out-of-fold probabilities of heads, shape (n, n_classes)."""
-    probabilities = np.zeros((len(y), y.max() + 1))
-    for training_rows, fold in splits:
-        head, _ = heads.train_head(X[training_rows], y[training_rows], options)
-        probabilities[fold] = head(X[fold])
-    return probabilities
 
 
 def judge(
