@@ -154,7 +154,7 @@ def predict(
     Raises
     ------
     ValueError
-        Files or folders cannot be read, or hold no photo; all are named.
+        Files or folders cannot be read, or hold no photo; ten of them are named.
     FileNotFoundError
         `source` is an empty list.
     """

@@ -54,7 +54,8 @@ def extract_features(
     Raises
     ------
     ValueError
-        Photos are unreadable; all are named. Or one has changed since it was digested.
+        Photos are unreadable; ten of them are named. Or one has changed since it was
+        digested.
 
     Notes
     -----

@@ -73,7 +73,7 @@ def fine_tune(
     Raises
     ------
     ValueError
-        Files cannot be read; all are named.
+        Files cannot be read; ten of them are named.
     OSError
         The disk has no room for the activations.
     RuntimeError

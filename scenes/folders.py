@@ -4,6 +4,7 @@ Folders (section 2): the photos of a folder as a table.
 The classes are what the folders are called. No photo is opened, moved or changed.
 """
 
+import difflib
 import os
 import re
 import unicodedata
@@ -113,6 +114,11 @@ def _existing(folder):
         return folder
     if folder.exists():
         raise NotADirectoryError(f"{here} is a file; unpack an archive into a folder")
+    beside = _subfolders(folder.parent) if folder.parent.is_dir() else []
+    near = difflib.get_close_matches(folder.name, [place.name for place in beside], 1)
+    if near:
+        meant = photos.printable(folder.with_name(near[0]))
+        raise FileNotFoundError(f"there is no folder {here}; did you mean {meant}?")
     raise FileNotFoundError(f"there is no folder {here}; {LAYOUTS}")
 
 
@@ -289,14 +295,16 @@ def list_images(folder: str | Path) -> pd.DataFrame:
     root = folder.resolve()
     splits = _split_folders(folder)
     _check_layout(folder, splits)
-    rows, skipped, nested, empty = [], set(walk(folder)), set(), []
+    rows, skipped, nested, empty = [], set(walk(folder)), {}, []
     for split, place in _places(folder, splits):
         found, _ = sort_files(place)
         skipped -= {*found}
         label = None
         if split != "prediction":
             label = place.name
-            nested |= {path.parent for path in found} - {place}
+            for inner in {path.parent for path in found} - {place}:
+                beside = place.with_name(inner.name).relative_to(folder)
+                nested[inner.relative_to(folder).as_posix()] = beside.as_posix()
             if not found:
                 empty.append(f"{place.parent.name}/{place.name}")
         for path in found:
@@ -330,9 +338,11 @@ def _describe_rest(paths, skipped, nested, empty):
     if empty:
         print(f"No photo was found in {photos.some(empty)}.")
     if nested:
+        below, beside = map(photos.printable, min(nested.items()))
         print(
             f"Photos in {len(nested)} folders below class folders count as photos of "
-            f"the class; to make classes of these, put them side by side."
+            f"the class; to make classes of these, move each up beside the class "
+            f"folders, as {below} to {beside}."
         )
     twice = paths[paths.str.replace(r"\.[^.]*$", "", regex=True).duplicated()]
     if len(twice):

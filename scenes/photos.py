@@ -146,6 +146,8 @@ def _format_problem(head):
     """Return which format a file has, by its first bytes, and what to do about it."""
     if head[4:8] == b"ftyp" and b"hei" in head:
         return "it is a HEIC photo; convert it to JPEG"
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer, not the photo; fetch that with `git lfs pull`"
     for name in ("JPEG", "PNG", "TIFF"):
         _, accepts = Image.OPEN[name]
         if accepts(head):
@@ -330,7 +332,7 @@ def resize_photos(batch: Sequence[np.ndarray]) -> tf.Tensor:
 
 def refuse(failed: Sequence[str], what: str = "failed") -> None:
     """
-    Return if no photo is at fault, else raise one ValueError that lists all.
+    Return if no photo is at fault, else raise one ValueError that lists the first ten.
 
     Parameters
     ----------
@@ -340,8 +342,10 @@ def refuse(failed: Sequence[str], what: str = "failed") -> None:
         What is the matter with them.
     """
     if failed:
-        listed = "".join(f"\n    {printable(line)}" for line in failed)
-        raise ValueError(f"{len(failed)} photo(s) {what}:{listed}")
+        lines = [f"{len(failed)} photo(s) {what}:", *map(printable, failed[:10])]
+        if len(failed) > 10:
+            lines.append(f"and {len(failed) - 10} more")
+        raise ValueError("\n    ".join(lines))
 
 
 def photo_digest(photo: np.ndarray) -> str:
@@ -351,7 +355,7 @@ def photo_digest(photo: np.ndarray) -> str:
 
 def refuse_unreadable(images: pd.DataFrame) -> None:
     """
-    Return if all photos were readable, else raise one ValueError that lists the others.
+    Return if all photos were readable, else raise one ValueError, see `refuse`.
 
     Parameters
     ----------

@@ -131,7 +131,15 @@ def check(**values: object) -> None:
     for name, value in values.items():
         words, is_allowed = ARGUMENTS[name.lower()]
         if not is_allowed(value):
-            raise ValueError(f"{name} is {value!r}; it must be {words}")
+            raise ValueError(f"{name} is {value!r}; it must be {words}{_hint(value)}")
+
+
+def _hint(value):
+    """Return what to do about numbers that YAML or papermill has taken for text."""
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and re.fullmatch(r"[\[\]\d.,e +-]+", text):
+            return "; this is text: write 1.0e-4, not 1e-4, and lists after -y, not -p"
+    return ""
 
 
 def _plain(value):

@@ -56,6 +56,20 @@ def test_find_photos_prefers_what_it_is_told_and_knows_the_home_folder(
 
 
 @pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("name", ["my_flower", "data/my_flovers", "Flowers"])
+def test_a_folder_that_is_not_there_is_asked_for_by_the_name_of_one_beside_it(name):
+    make(Path(name).parent, "my_flowers/a/1.jpg", "other/1.jpg")
+    (Path(name).parent / "Flowers.zip").touch()
+    meant = Path(name).parent / "my_flowers"
+    asked = rf"^there is no folder {name}; did you mean {meant}\?$"
+    with pytest.raises(FileNotFoundError, match=asked):
+        scenes.folders.find_photos(name)
+    for other in ("unlike", "unlike/my_flower"):
+        with pytest.raises(FileNotFoundError, match=f"no folder {other}; the folder"):
+            scenes.folders.find_photos(other)
+
+
+@pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("place", ["intel", "datasets/x/intel"])
 def test_find_photos_finds_the_intel_photos_on_kaggles_machines(
     monkeypatch, capsys, place
@@ -151,6 +165,11 @@ beside splits: train/a/1.jpg, train/b/1.jpg, test/a/1.jpg, test/b/1.jpg, c/1.jpg
 classes of classes: Fruit/Apple/1.jpg, Fruit/Pear/red/1.jpg, Nut/1.jpg, Nut/.hidden/2.jpg
     train/Fruit, train/Fruit, train/Nut
     Photos in 2 folders below class folders count as photos of the class; to make classes
+    move each up beside the class folders, as Fruit/Apple to Apple.
+nested in splits: train/Fruit/Pear/1.jpg, train/Nut/1.jpg, val/Fruit/Pear/2.jpg
+    train/Fruit, train/Nut, test/Fruit
+    in 2 folders below class folders count as photos of the class; to make classes of these
+    beside the class folders, as train/Fruit/Pear to train/Pear.
 splits in classes: a/train/1.jpg, a/test/1.jpg, b/train/1.jpg
     photos holds a, b, and these test, train; call
 two data sets: x/train/a/1.jpg, x/train/b/1.jpg, x/test/a/1.jpg, y/a/1.jpg, y/b/1.jpg

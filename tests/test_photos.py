@@ -334,6 +334,10 @@ HEIC = b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(99)
 UNREADABLE = {
     "empty": (lambda p: p.touch(), "no known format"),
     "HEIC": (lambda p: p.write_bytes(HEIC), "it is a HEIC photo; convert it to JPEG"),
+    "Git LFS pointer": (
+        lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\n"),
+        "it is a Git LFS pointer, not the photo; fetch that with `git lfs pull`",
+    ),
     "TIFF of an odd kind": (
         retagged(PHOTO, 262, 2, 1),
         "it is a TIFF .* of an unusual kind; save it as a PNG or JPEG with 8 bits",
@@ -373,6 +377,16 @@ def test_an_unreadable_photo_is_named_with_the_reason(kind, tmp_path):
     )
     with pytest.raises(ValueError, match=told):
         scenes.photos.read_photo(path)
+
+
+@pytest.mark.parametrize("count", [1, 10, 11, 500])
+def test_of_many_photos_at_fault_ten_are_named_and_the_others_counted(count):
+    with pytest.raises(ValueError, match=f"^{count} photo") as error:
+        scenes.photos.refuse([f"{number}.jpg: empty" for number in range(count)])
+    lines = str(error.value).split("\n    ")
+    assert lines[0] == f"{count} photo(s) failed:"
+    assert lines[1:11] == [f"{number}.jpg: empty" for number in range(min(count, 10))]
+    assert lines[11:] == ([f"and {count - 10} more"] if count > 10 else [])
 
 
 @pytest.mark.parametrize(

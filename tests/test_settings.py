@@ -160,6 +160,25 @@ def test_an_impossible_setting_is_refused_by_name_value_and_what_is_allowed(
     assert not Path(".cache").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "is_text"),
+    [
+        ("LEARNING_RATES", "[1e-4]", True),
+        ("LEARNING_RATES", [0.001, "1e-4"], True),
+        ("TEST_RATIO", "0.3", True),
+        ("LEARNING_RATES", 0.001, False),
+        ("FIRST_LAYER", "block_0_expand", False),
+    ],
+)
+def test_a_number_that_came_as_text_is_called_so_and_how_to_write_it(
+    name, value, is_text
+):
+    with pytest.raises(ValueError, match=f"^{name} is .*; it must be") as error:
+        scenes.settings.check(**{name: value})
+    hint = "; this is text: write 1.0e-4, not 1e-4, and lists after -y, not -p"
+    assert str(error.value).endswith(hint) == is_text
+
+
 @pytest.mark.parametrize(("name", "value"), cases(1))
 def test_a_possible_setting_is_the_number_or_text_that_it_is(name, value):
     """As Python's own, in the notebook's variables too; settings.json can hold it."""
