@@ -5,7 +5,9 @@ Digests and unreadable photos, look-alikes and groups, sizes, corrections. No fi
 moved or changed.
 """
 
+import os
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,14 @@ import pandas as pd
 from PIL import Image
 from scipy import sparse
 from scipy.sparse import csgraph
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.model_selection import cross_val_predict
+from sklearn.utils.class_weight import compute_sample_weight
 
 from scenes import files, photos, progress
 
 SIDE = 16  # of a thumbnail, in pixels
+MEASURES = ["brightness", "height", "width", "bytes"]  # of a photo, not of its content
 COPIES = 0.99  # the correlation of two thumbnails from which on photos are copies
 
 
@@ -60,7 +66,10 @@ def digest_photos(images: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
         shape and pixels, empty for an unreadable file) and `problem` (why it is
         unreadable, else empty). The same photo saved under another name or in another
         lossless format has the same digest; but the digest of a large JPEG is that of
-        the smaller decode of `read_photo`, which only its copies as a file share.
+        the smaller decode of `read_photo`, which only its copies as a file share. And
+        what `find_shortcut` sees, NaN for an unreadable file: `brightness` (the mean of
+        all pixels, 0 to 255), `height` and `width` (in pixels, as decoded) and `bytes`
+        (of the file).
     thumbnails : ndarray of float32, shape (n, 256)
         The `thumbnail` of each photo, zeros for an unreadable one, in the order of the
         table. They are pixels: for memory only.
@@ -70,18 +79,20 @@ def digest_photos(images: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
         for batch in progress.read_ahead(_look_at, list(images["file"]), 32):
             rows += batch
             bar.update(len(batch))
-    columns = ["digest", "problem", "thumbnail"]
+    columns = ["digest", "problem", "thumbnail", *MEASURES]
     digests = pd.DataFrame(rows, columns=columns, index=images.index)
     return digests, np.stack(digests.pop("thumbnail"))
 
 
 def _look_at(file):
-    """Return digest, problem and thumbnail of a photo."""
+    """Return digest, problem, thumbnail and measures of a photo."""
     try:
         photo = photos.read_photo(file)
     except photos.UnreadablePhotoError as error:
-        return "", error.reason, np.zeros(SIDE**2, "float32")
-    return photos.photo_digest(photo), "", thumbnail(photo)
+        return "", error.reason, np.zeros(SIDE**2, "float32"), *[np.nan] * 4
+    height, width, _ = photo.shape
+    measures = photo.mean(), height, width, os.path.getsize(file)
+    return photos.photo_digest(photo), "", thumbnail(photo), *measures
 
 
 def drop_unreadable(images: pd.DataFrame) -> pd.DataFrame:
@@ -259,6 +270,55 @@ def list_divided_groups(images: pd.DataFrame) -> pd.DataFrame:
             f"be too high."
         )
     return divided.sort_values(["group", "path"])
+
+
+def find_shortcut(
+    images: pd.DataFrame,
+    splits: Sequence[tuple[np.ndarray, np.ndarray]],
+    head_accuracy: float,
+    *,
+    class_weight: str | None = None,
+) -> float:
+    """
+    Return the cross-validated accuracy of a random forest that sees no content.
+
+    It sees of each photo the mean brightness, the size in pixels and in bytes, the
+    aspect ratio and the file type. If it gains more than half of what the head gains
+    over chance, which is the share of the largest class, a line says so: the classes
+    may be recognized by how their photos were made (shortcut learning; Geirhos et al.,
+    2020).
+
+    Parameters
+    ----------
+    images : DataFrame
+        Readable photos, with the columns of `digest_photos`. Without these, as the
+        bundled features are, the accuracy is NaN.
+    splits : sequence of (training rows, validation rows)
+        Those of `make_folds`, in which the head was cross-validated.
+    head_accuracy : float
+        That of the head in these folds.
+    class_weight : {None, 'balanced'}
+        With 'balanced', all accuracies are balanced accuracies.
+    """
+    if "brightness" not in images:
+        return np.nan
+    seen = images[MEASURES].assign(ratio=images["width"] / images["height"])
+    seen["type"], _ = images["path"].str.lower().str.rpartition(".")[2].factorize()
+    y = images["label"].cat.codes.to_numpy()
+    weights = compute_sample_weight(class_weight, y)
+    forest = RandomForestClassifier(
+        min_samples_leaf=5, class_weight=class_weight, random_state=0
+    )
+    guesses = cross_val_predict(forest, seen, y, cv=splits)
+    accuracy = np.average(guesses == y, weights=weights)
+    chance = np.bincount(y, weights).max() / weights.sum()
+    if accuracy - chance > (head_accuracy - chance) / 2:
+        print(
+            f"Brightness, size, aspect ratio and file type alone reach {accuracy:.1%} "
+            f"(chance: {chance:.1%}, head: {head_accuracy:.1%}): the classes may be "
+            f"recognized by how their photos were made, not by what they show."
+        )
+    return accuracy
 
 
 def check_sizes(images: pd.DataFrame, **ratios: float) -> None:

@@ -41,6 +41,18 @@ def test_a_digest_knows_a_photo_by_its_pixels_and_shape(tmp_path):
     assert found["digest"].nunique() == 3
 
 
+def test_a_photo_is_measured_by_brightness_shape_and_size_of_its_file(tmp_path):
+    Image.new("RGB", (8, 6), (10, 20, 60)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no photo")
+    images = pd.DataFrame(
+        {"file": [str(tmp_path / name) for name in ("a.png", "b.png")]}
+    )
+    digests, _ = scenes.dataset.digest_photos(images)
+    measures = digests[scenes.dataset.MEASURES]
+    assert measures.iloc[0].tolist() == [30, 6, 8, (tmp_path / "a.png").stat().st_size]
+    assert measures.iloc[1].isna().all()
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_the_audit_finds_all_unreadable_photos_and_says_why_without_folders(drawn):
     """The folder of one's own photos is nobody's business in a published notebook."""
@@ -83,6 +95,64 @@ def test_unreadable_photos_are_named_and_left_out_unless_they_are_many(
         assert capsys.readouterr().out.startswith(said)
         pd.testing.assert_frame_equal(scenes.dataset.drop_unreadable(kept), kept)
         assert capsys.readouterr().out == ""
+
+
+# --- Shortcuts ------------------------------------------------------------------------
+
+
+def measured(shortcut: str, sizes: tuple[int, int]) -> pd.DataFrame:
+    """Return a table of two classes, which one of the measures tells apart."""
+    of_b = np.repeat([False, True], sizes)
+    rng = np.random.default_rng(0)
+    images = pd.DataFrame(
+        {"label": pd.Categorical.from_codes(of_b.astype(int), ["a", "b"])}
+    )
+    images["path"] = np.where(of_b & (shortcut == "type"), "x/1.PNG", "x.y/1.jpg")
+    for name in ("brightness", "height", "bytes"):
+        images[name] = rng.uniform(100, 200, len(of_b)) + 200 * of_b * (
+            shortcut == name
+        )
+    images["width"] = images["height"] * np.where(of_b & (shortcut == "ratio"), 1.1, 1)
+    return images
+
+
+def in_folds(images: pd.DataFrame) -> list:
+    """Return three stratified folds of a table."""
+    y = images["label"].cat.codes.to_numpy()
+    return scenes.grid_search.make_folds(y, None, folds=3, seed=0)
+
+
+@pytest.mark.parametrize("shortcut", ["brightness", "height", "bytes", "ratio", "type"])
+def test_a_class_that_is_known_by_no_content_is_said_with_the_accuracies(
+    shortcut, capsys
+):
+    images = measured(shortcut, (60, 40))
+    find = scenes.dataset.find_shortcut
+    assert find(images, in_folds(images), 0.95) > 0.9
+    said = capsys.readouterr().out
+    assert re.match(r"Brightness, .* reach (9\d.\d|100.0)% \(chance: 60.0%, head", said)
+    assert "head: 95.0%): the classes may be recognized by how" in said
+    assert find(images, in_folds(images), 0.95, class_weight="balanced") > 0.9
+    assert "(chance: 50.0%, head: 95.0%)" in capsys.readouterr().out
+
+
+def test_nothing_is_said_of_measures_that_gain_little_or_are_not_known(capsys):
+    images = measured("none", (80, 20))
+    splits = in_folds(images)
+    find = scenes.dataset.find_shortcut
+    assert find(images, splits, 0.9) == pytest.approx(0.8, abs=0.05)
+    balanced = find(images, splits, 0.9, class_weight="balanced")
+    assert balanced == pytest.approx(0.5, abs=0.12)
+    assert np.isnan(find(images.drop(columns="brightness"), splits, 0.9))
+    assert capsys.readouterr().out == ""
+
+
+def test_half_of_what_the_head_gains_is_the_most_that_is_not_said(capsys):
+    images = measured("height", (60, 40))
+    accuracy = scenes.dataset.find_shortcut(images, in_folds(images), 2)
+    assert capsys.readouterr().out == "", "of 1.4 above chance, it gains 0.4"
+    scenes.dataset.find_shortcut(images, in_folds(images), 2 * accuracy - 0.61)
+    assert capsys.readouterr().out != ""
 
 
 # --- Copies ---------------------------------------------------------------------------
