@@ -107,7 +107,8 @@ def measured(shortcut: str, sizes: tuple[int, int]) -> pd.DataFrame:
     images = pd.DataFrame(
         {"label": pd.Categorical.from_codes(of_b.astype(int), ["a", "b"])}
     )
-    images["path"] = np.where(of_b & (shortcut == "type"), "x/1.PNG", "x.y/1.jpg")
+    images["path"] = np.where(of_b, "x/1.JPG", "x.y/1.jpg")
+    images.loc[of_b & (shortcut == "type"), "path"] = "x/1.png"
     for name in ("brightness", "height", "bytes"):
         images[name] = rng.uniform(100, 200, len(of_b)) + 200 * of_b * (
             shortcut == name
