@@ -336,6 +336,7 @@ def history(
     history: pd.DataFrame,
     name: str,
     *,
+    metric: str = "accuracy",
     head_accuracy: float | None = None,
     loss_floor: float | None = None,
 ) -> go.Figure:
@@ -348,6 +349,8 @@ def history(
         A row for each `epoch`: `loss`, `accuracy` and, if there is a validation set,
         `val_loss` and `val_accuracy`.
     name : str
+    metric : str
+        What the accuracies are called.
     head_accuracy : float, optional
         The validation accuracy of the head alone, drawn as a line.
     loss_floor : float, optional
@@ -355,26 +358,26 @@ def history(
     """
     figure = make_subplots(1, 2, horizontal_spacing=0.12)
     epochs = history["epoch"]
-    for column, metric in enumerate(("loss", "accuracy"), start=1):
-        scale = 100 if metric == "accuracy" else 1
-        training = look.curve(epochs, scale * history[metric], look.BLUE, "training")
+    for column, key in enumerate(("loss", "accuracy"), start=1):
+        scale = 100 if key == "accuracy" else 1
+        training = look.curve(epochs, scale * history[key], look.BLUE, "training")
         training.line.dash = "dash"
         figure.add_trace(training, 1, column)
-        if f"val_{metric}" in history:
-            values = scale * history[f"val_{metric}"]
+        if f"val_{key}" in history:
+            values = scale * history[f"val_{key}"]
             figure.add_trace(
                 look.curve(epochs, values, look.RED, "validation"), 1, column
             )
     figure.update_traces(showlegend=False, col=2)
     figure.update_yaxes(title="loss", col=1)
-    figure.update_yaxes(title="accuracy (%)", col=2)
+    figure.update_yaxes(title=f"{metric} (%)", col=2)
     figure.update_xaxes(title="epoch")
     look.epoch_ticks(figure, epochs)
     look.legend_below(figure)
     finding = ""
     if "val_accuracy" in history:
         last = history["val_accuracy"].iloc[-1]
-        finding = f"Validation accuracy after epoch {epochs.iloc[-1]}: {last:.1%}"
+        finding = f"Validation {metric} after epoch {epochs.iloc[-1]}: {last:.1%}"
         best = history.loc[history["val_accuracy"].idxmax()]
         if head_accuracy:
             gain = 100 * (last - head_accuracy)
@@ -389,7 +392,9 @@ def history(
     return look.style(figure, name, finding)
 
 
-def learning_curve(table: pd.DataFrame, name: str = "Learning curve") -> go.Figure:
+def learning_curve(
+    table: pd.DataFrame, name: str = "Learning curve", *, metric: str = "accuracy"
+) -> go.Figure:
     """
     Return validation accuracy by number of training photos: mean and range over seeds.
 
@@ -399,6 +404,8 @@ def learning_curve(table: pd.DataFrame, name: str = "Learning curve") -> go.Figu
         A row for each training: its number of training `photos`, `seed` and
         `val_accuracy`. A number with one training is a dot without a range.
     name : str
+    metric : str
+        What the accuracies are called.
     """
     accuracies = 100 * table.set_index("photos")["val_accuracy"]
     ends = accuracies.groupby("photos").agg(["min", "mean", "max"])
@@ -408,7 +415,7 @@ def learning_curve(table: pd.DataFrame, name: str = "Learning curve") -> go.Figu
     curve.error_y.arrayminus = ends["mean"] - ends["min"]
     curve.hovertemplate = "%{x:,} photos: %{y:.1f}%<extra></extra>"
     figure = go.Figure(curve)
-    look.name_axes(figure, "training photos (log scale)", "validation accuracy (%)")
+    look.name_axes(figure, "training photos (log scale)", f"validation {metric} (%)")
     figure.update_xaxes(type="log", tickvals=ends.index, tickformat=",d")
     finding = ""
     if len(ends) > 1:

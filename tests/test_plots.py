@@ -254,6 +254,19 @@ def test_coverage_is_drawn_from_where_it_rests_on_some_photos_to_its_end():
     np.testing.assert_allclose(band.y[[0, -1]], [100 - 100 / 300, 100])
 
 
+def test_balanced_accuracies_are_called_so(results, history):
+    """In the title and beside the axis; the loss is called loss."""
+    metric = "balanced accuracy"
+    ranked = scenes.evaluation.rank_epochs(results)
+    table = pd.DataFrame({"photos": [1], "seed": [0], "val_accuracy": [0.5]})
+    search = scenes.plots.grid_search(ranked, metric=metric)
+    training = scenes.plots.history(history, "A training", metric=metric)
+    learning_curve = scenes.plots.learning_curve(table, metric=metric)
+    assert f"validation {metric} (%)" in texts(search) & texts(learning_curve)
+    assert texts(training) == {"epoch", "loss", f"{metric} (%)"}
+    assert training.layout.title.text.startswith(f"Validation {metric} after epoch 4")
+
+
 # --- Any classes ----------------------------------------------------------------------
 
 
