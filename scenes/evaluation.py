@@ -395,6 +395,30 @@ def scores_by_class(labels: pd.Series, predictions: Sequence[str]) -> pd.DataFra
     return table.astype({"support": int})
 
 
+def confused_pairs(
+    labels: pd.Series, predictions: Sequence[str], n: int = 10
+) -> pd.DataFrame:
+    """
+    Return the most frequent errors: for each pair of `label` and `predicted` (the
+    index), the number of `photos` and their `share` of the photos with this label.
+
+    Parameters
+    ----------
+    labels : Series of categories, shape (n,)
+    predictions : sequence of str, shape (n,)
+        The predicted class of each image.
+    n : int
+        The number of pairs.
+    """
+    labels = labels.astype(str).to_numpy()
+    table = pd.DataFrame({"label": labels, "predicted": predictions, "photos": 1})
+    counts = table.groupby(["label", "predicted"])["photos"].sum().to_frame()
+    counts["share"] = counts["photos"] / counts.groupby("label")["photos"].transform(
+        "sum"
+    )
+    return counts.query("label != predicted").nlargest(n, "photos")
+
+
 def loss_floor(label_smoothing: float, n_classes: int) -> float:
     """
     Return the lowest loss that label smoothing allows: the entropy of its targets.

@@ -322,6 +322,19 @@ def test_scores_of_each_class_and_their_mean():
     assert table.loc[["d", "mean of the classes"], "recall ci_low"].isna().all()
 
 
+def test_the_most_frequent_errors_are_listed_by_pair_of_classes():
+    """Of equally frequent ones, the first by name."""
+    pairs = scenes.evaluation.confused_pairs(LABELS, list("abbcaabc"))
+    expected = {("a", "b"): 2, ("b", "a"): 2, ("a", "c"): 1}
+    assert pairs["photos"].to_dict() == expected
+    assert list(pairs.index) == list(expected)
+    assert pairs.index.names == ["label", "predicted"]
+    np.testing.assert_allclose(pairs["share"], [2 / 4, 2 / 3, 1 / 4])
+    first = scenes.evaluation.confused_pairs(LABELS, list("abbcaabc"), 1)
+    pd.testing.assert_frame_equal(first, pairs[:1])
+    assert scenes.evaluation.confused_pairs(LABELS, list(LABELS)).empty
+
+
 def test_label_smoothing_sets_a_floor_to_the_loss():
     others = 0.1 / 6
     floor = -(0.9 + others) * np.log(0.9 + others) - 5 * others * np.log(others)
