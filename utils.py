@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pandas as pd
+import sklearn.datasets
 from matplotlib.figure import Figure
 
 from scenes import (
@@ -356,22 +357,25 @@ def describe_times(
     )
 
 
-def describe_search(results: pd.DataFrame, *, beside_committed: bool) -> str:
+def describe_search(
+    results: pd.DataFrame, metric: str = "accuracy", *, beside_committed: bool
+) -> str:
     """
     Return one line on the best setting of a search, and its cross-validated accuracy.
 
-    Beside it stands the accuracy of the committed search, if that is asked for.
+    The accuracy is called `metric`. Beside it stands that of the committed search, if
+    asked for.
     """
     best = evaluation.best_hyperparameters(results)
     line = (
         f"Head of this run: learning rate {best['learning_rate']:g}, dropout "
         f"{best['dropout']:g}, weight decay {best['weight_decay']:g}, "
-        f"{best['epoch']} epochs; {best['val_accuracy']:.2%} cross-validated"
+        f"{best['epoch']} epochs; cross-validated {metric} {best['val_accuracy']:.2%}"
     )
     if beside_committed:
         committed = pd.read_csv(runs.COMMITTED / "grid_search.csv")
         accuracy = evaluation.best_hyperparameters(committed)["val_accuracy"]
-        line += f" (committed search: {accuracy:.2%})"
+        line += f" (committed search: accuracy {accuracy:.2%})"
     return line
 
 
@@ -388,6 +392,41 @@ def show_photos(images: pd.DataFrame, titles: Sequence[str]) -> Figure | None:
         print("With the photos, this cell shows some of them.")
     else:
         return show_images(list(images["file"]), list(titles))
+
+
+def choose_examples(
+    images: pd.DataFrame, correct: pd.Series, covered: np.ndarray, *, shipped: bool
+) -> pd.DataFrame:
+    """
+    Return four test photos on which to look at a model: errors and unsure ones, if any.
+
+    Parameters
+    ----------
+    images : DataFrame
+        The test photos.
+    correct : Series of bool, shape (n,)
+        Whether the prediction of each is right.
+    covered : ndarray of bool, shape (n,)
+        Whether the model answers it.
+    shipped : bool
+        Take the two photos that scikit-learn ships instead.
+
+    Returns
+    -------
+    DataFrame
+        `path` and `file`.
+    """
+    if shipped:
+        folder = Path(sklearn.datasets.__file__).with_name("images")
+        examples = pd.DataFrame({"path": ["china.jpg", "flower.jpg"]})
+        examples["file"] = [str(folder / name) for name in examples["path"]]
+        return examples
+    shuffled = images.assign(correct=correct, covered=covered)
+    shuffled = shuffled.sample(frac=1, random_state=0)
+    errors = shuffled.query("not correct").head(2)
+    unsure = shuffled.query("correct and not covered").head(2)
+    examples = pd.concat([errors, unsure, shuffled])[["path", "file"]]
+    return examples.drop_duplicates().head(4)
 
 
 def show_predictions(

@@ -83,6 +83,11 @@ class Output:
         """The folder of the plots, to be written to, as `file` says."""
         return self.file("plotly_plots")
 
+    @property
+    def has_committed_classes(self) -> bool:
+        """Whether the classes are those of the committed results."""
+        return _read(COMMITTED / "settings.json")["classes"] == self.made["classes"]
+
     def write(self, table: pd.DataFrame, name: str, *, edited: bool = False) -> None:
         """
         Return nothing; write a table to `results/`, and replace the file as a whole.
@@ -127,7 +132,7 @@ class Output:
     def _of_run_or_committed(self, name):
         if (self.folder / name).exists():
             return self.folder / name
-        if _read(COMMITTED / "settings.json")["classes"] != self.made["classes"]:
+        if not self.has_committed_classes:
             what = f"{name} is missing in {self.folder}"
             raise ValueError(f"{what}: run all cells again")
         print(f"{name} was not computed in this run; showing the committed results.")

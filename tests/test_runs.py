@@ -313,7 +313,9 @@ def test_results_are_of_this_run_or_the_committed_ones_with_a_message(
 def test_committed_results_of_other_classes_are_not_taken(committed):
     """Their columns and figures would be taken for those of the photos at hand."""
     label = committed["label"].cat.rename_categories({"sea": "lake"})
+    assert scenes.runs.output_folder(dict(SETTINGS), committed).has_committed_classes
     output = scenes.runs.output_folder(dict(SETTINGS), committed.assign(label=label))
+    assert not output.has_committed_classes
     for take in (lambda: output.keep([], "a.csv"), output.model):
         with pytest.raises(
             ValueError, match=r"is missing in runs/.*: run all cells again"

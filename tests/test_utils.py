@@ -424,6 +424,30 @@ def test_photos_are_shown_if_there_are_files(gallery, capsys):
     assert capsys.readouterr().out.startswith("With the photos, ")
 
 
+def test_examples_are_errors_and_unsure_photos_or_those_that_scikit_learn_ships():
+    images = pd.DataFrame({"path": [*"abcdefgh"], "label": "x"}, range(20, 28))
+    images["file"] = "/" + images["path"]
+    wrong, unsure = images["path"].isin([*"abc"]), images["path"].isin([*"cdef"])
+
+    def choose(wrong, unsure):
+        chosen = utils.choose_examples(
+            images, ~wrong, ~unsure.to_numpy(), shipped=False
+        )
+        assert list(chosen["file"]) == list("/" + chosen["path"])
+        return [*chosen["path"]]
+
+    chosen = choose(wrong, unsure)
+    assert {*chosen[:2]} < {*"abc"}
+    assert {*chosen[2:]} < {*"def"}
+    one = images["path"] == "g"
+    assert choose(one, one)[0] == "g"
+    assert len({*choose(one, one)}) == 4
+    assert choose(one, unsure & ~unsure) != [*"gabc"], "in no order"
+    shipped = utils.choose_examples(images, ~wrong, ~unsure, shipped=True)
+    assert list(shipped["path"]) == ["china.jpg", "flower.jpg"]
+    assert all(Path(file).exists() for file in shipped["file"])
+
+
 def test_the_first_photos_of_a_folder_are_shown_under_their_predictions(
     classifier, tmp_path, monkeypatch, capsys
 ):
@@ -491,9 +515,11 @@ def test_the_time_of_a_search_stands_beside_that_of_one_head(search, resumed, li
 
 def test_a_search_is_described_beside_the_committed_one_if_asked(search):
     line = "Head of this run: learning rate 0.001, dropout 0.1, weight decay 0.0001, "
-    line += "1 epochs; 80.00% cross-validated"
+    line += "1 epochs; cross-validated accuracy 80.00%"
     assert utils.describe_search(search, beside_committed=False) == line
+    balanced = utils.describe_search(search, "balanced one", beside_committed=False)
+    assert balanced == line.replace("accuracy", "balanced one")
     beside = utils.describe_search(search, beside_committed=True)
     committed = pd.read_csv(Path(utils.__file__).with_name("grid_search.csv"))
     accuracy = scenes.evaluation.best_hyperparameters(committed)["val_accuracy"]
-    assert beside == f"{line} (committed search: {accuracy:.2%})"
+    assert beside == f"{line} (committed search: accuracy {accuracy:.2%})"
