@@ -944,6 +944,88 @@ def test_a_selected_head_is_fitted_on_its_out_of_fold_predictions(
     assert run["abstention"] == calibration.fit(probabilities, y)
 
 
+def photos_shown(committed, cell, **variables):
+    """Return the table of the photos that a cell shows, and their titles."""
+    stand_in = Mock(wraps=utils)
+    stand_in.show_photos = Mock()
+    run_cells(committed, cell, utils=stand_in, pd=pd, **variables)
+    [call] = stand_in.show_photos.call_args_list
+    return call.args[0], list(call.args[1])
+
+
+@pytest.mark.parametrize(("n_classes", "shown"), [(2, 6), (12, 36), (25, 36), (50, 36)])
+def test_sample_photos_come_from_all_classes_in_turn(committed, n_classes, shown):
+    codes = np.arange(6 * n_classes) % n_classes
+    names = [f"{code:02}" for code in range(n_classes)]
+    images = pd.DataFrame({"label": pd.Categorical.from_codes(codes, names)})
+    images["split"] = np.where(images.index < 5 * n_classes, "train", "test")
+    table, titles = photos_shown(committed, "samples", images=images)
+    assert set(table["split"]) == {"train"}
+    assert titles == list(table["label"]) == sorted(titles)
+    counts = table["label"].value_counts()
+    assert len(table) == shown
+    assert counts.max() - counts.min() <= 1
+
+
+def test_the_first_flagged_labels_are_shown_beside_what_is_suggested(committed):
+    flagged = pd.DataFrame({"path": [f"a/{n}.jpg" for n in range(14, 0, -1)]})
+    flagged = flagged.assign(label="ants", suggested="bees")
+    checked = flagged[::-1].assign(file="/" + flagged["path"], label="ants", split=1)
+    given = {"flagged": flagged, "checked": checked}
+    table, titles = photos_shown(committed, "flagged-photos", **given)
+    assert list(table["file"]) == [f"/a/{n}.jpg" for n in range(14, 2, -1)]
+    assert titles == ["ants, suggested\nbees"] * 12
+
+
+@pytest.mark.parametrize(
+    ("guesses", "shown"), [("acbbccb", ["b/4", "b/5"]), ("aabbbbb", [])]
+)
+def test_the_photos_of_the_most_frequent_error_are_shown(committed, guesses, shown):
+    """If there is no error, there are no photos."""
+    images = pd.DataFrame({"label": pd.Categorical(list("aabbbbb"), list("abc"))})
+    images["path"] = [f"{name}/{row}" for row, name in enumerate(images["label"])]
+    pairs = evaluation.confused_pairs(images["label"], list(guesses))
+    given = {"test_images": images, "predictions": [*guesses], "classes": [*"abc"]}
+    table, _ = photos_shown(committed, "confused", pairs=pairs, **given)
+    assert list(table["path"]) == shown
+
+
+@pytest.mark.parametrize(
+    ("n_classes", "metric", "lowest"),
+    [
+        (2, "balanced accuracy", "01 50.0%"),
+        (25, "accuracy", "01 50.0%, 00 100.0%, 02 100.0%"),
+    ],
+)
+def test_the_last_cell_says_what_selected_the_model_and_the_lowest_recalls(
+    committed, capsys, n_classes, metric, lowest
+):
+    """In each class are two photos, and one photo of the second class is an error."""
+    codes = np.repeat(np.arange(n_classes), 2)
+    names = [f"{code:02}" for code in range(n_classes)]
+    images = pd.DataFrame({"label": pd.Categorical.from_codes(codes, names)})
+    predictions = images["label"].astype(str).to_numpy()
+    predictions[2] = "00"
+    correct = predictions == images["label"].astype(str)
+    results = pd.read_csv(ROOT / "grid_search.csv")
+    given = {"test_images": images, "predictions": predictions, "results": results}
+    given |= {"head_predictions": predictions, "correct": correct, "metric": metric}
+    given |= {"head_correct": correct, "covered": correct, "with_photos": True}
+    given |= {"run": "this run", "selected": "head", "model_file": "a.keras"}
+    given |= {"comparison": pd.DataFrame({metric: [0.875]}), "pd": pd, "utils": utils}
+    given |= {"evaluation": evaluation, "calibration": calibration}
+    run = run_cells(committed, "report", "summary", **given)
+    said = capsys.readouterr().out
+    balanced = 1 - 0.5 / n_classes
+    assert f"24 epochs; cross-validated {metric} 91.90%\n" in said
+    line = f"Selected by its validation {metric}, 87.5%; balanced accuracy on the test"
+    assert f"{line} photos: {balanced:.1%}\nLowest recall: {lowest}\n" in said
+    shown = run["shown_report"]
+    assert len(shown) == min(n_classes, 20) + 1
+    assert shown.index[-1] == "mean of the classes"
+    assert shown["recall"].iloc[-1] == balanced
+
+
 def test_a_changed_setting_stops_what_would_write_over_the_results(
     committed, monkeypatch, tmp_path
 ):
