@@ -413,9 +413,8 @@ def confused_pairs(
     labels = labels.astype(str).to_numpy()
     table = pd.DataFrame({"label": labels, "predicted": predictions, "photos": 1})
     counts = table.groupby(["label", "predicted"])["photos"].sum().to_frame()
-    counts["share"] = counts["photos"] / counts.groupby("label")["photos"].transform(
-        "sum"
-    )
+    supports = counts.groupby("label")["photos"].transform("sum")
+    counts["share"] = counts["photos"] / supports
     return counts.query("label != predicted").nlargest(n, "photos")
 
 
