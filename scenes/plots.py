@@ -392,9 +392,7 @@ def history(
     return look.style(figure, name, finding)
 
 
-def learning_curve(
-    table: pd.DataFrame, name: str = "Learning curve", *, metric: str = "accuracy"
-) -> go.Figure:
+def learning_curve(table: pd.DataFrame, *, metric: str = "accuracy") -> go.Figure:
     """
     Return validation accuracy by number of training photos: mean and range over seeds.
 
@@ -403,16 +401,16 @@ def learning_curve(
     table : DataFrame
         A row for each training: its number of training `photos`, `seed` and
         `val_accuracy`. A number with one training is a dot without a range.
-    name : str
     metric : str
         What the accuracies are called.
     """
     accuracies = 100 * table.set_index("photos")["val_accuracy"]
-    ends = accuracies.groupby("photos").agg(["min", "mean", "max"])
+    ends = accuracies.groupby("photos").agg(["count", "min", "mean", "max"])
+    ranges = ends.where(ends["count"] > 1)
     curve = look.curve(ends.index, ends["mean"], look.RED)
     curve.mode = "lines+markers"
-    curve.error_y.array = ends["max"] - ends["mean"]
-    curve.error_y.arrayminus = ends["mean"] - ends["min"]
+    curve.error_y.array = ranges["max"] - ranges["mean"]
+    curve.error_y.arrayminus = ranges["mean"] - ranges["min"]
     curve.hovertemplate = "%{x:,} photos: %{y:.1f}%<extra></extra>"
     figure = go.Figure(curve)
     look.name_axes(figure, "training photos (log scale)", f"validation {metric} (%)")
@@ -422,7 +420,7 @@ def learning_curve(
         before, after = ends.index[-2:]
         gain = ends["mean"][after] - ends["mean"][before]
         finding = f"From {before:,} to {after:,} photos: {gain:+.1f} points"
-    return look.style(figure, f"{name}: mean and range over seeds", finding)
+    return look.style(figure, "Learning curve: mean and range over seeds", finding)
 
 
 def confusion(
