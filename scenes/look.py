@@ -5,7 +5,8 @@ Knows nothing of what a figure shows.
 """
 
 import html
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -68,6 +69,11 @@ def style(
     figure.layout.width = 850
     figure.layout.height = height
     return figure
+
+
+def markers() -> Iterator[tuple[str, str]]:
+    """Yield pairs of a colour and a symbol, 56 of which differ, again and again."""
+    return zip(itertools.cycle(PALETTE), itertools.cycle(SYMBOLS), strict=True)
 
 
 def legend_below(figure: go.Figure) -> None:

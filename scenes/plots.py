@@ -39,7 +39,7 @@ NEIGHBOURS = 5  # that are looked at in a t-SNE map
 # --- The photos and their features ----------------------------------------------------
 
 
-def counts(images: pd.DataFrame, name: str = "Photos by class and split") -> go.Figure:
+def counts(images: pd.DataFrame) -> go.Figure:
     """
     Return bars of the number of labelled photos of each class, stacked by split.
 
@@ -49,13 +49,12 @@ def counts(images: pd.DataFrame, name: str = "Photos by class and split") -> go.
     ----------
     images : DataFrame
         `split` and `label` of the photos.
-    name : str
     """
     classes = look.classes(images["label"])
     figure = go.Figure()
     for split, color in SPLIT_COLORS.items():
         labels = images["label"][images["split"] == split]
-        photos = labels.value_counts(sort=False).to_numpy()
+        photos = labels.value_counts(sort=False)
         figure.add_bar(x=classes, y=photos, name=split, marker_color=color)
     figure.update_traces(hovertemplate="%{x}: %{y:,} photos")
     figure.update_layout(barmode="stack", legend_title="split")
@@ -70,21 +69,20 @@ def counts(images: pd.DataFrame, name: str = "Photos by class and split") -> go.
         figure.update_traces(texttemplate="%{y:,}", textposition="inside", textangle=0)
         figure.layout.uniformtext = {"minsize": 9, "mode": "hide"}
         look.class_ticks(classes, figure.layout.xaxis)
-    photos = images["label"].value_counts(sort=False).to_numpy()
-    least, most = photos.argmin(), photos.argmax()
-    few, many = f"{photos[least]:,}", f"{photos[most]:,}"
-    if photos[most] <= 1.5 * photos[least]:
-        finding = f"The classes are nearly balanced: {few} to {many} photos"
+    photos = images["label"].value_counts(sort=False).set_axis(classes)
+    few, many = photos.min(), photos.max()
+    if many <= 1.5 * few:
+        finding = f"The classes are nearly balanced: {few:,} to {many:,} photos"
     else:
-        rarest, largest = look.short(classes[least]), look.short(classes[most])
-        finding = f"{largest} has {many} photos, {rarest} {few}"
-    return look.style(figure, name, finding)
+        rarest, largest = look.short(photos.idxmin()), look.short(photos.idxmax())
+        finding = f"{largest} has {many:,} photos, {rarest} {few:,}"
+    return look.style(figure, "Photos by class and split", finding)
 
 
 def feature_map(
     features: np.ndarray,
     labels: pd.Series,
-    predictions: Sequence[str] | None = None,
+    misclassified: Sequence[bool] | None = None,
     *,
     sample: int = 1200,
     seed: int = 0,
@@ -100,8 +98,8 @@ def feature_map(
     ----------
     features : ndarray, shape (n, n_features)
     labels : Series of categories, shape (n,)
-    predictions : sequence of str, shape (n,), optional
-        The predicted class of each image: misclassified photos are marked.
+    misclassified : sequence of bool, shape (n,), optional
+        Which photos get a ring.
     sample : int
         The number of photos that are drawn.
     seed : int
@@ -120,15 +118,13 @@ def feature_map(
         others = ~np.isin(codes, shown)
         names = np.array(classes)[codes[others]]
         figure.add_trace(_cloud(places[others], look.GREY, "other classes", names))
-    for number, code in enumerate(shown):
-        color = look.PALETTE[number % len(look.PALETTE)]
+    for code, (color, symbol) in zip(shown, look.markers(), strict=False):
         cloud = _cloud(places[codes == code], color, classes[code])
-        number += number // len(look.PALETTE)
-        cloud.marker.symbol = look.SYMBOLS[number % len(look.SYMBOLS)]
+        cloud.marker.symbol = symbol
         figure.add_trace(cloud)
-    if predictions is not None:
-        wrong = labels.astype(str).to_numpy()[rows] != np.asarray(predictions)[rows]
-        rings = _cloud(places[wrong], "black", "misclassified")
+    if misclassified is not None:
+        is_wrong = np.asarray(misclassified)[rows]
+        rings = _cloud(places[is_wrong], "black", "misclassified")
         rings.marker.update(symbol="circle-open", size=10)
         rings.hoverinfo = "skip"
         figure.add_trace(rings)
@@ -295,11 +291,11 @@ def gaps(
     decays = " weight decay " + table["weight_decay"].map("{:g}".format)
     table["setting"] = table["dropout"].map("dropout {:g},".format) + decays
     figure = go.Figure()
-    for number, (rate, part) in enumerate(table.groupby("learning_rate")):
-        color = look.PALETTE[number % len(look.PALETTE)]
+    parts = zip(table.groupby("learning_rate"), look.markers(), strict=False)
+    for (rate, part), (color, symbol) in parts:
         points = look.curve(100 * part["gap"], part.index, color, f"{rate:g}")
         points.mode = "markers"
-        points.marker.symbol = look.SYMBOLS[number % len(look.SYMBOLS)]
+        points.marker.symbol = symbol
         points.error_x.array = 100 * (part["gap_high"] - part["gap"])
         points.error_x.update(thickness=1, width=0)
         points.text = part["setting"]

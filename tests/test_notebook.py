@@ -822,6 +822,15 @@ def test_labels_are_flagged_by_heads_that_did_not_train_on_them(
     )
 
 
+def test_the_map_rings_what_heads_misclassify_that_did_not_train_on_it(
+    run_on_features, by_engine
+):
+    n, guesses = len(by_engine.out_of_fold), by_engine.out_of_fold.argmax(axis=1)
+    is_wrong = guesses != by_engine.images["label"].cat.codes[:n]
+    rings = curves(run_on_features.notebook, "features")[-1]
+    assert len(rings) == is_wrong.sum() > 0
+
+
 def test_what_is_fitted_is_fitted_on_validation_photos_and_shown_on_test_photos(
     run_on_features, by_engine
 ):

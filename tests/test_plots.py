@@ -161,7 +161,7 @@ def draw_all(results, history, photos, tables):
         labels = images["label"]
         drawn[f"counts {number}"] = scenes.plots.counts(images)
         drawn[f"feature_map {number}"] = scenes.plots.feature_map(
-            features, labels, predictions
+            features, labels, labels.astype(str) != predictions
         )
         drawn[f"confusion {number}"] = scenes.plots.confusion(labels, predictions)
     return drawn
