@@ -116,8 +116,10 @@ def feature_map(
         foreign = beside.sum(axis=0) - beside.diagonal()
         shown = np.sort(np.argsort(-foreign)[: len(look.PALETTE)])
         others = ~np.isin(codes, shown)
-        names = np.array(classes)[codes[others]]
-        figure.add_trace(_cloud(places[others], look.GREY, "other classes", names))
+        cloud = _cloud(places[others], look.GREY, "other classes")
+        cloud.text = np.array(classes)[codes[others]]
+        cloud.hovertemplate = "%{text}<extra></extra>"
+        figure.add_trace(cloud)
     for code, (color, symbol) in zip(shown, look.markers(), strict=False):
         cloud = _cloud(places[codes == code], color, classes[code])
         cloud.marker.symbol = symbol
@@ -139,13 +141,12 @@ def feature_map(
     return look.style(figure, name, finding, height=700)
 
 
-def _cloud(places, color, name, names=None):
-    """Return photos in the map, under their class or, each, under a name of its own."""
-    x, y = places.T
-    cloud = go.Scatter(x=x, y=y, mode="markers", name=look.short(name), text=names)
-    cloud.marker = {"color": color, "size": 6, "opacity": 0.8}
-    pointed = name if names is None else "%{text}"
-    cloud.hovertemplate = f"{pointed}<extra></extra>"
+def _cloud(places, color, name):
+    """Return the photos of a class in the map."""
+    cloud = look.curve(*places.T, color, look.short(name))
+    cloud.mode = "markers"
+    cloud.marker.update(size=6, opacity=0.8)
+    cloud.hovertemplate = f"{name}<extra></extra>"
     return cloud
 
 
@@ -178,8 +179,9 @@ def _most_confused(counts, classes):
     `counts`, shape (n_classes, n_classes), are those of true by predicted class.
     """
     both = np.triu(counts + counts.T, k=1)
-    pair = np.unravel_index(both.argmax(), both.shape)
-    return " and ".join(look.short(classes[code]) for code in pair), both.max()
+    first, second = np.unravel_index(both.argmax(), both.shape)
+    names = look.short(classes[first]), look.short(classes[second])
+    return " and ".join(names), both.max()
 
 
 # --- The grid search ------------------------------------------------------------------
@@ -206,28 +208,27 @@ def grid_search(ranked: pd.DataFrame, *, metric: str = "accuracy") -> go.Figure:
     curves = 100 * curves.astype("float32")  # half the size in the notebook
     epochs = list(curves.columns)
     rates = list(curves.index.levels[0])
-    figure, cells = _panels(rates, "epoch", f"validation {metric} (%)")
+    figure, cells = _panels(rates, f"validation {metric} (%)")
     # A missing value ends each line: one trace for a panel is smaller than one for each
     # line.
     ended = curves.reindex(columns=[*epochs, epochs[-1] + 1])
-    for rate, (row, column) in zip(rates, cells, strict=False):
+    for rate, cell in cells.items():
         lines = ended.loc[rate]
         x = np.tile(lines.columns, len(lines))
-        figure.add_trace(look.curve(x, np.ravel(lines), look.GREY), row, column)
+        figure.add_trace(look.curve(x, np.ravel(lines), look.GREY), *cell)
     mode = "lines" if len(epochs) > 1 else "markers"
     figure.update_traces(mode=mode, line_width=1, hoverinfo="skip", showlegend=False)
     figure.data[0].update(name="each setting", showlegend=True)
     best = ranked.iloc[0]
-    setting = tuple(best[scenes.HYPERPARAMETERS])
+    setting = rate, dropout, decay = tuple(best[scenes.HYPERPARAMETERS])
+    name = f"learning rate {rate:g}, dropout {dropout:g}, weight decay {decay:g}"
     epoch, top = int(best["epoch"]), 100 * best["val_accuracy"]
-    name = "best setting: learning rate {:g}, dropout {:g}, weight decay {:g}"
-    curve = look.curve(epochs, curves.loc[setting], look.RED, name.format(*setting))
+    curve = look.curve(epochs, curves.loc[setting], look.RED, f"best setting: {name}")
     point = look.curve([epoch], [top], look.RED, f"its best epoch: {epoch}")
-    row, column = cells[rates.index(setting[0])]
     for trace in (curve, point):
         trace.marker.size = 9
         trace.hovertemplate = "epoch %{x}: %{y:.2f}%<extra></extra>"
-        figure.add_trace(trace, row, column)
+        figure.add_trace(trace, *cells[rate])
     later = curves[epochs[len(epochs) // 2 :]]
     low = later.stack().quantile(0.05)
     margin = 0.05 * (top - low) + 0.1
@@ -239,14 +240,16 @@ def grid_search(ranked: pd.DataFrame, *, metric: str = "accuracy") -> go.Figure:
     name = f"Grid search: {len(curves)} settings, mean over folds"
     if (curves < low - margin).any(axis=None):
         name = f"{name}; what is below {low - margin:.1f}% is cut off"
-    finding = f"Highest {metric}: {top:.2f}%, with learning rate {setting[0]:g}"
-    others = curves.max(axis=1).groupby("learning_rate").max().drop(setting[0])
+    finding = f"Highest {metric}: {top:.2f}%, with learning rate {rate:g}"
+    others = curves.drop(rate).max(axis=1)
     if len(others):
-        finding = f"{finding} ({others.idxmax():g}: {others.max():.2f}%)"
-    return look.style(figure, name, finding, height=320 + 240 * cells[-1][0])
+        other, *_ = others.idxmax()
+        finding = f"{finding} ({other:g}: {others.max():.2f}%)"
+    rows, _ = max(cells.values())
+    return look.style(figure, name, finding, height=320 + 240 * rows)
 
 
-def _panels(rates, x, y):
+def _panels(rates, y):
     """
     Return a figure with a panel for each learning rate, at most four a row, and the row
     and column of each.
@@ -261,11 +264,11 @@ def _panels(rates, x, y):
         subplot_titles=[f"learning rate {rate:g}" for rate in rates],
         horizontal_spacing=0.02,
         vertical_spacing=0.2 / rows,
-        x_title=x,
+        x_title="epoch",
         y_title=y,
     )
     cells = itertools.product(range(1, rows + 1), range(1, columns + 1))
-    return figure, list(cells)
+    return figure, dict(zip(rates, cells, strict=False))
 
 
 def gaps(
@@ -275,7 +278,7 @@ def gaps(
     Return a dot for each setting: by how much its accuracy is lower than the best.
 
     Settings that are not measurably worse, since the interval of their gap holds 0,
-    come first, on a shaded ground. With one fold there are no intervals.
+    come first, on a shaded ground.
 
     Parameters
     ----------
@@ -307,22 +310,19 @@ def gaps(
     if len(table) <= NAMED_SETTINGS:
         ticks = {"tickvals": table.index, "ticktext": table["setting"]}
         figure.update_yaxes(ticks, showticklabels=True, tickfont_size=11)
-    findings, name = [], f"Gap of each setting to the best of {len(table)}"
+    ties = len(table) - table["worse"].sum()
+    figure.add_hrect(-0.5, ties - 0.5, line_width=0, layer="below")
+    text = "not measurably worse than the best"
+    label = {"text": text, "textposition": "top right"}
+    figure.update_shapes(fillcolor="#EBF0F8", label=label)
+    finding = f"{ties} of {len(table)} settings are {text}"
+    shares = shares.rename(lambda key: key.replace("_", " "))
     if len(shares) and shares.iloc[0] > 0.5:
-        key = shares.index[0].replace("_", " ")
-        findings.append(f"{key.capitalize()} matters most")
-    if table["gap_low"].notna().all():
-        ties = len(table) - table["worse"].sum()
-        ground = figure.add_hrect(-0.5, ties - 0.5, line_width=0, layer="below")
-        ground.layout.shapes[0].fillcolor = "#EBF0F8"
-        text = "not measurably worse than the best"
-        ground.layout.shapes[0].label = {"text": text, "textposition": "top right"}
-        findings.append(f"{ties} of {len(table)} settings are {text}")
-        name = f"{name}, with the 95% interval of the difference"
-    parts = [f"{key} {share:.0%}" for key, share in shares.items()]
-    parts = ", ".join(parts).replace("_", " ")
-    name = f"{name}<br>Shares of the variation: {parts}"
-    return look.style(figure, name, "; ".join(findings), height=800)
+        finding = f"{shares.index[0].capitalize()} matters most; {finding}"
+    parts = ", ".join(f"{key} {share:.0%}" for key, share in shares.items())
+    name = f"Gap of each setting to the best of {len(table)}, with the 95% interval"
+    name = f"{name} of the difference<br>Shares of the variation: {parts}"
+    return look.style(figure, name, finding, height=800)
 
 
 # --- Trainings and their models -------------------------------------------------------
@@ -342,8 +342,7 @@ def history(
     Parameters
     ----------
     history : DataFrame
-        A row for each `epoch`: `loss`, `accuracy` and, if there is a validation set,
-        `val_loss` and `val_accuracy`.
+        A row for each `epoch`: `loss`, `accuracy`, `val_loss` and `val_accuracy`.
     name : str
     metric : str
         What the accuracies are called.
@@ -354,37 +353,31 @@ def history(
     """
     figure = make_subplots(1, 2, horizontal_spacing=0.12)
     epochs = history["epoch"]
-    for column, key in enumerate(("loss", "accuracy"), start=1):
-        scale = 100 if key == "accuracy" else 1
-        training = look.curve(epochs, scale * history[key], look.BLUE, "training")
+    for column, (key, scale) in enumerate((("loss", 1), ("accuracy", 100)), 1):
+        values = scale * history[key]
+        training = look.curve(epochs, values, look.BLUE, "training")
         training.line.dash = "dash"
-        figure.add_trace(training, 1, column)
-        if f"val_{key}" in history:
-            values = scale * history[f"val_{key}"]
-            figure.add_trace(
-                look.curve(epochs, values, look.RED, "validation"), 1, column
-            )
+        values = scale * history[f"val_{key}"]
+        validation = look.curve(epochs, values, look.RED, "validation")
+        figure.add_traces([training, validation], 1, column)
     figure.update_traces(showlegend=False, col=2)
     figure.update_yaxes(title="loss", col=1)
     figure.update_yaxes(title=f"{metric} (%)", col=2)
     figure.update_xaxes(title="epoch")
     look.epoch_ticks(figure, epochs)
     look.legend_below(figure)
-    finding = ""
-    if "val_accuracy" in history:
-        last = history["val_accuracy"].iloc[-1]
-        finding = f"Validation {metric} after epoch {epochs.iloc[-1]}: {last:.1%}"
-        best = history.loc[history["val_accuracy"].idxmax()]
-        if head_accuracy:
-            gain = 100 * (last - head_accuracy)
-            finding = f"{finding}, {gain:+.1f} points against the head alone"
-        elif best["val_accuracy"] > last:
-            top = f"{best['val_accuracy']:.1%} after epoch {best['epoch']:g}"
-            finding = f"{finding} (highest: {top})"
+    accuracies = history.set_index("epoch")["val_accuracy"]
+    last, best = accuracies.iloc[-1], accuracies.max()
+    finding = f"Validation {metric} after epoch {epochs.iloc[-1]}: {last:.1%}"
     if loss_floor:
         look.level(figure, loss_floor, "lowest possible", col=1)
     if head_accuracy:
         look.level(figure, 100 * head_accuracy, "head alone", col=2)
+        gain = 100 * (last - head_accuracy)
+        finding = f"{finding}, {gain:+.1f} points against the head alone"
+    elif best > last:
+        top = f"{best:.1%} after epoch {accuracies.idxmax()}"
+        finding = f"{finding} (highest: {top})"
     return look.style(figure, name, finding)
 
 
@@ -526,8 +519,8 @@ def reliability(
     for column, (key, table) in enumerate(tables.items(), start=1):
         diagonal = look.curve(ends, ends, "#999999")
         diagonal.line.dash = "dot"
-        figure.add_trace(diagonal, 1, column)
-        figure.add_trace(_bins(100 * table, table["photos"]), 1, column)
+        points = _bins(100 * table, table["photos"])
+        figure.add_traces([diagonal, points], 1, column)
         # Rounding may have put a confidence beyond the ends; each photo is counted.
         inside = np.clip(100 * np.asarray(confidences[key]), *ends)
         photos, edges = np.histogram(inside, bins=40, range=ends)

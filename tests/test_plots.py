@@ -512,15 +512,13 @@ def test_a_large_search_takes_little_room_in_the_notebook():
 
 def test_a_single_epoch_is_a_point_that_one_can_see(results, history):
     search = draw_search(results[results["epoch"] == 1])
-    without_validation = history[["epoch", "loss", "accuracy"]][:1]
-    training = scenes.plots.history(without_validation, "One epoch")
+    training = scenes.plots.history(history[:1], "One epoch")
     assert {trace.mode for trace in [*search.data, *training.data]} == {"markers"}
-    assert {trace.name for trace in training.data} == {"training"}
     low, high = search.layout.yaxis.range
     assert low < search.data[-1].y[0] < high
 
 
-def test_gaps_shows_each_setting_and_which_are_not_measurably_worse(results):
+def test_gaps_shows_each_setting_and_which_are_not_measurably_worse():
     """In the folds, the slow ones are 3, 4, 2 points worse, the other 2, -1, 2."""
     rows = {(0.01, 0.5, 0): [0.9, 0.9, 0.9], (0.01, 0.1, 0): [0.88, 0.91, 0.88]}
     rows |= {(0.001, 0.5, 0): [0.87, 0.86, 0.88], (0.001, 0.1, 0): [0.87, 0.86, 0.88]}
@@ -543,9 +541,6 @@ def test_gaps_shows_each_setting_and_which_are_not_measurably_worse(results):
         "best"
     )
     assert "learning rate 93%, dropout 4%" in figure.layout.title.subtitle.text
-    alone = draw_gaps(results[results["fold"] == 1])
-    assert not alone.layout.shapes  # one fold gives no interval
-    assert "measurably" not in alone.layout.title.text
     large = draw_results([0.01], np.arange(41) / 100, [0], [1, 2], [1])
     assert not draw_gaps(large).layout.yaxis.showticklabels
 
