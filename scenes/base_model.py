@@ -4,6 +4,8 @@ The base model: every fact of MobileNetV2, and how its features are rounded.
 No other room names the network, its sizes or its layers.
 """
 
+import collections
+import itertools
 import os
 from pathlib import Path
 
@@ -17,8 +19,9 @@ from keras.layers import Conv2D, DepthwiseConv2D
 IMAGE_SIZE = 224  # pixels a side: the size at which the ImageNet weights were trained
 SCALING = {"scale": 1 / 127.5, "offset": -1}  # of pixels, from 0 ... 255 to -1 ... 1
 N_FEATURES = 1280  # channels of MobileNetV2's last layer before the classifier
-N_WEIGHTS = 2_257_984  # numbers in all its layers, as `count_params` says
 MAX_FEATURE = 6  # the bound of ReLU6, up to which features lie; most are below 1
+# Channels before, between and behind the blocks that expand them.
+_CHANNELS = (16, 24, 24, 32, 32, 32, 64, 64, 64, 64, 96, 96, 96, 160, 160, 160, 320)
 # On disk, features are rounded to these 256 steps, finer near 0, so that one takes a
 # byte.
 STEPS = (MAX_FEATURE * (np.arange(256) / 255) ** 2).astype("float32")
@@ -53,19 +56,21 @@ def build_base_model(weights: str | Path | None = "imagenet") -> keras.Model:
             pooling="avg",
             weights=weights and str(weights),
         )
-    except (OSError, ValueError) as error:  # as of a download that was cut off
-        file = IMAGENET_WEIGHTS if weights == "imagenet" else weights
-        what = f"the weights in {file} cannot be read ({error}); delete it"
-        raise ValueError(f"{what}, and run again") from error
+    except (OSError, ValueError) as error:
+        file, advice = weights, "choose another file"
+        if weights == "imagenet":  # as of a download that was cut off
+            file, advice = IMAGENET_WEIGHTS, "delete it, and run again"
+        what = f"the weights in {file} cannot be read ({error})"
+        raise ValueError(f"{what}; {advice}") from error
     model.trainable = False
     return model
 
 
 def check_weights(file: str | Path) -> None:
     """
-    Return nothing if a file holds as many numbers as the base model has weights.
+    Return nothing if a file holds arrays of the shapes that the base model's have.
 
-    Keras compares their shapes when it loads them; here, no network is built.
+    Keras compares their order or names when it loads them; here, no network is built.
 
     Parameters
     ----------
@@ -75,22 +80,37 @@ def check_weights(file: str | Path) -> None:
     Raises
     ------
     ValueError
-        It holds more or fewer.
+        It holds an array too many or too few; the first is named.
     OSError
         It cannot be read, or is no HDF5 file.
     """
+    found = {}
+
+    def add(name, part):
+        if isinstance(part, h5py.Dataset) and not name.startswith("optimizer"):
+            found[name] = part.shape
+
     with h5py.File(file) as content:
-        count = _count_numbers(content)
-    if count != N_WEIGHTS:
-        raise ValueError(f"it holds {count:,} numbers, not {N_WEIGHTS:,}")
+        content.visititems(add)
+    counts, right = collections.Counter(found.values()), collections.Counter(_shapes())
+    for name, shape in found.items():
+        if counts[shape] > right[shape]:
+            what = f"its array {name} of the shape {shape}"
+            raise ValueError(f"{what} is one more than the base model has")
+    if missing := right - counts:
+        raise ValueError(f"it lacks an array of the shape {min(missing)}")
 
 
-def _count_numbers(part):
-    """Return how many numbers a part of an HDF5 file holds, but for an optimizer's."""
-    if isinstance(part, h5py.Dataset):
-        return part.size
-    names = [name for name in part if not name.startswith("optimizer")]
-    return sum(_count_numbers(part[name]) for name in names)
+def _shapes():
+    """Return the shapes of all weights of the base model."""
+    kernels = [(3, 3, 3, 32), (3, 3, 32, 1), (1, 1, 32, 16)]
+    for before, after in itertools.pairwise(_CHANNELS):
+        wide = 6 * before
+        kernels += [(1, 1, before, wide), (3, 3, wide, 1), (1, 1, wide, after)]
+    kernels.append((1, 1, after, N_FEATURES))
+    # A BatchNormalization follows each; a depthwise one has its channels last but one.
+    normalized = [(before if after == 1 else after,) for *_, before, after in kernels]
+    return kernels + 4 * normalized
 
 
 def scale(images: tf.Tensor) -> tf.Tensor:

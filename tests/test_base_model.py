@@ -55,7 +55,9 @@ def test_the_base_model_takes_its_weights_from_a_file(random_base_model, tmp_pat
 def test_weights_that_cannot_be_read_are_named_with_what_to_do(
     tmp_path, monkeypatch, which
 ):
-    """As a download leaves them that breaks off."""
+    """
+    As a download leaves them that breaks off, which alone is to be deleted.
+    """
     path = tmp_path / "weights.h5"
     with h5py.File(path, "w") as file:
         file["kernel"] = np.zeros(1000)
@@ -65,8 +67,9 @@ def test_weights_that_cannot_be_read_are_named_with_what_to_do(
     monkeypatch.setattr(
         keras.src.utils.file_utils, "get_file", lambda *a, **options: str(path)
     )
+    advice = "delete it, and" if which == "imagenet" else "choose another file"
     with pytest.raises(
-        ValueError, match=rf"in {re.escape(str(path))} cannot .*\); delete it"
+        ValueError, match=rf"in {re.escape(str(path))} cannot .*\); {advice}"
     ):
         scenes.base_model.build_base_model("imagenet" if which == "imagenet" else path)
 

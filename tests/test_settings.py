@@ -316,10 +316,12 @@ def test_weights_that_are_not_those_of_the_base_model_are_refused_at_once(
     assert not recwarn.list
 
 
-def test_weights_are_known_by_their_number_and_no_network_is_built(
+def test_weights_are_known_by_their_shapes_and_no_network_is_built(
     random_base_model, monkeypatch
 ):
-    """In each layout of Keras, with an optimizer too; one more is refused."""
+    """
+    In each layout of Keras, with an optimizer too; the first wrong array is named.
+    """
     random_base_model.save_weights("own.weights.h5")
     random_base_model.save("whole.h5")
     with h5py.File("own.weights.h5", "a") as file:
@@ -328,9 +330,19 @@ def test_weights_are_known_by_their_number_and_no_network_is_built(
     for file in ("own.weights.h5", "whole.h5"):
         given = {**SETTINGS, "WEIGHTS": file}
         assert scenes.settings.check_settings({**given, "WEIGHTS": Path(file)}) == given
-    write_arrays("wider.h5", [(random_base_model.count_params() + 1,)])
-    with pytest.raises(ValueError, match=r"it holds 2,257,985 numbers, not 2,257,984"):
-        scenes.settings.check_settings({**SETTINGS, "WEIGHTS": "wider.h5"})
+    shapes = [weight.shape for weight in random_base_model.weights]
+    turned = [shape[::-1] for shape in shapes]  # of as many numbers
+    faults = {
+        "short": (shapes[1:], r"it lacks an array of the shape \(3, 3, 3, 32\)"),
+        "turned": (
+            turned,
+            r"array layers/0/vars/0 of the shape \(32, 3, 3, 3\) is one",
+        ),
+    }
+    for name, (arrays, told) in faults.items():
+        write_arrays(f"{name}.h5", arrays)
+        with pytest.raises(ValueError, match=told):
+            scenes.settings.check_settings({**SETTINGS, "WEIGHTS": f"{name}.h5"})
 
 
 # --- Arguments ------------------------------------------------------------------------
