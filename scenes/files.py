@@ -5,7 +5,6 @@ A file is written beside its final name and put in its place at the end; what is
 checked, and no code in it is run. Knows nothing of photos.
 """
 
-import contextlib
 import errno
 import hashlib
 import io
@@ -15,6 +14,7 @@ import re
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +59,7 @@ def _plain(part):
     return os.fspath(part)  # which raises a TypeError if it is no path
 
 
-@contextlib.contextmanager
+@contextmanager
 def _writing(path):
     """Say of an OSError inside which file could not be written."""
     try:
@@ -70,7 +70,7 @@ def _writing(path):
         raise OSError(error.errno, what) from error
 
 
-@contextlib.contextmanager
+@contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
     """
     Give a path beside `path` to write to, which is gone at the end unless it was moved.
@@ -90,7 +90,7 @@ def move(beside: Path, path: Path) -> None:
     """Put a finished file in `path`'s place, after its content has reached the disk."""
     _flush(beside, os.O_RDWR)
     os.replace(beside, path)
-    with contextlib.suppress(OSError):  # Windows opens no folder; some disks flush none
+    with suppress(OSError):  # Windows opens no folder; some disks flush none
         _flush(path.parent, os.O_RDONLY)
 
 
@@ -103,7 +103,7 @@ def _flush(path, flags):
         os.close(number)
 
 
-@contextlib.contextmanager
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """
     Give a path beside `path` to write to, and put it in `path`'s place at the end.
@@ -125,7 +125,7 @@ def begins_with(path: Path, mark: bytes) -> bool:
     """
     Return whether the first 1024 bytes of a file hold a mark: a form of our own files.
     """
-    with contextlib.suppress(OSError), open(path, "rb") as file:
+    with suppress(OSError), open(path, "rb") as file:
         return mark in file.read(1024)
     return False
 
@@ -233,7 +233,7 @@ def read_csv(csv: str | Path) -> pd.DataFrame:
     )
 
 
-@contextlib.contextmanager
+@contextmanager
 def locked(path: Path) -> Iterator[None]:
     """
     Return a context in which no second run writes the same file; reading needs none.
@@ -307,7 +307,7 @@ def clear_unfinished(folder: Path, *, of: Path | None = None) -> None:
         if not parts:
             continue
         is_of = of and parts.groups("") == (of.stem[:50], of.suffix)
-        with contextlib.suppress(FileNotFoundError):  # another run has been faster
+        with suppress(FileNotFoundError):  # another run has been faster
             if is_of or time.time() - path.stat().st_mtime > 3600:
                 path.unlink()
 
