@@ -35,14 +35,12 @@ _SRGB = ImageCms.createProfile("sRGB")
 _PNG = b"\x89PNG\r\n\x1a\n"
 PngImagePlugin.MAX_TEXT_CHUNK = 2**26  # colour profiles may be larger than 1 MB
 # Errors of the operating system that stay with a file.
-_LASTING = {
-    errno.EACCES,
-    errno.EISDIR,
-    errno.ELOOP,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EPERM,
-}
+_LASTING = (
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
 # Programs leave the fourth byte of these at 0 and do not mean it as transparency.
 _UNUSED_ALPHA = {"BMP", "CUR", "DIB", "ICO", "TGA"}
 # Among them the marks that turn the direction of text round: gpj.exe for exe.jpg.
@@ -69,6 +67,7 @@ def printable(name: object) -> str:
     Return a name with control characters and undecodable bytes escaped, as `\n` or
     `\udcff`; marks of the direction of text are among them.
     """
+
     return _CONTROL.sub(
         lambda found: found[0].encode("unicode_escape").decode(), str(name)
     )
@@ -118,12 +117,10 @@ def read_photo(path: str | Path) -> np.ndarray:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        if error.errno in _LASTING:
+        if isinstance(error, _LASTING) or error.errno == errno.ELOOP:
             raise UnreadablePhotoError(path, error.strerror) from error
-        raise OSError(
-            f"{printable(path)} cannot be read at the moment: {error.strerror}; "
-            f"try again"
-        ) from error
+        what = f"{printable(path)} cannot be read at the moment"
+        raise OSError(f"{what}: {error.strerror}; try again") from error
     try:
         return _pixels(data)
     except MemoryError as error:
@@ -270,10 +267,8 @@ def _white(numbers):
     is_plain = low == high and high in (0, white)
     if low >= 0 and (is_plain or high - low >= white / 4):
         return white
-    raise ValueError(
-        f"its pixels go from {low:g} to {high:g}, which does not say what is white; "
-        f"save it with 8 bits"
-    )
+    what = f"its pixels go from {low:g} to {high:g}"
+    raise ValueError(f"{what}, which does not say what is white; save it with 8 bits")
 
 
 # --- The size for the network ---------------------------------------------------------
