@@ -52,11 +52,9 @@ def grid(
     lines = max(title.count("\n") + 1 for title in titles)
     height = width + 0.2 * lines
     figure = Figure(figsize=(width * columns, height * rows), layout="tight")
-    figure.subplots(rows, columns)
-    for axis in figure.axes:
+    for number, (photo, title) in enumerate(zip(photos, titles, strict=True), 1):
+        axis = figure.add_subplot(rows, columns, number)
         axis.axis("off")
-    axes = figure.axes[: len(photos)]
-    for axis, photo, title in zip(axes, photos, titles, strict=True):
         axis.imshow(photo, cmap="gray", vmin=0, vmax=255)
         axis.set_title(title, fontsize=9, family=families, parse_math=False)
     figure.draw_without_rendering()  # so that the layout knows the height of the titles
@@ -118,8 +116,7 @@ def maps(
     grey = [photo @ [0.299, 0.587, 0.114] for photo in photos]
     columns = min(4, len(photos))
     figure = grid(grey, titles, columns=columns, width=8.5 / columns)
-    axes = figure.axes[: len(photos)]
-    for axis, values in zip(axes, maps, strict=True):
+    for axis, values in zip(figure.axes, maps, strict=True):
         axis.imshow(
             values,
             cmap="inferno",
