@@ -36,11 +36,10 @@ def check_data(
     ValueError
         The shapes do not fit, X holds NaN or infinity, or y holds another class.
     """
-    X, y = np.asarray(X).astype("float32", copy=False), np.asarray(y)
+    X, y = np.asarray(X, "float32"), np.asarray(y)
     if X.ndim != 2 or not len(X) or y.shape != X.shape[:1]:
-        raise ValueError(
-            f"X {X.shape} and y {y.shape} must be (n, n_features) and (n,)"
-        )
+        shapes = f"X {X.shape} and y {y.shape}"
+        raise ValueError(f"{shapes} must be (n, n_features) and (n,)")
     finite = np.isfinite(X).all(axis=1)
     if not finite.all():
         row = int(np.argmin(finite))
@@ -53,12 +52,9 @@ def check_data(
         raise ValueError(f"y holds {low!r} to {high!r}; it must hold {allowed}")
     if n_classes is None:
         n_classes = max(2, high + 1)
-        missing = set(range(n_classes)) - set(found)
-        if missing:
-            first = min(missing)
-            raise ValueError(
-                f"y never holds class {first}, which needs an image to train on"
-            )
+        if missing := set(range(n_classes)).difference(found):
+            what = f"y never holds class {min(missing)}"
+            raise ValueError(f"{what}, which needs an image to train on")
     return X, y.astype("int32"), n_classes
 
 
@@ -78,7 +74,6 @@ def class_weights(
         without images.
     n_classes : int
     """
-    settings.check(class_weight=class_weight)
     if class_weight is None:
         return np.ones(n_classes, "float32")
     counts = np.bincount(y, minlength=n_classes)
@@ -106,7 +101,6 @@ def build_head(
         Maps features (n, n_features) to probabilities (n, n_classes), in the order of
         the categories of `images["label"]`.
     """
-    settings.check(dropout=dropout, weight_decay=weight_decay)
     penalty = keras.regularizers.L2(weight_decay)
     layers = [
         keras.Input((n_features,)),
@@ -172,8 +166,7 @@ def train_head(
             callbacks=[setting_up, move],
             verbose=0,
         )
-    columns = [name for name in scenes.METRICS if name in history.history]
-    table = pd.DataFrame(history.history)[columns]
+    table = pd.DataFrame(history.history).filter(scenes.METRICS)
     table.insert(0, "epoch", range(1, options.epochs + 1))
     return model.layers[0], table
 
