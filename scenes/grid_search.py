@@ -170,13 +170,14 @@ def divide(options: settings.GridOptions, n_classes: int) -> list[settings.GridO
     numbers do not either.
     """
     rates = options.dropouts
-    heads_a_rate = len(options.learning_rates) * len(options.weight_decays)
-    size = max(1, BLOCK_COLUMNS // (n_classes * heads_a_rate))
-    starts = range(0, len(rates), size)
-    return [
-        dataclasses.replace(options, dropouts=rates[start : start + size])
-        for start in starts
-    ]
+    columns_a_rate = n_classes * _heads_a_rate(options)
+    size = max(1, BLOCK_COLUMNS // columns_a_rate)
+    parts = [rates[start : start + size] for start in range(0, len(rates), size)]
+    return [dataclasses.replace(options, dropouts=part) for part in parts]
+
+
+def _heads_a_rate(options):
+    return len(options.learning_rates) * len(options.weight_decays)
 
 
 def _train_all(X, y, folds, blocks, cached, fingerprint):
@@ -189,9 +190,9 @@ def _train_all(X, y, folds, blocks, cached, fingerprint):
             table = _read_table(cached, fingerprint, part, block)
             if table is None:
                 calls.append((X, y, rows, block, fold_number, part))
-                continue
-            bar.update()
-            yield table
+            else:
+                bar.update()
+                yield table
         threads = 1 if scenes.has_gpu() else min(2, joblib.cpu_count())
         trained = progress.run(train_fold, calls, threads=threads, stop=_stopped)
         with contextlib.closing(trained):  # nothing trains on after an interrupt
@@ -204,8 +205,7 @@ def _train_all(X, y, folds, blocks, cached, fingerprint):
 
 def _read_table(cached, fingerprint, part, block):
     """Return the table of a fold that an interrupted search has finished, or None."""
-    heads_a_rate = len(block.learning_rates) * len(block.weight_decays)
-    n_rows = len(block.dropouts) * heads_a_rate * block.epochs
+    n_rows = len(block.dropouts) * _heads_a_rate(block) * block.epochs
     schema = {"table": (np.float64, (n_rows, len(COLUMNS)))}
     arrays = cached.get(KIND, fingerprint, schema, part)
     return None if arrays is None else pd.DataFrame(arrays["table"], columns=COLUMNS)
@@ -293,14 +293,11 @@ def train_fold(
 
 def _fold_table(settings_of_heads, history, epochs, fold):
     """Return a row for each epoch and head, in the order of the heads' axes."""
-    tables = []
-    for epoch in range(epochs):
-        table = pd.DataFrame(settings_of_heads)
-        table["fold"] = fold
-        table["epoch"] = epoch + 1
-        for name in scenes.METRICS:
-            prefix = "val_" if name.startswith("val_") else ""
-            key = f"{prefix}head_{name.removeprefix('val_')}"
-            table[name] = np.ravel(history[key][epoch]).astype("float32")
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True)
+    table = pd.DataFrame(settings_of_heads * epochs)
+    table["fold"] = fold
+    table["epoch"] = np.repeat(range(1, epochs + 1), len(settings_of_heads))
+    for name in scenes.METRICS:
+        validation, line, metric = name.rpartition("_")
+        values = history[f"{validation}{line}head_{metric}"]
+        table[name] = np.ravel(values).astype("float32")
+    return table
