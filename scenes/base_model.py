@@ -142,7 +142,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     Parameters
     ----------
     model : keras.Model
-        A functional model; it stays as it is.
+        A functional model, whose convolutions have no bias; it stays as it is.
 
     Returns
     -------
@@ -166,12 +166,10 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
             if conv is None:
                 what = f"{layer.name} cannot be folded"
                 raise ValueError(f"{what}: it must directly follow a convolution")
-            layer.build(inputs[0].shape)
-            layer.set_weights(original.get_weights())
             config = conv.get_config() | {"use_bias": True}
             folded_conv = type(conv).from_config(config)
             output = folded_conv(conv.input)
-            folded_conv.set_weights(_fold(conv, layer))
+            folded_conv.set_weights(_fold(conv, original))
             return output
         output = layer(*inputs, **options)
         layer.set_weights(original.get_weights())
@@ -202,12 +200,9 @@ def copy_model(model: keras.Model) -> keras.Model:
 
 def _fold(conv, norm):
     """Return kernel and bias of a convolution that normalizes its output itself."""
-    kernel = np.asarray(conv.kernel, "float64")
-    bias = conv.bias if conv.use_bias else 0
-    gamma = norm.gamma if norm.scale else 1
-    beta = norm.beta if norm.center else 0
-    spread = np.sqrt(norm.moving_variance + norm.epsilon)
-    scale = np.asarray(gamma / spread, "float64")
-    shift = np.asarray(bias - norm.moving_mean) * scale + beta
+    (kernel,) = conv.get_weights()
+    gamma, beta, mean, variance = norm.get_weights()
+    scale = gamma / np.sqrt(variance + norm.epsilon)
+    scale = scale.astype("float64")
     channels = kernel.shape[2:] if isinstance(conv, DepthwiseConv2D) else -1
-    return [kernel * scale.reshape(channels), np.asarray(shift)]
+    return [kernel * scale.reshape(channels), beta - mean * scale]

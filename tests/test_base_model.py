@@ -133,16 +133,15 @@ def test_rounding_moves_the_test_accuracy_by_at_most_a_fifth_of_a_point(bundled)
 
 def convolutions() -> keras.Model:
     """
-    Return convolutions with and without a bias, a scale, a shift, groups or a
-    multiplier.
+    Return convolutions with groups, a multiplier or another epsilon.
     """
     x = image = keras.Input((9, 9, 3))
     norm, relu = keras.layers.BatchNormalization, keras.layers.ReLU(6.0)
     x = relu(norm()(keras.layers.Conv2D(4, 3, use_bias=False)(x)))
-    x = norm(center=False, epsilon=0.1)(
-        keras.layers.DepthwiseConv2D(3, depth_multiplier=2)(x)
+    x = norm(epsilon=0.1)(
+        keras.layers.DepthwiseConv2D(3, depth_multiplier=2, use_bias=False)(x)
     )
-    y = norm(scale=False)(keras.layers.Conv2D(8, 1, groups=2)(x))
+    y = norm()(keras.layers.Conv2D(8, 1, groups=2, use_bias=False)(x))
     return keras.Model(image, keras.layers.Add()([keras.layers.Conv2D(8, 1)(x), y]))
 
 
@@ -241,7 +240,7 @@ def test_what_cannot_be_folded_is_refused(fault):
     image = keras.Input((8, 8, 3))
     norm, y = (
         keras.layers.BatchNormalization(name="norm"),
-        keras.layers.Conv2D(3, 1)(image),
+        keras.layers.Conv2D(3, 1, use_bias=False)(image),
     )
     model = keras.Model(image, UNFOLDABLE[fault](image, y, norm))
     with pytest.raises(ValueError, match=TOLD):
