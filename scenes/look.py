@@ -4,9 +4,13 @@ Look: what all figures have in common, and the names of classes in them.
 Knows nothing of what a figure shows.
 """
 
+import contextlib
 import html
 import itertools
+import json
+import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -74,6 +78,21 @@ def style(
 def markers() -> Iterator[tuple[str, str]]:
     """Yield pairs of a colour and a symbol, 56 of which differ, again and again."""
     return zip(itertools.cycle(PALETTE), itertools.cycle(SYMBOLS), strict=True)
+
+
+def read_title(page: Path) -> str | None:
+    """
+    Return the first line of the title of a figure that is saved as HTML, in Markdown;
+    None if the file is no such figure, or has no title.
+    """
+    # What is no such file fails in many ways.
+    with contextlib.suppress(LookupError, OSError, TypeError, ValueError):
+        text = page.read_text(encoding="utf-8")
+        arguments = re.search(r"(?s)Plotly\.newPlot\((.*)\)", text)[1]
+        _, _, layout, _ = json.loads(f"[{arguments}]")
+        title, _, _ = layout["title"]["text"].partition("<br>")
+        return re.sub(r"([\\`*_~\[\]])", r"\\\1", " ".join(title.split()))
+    return None
 
 
 def legend_below(figure: go.Figure) -> None:

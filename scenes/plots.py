@@ -614,6 +614,8 @@ def coverage(
 
 # For each reason that there is no PNG, the first figure without one.
 _first = {}
+# So begins each README.md that `write_contents` has written.
+CONTENTS = "# The plots and what they show\n\nWritten by the code that draws the plots"
 
 
 def show(figure: go.Figure, name: str, folder: str | Path) -> None:
@@ -626,7 +628,8 @@ def show(figure: go.Figure, name: str, folder: str | Path) -> None:
     and, for pages made of the notebook, the PNG at half its resolution or, if there is
     none, an HTML form, which can be moved and opened without network: that of the first
     plot holds plotly's script, 5 MB, for the whole page. The others name the script's
-    address, too, for Colab, where each output is a page.
+    address, too, for Colab, where each output is a page. The folder's README.md shows
+    all plots, see `write_contents`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -647,6 +650,7 @@ def show(figure: go.Figure, name: str, folder: str | Path) -> None:
         shown["text/html"] = figure.to_html(
             full_html=False, include_plotlyjs=source, div_id=name
         )
+    write_contents(folder)
     if get_ipython():  # else it would be printed, letter by letter
         display(shown, raw=True)
 
@@ -656,3 +660,21 @@ def _write(path, content):
     if not path.exists() or path.read_bytes() != content:
         with files.replacing(path) as beside:
             beside.write_bytes(content)
+
+
+def write_contents(folder: Path) -> None:
+    """
+    Return nothing; write the README.md of a folder: each plot under its title.
+
+    Titles are read from the saved figures, whichever run has drawn them. A README.md
+    that was not written here stays as it is.
+    """
+    parts = [f"{CONTENTS}. The titles lead to the interactive plots.\n"]
+    for page in sorted(folder.glob("*.html")):
+        if title := look.read_title(page):
+            parts.append(f"## [{title}]({page.name})\n")
+            if page.with_suffix(".png").exists():
+                parts.append(f"![{page.stem}]({page.stem}.png)\n")
+    path = folder / "README.md"
+    if not path.exists() or files.begins_with(path, CONTENTS.encode()):
+        _write(path, "\n".join(parts).encode())

@@ -129,7 +129,7 @@ def test_a_run_without_a_chrome_ends_well_with_pages_and_advice(tmp_path, kind):
     assert advice.startswith("PNG export disabled: ")
     assert ("plotly_get_chrome" if kind == "is missing" else "BROWSER_PATH") in advice
     names = sorted(path.name for path in (tmp_path / "plots").iterdir())
-    assert names == ["first.html", "plotly.min.js", "second.html"]
+    assert names == ["README.md", "first.html", "plotly.min.js", "second.html"]
 
 
 @pytest.mark.browser

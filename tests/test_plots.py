@@ -8,11 +8,14 @@ import io
 import itertools
 import json
 import re
+import shutil
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import plotly.express as px
+import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
 from PIL import Image
@@ -715,7 +718,8 @@ def test_a_saved_page_holds_the_figure_needs_no_network_and_replaces_what_is_old
         assert len(page) < 200_000
         assert pages.setdefault(name, page) == page, "saved again, it is the same"
     found = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert set(found) == {"counts 6.html", "gaps.html", "other.png", "plotly.min.js"}
+    pages = {"counts 6.html", "gaps.html"}
+    assert set(found) == pages | {"README.md", "other.png", "plotly.min.js"}
     assert found["other.png"] == b"older"
     assert found["plotly.min.js"] == get_plotlyjs().encode()
 
@@ -756,3 +760,67 @@ def test_without_chrome_the_first_figure_carries_the_reason_and_the_script_each_
         False,
         True,
     ]
+
+
+def entitled(title):
+    """Return a figure with a title."""
+    return scenes.look.style(go.Figure(go.Bar(y=[1])), "its name", title)
+
+
+@pytest.fixture
+def drawing(shown, monkeypatch):
+    """Let a picture be drawn for each figure, without a browser."""
+    Image.new("RGB", (4, 2)).save(picture := io.BytesIO(), "PNG")
+    drawn = picture.getvalue(), None
+    monkeypatch.setattr(scenes.chrome, "draw", lambda figure: drawn)
+
+
+def test_the_readme_of_a_folder_shows_each_picture_under_its_title(drawing, tmp_path):
+    odd = scenes.look.short("<b>a_b</b>\n# [c](d)")
+    titles = {"second": "91.9% of all<br><sup>a note</sup>", "first": f"{odd} mix most"}
+    for name, title in (*titles.items(), ("second", "92.0%: +0.1 points")):
+        scenes.plots.show(entitled(title), name, tmp_path)
+        if name == "first":
+            earlier = (tmp_path / "README.md").read_text()
+    assert "## [91.9% of all](second.html)\n" in earlier
+    (tmp_path / "second.png").unlink()
+    scenes.plots.show(entitled(""), "third", tmp_path)
+    assert (tmp_path / "README.md").read_text() == (
+        "# The plots and what they show\n\n"
+        "Written by the code that draws the plots. "
+        "The titles lead to the interactive plots.\n\n"
+        "## [&lt;b&gt;a\\_b&lt;/b&gt; # \\[c\\](d) mix most](first.html)\n\n"
+        "![first](first.png)\n\n"
+        "## [92.0%: +0.1 points](second.html)\n\n"
+        "## [its name](third.html)\n\n"
+        "![third](third.png)\n"
+    )
+
+
+def test_the_readme_leaves_out_what_is_no_plot_with_a_title(drawing, tmp_path):
+    """Files of a user, of an interrupted run or of another version."""
+    (tmp_path / "folder.html").mkdir()
+    odd = [b"\xff", b"<p>Plotly</p>", b'Plotly.newPlot("call", figure)']
+    odd.append(b'Plotly.newPlot("other", [], {"title": "text"}, {})')
+    odd.append(go.Figure().to_html(include_plotlyjs=False).encode())
+    for number, content in enumerate(odd):
+        (tmp_path / f"{number}.html").write_bytes(content)
+    scenes.plots.show(entitled("A title"), "one", tmp_path)
+    found = re.findall("(?m)^[#!].*", (tmp_path / "README.md").read_text())
+    assert found[1:] == ["## [A title](one.html)", "![one](one.png)"]
+
+
+@pytest.mark.parametrize("text", ["", "# The plots and what they show\n\nMine"])
+def test_a_readme_that_no_run_has_written_stays_as_it_is(text, drawing, tmp_path):
+    (tmp_path / "README.md").write_text(text)
+    scenes.plots.show(entitled("A title"), "one", tmp_path)
+    assert (tmp_path / "README.md").read_text() == text
+
+
+def test_the_committed_readme_is_the_one_that_a_run_writes(tmp_path):
+    there = Path(__file__).parents[1] / "plotly_plots"
+    for path in [*there.glob("*.html"), *there.glob("*.png")]:
+        shutil.copy(path, tmp_path)
+    scenes.plots.write_contents(tmp_path)
+    expected = (there / "README.md").read_bytes()
+    assert (tmp_path / "README.md").read_bytes() == expected
