@@ -67,7 +67,6 @@ def printable(name: object) -> str:
     Return a name with control characters and undecodable bytes escaped, as `\n` or
     `\udcff`; marks of the direction of text are among them.
     """
-
     return _CONTROL.sub(
         lambda found: found[0].encode("unicode_escape").decode(), str(name)
     )
