@@ -101,6 +101,7 @@ def build_head(
         Maps features (n, n_features) to probabilities (n, n_classes), in the order of
         the categories of `images["label"]`.
     """
+    settings.check(dropout=dropout, weight_decay=weight_decay)
     penalty = keras.regularizers.L2(weight_decay)
     layers = [
         keras.Input((n_features,)),
