@@ -38,7 +38,7 @@ LETTERS = 24  # of a class's name that are shown; the mouse shows all
 TEMPLATE = go.layout.Template()
 TEMPLATE.layout.font.family = "Liberation Sans, Arial, sans-serif"
 TEMPLATE.layout.font.size = 14
-TEMPLATE.layout.title = {"x": 0.02, "y": 1, "xanchor": "left", "yanchor": "top"}
+TEMPLATE.layout.title = {"x": 0.02, "y": 1}
 TEMPLATE.layout.title.pad.t = 28
 TEMPLATE.layout.title.subtitle.font = {"size": 13, "color": "#666666"}
 TEMPLATE.layout.margin = {"l": 80, "r": 30, "t": 115, "b": 70}
@@ -46,7 +46,6 @@ TEMPLATE.layout.xaxis = {"gridcolor": "#EBF0F8", "zeroline": False, "ticks": ""}
 TEMPLATE.layout.xaxis.update(automargin=True, title_standoff=12, ticklabelstandoff=4)
 TEMPLATE.layout.yaxis = TEMPLATE.layout.xaxis.to_plotly_json()
 TEMPLATE.layout.annotationdefaults.arrowwidth = 1
-TEMPLATE.layout.hovermode = "closest"
 TEMPLATE.layout.plot_bgcolor = "white"
 
 
@@ -157,14 +156,13 @@ def short(name: str) -> str:
     return _plain(name)
 
 
-def class_ticks(names: list[str], *axes: go.layout.XAxis | go.layout.YAxis) -> None:
+def class_ticks(names: list[str]) -> dict[str, object]:
     """
-    Name classes beside axes of them: long names are short there, and whole at the
+    Return how an axis names classes: long names are short there, and whole at the
     mouse.
     """
     texts = [short(name) for name in names]
-    for axis in axes:
-        axis.update(type="category", tickvals=names, ticktext=texts)
+    return {"type": "category", "tickvals": names, "ticktext": texts}
 
 
 def epoch_ticks(figure: go.Figure, epochs: Sequence[int]) -> None:

@@ -68,7 +68,7 @@ def counts(images: pd.DataFrame) -> go.Figure:
         # A number above a bar would look like the sum of all below it.
         figure.update_traces(texttemplate="%{y:,}", textposition="inside", textangle=0)
         figure.layout.uniformtext = {"minsize": 9, "mode": "hide"}
-        look.class_ticks(classes, figure.layout.xaxis)
+        figure.update_xaxes(look.class_ticks(classes))
     photos = images["label"].value_counts(sort=False).set_axis(classes)
     few, many = photos.min(), photos.max()
     if many <= 1.5 * few:
@@ -458,10 +458,9 @@ def _matrix(counts, classes):
         heat.showscale = False
     figure = go.Figure(heat)
     look.name_axes(figure, "predicted class", "true class")
-    figure.update_xaxes(constrain="domain", showgrid=False)
-    figure.update_yaxes(constrain="domain", showgrid=False)
-    figure.update_yaxes(autorange="reversed", scaleanchor="x")
-    look.class_ticks(classes, figure.layout.xaxis, figure.layout.yaxis)
+    axis = look.class_ticks(classes) | {"constrain": "domain", "showgrid": False}
+    figure.update_xaxes(axis)
+    figure.update_yaxes(axis, autorange="reversed", scaleanchor="x")
     return figure
 
 
