@@ -109,13 +109,11 @@ class SideBySideHeads(keras.Model):
         self.heads = (n_dropouts, n_others)
         self.n_classes = n_classes
         # Numbers per head or column, in the order of the axes.
-        dropout_rates = np.asarray(dropouts, "float32")
-        self.rates = dropout_rates.reshape(n_dropouts, 1, 1)
-        decays = np.asarray(weight_decays, "float32")
-        self.penalties = np.tile(decays, len(learning_rates))
+        self.rates = np.reshape(dropouts, (n_dropouts, 1, 1)).astype("float32")
+        decays = np.tile(weight_decays, len(learning_rates))
+        self.penalties = decays.astype("float32")
         columns_a_rate = len(weight_decays) * n_classes
-        rates = np.asarray(learning_rates, "float32")
-        column_rates = np.repeat(rates, columns_a_rate)
+        column_rates = np.repeat(learning_rates, columns_a_rate).astype("float32")
 
         width = n_others * n_classes
         shape = (n_dropouts, n_features, width)
