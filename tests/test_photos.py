@@ -457,3 +457,32 @@ def test_a_fault_of_the_machine_stops_the_audit(drawn, monkeypatch):
     failing(monkeypatch, Path, "read_bytes", error)
     with pytest.raises(OSError, match="at the moment: Input/output error"):
         scenes.dataset.digest_photos(images)
+
+
+def test_photos_of_several_sizes_are_resized_as_each_alone():
+    photos = [draw(seed, width=40 + seed) for seed in range(3)]
+    alone = [scenes.photos.resize_photos([photo])[0] for photo in photos]
+    np.testing.assert_array_equal(scenes.photos.resize_photos(photos), alone)
+
+
+def test_gray_is_seen_through_a_profile_of_gray(tmp_path):
+    profile = LINEAR.replace(b"RGB ", b"GRAY", 1).replace(b"rTRC", b"kTRC", 1)
+    gray = PHOTO[..., 0]
+    saved(gray, icc_profile=profile)(tmp_path / "photo.png")
+    right = 255 * np.interp(gray / 255, LIGHT, LEVELS)[..., np.newaxis]
+    assert np.abs(scenes.photos.read_photo(tmp_path / "photo.png") - right).max() <= 1.5
+
+
+def test_cmyk_is_seen_through_a_profile_of_cmyk(tmp_path):
+    """Here one of a printer to which all colours are the same gray."""
+    no_matrix = struct.pack(">9i", *(65536 * np.eye(3, dtype=int)).ravel())
+    as_it_is, all_gray = bytes(range(256)), bytes([128]) * 3 * 2**4
+    table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + no_matrix
+    table += 4 * as_it_is + all_gray + 3 * as_it_is
+    header = SRGB[4:12] + b"prtrCMYKLab " + SRGB[24:128]
+    tags = struct.pack(">I4sII", 1, b"A2B0", 144, len(table))
+    profile = struct.pack(">I", 144 + len(table)) + header + tags + table
+    saved(PHOTO, "JPEG", "CMYK", icc_profile=profile)(tmp_path / "photo")
+    pixels = scenes.photos.read_photo(tmp_path / "photo")
+    assert np.ptp(pixels) == 0
+    assert 0 < pixels.min() < 255
