@@ -17,6 +17,7 @@ import zipfile
 from pathlib import Path
 from unittest.mock import Mock
 
+import filelock
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -426,3 +427,10 @@ def test_fingerprints_tell_types_and_shapes_apart():
         assert scenes.files.fingerprint(part) == scenes.files.fingerprint(same)
     with pytest.raises(TypeError, match="not object"):
         scenes.files.fingerprint(object())
+
+
+def test_a_lock_ends_with_the_writing_and_not_with_its_object(tmp_path, monkeypatch):
+    monkeypatch.delattr(filelock.BaseFileLock, "__del__")  # which Python may call later
+    with scenes.files.locked(tmp_path / "a.csv"):
+        pass
+    assert not scenes.files.is_locked(tmp_path / "a.csv")

@@ -147,8 +147,8 @@ used names: training_set/a/1.jpg, training_set/b/1.jpg, dev/a/1.jpg, test_data/a
 doubled: train_split/train_split/a/1.jpg, train_split/train_split/b/1.jpg, eval/a/1.jpg
     train/a, train/b, test/a
     No test split found; using eval/ as the test split.
-unknown names: my_training/a/1.jpg, my_training/b/1.jpg, old_tests/a/1.jpg, old_tests/b/1.jpg
-    photos holds my_training, old_tests, and these a, b; call splits train
+unknown names: My_Training/a/1.jpg, My_Training/b/1.jpg, OLD_TESTS/a/1.jpg, OLD_TESTS/b/1.jpg
+    photos holds My_Training, OLD_TESTS, and these a, b; call splits train
 classes with such words: train station/1.jpg, test tube/1.jpg, valley/x/1.jpg, devil/x/1.jpg
     train/devil, train/test tube, train/train station, train/valley
     Found 4 classes
