@@ -34,6 +34,7 @@ import scenes.folders
 import scenes.heads
 import scenes.photos
 import scenes.plots
+import scenes.progress
 from scenes.base_model import IMAGE_SIZE, N_FEATURES
 
 # The same cases in each run, and no time limit for one: CI machines stall.
@@ -369,3 +370,16 @@ def shown(monkeypatch):
     monkeypatch.setattr(scenes.plots, "display", lambda data, raw: outputs.append(data))
     monkeypatch.setattr(scenes.chrome, "draw", lambda figure: (None, "No Chrome."))
     return outputs
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """Return the list of the progress bars that are drawn from now on."""
+    drawn, bar = [], scenes.progress.bar
+
+    def draw_bar(*arguments):
+        drawn.append(bar(*arguments))
+        return drawn[-1]
+
+    monkeypatch.setattr(scenes.progress, "bar", draw_bar)
+    return drawn

@@ -605,3 +605,8 @@ def test_a_function_of_another_module_is_not_taken_from_a_file(saved, tmp_path):
     change_parts(saved, path, config__json=other.encode())
     with pytest.raises(ValueError, match="Could not locate function 'system'"):
         scenes.classifier.load_classifier(path)
+
+
+def test_the_bar_ends_with_all_photos(classifier, album, bars):
+    scenes.classifier.predict(classifier, album, batch_size=3)
+    assert [bar.n for bar in bars] == [7]

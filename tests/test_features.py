@@ -590,3 +590,8 @@ def test_a_damaged_file_of_features_is_refused_or_read_right(harm, base, tmp_pat
     DAMAGES[harm](path) if harm in DAMAGES else fill(path, *harm)
     with pytest.raises(ValueError, match=r"features\.npz"):
         scenes.features.load_bundled_features(path)
+
+
+def test_the_bars_end_with_all_photos(extract, bars):
+    extract()  # reads 57 photos, and sends them through the base model
+    assert [bar.n for bar in bars] == [57, 57]

@@ -975,3 +975,16 @@ def test_the_model_selected_on_few_real_photos_is_no_worse_than_the_head(
     gap = pd.Series(correct[selected].astype(int) - correct["head"])
     assert correct["head"].mean() > 0.5
     assert gap.mean() >= -gap.sem()
+
+
+def test_the_bars_end_with_all_photos_and_all_batches(tune, interrupt, tmp_path, bars):
+    """Of 30 photos and two epochs of three batches, interrupted between the two."""
+    keep = Checkpoint.on_epoch_end
+
+    def keep_and_stop(self, epoch, logs=None):
+        keep(self, epoch, logs)
+        raise KeyboardInterrupt
+
+    interrupt(Checkpoint, "on_epoch_end", keep_and_stop, cache=tmp_path)
+    tune(anew=False, cache=tmp_path)
+    assert [bar.n for bar in bars] == [30, 3, 6]

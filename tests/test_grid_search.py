@@ -766,3 +766,9 @@ def test_memory_grows_by_two_and_a_half_copies_of_the_features_for_each_of_two_t
     grown, size = word.recv()
     assert wait(process) == 0
     assert grown < 2 * 2.5 * size + 40 * 2**20
+
+
+def test_the_bar_of_a_resumed_search_ends_with_all_folds(tmp_path, trainings, bars):
+    trainings.interrupt(tmp_path, after=2)
+    search_in(tmp_path)
+    assert [bar.n for bar in bars] == [2, 3]

@@ -279,3 +279,8 @@ def test_validation_photos_are_of_the_classes_that_train(doors, photos):
     features, labels = photos
     with pytest.raises(ValueError, match=r"y holds 0 to 6; .* from 0 to 5"):
         doors["train_head's validation"](features, with_value(labels, 6))
+
+
+def test_the_bar_ends_with_all_epochs(photos, bars):
+    scenes.heads.train_head(*photos, OPTIONS)
+    assert [bar.n for bar in bars] == [8]
