@@ -1,6 +1,6 @@
 """
-The command line: `python -m scenes classify PHOTO_OR_FOLDER...` and `export MODEL
-OUT.tflite`.
+The command line: `python -m scenes classify PHOTO_OR_FOLDER...`, `export MODEL
+OUT.tflite` and `report NOTEBOOK`.
 
 Needs neither the photos of the data set nor a network. Writes only what it is asked to.
 """
@@ -11,9 +11,9 @@ import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 
-from scenes import classifier, files, photos
+from scenes import classifier, files, photos, settings
 
-MODEL = Path(__file__).parents[1] / "classifier.keras"
+MODEL = settings.PROJECT / "classifier.keras"
 
 
 def classify(options: Namespace) -> int:
@@ -53,6 +53,16 @@ def export(options: Namespace) -> int:
     return 0
 
 
+def write_report(options: Namespace) -> int:
+    """Write an executed notebook as one HTML page; return 0."""
+    from scenes import report  # imports nbconvert, which the others do without
+
+    page = options.output or options.notebook.with_suffix(".html")
+    report.write(options.notebook, page)
+    print(f"Wrote {photos.printable(page)}.")
+    return 0
+
+
 def new_csv(name: str) -> Path:
     """Return the path of a table to be written; say before the work if none can be."""
     path = Path(name)
@@ -75,7 +85,8 @@ def new_tflite(name: str) -> Path:
 def main(arguments: list[str] | None = None) -> int:
     """Return the exit status of a command line; without one, of this process's."""
     parser = ArgumentParser(
-        "python -m scenes", description="Classify photos of scenes, or export a model."
+        "python -m scenes",
+        description="Classify photos, export a model, report a run.",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     command = commands.add_parser("classify", help="say what photos show")
@@ -102,6 +113,12 @@ def main(arguments: list[str] | None = None) -> int:
         "--int8", action="store_true", help="weights of 8 bits: a smaller file"
     )
     command.set_defaults(run=export)
+    command = commands.add_parser("report", help="write an executed notebook as HTML")
+    command.add_argument("notebook", type=Path, metavar="NOTEBOOK", help="an .ipynb")
+    command.add_argument(
+        "--output", type=Path, metavar="FILE", help="not beside the notebook"
+    )
+    command.set_defaults(run=write_report)
     sys.stdout.reconfigure(errors="backslashreplace")  # a name may be any bytes
     try:
         options = parser.parse_args(arguments)

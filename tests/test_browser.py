@@ -15,10 +15,20 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import CLASSES, find_browser
-from test_notebook import NOTEBOOK, SMALL, copy_project, environment, figures, short
+from test_notebook import (
+    NOTEBOOK,
+    PLOTLY,
+    ROOT,
+    SMALL,
+    copy_project,
+    environment,
+    figures,
+    short,
+)
 
 import scenes
 import scenes.plots
+import scenes.report
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
@@ -226,3 +236,78 @@ def test_a_page_made_of_the_html_forms_shows_each_plot_without_network(
     page.goto((tmp_path / "page.html").as_uri())
     for name in ("first", "second"):
         page.wait_for_selector(f"#{name} .xtick text")
+
+
+PLACE = """plot => {
+    const trace = plot._fullData.find(data => data.hoverinfo !== 'skip');
+    const point = trace.type === 'heatmap' ? 0 : Math.floor(trace.x.length / 2);
+    const axis = name => plot._fullLayout[`${name[0]}axis${name.slice(1)}`];
+    const [x, y] = [axis(trace.xaxis), axis(trace.yaxis)];
+    const box = plot.getBoundingClientRect();
+    return [
+        box.left + x._offset + x.d2p(trace.x[point]),
+        box.top + y._offset + y.d2p(trace.y[point]),
+    ];
+}"""
+
+
+def open_without_network(page, path):
+    """Open a file; return what was to be sent over the network, and what was said."""
+    sent, complaints = [], []
+
+    def refuse(route):
+        sent.append(route.request.url)
+        route.abort()
+
+    page.route(re.compile("^(http|ws)"), refuse)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda said: complaints.append(said.text))
+    page.goto(path.as_uri())
+    page.wait_for_selector(".js-plotly-plot .xtick text")
+    return sent, complaints
+
+
+def test_the_report_of_the_committed_notebook_is_alive_without_network(page, tmp_path):
+    report = tmp_path / "à côté" / "report.html"
+    report.parent.mkdir()
+    scenes.report.write(ROOT / NOTEBOOK, report)
+    sent, complaints = open_without_network(page, report)
+    drawn = figures(nbformat.read(ROOT / NOTEBOOK, as_version=4))
+    plots = page.locator(".js-plotly-plot")
+    assert plots.count() == len(drawn) > 8
+    for plot, data in zip(plots.all(), drawn.values(), strict=True):
+        plot.scroll_into_view_if_needed()
+        assert plot.evaluate("plot => plot._fullData.length") == len(
+            data[PLOTLY]["data"]
+        )
+        assert plot.locator(".hovertext").count() == 0
+        page.mouse.move(*plot.evaluate(PLACE))
+        assert plot.locator(".hovertext").first.text_content()
+        page.mouse.move(0, 0)
+    assert page.locator("img").evaluate_all("all => all.every(i => i.naturalWidth)")
+    assert (sent, complaints) == ([], [])
+
+
+def test_a_report_shows_names_as_they_are_and_fetches_nothing(
+    page, confusion, tmp_path
+):
+    """Not even a picture that a cell of its user shows."""
+    image = "<img src='http://example.com/x.png'><link rel=stylesheet href=//a.b/c.css>"
+    forms = [
+        {PLOTLY: json.loads(confusion.to_json())},
+        {"text/html": pd.DataFrame({LONG: [1]}).to_html()},
+        {"text/html": f"{image}<script>fetch('http://example.com')</script>"},
+    ]
+    new = nbformat.v4
+    outputs = [new.new_output("display_data", data) for data in forms]
+    outputs.append(new.new_output("stream", name="stdout", text=f"Found {LONG}"))
+    cell = new.new_code_cell("show()", execution_count=1, outputs=outputs)
+    nbformat.write(new.new_notebook(cells=[cell]), tmp_path / "<b>run.ipynb")
+    scenes.report.write(tmp_path / "<b>run.ipynb", tmp_path / "run.html")
+    sent, complaints = open_without_network(page, tmp_path / "run.html")
+    assert page.title() == "<b>run"
+    assert page.locator("th", has_text=LONG).count() == 1
+    assert page.locator("pre", has_text=f"Found {LONG}").count() == 1
+    assert page.locator("b").count() == 0
+    assert sum("Content Security Policy" in said for said in complaints) >= 3
+    assert sent == []

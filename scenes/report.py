@@ -1,0 +1,88 @@
+"""
+Report: an executed notebook as one HTML page with live plots.
+
+The page opens without Jupyter and network, and holds all that the notebook shows,
+photos included. Runs nothing.
+"""
+
+from pathlib import Path
+
+import nbformat
+import plotly.io
+from nbconvert import HTMLExporter
+
+from scenes import files, settings
+
+PLOTLY = "application/vnd.plotly.v1+json"
+MARK = "python -m scenes report"  # in the first lines of each page
+# nbconvert's page without the scripts that it would fetch; and no browser fetches
+# anything, whatever the notebook shows.
+TEMPLATE = f"""{{% extends "lab/index.html.j2" %}}
+{{% block html_head %}}
+<meta name="generator" content="{MARK}" />
+<meta http-equiv="Content-Security-Policy" content="default-src 'none';
+ script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:" />
+{{{{ super() }}}}
+{{% endblock %}}
+{{% block html_head_js %}}{{% endblock %}}
+{{% block jupyter_widgets %}}{{% endblock %}}
+{{% block html_head_js_mathjax %}}{{% endblock %}}
+{{% block html_head_js_mermaidjs %}}{{% endblock %}}
+"""
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    """Return a notebook; raise a ValueError if the file is none."""
+    try:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        return notebook
+    except Exception as error:  # nbformat raises a dozen kinds
+        kind = type(error).__name__
+        raise ValueError(f"{path} cannot be read as a notebook ({kind})") from error
+
+
+def check_page(page: Path) -> None:
+    """Raise a ValueError if a file is there that is no report, and so a user's own."""
+    if page.exists() and not files.begins_with(page, MARK.encode()):
+        raise ValueError(f"{page} exists and is no report; choose another place")
+
+
+def write(path: Path, page: Path) -> None:
+    """
+    Return nothing; write the executed notebook of a path as an HTML page.
+
+    Each plot is a live one, of plotly's script, which the page holds once. Pictures
+    that the text names are those of the project. An earlier report is replaced.
+
+    Raises
+    ------
+    ValueError
+        The file is no notebook or was not executed, or a file that is no report lies in
+        the page's place.
+    OSError
+        The page cannot be written.
+    """
+    notebook = read(path)
+    if not any(cell.get("execution_count") for cell in notebook.cells):
+        raise ValueError(f"{path} was not executed; run it first")
+    check_page(page)
+    code_cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell in code_cells:  # what is left of progress bars is empty
+        cell.outputs = [shown for shown in cell.outputs if shown.get("data") != {}]
+    outputs = [shown for cell in code_cells for shown in cell.outputs]
+    plots = [shown for shown in outputs if PLOTLY in shown.get("data", {})]
+    for number, plot in enumerate(plots):
+        live = plotly.io.to_html(
+            plot.data[PLOTLY],
+            include_plotlyjs=number == 0,
+            full_html=False,
+            validate=False,  # it was valid in the plotly that drew it
+            div_id=f"plot-{number}",
+        )
+        plot.data = {"text/html": live}
+    exporter = HTMLExporter(raw_template=TEMPLATE, embed_images=True)
+    about = {"name": path.stem, "path": str(settings.PROJECT)}
+    html, _ = exporter.from_notebook_node(notebook, {"metadata": about})
+    with files.replacing(page) as beside:
+        beside.write_text(html, encoding="utf-8")
