@@ -397,3 +397,9 @@ def test_an_output_folder_that_cannot_be_made_is_an_error_that_names_it(
     make_read_only()
     with pytest.raises(OSError, match=rf"write {folder}/runs/.*\(Read-only"):
         folder_of(committed, OUTPUT=str(folder / "runs"))
+
+
+def test_names_stand_in_a_settings_file_as_people_read_them(committed):
+    labels = committed["label"].cat.rename_categories({"sea": "Größe"})
+    folder = Path(folder_of(committed.assign(label=labels)))
+    assert '"Größe"' in (folder / "settings.json").read_text(encoding="utf-8")
