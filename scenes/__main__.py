@@ -1,11 +1,13 @@
 """
 The command line: `python -m scenes classify PHOTO_OR_FOLDER...`, `export MODEL
-OUT.tflite` and `report NOTEBOOK`.
+OUT.tflite`, `report NOTEBOOK` and `train FOLDER`.
 
 Needs neither the photos of the data set nor a network. Writes only what it is asked to.
 """
 
+import ast
 import contextlib
+import logging
 import signal
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
@@ -14,6 +16,7 @@ from pathlib import Path
 from scenes import classifier, files, photos, settings
 
 MODEL = settings.PROJECT / "classifier.keras"
+NOTEBOOK = Path("intel_classification.ipynb")
 
 
 def classify(options: Namespace) -> int:
@@ -63,6 +66,69 @@ def write_report(options: Namespace) -> int:
     return 0
 
 
+def train(options: Namespace) -> int:
+    """
+    Run the notebook on the photos of a folder, and print its summary; return 0.
+
+    Notebook and report lie beside the results, in `OUTPUT`. A notebook of which a cell
+    has failed is `failed.ipynb` there, and what an earlier run has finished stays.
+    """
+    import papermill  # which the others do without
+
+    from scenes import report
+
+    folder, parameters = Path(options.folder), read_parameters(options.parameters)
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}")
+    if not NOTEBOOK.exists():
+        raise ValueError("start in the project's folder")
+    output = parameters.get("OUTPUT") or Path("runs", folder.resolve().name)
+    output = files.expand_home(output)
+    parameters |= {"PHOTOS": str(folder), "OUTPUT": str(output)}
+    notebook, failed = output / "run.ipynb", output / "failed.ipynb"
+    report.check_run(notebook)
+    report.check_run(failed)
+    page = notebook.with_suffix(".html")
+    report.check_page(page)
+    # After an interrupt, it prints the tracebacks of tasks that nobody waits for.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    with files.locked(notebook), files.unfinished(notebook) as beside:
+        try:
+            run = papermill.execute_notebook(NOTEBOOK, beside, parameters)
+        except papermill.PapermillExecutionError as error:
+            files.move(beside, failed)
+            place = f"{error.ename} in cell {error.exec_count} of {failed}"
+            raise ValueError(f"{error.evalue} ({place})") from error
+        files.move(beside, notebook)
+    failed.unlink(missing_ok=True)
+    report.write(notebook, page)
+    print(f"Wrote the report {photos.printable(page)}; beside it lie all results.")
+    for cell in run.cells:
+        if cell.get("id") == "summary":
+            lines = cell.outputs[0].text.splitlines()
+            print(*map(photos.printable, lines), sep="\n")
+    return 0
+
+
+def read_parameters(pairs: list[list[str]]) -> dict[str, object]:
+    """
+    Return the settings of the notebook that `-p NAME VALUE` gives, each checked.
+
+    A value that Python reads as one, as 4, 0.1, None or [0.1, 0.3], is that; any other
+    is text.
+    """
+    parameters = {}
+    for name, value in pairs:
+        if name not in map(str.upper, settings.RULES):
+            known = ", ".join(settings.RULES).upper()
+            raise ValueError(f"Unknown setting {name}; the settings are {known}")
+        parameters[name] = value
+        with contextlib.suppress(SyntaxError, ValueError):
+            parameters[name] = ast.literal_eval(value)
+    settings.check(**parameters)
+    return parameters
+
+
 def new_csv(name: str) -> Path:
     """Return the path of a table to be written; say before the work if none can be."""
     path = Path(name)
@@ -86,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Return the exit status of a command line; without one, of this process's."""
     parser = ArgumentParser(
         "python -m scenes",
-        description="Classify photos, export a model, report a run.",
+        description="Train on photos, classify photos, export a model, report a run.",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     command = commands.add_parser("classify", help="say what photos show")
@@ -119,11 +185,25 @@ def main(arguments: list[str] | None = None) -> int:
         "--output", type=Path, metavar="FILE", help="not beside the notebook"
     )
     command.set_defaults(run=write_report)
+    command = commands.add_parser(
+        "train", help="train on a folder of photos, and report"
+    )
+    command.add_argument("folder", metavar="FOLDER", help="a subfolder for each class")
+    command.add_argument(
+        "-p",
+        nargs=2,
+        action="append",
+        default=[],
+        dest="parameters",
+        metavar=("NAME", "VALUE"),
+        help="a setting of the notebook, such as -p EPOCHS 50",
+    )
+    command.set_defaults(run=train)
     sys.stdout.reconfigure(errors="backslashreplace")  # a name may be any bytes
     try:
         options = parser.parse_args(arguments)
         return options.run(options)
-    except (OSError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         # One line, whatever a damaged file says of itself.
         reason = " ".join(str(error).splitlines())
         print(f"error: {photos.printable(reason)}", file=sys.stderr)

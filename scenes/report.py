@@ -42,6 +42,15 @@ def read(path: Path) -> nbformat.NotebookNode:
         raise ValueError(f"{path} cannot be read as a notebook ({kind})") from error
 
 
+def check_run(path: Path) -> None:
+    """Raise a ValueError if a file is there that is not as papermill has written it."""
+    cells = read(path).cells if path.exists() else []
+    # It marks all cells: by a key or, those that show where an error is, by a tag.
+    if not all("papermill" in str(cell.metadata) for cell in cells):
+        what = f"{path} holds cells that no run has written"
+        raise ValueError(f"{what}; move it, or choose another OUTPUT")
+
+
 def check_page(page: Path) -> None:
     """Raise a ValueError if a file is there that is no report, and so a user's own."""
     if page.exists() and not files.begins_with(page, MARK.encode()):

@@ -9,10 +9,15 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from unittest.mock import Mock
 
+import nbformat
 import numpy as np
 import pandas as pd
+import papermill
+import papermill.cli
 import pytest
 import sklearn
 from conftest import CLASSES, draw, small_base_model, small_head
@@ -21,6 +26,7 @@ from PIL import Image
 import scenes.__main__
 import scenes.classifier
 import scenes.photos
+import scenes.settings
 
 ROOT = Path(__file__).parents[1]
 PICTURES = Path(sklearn.__file__).parent / "datasets" / "images"
@@ -294,3 +300,174 @@ def test_a_model_is_exported_and_replaces_no_file(model, tmp_path, capsys):
             scenes.__main__.main(command)
         assert f"{there.name} exists; choose another name" in capsys.readouterr().err
         there.unlink()
+
+
+# --- train ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_project(tmp_path, monkeypatch):
+    """
+    Work in a folder with a notebook of three cells, of which one fails at 4 epochs.
+    """
+    settings = "PHOTOS = None\nOUTPUT = None\nEPOCHS = 25\nDROPOUTS = [0.1]"
+    new = nbformat.v4.new_code_cell
+    cells = [
+        new(settings, id="parameters", metadata={"tags": ["parameters"]}),
+        new("if EPOCHS == 4:\n    raise ValueError('4 is\\nodd')"),
+        new(
+            "print(f'Model: {PHOTOS}\\n{OUTPUT} \\x1b[2J {EPOCHS!r} {DROPOUTS!r}')",
+            id="summary",
+        ),
+    ]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata.kernelspec = kernel
+    nbformat.write(notebook, tmp_path / "intel_classification.ipynb")
+    (tmp_path / "my classes").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
+    return tmp_path
+
+
+@pytest.fixture
+def no_kernel(monkeypatch):
+    """Let nothing be executed: what is wrong is said before."""
+    monkeypatch.setattr(papermill, "execute_notebook", Mock(side_effect=AssertionError))
+
+
+def files_of(folder):
+    """Return the content of each file of a folder, locks apart."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.name: path.read_bytes() for path in paths if path.suffix != ".lock"}
+
+
+def test_train_runs_the_notebook_reports_and_ends_with_the_summary(
+    small_project, capsys
+):
+    """And repeats what has failed, or has been done."""
+    command = ["train", "my classes", "-p", "DROPOUTS", "[0.1, 0.2]", "-p", "EPOCHS"]
+    assert scenes.__main__.main([*command, "3"]) == 0
+    *_, model, rest = capsys.readouterr().out.splitlines()
+    assert model == "Model: my classes"
+    assert rest == rf"{Path('runs/my classes')} \x1b[2J 3 [0.1, 0.2]"
+    output = small_project / "runs" / "my classes"
+    first = files_of(output)
+    assert set(first) == {"run.ipynb", "run.html"}
+    assert b"Model: my classes" in first["run.html"]
+
+    assert scenes.__main__.main([*command, "4"]) == 1
+    [error] = re.findall("(?m)^error: .*", capsys.readouterr().err)
+    failed = Path("runs/my classes/failed.ipynb")
+    assert error == f"error: 4 is odd (ValueError in cell 3 of {failed})"
+    assert b"4 is" in failed.read_bytes()
+    assert files_of(output) == first | {"failed.ipynb": failed.read_bytes()}
+
+    assert scenes.__main__.main([*command, "5"]) == 0
+    assert set(files_of(output)) == {"run.ipynb", "run.html"}
+    assert b"EPOCHS = 5" in (output / "run.ipynb").read_bytes()
+
+
+def test_values_are_taken_as_papermill_takes_them_and_lists_too(monkeypatch):
+    monkeypatch.setattr(scenes.settings, "check", lambda **values: None)
+    for text in ("True", "None", "3", "-1", "0.5", "1e-05", "imagenet", "2 photos"):
+        value = scenes.__main__.read_parameters([["CACHE", text]])["CACHE"]
+        assert repr(value) == repr(papermill.cli._resolve_type(text))
+    pairs = [["LEARNING_RATES", "[0.1, 1e-3]"]]
+    expected = {"LEARNING_RATES": [0.1, 0.001]}
+    assert scenes.__main__.read_parameters(pairs) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nowhere"], "there is no folder nowhere"),
+        (["intel_classification.ipynb"], "there is no folder intel_classification"),
+        (
+            ["my classes", "-p", "EPOCH", "3"],
+            "Unknown setting EPOCH; the settings are ",
+        ),
+        (["my classes", "-p", "epochs", "3"], "Unknown setting epochs; the settings"),
+        (["my classes", "-p", "EPOCHS", "0"], "EPOCHS is 0; it must be a whole number"),
+        (["my classes", "-p", "OUTPUT", "1"], "OUTPUT is 1; it must be None or the "),
+    ],
+)
+def test_train_refuses_what_cannot_be_before_any_work(
+    arguments, told, small_project, no_kernel, capsys
+):
+    assert scenes.__main__.main(["train", *arguments]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {told}")
+    assert len(said.splitlines()) == 1
+    assert not (small_project / "runs").exists()
+
+
+def test_train_starts_in_the_projects_folder(small_project, no_kernel, capsys):
+    (small_project / "intel_classification.ipynb").unlink()
+    assert scenes.__main__.main(["train", "my classes"]) == 1
+    assert capsys.readouterr().err == "error: start in the project's folder\n"
+
+
+@pytest.mark.parametrize("name", ["run.ipynb", "failed.ipynb", "run.html"])
+def test_train_replaces_no_file_that_no_run_has_written(
+    name, small_project, no_kernel, capsys
+):
+    output = small_project / "out"
+    output.mkdir()
+    own = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])
+    nbformat.write(own, output / name)
+    before = files_of(output)
+    command = ["train", "my classes", "-p", "OUTPUT", "out"]
+    assert scenes.__main__.main(command) == 1
+    assert f"error: {Path('out', name)} " in capsys.readouterr().err
+    assert files_of(output) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(KeyboardInterrupt, 130), (RuntimeError("Kernel died"), 1)]
+)
+def test_an_interrupted_run_leaves_the_notebook_and_report_of_an_earlier_one(
+    error, status, small_project, monkeypatch
+):
+    assert scenes.__main__.main(["train", "my classes"]) == 0
+    before = files_of(small_project / "runs")
+
+    def interrupt(source, path, parameters):
+        Path(path).write_text("half a notebook")
+        raise error
+
+    monkeypatch.setattr(papermill, "execute_notebook", interrupt)
+    assert scenes.__main__.main(["train", "my classes"]) == status
+    assert files_of(small_project / "runs") == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends other signals")
+def test_an_interrupt_of_train_ends_the_kernel_without_a_traceback(small_project):
+    notebook = nbformat.read("intel_classification.ipynb", as_version=4)
+    source = (
+        "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))"
+    )
+    notebook.cells[1].source = f"{source}\ntime.sleep(100)"
+    nbformat.write(notebook, "intel_classification.ipynb")
+    code = "import sys, scenes.__main__ as m; sys.exit(m.main(sys.argv[1:]))"
+    # Started in the background, a process would ignore the signal.
+    code = f"import signal; signal.signal(2, signal.default_int_handler); {code}"
+    started = subprocess.Popen(
+        [sys.executable, "-c", code, "train", "my classes"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    pid, end = small_project / "pid", time.monotonic() + 100
+    while started.poll() is None and time.monotonic() < end:
+        if pid.exists() and pid.read_text():
+            break
+        time.sleep(0.1)
+    started.send_signal(signal.SIGINT)
+    _, said = started.communicate(timeout=100)
+    assert started.returncode == 130
+    assert "Traceback" not in said
+    assert set(files_of(small_project / "runs")) == set()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)

@@ -102,7 +102,8 @@ NO_NOTEBOOKS = {
     "list.ipynb": b"[]",
     "object.ipynb": b"{}",
     "odd.ipynb": b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": '
-    b'[{"cell_type": "code", "execution_count": 1, "metadata": {}, "source": ""}]}',
+    b'[{"id": "a", "cell_type": "code", "execution_count": 1, "metadata": {}, '
+    b'"source": ""}]}',
 }
 
 
@@ -125,3 +126,18 @@ def test_a_notebook_that_was_not_executed_ends_in_one_sentence(run, executed, ca
     told = f"error: {run} was not executed; run it first\n"
     assert capsys.readouterr().err == told
     assert not run.with_suffix(".html").exists()
+
+
+def test_what_a_run_has_written_is_known_by_each_cell(run, executed):
+    scenes.report.check_run(run.with_name("none.ipynb"))
+    with pytest.raises(ValueError, match="holds cells that no run has written"):
+        scenes.report.check_run(run)
+    text, code = executed.cells
+    text.metadata["tags"] = ["papermill-error-cell-tag"]
+    code.metadata["papermill"] = {}
+    nbformat.write(executed, run)
+    scenes.report.check_run(run)
+    executed.cells.append(nbformat.v4.new_code_cell("# mine"))
+    nbformat.write(executed, run)
+    with pytest.raises(ValueError, match=r"move it, or choose another OUTPUT"):
+        scenes.report.check_run(run)
