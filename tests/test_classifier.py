@@ -362,7 +362,7 @@ def test_an_exported_model_gives_the_same_probabilities(album, tmp_path, int8, r
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "classifier.keras"
 RESULTS = ROOT / "results"
-SHA256 = "7a699193b3f1de158740cd641cd6b5c57d8be5dfa310c055e1faa5767705cf8c"
+SHA256 = "cce81b499e6a9721d83e23532b3e07a4ecf322bfbe78c7f1576505738e128765"
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ FLOORS = [
     {"__init__", "files", "progress", "base_model", "side_by_side", "training"}
     | {"calibration", "look"},
     {"store", "settings", "evaluation", "photos", "plots", "chrome", "drawings"},
-    {"runs", "dataset", "folders", "features", "heads"},
+    {"runs", "dataset", "folders", "features", "heads", "report"},
     {"classifier", "grid_search", "fine_tuning"},
     {"__main__"},
 ]
@@ -166,9 +166,9 @@ def total(measure, *patterns):
 @pytest.mark.parametrize(
     ("measure", "patterns", "most"),
     [
-        (tokens, ENGINE, 33000),
-        (tokens, ["tests/*.py"], 92000),
-        (tokens, BESIDE, 11500),
+        (tokens, ENGINE, 35400),
+        (tokens, ["tests/*.py"], 99600),
+        (tokens, BESIDE, 12100),
         (splats, ENGINE, 16),
         (unions, ENGINE, 10),
     ],
@@ -242,8 +242,8 @@ def test_the_notebook_is_short():
     sizes = {name: len(line.findall(source)) for name, source in CODE.items()}
     assert len(CELLS) <= 88
     assert len(CODE) <= 56
-    assert sum(sizes.values()) <= 520
-    assert statistics.median(sizes.values()) <= 8
+    assert sum(sizes.values()) <= 545
+    assert statistics.median(sizes.values()) <= 9
     settings = re.findall(r"(?m)^[A-Z_]+ = ", CODE["parameters"])
     assert len(settings) <= 25
     del sizes["parameters"]

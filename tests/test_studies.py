@@ -80,7 +80,7 @@ def test_the_benchmark_says_what_training_on_all_photos_changed():
 
 def test_a_model_is_judged_on_test_photos_and_fitted_on_others():
     rng = np.random.default_rng(0)
-    honest = rng.dirichlet(np.full(3, 0.3), 4000)
+    honest = rng.dirichlet(np.full(3, 0.1), 4000)
     y = (honest.cumsum(axis=1) < rng.random((len(honest), 1))).sum(axis=1).clip(0, 2)
     sharp = calibration.apply_temperature(honest, 0.5)
     found = few_photos.judge(sharp[::2], y[::2], sharp[1::2], y[1::2])
