@@ -166,10 +166,12 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
             if conv is None:
                 what = f"{layer.name} cannot be folded"
                 raise ValueError(f"{what}: it must directly follow a convolution")
+            layer.build(inputs[0].shape)
+            layer.set_weights(original.get_weights())  # in float32
             config = conv.get_config() | {"use_bias": True}
             folded_conv = type(conv).from_config(config)
             output = folded_conv(conv.input)
-            folded_conv.set_weights(_fold(conv, original))
+            folded_conv.set_weights(_fold(conv, layer))
             return output
         output = layer(*inputs, **options)
         layer.set_weights(original.get_weights())

@@ -75,7 +75,7 @@ def style(
 
 
 def markers() -> Iterator[tuple[str, str]]:
-    """Yield pairs of a colour and a symbol, 56 of which differ, again and again."""
+    """Yield pairs of a colour and a symbol without end; the first 56 all differ."""
     return zip(itertools.cycle(PALETTE), itertools.cycle(SYMBOLS), strict=True)
 
 
