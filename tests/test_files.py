@@ -100,7 +100,7 @@ def test_a_file_reaches_the_disk_before_it_takes_its_place(
     save(folder)
     assert flushed[-1] == folder.stat().st_ino
     assert (folder / name).stat().st_size > 50_000
-    assert not left_behind(folder, name, "plot.html")
+    assert not left_behind(folder, name, "plot.html", "README.md")
 
 
 def test_a_full_disk_leaves_the_old_file_and_says_so(write, small_disk):
