@@ -417,3 +417,8 @@ def test_an_impossible_argument_is_refused_before_any_work(table, tmp_path):
             ):
                 function(*given, **named | {name: value})
     assert not any(tmp_path.iterdir())
+
+
+def test_fine_tuning_without_more_is_that_of_the_committed_results():
+    options = scenes.settings.FineTuningOptions(**TUNING)
+    assert (options.batch_size, options.weight_decay) == (32, 0.01)
