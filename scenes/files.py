@@ -345,7 +345,7 @@ def read_spreadsheet(csv: str | Path, columns: list[str]) -> pd.DataFrame:
         keep_default_na=False,
         encoding_errors="surrogateescape",
     )
-    table = table.rename(columns=lambda name: name.strip().lower())[columns].fillna("")
+    table = table.rename(columns=lambda name: name.strip().lower())[columns]
     is_filled = table.map(str.strip) != ""
     return table[is_filled.any(axis=1)]
 

@@ -359,10 +359,13 @@ def test_names_of_any_bytes_are_written_and_read(tmp_path):
     assert len(scenes.files.fingerprint(table)) == 16
 
 
-def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_is_told_and_used(
+    number, tmp_path, monkeypatch, capsys
+):
     fcntl = pytest.importorskip("fcntl", reason="Windows has other locks")
     monkeypatch.setattr(
-        fcntl, "flock", Mock(side_effect=OSError(errno.ENOLCK, "no locks here"))
+        fcntl, "flock", Mock(side_effect=OSError(number, "no locks here"))
     )
     path, others = tmp_path / "new" / "a.csv", tmp_path / "new" / ".a.unfinished-1.csv"
     for _ in range(2):  # nothing stays that would keep a later run out
@@ -434,3 +437,37 @@ def test_a_lock_ends_with_the_writing_and_not_with_its_object(tmp_path, monkeypa
     with scenes.files.locked(tmp_path / "a.csv"):
         pass
     assert not scenes.files.is_locked(tmp_path / "a.csv")
+
+
+def test_a_table_keeps_7_digits_and_names_that_look_like_numbers(tmp_path):
+    names = {"path": ["1.50"], "digest": ["0e1"], "label": ["01"]}
+    scenes.files.write_csv(pd.DataFrame(names | {"n": [1 / 3]}), tmp_path / "a.csv")
+    read = scenes.files.read_csv(tmp_path / "a.csv")
+    assert read.to_dict("list") == names | {"n": [0.3333333]}
+
+
+@pytest.mark.parametrize(
+    ("sep", "coding"), [(",", "utf-8"), (";", "utf-8-sig"), ("\t", "utf-16")]
+)
+def test_a_spreadsheet_is_read_as_text_in_each_of_its_forms(sep, coding, tmp_path):
+    rows = [["note", " Path", "LABEL", ""], ["1,5;", "01", "NA", "", ""]]
+    rows += [["", " ", "", ""], ["x", "2.50"]]
+    text = "".join(sep.join(row) + "\r\n" for row in [["sep=" + sep], *rows])
+    text = text.replace("1,5;", '"1,5;"')
+    (tmp_path / "a.csv").write_bytes(text.encode(coding))
+    table = scenes.files.read_spreadsheet(tmp_path / "a.csv", ["label", "path"])
+    assert table.to_dict("split") == {
+        "index": [0, 2],
+        "columns": ["label", "path"],
+        "data": [["NA", "01"], ["", "2.50"]],
+    }
+
+
+def test_digits_and_bytes_of_another_coding_are_kept_in_a_spreadsheet(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"path,label\ncaf\xe9.jpg,01\n")
+    table = scenes.files.read_spreadsheet(tmp_path / "a.csv", ["path", "label"])
+    assert table.to_numpy().tolist() == [["caf\udce9.jpg", "01"]]
+
+
+def test_what_cannot_be_read_is_not_taken_for_our_own(tmp_path):
+    assert not scenes.files.begins_with(tmp_path, b"")
