@@ -87,7 +87,7 @@ RULES = {
     "download": _SWITCH,
     "corrections": ("None or a CSV file with the columns path and label", _is_path),
     "groups": (
-        "None, a regular expression with one group in parentheses, as 'patient(.+)-', "
+        r"None, a regular expression with one group in parentheses, as 'patient(\d+)', "
         "or a CSV file with the columns path and group",
         _are_groups,
     ),
