@@ -350,10 +350,10 @@ def describe_times(
     """Return one line on the seconds of one head and of a search, unless it resumed."""
     if results.attrs["resumed"]:
         return "The search was resumed: its time is not that of the whole search."
-    n_settings = len(evaluation.summarize(results))
+    n_settings, n_folds = len(evaluation.summarize(results)), results["fold"].nunique()
     return (
-        f"One head: {head_seconds:.0f} s; {n_settings} settings x "
-        f"{results['fold'].nunique()} folds: {search_seconds:.0f} s"
+        f"One head: {head_seconds:.0f} s; {n_settings} settings x {n_folds} folds: "
+        f"{search_seconds:.0f} s, {search_seconds / n_folds:.0f} s a fold"
     )
 
 

@@ -310,12 +310,12 @@ def gaps(
     if len(table) <= NAMED_SETTINGS:
         ticks = {"tickvals": table.index, "ticktext": table["setting"]}
         figure.update_yaxes(ticks, showticklabels=True, tickfont_size=11)
-    ties = len(table) - table["worse"].sum()
+    ties = len(table) - table["worse"].sum()  # with the best
     figure.add_hrect(-0.5, ties - 0.5, line_width=0, layer="below")
     text = "not measurably worse than the best"
     label = {"text": text, "textposition": "top right"}
     figure.update_shapes(fillcolor="#EBF0F8", label=label)
-    finding = f"{ties} of {len(table)} settings are {text}"
+    finding = f"{ties - 1} of {len(table) - 1} others are {text}"
     shares = shares.rename(lambda key: key.replace("_", " "))
     if len(shares) and shares.iloc[0] > 0.5:
         finding = f"{shares.index[0].capitalize()} matters most; {finding}"

@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from scipy import stats
 
 import scenes
-from scenes import evaluation, files, grid_search, plots, settings
+from scenes import evaluation, files, grid_search, look, plots, settings
 from studies import common
 
 GRID = settings.GridOptions(
@@ -70,21 +70,23 @@ def best_of(table: pd.DataFrame, x: str, y: str) -> go.Figure:
     low = cells.stack().quantile(0.25)  # else the worst leave one colour for all others
     names = {"x": x.replace("_", " "), "y": y.replace("_", " ")}
     names["color"] = "accuracy (%)"
-    title = "Highest validation accuracy (%)"
+    of_y, of_x = cells.stack().idxmax()
+    finding = (
+        f"Highest: {cells.loc[of_y, of_x]:.2f}%, with {names['y']} {of_y:g} and "
+        f"{names['x']} {of_x:g}"
+    )
+    name = f"Highest validation accuracy (%); the colours begin at {low:.2f}%"
     figure = px.imshow(
         cells.rename(columns="{:g}".format, index="{:g}".format),
         labels=names,
-        title=f"{title}<br><sup>the colours begin at {low:.2f}%</sup>",
         zmin=low,
         color_continuous_scale="Viridis",
         origin="lower",
         aspect="auto",
-        template="plotly_white",
         text_auto=".2f",
-        width=850,
-        height=500,
     )
-    return figure.update_coloraxes(showscale=False)
+    figure.update_coloraxes(showscale=False)
+    return look.style(figure, name, finding)
 
 
 def figures() -> dict[str, go.Figure]:

@@ -639,7 +639,7 @@ def shown_by(cell):
     ]
     said = "".join(output.get("text", "") for output in cell.outputs)
     return re.sub(
-        r"One head: \d+ s; .* s\n|The search was resumed.*\n", "", said
+        r"One head: \d+ s; .* a fold\n|The search was resumed.*\n", "", said
     ), shown
 
 
@@ -651,7 +651,9 @@ def test_each_cell_gives_the_same_when_it_is_run_twice(run_on_features):
         assert shown_by(cells[name]) == shown_by(cells[name[:-6]]), name
     said = [cells[name].outputs[0].text for name in ("search-run", "search-run-again")]
     for line in said:  # a search that has finished leaves nothing to resume
-        assert re.fullmatch(r"One head: \d+ s; 4 settings x 2 folds: \d+ s\n", line)
+        assert re.fullmatch(
+            r"One head: \d+ s; 4 settings x 2 folds: \d+ s, \d+ s a fold\n", line
+        )
 
 
 def test_cells_of_photos_show_them_or_say_what_they_would_show(run):

@@ -540,7 +540,7 @@ def test_gaps_shows_each_setting_and_which_are_not_measurably_worse():
     assert (ground.y0, ground.y1) == (-0.5, 1.5)
     assert list(fast.y) == [0, 1]
     assert figure.layout.title.text == (
-        "Learning rate matters most; 2 of 4 settings are not measurably worse than the "
+        "Learning rate matters most; 1 of 3 others are not measurably worse than the "
         "best"
     )
     assert "learning rate 93%, dropout 4%" in figure.layout.title.subtitle.text

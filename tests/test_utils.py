@@ -503,7 +503,7 @@ def search():
 @pytest.mark.parametrize(
     ("resumed", "line"),
     [
-        (False, "One head: 5 s; 2 settings x 3 folds: 48 s"),
+        (False, "One head: 5 s; 2 settings x 3 folds: 48 s, 16 s a fold"),
         (True, "The search was resumed: its time is not that of the whole search."),
     ],
 )
