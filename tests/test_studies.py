@@ -194,53 +194,6 @@ def test_photos_of_other_subjects_are_counted_by_folder(
 # --- Label noise: flag_labels -------------------------------------------------------
 
 
-def test_a_label_is_flagged_by_the_thresholds_of_the_classes():
-    """By hand: the thresholds are 0.5, 0.41 and 0.28; class 3 has no photo and none."""
-    probabilities = np.array(
-        [
-            [
-                0.1,
-                0.5,
-                0.4,
-                0.0,
-            ],  # classes 1 and 2 reach theirs: the more probable is suggested
-            [0.9, 0.1, 0.0, 0.0],
-            [0.4, 0.6, 0.0, 0.0],
-            [0.8, 0.2, 0.0, 0.0],
-            [0.55, 0.43, 0.02, 0.0],  # class 0 reaches it, but so does the label
-            [0.3, 0.2, 0.5, 0.0],
-            [
-                0.45,
-                0.42,
-                0.13,
-                0.0,
-            ],  # class 0 is more probable than class 1, but below its own
-            [0.1, 0.1, 0.2, 0.6],  # class 3, the most probable, is never suggested
-        ]
-    )
-    found = scenes.evaluation.flag_labels(
-        probabilities, np.array([0, 0, 1, 1, 1, 2, 2, 2])
-    )
-    assert found.tolist() == [1, -1, -1, 0, -1, -1, 1, -1]
-
-
-def test_flagged_labels_are_listed_by_their_difference_and_ties_by_path():
-    """By hand: the thresholds are 0.55 (x) and 0.5 (y); rows 1, 2 and 4 are flagged."""
-    probabilities = np.array(
-        [[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.4, 0.6], [0.7, 0.3], [0.4, 0.6]]
-    )
-    labels = pd.Categorical(list("xxxyyy"))
-    images = pd.DataFrame({"path": list("fedcba"), "split": "train", "label": labels})
-    images.index += 10
-    table = scenes.evaluation.list_flagged_labels(images, probabilities)
-    assert list(table.columns[:4]) == ["path", "label", "suggested", "split"]
-    assert table.to_numpy().tolist() == [
-        ["e", "x", "y", "train", 0.2, 0.8],
-        ["b", "y", "x", "train", 0.3, 0.7],
-        ["d", "x", "y", "train", 0.4, 0.6],
-    ]
-
-
 @pytest.mark.parametrize(("share", "precision"), [(0.05, 0.35), (0.1, 0.5)])
 def test_labels_that_were_made_wrong_are_found(bundled, share, precision):
     """
