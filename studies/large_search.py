@@ -86,6 +86,8 @@ def best_of(table: pd.DataFrame, x: str, y: str) -> go.Figure:
         text_auto=".2f",
     )
     figure.update_coloraxes(showscale=False)
+    figure.update_xaxes(type="category").update_yaxes(type="category")
+    figure.layout.margin = None  # that of the template
     return look.style(figure, name, finding)
 
 
