@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import papermill.iorw
-from conftest import CLASSES
+from conftest import CLASSES, draw
+from PIL import Image
 
 import scenes.classifier
 import scenes.evaluation
@@ -194,3 +195,21 @@ def test_the_readme_says_what_stays_in_the_cache():
     assert f"the {fine_tuning.KEPT_CHECKPOINTS} latest checkpoints" in README
     features = 1280 * len(scenes.features.load_bundled_features()[0])
     assert f"features ({features / 1e6:.0f} MB)" in README
+
+
+def test_the_snippet_of_the_card_says_of_a_turned_photo_what_classify_says(
+    tmp_path, monkeypatch, capsys
+):
+    turned = Image.Exif()
+    turned[274] = 6  # the orientation: a quarter turn
+    Image.fromarray(draw(0)).save(tmp_path / "photo.jpg", exif=turned)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "classifier.keras").symlink_to(ROOT / "classifier.keras")
+    found = {}
+    exec(re.search(r"```python\n(.*?)```", CARD, re.DOTALL)[1], found)
+    model = scenes.classifier.load_classifier("classifier.keras")
+    table = scenes.classifier.predict(model, "photo.jpg")
+    assert capsys.readouterr().out.splitlines()[0] == table["label"][0]
+    np.testing.assert_allclose(
+        found["answer"]["probabilities"], table[CLASSES], atol=1e-5
+    )
