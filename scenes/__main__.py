@@ -105,8 +105,9 @@ def train(options: Namespace) -> int:
     print(f"Wrote the report {photos.printable(page)}; beside it lie all results.")
     for cell in run.cells:
         if cell.get("id") == "summary":
-            lines = cell.outputs[0].text.splitlines()
-            print(*map(photos.printable, lines), sep="\n")
+            # A kernel sends what a cell prints in one piece or several.
+            said = "".join(shown.text for shown in cell.outputs)
+            print(*map(photos.printable, said.splitlines()), sep="\n")
     return 0
 
 

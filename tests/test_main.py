@@ -441,6 +441,22 @@ def test_an_interrupted_run_leaves_the_notebook_and_report_of_an_earlier_one(
     assert files_of(small_project / "runs") == before
 
 
+def test_the_summary_is_whole_however_the_kernel_has_cut_it(
+    small_project, monkeypatch, capsys
+):
+    pieces = [nbformat.v4.new_output("stream", text=text) for text in ("Mo", "del\n1")]
+    cell = nbformat.v4.new_code_cell(id="summary", execution_count=1, outputs=pieces)
+
+    def execute(source, path, parameters):
+        run = nbformat.v4.new_notebook(cells=[cell])
+        nbformat.write(run, path)
+        return run
+
+    monkeypatch.setattr(papermill, "execute_notebook", execute)
+    assert scenes.__main__.main(["train", "my classes"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["Model", "1"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends other signals")
 def test_an_interrupt_of_train_ends_the_kernel_without_a_traceback(small_project):
