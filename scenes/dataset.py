@@ -233,7 +233,8 @@ def read_groups(images: pd.DataFrame, groups: str) -> pd.Series:
         names = set(images["path"])
         found = images["path"].map(_read_column("GROUPS", groups, "group", names))
     else:
-        found = images["path"].str.extract(groups, expand=False)
+        # As objects: pandas's own text has no place for a group that took no part.
+        found = images["path"].astype(object).str.extract(groups, expand=False)
     without = images["path"][found.isna() | (found == "")]
     if len(without):
         raise ValueError(

@@ -313,12 +313,14 @@ def test_a_file_of_groups_is_read_as_spreadsheets_leave_it(table, tmp_path):
         scenes.dataset.read_groups(images, str(csv))
 
 
-def test_a_photo_that_the_expression_does_not_find_is_named():
-    images = labelled_as("aa", ["p1.jpg", "q1.jpg"])
+@pytest.mark.parametrize("groups", [r"p(\d)", r"(?:p(\d))?", r"p(\d)|q", r"p?(1?)\."])
+def test_a_photo_that_the_expression_gives_no_group_is_named(groups):
+    """It is not found, or the group takes no part in it, or is empty."""
+    images = labelled_as("aa", ["p1.jpg", "q.jpg"])
     with pytest.raises(
-        ValueError, match=r"GROUPS is .*, which gives no group to q1\.jpg; each"
+        ValueError, match=r"GROUPS is .*, which gives no group to q\.jpg; each"
     ):
-        scenes.dataset.read_groups(images, r"p(\d)")
+        scenes.dataset.read_groups(images, groups)
 
 
 # --- Sizes ----------------------------------------------------------------------------
