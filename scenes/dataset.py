@@ -284,10 +284,10 @@ def find_shortcut(
     Return the cross-validated accuracy of a random forest that sees no content.
 
     It sees of each photo the mean brightness, the size in pixels and in bytes, the
-    aspect ratio and the file type. If it gains more than half of what the head gains
-    over chance, which is the share of the largest class, a line says so: the classes
-    may be recognized by how their photos were made (shortcut learning; Geirhos et al.,
-    2020).
+    aspect ratio and the file type. If it is above chance, which is the share of the
+    largest class, and gains more than half of what the head gains, a line says so: the
+    classes may be recognized by how their photos were made (shortcut learning; Geirhos
+    et al., 2020).
 
     Parameters
     ----------
@@ -313,7 +313,7 @@ def find_shortcut(
     guesses = cross_val_predict(forest, seen, y, cv=splits)
     accuracy = np.average(guesses == y, weights=weights)
     chance = np.bincount(y, weights).max() / weights.sum()
-    if accuracy - chance > (head_accuracy - chance) / 2:
+    if accuracy - chance > max(0, head_accuracy - chance) / 2:
         print(
             f"Brightness, size, aspect ratio and file type alone reach {accuracy:.1%} "
             f"(chance: {chance:.1%}, head: {head_accuracy:.1%}): the classes may be "

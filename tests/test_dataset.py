@@ -146,6 +146,13 @@ def test_nothing_is_said_of_measures_that_gain_little_or_are_not_known(capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_nothing_is_said_of_measures_that_gain_nothing_beside_a_poor_head(capsys):
+    images = measured("none", (60, 40))
+    accuracy = scenes.dataset.find_shortcut(images, in_folds(images), 0.2)
+    assert 0.4 < accuracy < 0.6, "below chance, but above the middle of both"
+    assert capsys.readouterr().out == ""
+
+
 def test_with_class_weights_the_accuracy_without_content_is_balanced(monkeypatch):
     """Here, all photos are taken for the larger class."""
     images = measured("none", (80, 20))
