@@ -384,7 +384,8 @@ def apply_corrections(images: pd.DataFrame, path: str | Path | None) -> pd.DataF
         A CSV file as spreadsheets write it (UTF-8, or "Unicode text"; with commas,
         semicolons or tabs) with the columns `path` and `label`; others are ignored, as
         those of `evaluation.list_flagged_labels`. An empty label leaves the photo out.
-        Empty rows, spaces around a name and an apostrophe before it mean nothing.
+        Empty rows, spaces around a name and an apostrophe before it mean nothing, and
+        the backslashes of Windows are slashes.
 
     Returns
     -------
@@ -470,7 +471,8 @@ def _meant(cell, names):
     """Return the name that the cell of a spreadsheet means, or else the cell."""
     plain = cell.strip()
     forms = [unicodedata.normalize(form, plain) for form in ("NFC", "NFD")]
-    for name in (cell, plain, plain.removeprefix("'"), *forms):
+    of_windows = plain.replace("\\", "/")
+    for name in (cell, plain, plain.removeprefix("'"), of_windows, *forms):
         if name in names:
             return name
     return cell

@@ -540,6 +540,17 @@ def test_names_that_a_spreadsheet_would_run_come_back(corrections, tmp_path):
     assert list(table["label"][:7]) == ["sea"] * 7
 
 
+def test_names_of_a_file_that_windows_has_written_are_read(corrections, tmp_path):
+    """A name that holds a backslash itself, as Linux allows, comes first."""
+    images, csv = corrections.images, tmp_path / "groups.csv"
+    images.loc[:2, "path"] = ["a/0.jpg", r"b\0.jpg", "b/0.jpg"]
+    table = corrections("path,label\na\\0.jpg,sea\nb\\0.jpg,street\n")
+    assert list(table["label"][:3]) == ["sea", "street", "buildings"]
+    csv.write_text("path,group\na\\0.jpg,1\nb\\0.jpg,2\nb/0.jpg,3\n")
+    groups = scenes.dataset.read_groups(images[:3], str(csv))
+    assert list(groups) == ["1", "2", "3"]
+
+
 NO_CSV = "is no CSV file with the columns path and label; save it as CSV UTF-8, or set"
 
 
