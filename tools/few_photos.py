@@ -217,6 +217,8 @@ def summarize_calibration(table: pd.DataFrame) -> list[str]:
     groups = table.groupby("data set", sort=False)
     for (name, rows), prefix in itertools.product(groups, ["", "cross-fit "]):
         found = rows[[f"{prefix}{column}" for column in JUDGED]].dropna(how="all")
+        if found.empty:  # measured before this was judged
+            continue
         found.columns = JUDGED
         means = found.mean()
         change = found["ECE"] - found["ECE before"]
