@@ -397,7 +397,8 @@ def apply_corrections(images: pd.DataFrame, path: str | Path | None) -> pd.DataF
     ------
     ValueError
         The file is no such CSV, or names a photo that the table does not have, an
-        unknown class, or a photo with different labels.
+        unknown class, or a photo with different labels. Or it leaves no photo in a
+        split, or none of a class for training.
     """
     images = images.assign(corrected=False)
     if path is None:
@@ -419,7 +420,14 @@ def apply_corrections(images: pd.DataFrame, path: str | Path | None) -> pd.DataF
             f"model"
         )
     print(f"{photos.printable(path)}: {said}.")
-    return images[~left_out]
+    kept = images[~left_out]
+    trained = kept.loc[kept["split"] == "train", "label"]
+    untrained = set(trained.cat.categories).difference(trained)
+    lost = [f"{split} photo" for split in set(images["split"]) - set(kept["split"])]
+    lost += [f"train photo of {name}" for name in untrained]
+    if lost:
+        raise ValueError(f"{photos.printable(path)} leaves no {min(lost)}; keep some")
+    return kept
 
 
 def _read_corrections(path, images):

@@ -479,6 +479,24 @@ def test_corrections_of_training_photos_flatter_nobody(corrections, capsys):
     )
 
 
+@pytest.mark.parametrize(
+    ("rows", "label", "lost"),
+    [
+        ((4, 5, 6), "", "train photo of forest"),
+        ((4, 5, 6), "sea", "train photo of forest"),
+        ((3, 7, 11, 15, 19), "", "test photo"),
+    ],
+)
+def test_corrections_that_empty_a_split_or_class_are_refused(
+    rows, label, lost, corrections
+):
+    lines = [f"{row}.jpg,{label}\n" for row in rows]
+    corrections.images.loc[23, "split"] = "train"  # it has no label to be corrected
+    corrections("".join(["path,label\n", *lines[1:]]))
+    with pytest.raises(ValueError, match=f"labels.csv leaves no {lost}; keep some"):
+        corrections("".join(["path,label\n", *lines]))
+
+
 def test_without_a_file_no_label_is_corrected(corrections, capsys):
     table = scenes.dataset.apply_corrections(corrections.images, None)
     pd.testing.assert_frame_equal(table, corrections.images.assign(corrected=False))
