@@ -250,6 +250,8 @@ def _refuse_others(folder, there, made):
         if was == now:
             continue
         what = _HASHED.get(name, f"{name} = {was!r}; it is {now!r} now")
+        if name.isupper() and (name not in made or name not in there):
+            what = f"a version of this project that has other settings ({name})"
         raise ValueError(
             f"the results in {folder} were computed with {what}. "
             "Set it back, or choose another OUTPUT and run all cells again"

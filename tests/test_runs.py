@@ -197,6 +197,20 @@ def test_results_of_other_versions_are_not_mixed(committed, monkeypatch):
         folder_of(committed, OUTPUT="mine")
 
 
+def test_results_of_before_a_setting_was_there_are_said_to_be_of_another_version(
+    committed,
+):
+    folder_of(committed, OUTPUT="mine")
+    Path("mine/grid_search.csv").touch()
+    now = json.loads(Path("mine/settings.json").read_text())
+    before = {name: now[name] for name in now if name != "CROSS_FIT"}
+    for name, old in (("CROSS_FIT", before), ("RUNS", now | {"RUNS": 3})):
+        Path("mine/settings.json").write_text(json.dumps(old))
+        told = rf"with a version .* other settings \({name}\)\. Set it back"
+        with pytest.raises(ValueError, match=told):
+            folder_of(committed, OUTPUT="mine")
+
+
 def test_output_is_taken_at_its_word_once(committed, tmp_path):
     output = tmp_path / "a" / "b"
     for _ in range(2):
