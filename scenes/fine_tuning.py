@@ -55,8 +55,8 @@ def fine_tune(
     base, head : keras.Model
         What `build_base_model` and `train_head` return; they stay as they are.
     options : FineTuningOptions
-        The seed becomes the global seed of Keras. Class weights are computed from the
-        training set; they weight the loss and the accuracies.
+        The seed becomes the global seed of Keras. Class weights are computed from each
+        split; they weight its loss and accuracy: a balanced one is what it is called.
     cache : path
         The folder for the activations (some 50 KB an image) and for the state after the
         last finished epoch, from which the next call with the same arguments goes on;
@@ -161,12 +161,16 @@ def _read_targets(images, head, class_weight):
             f"{n_classes} classes need a head of {n_classes} outputs, not {outputs}"
         )
     y = images["label"].cat.codes.to_numpy()
-    of_class = heads.class_weights(y[training_rows], class_weight, n_classes)
+    validation_rows = np.flatnonzero(images["split"] == "validation")
+    weights = np.zeros(len(y), "float32")
+    for rows in (training_rows, validation_rows):
+        of_class = heads.class_weights(y[rows], class_weight, n_classes)
+        weights[rows] = of_class[y[rows]]
     return _Targets(
         labels=np.eye(n_classes, dtype="float32")[y],
-        weights=of_class[y],
+        weights=weights,
         training_rows=training_rows,
-        validation_rows=np.flatnonzero(images["split"] == "validation"),
+        validation_rows=validation_rows,
     )
 
 

@@ -314,22 +314,24 @@ def test_how_long_it_takes_is_announced_for_all_trainings_and_by_none(
     assert said.startswith("Fine-tuning: up to 3 trainings, about 6 min on two CPU")
 
 
-def test_balanced_class_weights_are_those_of_the_training_set(tune, images, drawn_once):
+def test_balanced_class_weights_are_those_of_each_split(tune, images, drawn_once):
     """
-    By hand: loss and accuracy of the last epoch, on photos of which one class is rare.
+    By hand: loss and accuracy of the last epoch, on photos of which one class is rare,
+    another one among the training photos than for validation.
     """
-    rare = images.drop(
-        images.index[(images["label"] == "sea") & (images["split"] == "train")][1:]
+    trains = images["split"] == "train"
+    sea, forest = (
+        images.index[trains & (images["label"] == name)] for name in ("sea", "forest")
     )
+    rare = images.drop(sea[1:])
+    rare.loc[forest[1:], "split"] = "validation"
     base, head, history = tune(
         images=rare, epochs=1, class_weight="balanced", label_smoothing=0.0
     )
-    train, held_out = (
-        rare[rare["split"] == split] for split in ("train", "validation")
-    )
-    counts = train["label"].value_counts()
+    held_out = rare[rare["split"] == "validation"]
+    counts = held_out["label"].value_counts()
     weights = (
-        len(train) / (6 * held_out["label"].map(counts).astype(float))
+        len(held_out) / (6 * held_out["label"].map(counts).astype(float))
     ).to_numpy()
     assert weights.max() > 3 * weights.min()
     probabilities = head(
@@ -343,6 +345,9 @@ def test_balanced_class_weights_are_those_of_the_training_set(tune, images, draw
     entropy = -np.log(probabilities[np.arange(len(y)), y])
     loss = (weights * entropy).mean() + 1e-3 * np.square(head.get_weights()[0]).sum()
     assert history["val_loss"].item() == pytest.approx(loss, rel=0.02)
+    data = fine_tuning._read_targets(rare, head, "balanced")
+    weighted = data.labels[data.training_rows] * data.weights[data.training_rows, None]
+    assert weighted.sum(axis=0) == pytest.approx([len(weighted) / 6] * 6)
     *_, unweighted = tune(images=rare, epochs=1, label_smoothing=0.0)
     assert unweighted["val_loss"].item() != pytest.approx(loss, rel=0.02)
 
