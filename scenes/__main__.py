@@ -80,6 +80,8 @@ def train(options: Namespace) -> int:
     folder, parameters = Path(options.folder), read_parameters(options.parameters)
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}")
+    if parameters.keys() & {"PHOTOS", "DOWNLOAD"}:
+        raise ValueError("the photos are those of FOLDER: leave PHOTOS, DOWNLOAD out")
     if not NOTEBOOK.exists():
         raise ValueError("start in the project's folder")
     output = parameters.get("OUTPUT") or Path("runs", folder.resolve().name)

@@ -390,6 +390,8 @@ def test_values_are_taken_as_papermill_takes_them_and_lists_too(monkeypatch):
         (["my classes", "-p", "epochs", "3"], "Unknown setting epochs; the settings"),
         (["my classes", "-p", "EPOCHS", "0"], "EPOCHS is 0; it must be a whole number"),
         (["my classes", "-p", "OUTPUT", "1"], "OUTPUT is 1; it must be None or the "),
+        (["my classes", "-p", "PHOTOS", "other"], "the photos are those of FOLDER: "),
+        (["my classes", "-p", "DOWNLOAD", "True"], "the photos are those of FOLDER"),
     ],
 )
 def test_train_refuses_what_cannot_be_before_any_work(
