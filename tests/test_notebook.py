@@ -889,12 +889,15 @@ def cross_fit(committed, monkeypatch):
     images = pd.DataFrame({"label": labels, "split": split})
     test, in_folds = images["split"] == "test", images["split"] == "train"
     y = labels[~test].cat.codes.to_numpy()
-    fit = Mock(return_value=np.eye(2)[y])
+    # Right in the folds, wrong for the validation photos, which are in none.
+    guesses = np.eye(2)[np.where(in_folds[~test], y, 1 - y)]
+    fit = Mock(return_value=guesses)
     monkeypatch.setattr(utils, "cross_fit", fit)
     given = {"images": images, "test": test, "in_folds": in_folds, "y_train_val": y}
     given |= {"X_train_val": None, "base_model": None, "head_options": None}
     given |= {"splits": "of the folds", "np": np}
-    given |= {"oof_probabilities": 1 - np.eye(2)[y], "head_probabilities": "of head"}
+    given |= {"oof_probabilities": 1 - guesses, "head_probabilities": "of head"}
+    given |= {"fold_rows": np.arange(10)}
     given |= {"options_of_model": {"tuned": None}, "probabilities": "of tuned"}
     given |= {"utils": utils}
     given |= {"calibration": calibration}
