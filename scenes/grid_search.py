@@ -52,9 +52,9 @@ def grid_search(
         The number of each photo's class, `images["label"].cat.codes`; each class from 0
         to the highest has a photo.
     options : GridOptions
-        The class weights are computed from the training part of each fold; they weight
-        the cross-entropy and the accuracy of its training and validation photos. The
-        folds are stratified: with 'balanced', accuracies are balanced accuracies.
+        The class weights are computed from each part of each fold; they weight its
+        cross-entropy and accuracy: with 'balanced', accuracies are balanced accuracies,
+        even where groups divide the classes unequally.
     groups : sequence of length n, optional
         Photos of the same group never stand on both sides of a fold.
     cache : path
@@ -261,6 +261,7 @@ def train_fold(
     X_train = tf.convert_to_tensor(X[training_rows])
     X_val = tf.convert_to_tensor(X[validation_rows])
     y_train, y_val = y[training_rows], y[validation_rows]
+    val_weights = heads.class_weights(y_val, options.class_weight, n_classes)
     seeds = np.random.SeedSequence([options.seed, fold])
     seed = int(seeds.generate_state(1)[0])
     model = side_by_side.SideBySideHeads(
@@ -280,7 +281,7 @@ def train_fold(
             batch_size=options.batch_size,
             epochs=options.epochs,
             sample_weight=weights[y_train],
-            validation_data=(X_val, y_val, weights[y_val]),
+            validation_data=(X_val, y_val, val_weights[y_val]),
             validation_batch_size=256,
             callbacks=[setting_up, _StopIfAsked()],
             verbose=0,

@@ -67,7 +67,7 @@ def class_weights(
     Parameters
     ----------
     y : ndarray of int, shape (n,)
-        The class numbers of the training set.
+        The class numbers of what is weighted.
     class_weight : None or 'balanced'
         None: 1 for each class. 'balanced': n / (n_classes * images of the class), as in
         scikit-learn, so that all classes have the same total weight; 0 for a class
@@ -128,9 +128,9 @@ def train_head(
         The number of each image's class, `images["label"].cat.codes`; each class from 0
         to the highest has an image.
     options : HeadOptions
-        The seed becomes the global seed of Keras. Class weights are computed from `y`;
-        they weight the cross-entropy and the accuracy of the training and the
-        validation data.
+        The seed becomes the global seed of Keras. Class weights are computed from the
+        training and from the validation data; they weight the cross-entropy and the
+        accuracy of these.
     validation_data : (X, y), optional
         Evaluated after each epoch.
 
@@ -151,7 +151,8 @@ def train_head(
     weights = class_weights(y, options.class_weight, n_classes)
     if validation_data:
         X_val, y_val, _ = check_data(*validation_data, n_classes)
-        validation_data = X_val, y_val, weights[y_val]
+        val_weights = class_weights(y_val, options.class_weight, n_classes)
+        validation_data = X_val, y_val, val_weights[y_val]
     bar = progress.bar(options.epochs, "Training the head", "epoch")
     move = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: bar.update())
     with _one_training, scenes.float32(), training.SettingUp() as setting_up, bar:

@@ -63,12 +63,15 @@ def fit_plainly(
     head, train, validation, *, learning_rate, class_weight=None, **options
 ):
     """
-    Return the history of an ordinary `fit` of a head; validation has the class weights,
-    too.
+    Return the history of an ordinary `fit` of a head; validation has class weights of
+    its own.
     """
     weights = compute_class_weight(
         class_weight, classes=np.unique(train[1]), y=train[1]
     )
+    y_val = validation[1]
+    balanced = len(y_val) / len(weights) / np.bincount(y_val)[y_val]
+    val_weights = balanced if class_weight else np.ones(len(y_val))
     head.compile(
         keras.optimizers.Adam(learning_rate),
         "sparse_categorical_crossentropy",
@@ -77,7 +80,7 @@ def fit_plainly(
     history = head.fit(
         *train,
         class_weight=class_weight and dict(enumerate(weights)),
-        validation_data=(*validation, weights[validation[1]]),
+        validation_data=(*validation, val_weights),
         verbose=0,
         **options,
     ).history

@@ -352,7 +352,7 @@ def assert_plain_fits_agree(results, X, y, options, groups=None):
     ids=["as it is", "in one batch", "of unequal classes"],
 )
 def test_the_table_holds_what_plain_fits_give(tmp_path, changed, photos, step_by_step):
-    """The class weights are those of the training part of each fold."""
+    """The class weights are those of each part of a fold."""
     options = replace(SMALL, **changed)
     results = search_in(tmp_path, options, X=photos[0], y=photos[1])
     assert_plain_fits_agree(results, *photos, options)

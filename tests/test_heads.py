@@ -164,10 +164,7 @@ def test_class_weights_are_those_of_scikit_learn():
 
 
 def test_class_weights_train_as_those_of_a_plain_fit():
-    """
-    Validation photos have the weights of the training set, and need not be of all
-    classes.
-    """
+    """Validation photos have weights of their own, and need not be of all classes."""
     X, y = make_unequal(200)
     some = np.flatnonzero(y[80:] < 4) + 80
     halves = (X[:80], y[:80]), (X[some], y[some])
