@@ -549,6 +549,7 @@ def test_names_that_a_spreadsheet_would_run_come_back(corrections, tmp_path):
         "a.jpg",
     ]
     corrections.images["path"] = [*names, *corrections.images["path"][7:]]
+    corrections.images.loc[[8, 12], "label"] = ["buildings", "forest"]  # some stay
     given = pd.DataFrame({"path": names, "label": "sea"})
     given.loc[[3, 4], "path"] = ["café.jpg", "the\u0301.jpg"]
     scenes.files.write_spreadsheet(given, tmp_path / "labels.csv")
