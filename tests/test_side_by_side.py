@@ -46,12 +46,13 @@ def train(halves, grid, *, n_classes=6, seed=0, class_weight=None):
         **grid, n_features=X.shape[1], n_classes=n_classes, seed=seed
     )
     weights = scenes.heads.class_weights(y, class_weight, n_classes)
+    val_weights = scenes.heads.class_weights(y_val, class_weight, n_classes)
     keras.utils.set_random_seed(seed)  # of the order of the photos
     history = model.fit(
         X,
         y,
         sample_weight=weights[y],
-        validation_data=(X_val, y_val, weights[y_val]),
+        validation_data=(X_val, y_val, val_weights[y_val]),
         verbose=0,
         **EPOCHS,
     ).history
