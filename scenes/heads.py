@@ -74,6 +74,7 @@ def class_weights(
         without images.
     n_classes : int
     """
+    settings.check(class_weight=class_weight)
     if class_weight is None:
         return np.ones(n_classes, "float32")
     counts = np.bincount(y, minlength=n_classes)
