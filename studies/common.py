@@ -4,14 +4,14 @@ say.
 """
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 import utils
-from scenes import evaluation, features, files, settings
+from scenes import evaluation, features, files, heads, settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -64,6 +64,30 @@ def best_setting(
         epochs=best["epoch"],
         seed=seed,
     )
+
+
+def predict_folds(
+    X: np.ndarray,
+    y: np.ndarray,
+    splits: Sequence[tuple[np.ndarray, np.ndarray]],
+    options: settings.HeadOptions,
+) -> np.ndarray:
+    """
+    Return out-of-fold probabilities, shape (n, n_classes): of heads that did not train
+    on the photo.
+
+    Parameters
+    ----------
+    X, y : ndarray, shapes (n, n_features) and (n,)
+    splits : sequence of (training rows, validation rows)
+        Those of `make_folds`.
+    options : HeadOptions
+    """
+    probabilities = np.zeros((len(y), y.max() + 1))
+    for training_rows, fold in splits:
+        head, _ = heads.train_head(X[training_rows], y[training_rows], options)
+        probabilities[fold] = head(X[fold])
+    return probabilities
 
 
 def row(*cells: object) -> str:

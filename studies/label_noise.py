@@ -114,10 +114,8 @@ def suggest_labels(X: np.ndarray, y: np.ndarray, groups: Sequence) -> np.ndarray
     groups : sequence of length n
         Photos of the same group never stand on both sides of a fold.
     """
-    probabilities = np.zeros((len(y), y.max() + 1))
-    for rest, fold in grid_search.make_folds(y, groups, folds=5, seed=0):
-        head, _ = heads.train_head(X[rest], y[rest], common.best_setting())
-        probabilities[fold] = head(X[fold])
+    splits = grid_search.make_folds(y, groups, folds=5, seed=0)
+    probabilities = common.predict_folds(X, y, splits, common.best_setting())
     return evaluation.flag_labels(probabilities, y)
 
 

@@ -133,11 +133,9 @@ def measure(folder: Path, thinned: int, seed: int, cache: str) -> dict:
         y_held_out = y_train_val
         held_out = np.zeros((len(y_train_val), y.max() + 1))
         held_out[validation[~test]] = guesses["head"]  # unless they are in a fold
-        fold_rows = np.flatnonzero(in_folds[~test])
-        for training, fold in splits:
-            rest = fold_rows[training]
-            of_fold, _ = heads.train_head(X_train_val[rest], y_train_val[rest], options)
-            held_out[fold_rows[fold]] = of_fold(X_train_val[fold_rows[fold]])
+        held_out[in_folds[~test]] = common.predict_folds(
+            X[in_folds], y[in_folds], splits, options
+        )
         guesses["head"] = held_out
     else:
         everything = images.assign(split=images["split"].replace("validation", "train"))
