@@ -117,7 +117,7 @@ def drop_unreadable(images: pd.DataFrame) -> pd.DataFrame:
     return images.drop(unreadable.index)
 
 
-def group_copies(images: pd.DataFrame, thumbnails: np.ndarray | None) -> pd.Series:
+def group_copies(images: pd.DataFrame, thumbnails: np.ndarray) -> pd.Series:
     """
     Return the group of each photo: copies of each other, at any size, are one group.
 
@@ -129,9 +129,8 @@ def group_copies(images: pd.DataFrame, thumbnails: np.ndarray | None) -> pd.Seri
     ----------
     images : DataFrame
         Readable photos, with digests.
-    thumbnails : ndarray of float32, shape (n, 256), or None
-        Those of a whole table, in whose order the index of `images` counts. Without
-        them, only photos with the same pixels are a group.
+    thumbnails : ndarray of float32, shape (n, 256)
+        Those of a whole table, in whose order the index of `images` counts.
 
     Returns
     -------
@@ -140,16 +139,15 @@ def group_copies(images: pd.DataFrame, thumbnails: np.ndarray | None) -> pd.Seri
     """
     digests = images["digest"].to_numpy(dtype=str)
     names, groups = np.unique(digests, return_inverse=True)
-    if thumbnails is not None:
-        levels = thumbnails[images.index]
-        for start in range(0, len(levels), 256):  # all at once would take gigabytes
-            block = levels[start : start + 256]
-            rest = groups[start:]
-            alike = block @ levels[start:].T >= COPIES
-            for row in np.flatnonzero(alike.sum(axis=1) > 1):
-                joined = np.unique(rest[alike[row]])
-                if len(joined) > 1:
-                    groups[np.isin(groups, joined)] = joined[0]
+    levels = thumbnails[images.index]
+    for start in range(0, len(levels), 256):  # all at once would take gigabytes
+        block = levels[start : start + 256]
+        rest = groups[start:]
+        alike = block @ levels[start:].T >= COPIES
+        for row in np.flatnonzero(alike.sum(axis=1) > 1):
+            joined = np.unique(rest[alike[row]])
+            if len(joined) > 1:
+                groups[np.isin(groups, joined)] = joined[0]
     return pd.Series(names[groups], images.index, name="group")
 
 

@@ -227,7 +227,7 @@ def test_copies_of_copies_are_one_group_that_is_called_by_its_least_digest():
     thumbnails = thumbnails_of(0.992, 0.992, 0.98, 0.992, 0.5)
     groups = scenes.dataset.group_copies(photos_of([5, 3, 4, 9, 8, 7]), thumbnails)
     assert list(groups.astype(int)) == [3, 3, 3, 8, 8, 7]
-    equal = scenes.dataset.group_copies(photos_of([5, 3, 5, 3]), None)
+    equal = scenes.dataset.group_copies(photos_of([5, 3, 5, 3]), np.eye(4))
     assert list(equal.astype(int)) == [5, 3, 5, 3]
 
 
@@ -284,8 +284,8 @@ def test_look_alikes_of_more_than_a_tenth_of_a_class_are_told_not_kept_together(
     size, is_kept, capsys
 ):
     """Ten photos of a class are kept together, however small it is; so are equal ones."""
-    rng = np.random.default_rng(0)
-    thumbnails = rng.normal(size=(size + 10, 256)).astype("float32")
+    noise = np.random.default_rng(0).normal(size=(size + 10, 256))
+    thumbnails = noise.astype("float32")
     thumbnails[50:61] = thumbnails[50]  # eleven of the first class
     thumbnails[size:] = thumbnails[size]  # all ten of the second one
     thumbnails /= np.linalg.norm(thumbnails, axis=1, keepdims=True)
@@ -306,10 +306,10 @@ def test_look_alikes_of_more_than_a_tenth_of_a_class_are_told_not_kept_together(
 
 @pytest.mark.parametrize("table", ["path,group\n", "sep=;\nPath;Group;note\n"])
 def test_a_file_of_groups_is_read_as_spreadsheets_leave_it(table, tmp_path):
-    paths = ["a.jpg", "-b.jpg", "c.jpg"]
-    images, csv = labelled_as("aaa", paths), tmp_path / "groups.csv"
+    images = labelled_as("aaa", ["a.jpg", "-b.jpg", "c.jpg"])
+    csv = tmp_path / "groups.csv"
     cells = table + "a.jpg,7\n'-b.jpg,ann\nc.jpg,7 \nother.jpg,8\n"
-    csv.write_text(cells if ";" not in table else cells.replace(",", ";"))
+    csv.write_text(cells.replace(",", ";") if ";" in table else cells)
     assert list(scenes.dataset.read_groups(images, str(csv))) == ["7", "ann", "7"]
     csv.write_text("path,group\na.jpg,7\n-b.jpg,\n")
     told = r"groups\.csv', which gives no group to -b\.jpg, c\.jpg; each photo needs"
