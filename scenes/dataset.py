@@ -357,9 +357,16 @@ def check_sizes(images: pd.DataFrame, **ratios: float) -> None:
             fitting[name] = rest if name == "FOLDS" else 1 / most[name]
     advice = f"add photos, or set {_listed(fitting)}" if fitting else "add photos"
     used = _listed({name: ratios[name] for name in parts})
+    of_class = train[train["label"] == sizes.idxmin()]
+    largest = of_class["group"].value_counts().max()
+    counted = f"{size} photos"
+    if largest > 1:
+        counted += (
+            f", those of a group counted once (the largest holds {largest} of its "
+            f"{len(of_class)}: equal pixels, look-alikes and GROUPS join photos)"
+        )
     raise ValueError(
-        f"{sizes.idxmin()} has {size} photos, those of a group counted once; with "
-        f"{used} a class needs {needed}: {advice}"
+        f"{sizes.idxmin()} has {counted}; with {used} a class needs {needed}: {advice}"
     )
 
 

@@ -336,7 +336,7 @@ def test_a_photo_that_the_expression_gives_no_group_is_named(groups):
 def test_a_class_that_has_lost_all_photos_is_named():
     labels = pd.Categorical(["rose"] * 9, categories=["daisy", "rose"])
     images = pd.DataFrame({"label": labels, "split": "train", "group": range(9)})
-    with pytest.raises(ValueError, match=r"^daisy has 0 photos, .*: add photos$"):
+    with pytest.raises(ValueError, match=r"^daisy has 0 photos; .*: add photos$"):
         scenes.dataset.check_sizes(images, VALIDATION_RATIO=0.5, FOLDS=2)
 
 
@@ -386,7 +386,8 @@ def test_a_class_with_too_few_photos_is_named_with_the_settings_that_fit(
     images.loc[0, "group"] = 1
     images.loc[size + 1, "split"] = split
     if told:
-        with pytest.raises(ValueError, match=f"^rose has {size} photos, .*; .*{told}"):
+        counted = rf"{size} photos, .* \(the largest holds 2 of its {size + 1}: "
+        with pytest.raises(ValueError, match=f"^rose has {counted}.*; .*{told}"):
             scenes.dataset.check_sizes(images, **settings)
     else:
         scenes.dataset.check_sizes(images, **settings)
