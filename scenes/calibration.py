@@ -154,6 +154,8 @@ def describe_target(correct: Sequence[bool]) -> str:
 
     `correct` says of each photo that is answered whether the answer is right.
     """
+    if not len(correct):
+        return f"No photo is answered: the target of {TARGET:.0%} cannot be judged."
     _, low, high, _ = accuracy(correct)
     said = f"Selective accuracy {percent(correct)}: the target of {TARGET:.0%} lies"
     if high < TARGET:
