@@ -343,24 +343,28 @@ def compare_accuracies(
     Parameters
     ----------
     images : DataFrame
-        With the column `corrected` (bool), if labels were corrected.
+        With the columns `corrected` (bool), if labels were corrected, and `left_out`
+        (bool), if photos were left out, which have their labels of before.
     probabilities : dict of str to ndarray
         Those of each model, by its name.
 
     Returns
     -------
     DataFrame
-        `accuracy`, `ci_low`, `ci_high` and `photos`, a row for each model; if labels of
-        these images were corrected, which flatters a model that has flagged them,
-        another row for the images whose labels were not.
+        `accuracy`, `ci_low`, `ci_high` and `photos`, a row for each model, without what
+        was left out. If labels were corrected or photos left out, which flatters a
+        model that has flagged them, another row for all images whose labels were not
+        corrected, those that were left out among them.
     """
     y = images["label"].cat.codes.to_numpy()
-    corrected = np.asarray(images.get("corrected", False))
+    no = pd.Series(False, images.index)
+    corrected = images.get("corrected", no).to_numpy()
+    left_out = images.get("left_out", no).to_numpy()
     rows = {}
     for name, of_model in probabilities.items():
         correct = of_model.argmax(axis=1) == y
-        rows[name] = calibration.accuracy(correct)
-        if corrected.any():
+        rows[name] = calibration.accuracy(correct[~left_out])
+        if corrected.any() or left_out.any():
             others = f"{name}, without corrected labels"
             rows[others] = calibration.accuracy(correct[~corrected])
     return pd.DataFrame(rows).T

@@ -307,6 +307,18 @@ def test_accuracy_is_also_given_without_corrected_labels():
     }
 
 
+def test_a_photo_that_is_left_out_still_counts_without_corrected_labels():
+    """UNSURE is wrong for the last photo, which is left out."""
+    images = pd.DataFrame({"label": pd.Categorical(list("aabb"))})
+    images["left_out"] = [False, False, False, True]
+    table = scenes.evaluation.compare_accuracies(images, {"head": np.array(UNSURE)})
+    assert table["accuracy"].to_dict() == {
+        "head": 1,
+        "head, without corrected labels": 0.75,
+    }
+    assert list(table["photos"]) == [3, 4]
+
+
 def test_scores_of_each_class_and_their_mean():
     """
     By hand: a is guessed 5 times, 3 of them right, and is 4 photos; d has no photo.

@@ -1006,6 +1006,31 @@ def test_the_photos_of_the_most_frequent_error_are_shown(committed, guesses, sho
     assert list(table["path"]) == shown
 
 
+def test_a_test_photo_that_corrections_leave_out_still_counts_in_one_row(committed):
+    """The features are the probabilities; of the test photos, only it is an error."""
+    labelled = pd.DataFrame({"label": pd.Categorical(list("aabbabab")), "file": None})
+    labelled["path"] = [f"{row}.jpg" for row in labelled.index]
+    labelled["split"] = ["test"] * 4 + ["train"] * 2 + ["validation"] * 2
+    X = np.eye(2, dtype="float32")[[1, 0, 1, 1, 0, 1, 0, 1]]
+    images = labelled.drop(index=0).assign(corrected=labelled.index[1:] == 2)
+    test = labelled["split"] == "test"
+    predicted = evaluation.predictions_table(labelled[test], X[test], "tuned")
+    stand_in = Mock(wraps=utils, load_features=Mock(return_value=X))
+    given = {"labelled": labelled, "images": images, "utils": stand_in, "np": np}
+    given |= {"validation_is_given": False, "base_model": None, "CACHE": None}
+    given |= {"with_photos": False, "output": Mock(keep=Mock(return_value=predicted))}
+    given |= {"selected": "tuned", "run": "this run", "pd": pd}
+    given |= {"final_head": Mock(predict=lambda X, verbose: X)}
+    given |= {"evaluation": evaluation}
+    cells = ["extract", "final-predict", "accuracy"]
+    table = run_cells(committed, *cells, **given)["accuracies"]
+    assert list(table["photos"]) == [3] * 4
+    accuracies = table["accuracy"].to_dict()
+    for name in ("head", "tuned"):
+        assert accuracies[name] == 1
+        assert accuracies[f"{name}, without corrected labels"] == 2 / 3
+
+
 @pytest.mark.parametrize(
     ("n_classes", "metric", "lowest"),
     [
@@ -1031,7 +1056,7 @@ def test_the_last_cell_says_what_selected_the_model_and_the_lowest_recalls(
     given |= {"run": "this run", "selected": "head", "model_file": "a.keras"}
     given |= {"comparison": pd.DataFrame({metric: [0.875]}), "pd": pd, "utils": utils}
     given |= {"evaluation": evaluation, "calibration": calibration}
-    given |= {"labelled": images, "divided": images[:0]}
+    given |= {"left_out": images[:0], "divided": images[:0]}
     run = run_cells(committed, "report", "summary", **given)
     said = capsys.readouterr().out
     balanced = 1 - 0.5 / n_classes
