@@ -45,11 +45,14 @@ def accuracy(correct: Sequence[bool]) -> pd.Series:
 def _wilson(shares, n):
     """Return the 95% confidence interval of each share of n photos."""
     z = norm.ppf(0.975)
-    middle = shares + z**2 / (2 * n)
-    half = z * np.sqrt(shares * (1 - shares) / n + z**2 / (4 * n**2))
     scale = 1 + z**2 / n
+    middle = shares + z**2 / (2 * n)
+    variances = shares * (1 - shares) / n
+    half = z * np.sqrt(variances + z**2 / (4 * n**2))
     # Of a share of 0 or 1, rounding would put an end beyond it.
-    return np.maximum(middle - half, 0) / scale, np.minimum((middle + half) / scale, 1)
+    low = np.maximum(middle - half, 0) / scale
+    high = np.minimum((middle + half) / scale, 1)
+    return low, high
 
 
 def percent(correct: Sequence[bool]) -> str:
@@ -94,11 +97,12 @@ def fit_temperature(probabilities: np.ndarray, y: np.ndarray) -> float:
 
     def penalized_loss(logarithm):
         scaled = apply_temperature(probabilities, np.exp(logarithm))
-        losses = -np.log(np.maximum(scaled[rows, y], 1e-12))
-        return losses.sum() + (logarithm / np.log(2)) ** 2 / 2
+        of_labels = np.maximum(scaled[rows, y], 1e-12)
+        penalty = (logarithm / np.log(2)) ** 2 / 2
+        return -np.log(of_labels).sum() + penalty
 
-    logarithm = minimize_scalar(penalized_loss, bounds=(-4, 4), method="bounded").x
-    return float(np.exp(logarithm))
+    found = minimize_scalar(penalized_loss, bounds=(-4, 4), method="bounded")
+    return float(np.exp(found.x))
 
 
 def coverage_curve(probabilities: np.ndarray, y: np.ndarray) -> pd.DataFrame:
@@ -144,7 +148,8 @@ def fit(probabilities: np.ndarray, y: np.ndarray) -> dict[str, float]:
     the classifier has not trained on.
     """
     temperature = fit_temperature(probabilities, y)
-    threshold = fit_threshold(apply_temperature(probabilities, temperature), y)
+    scaled = apply_temperature(probabilities, temperature)
+    threshold = fit_threshold(scaled, y)
     return {"temperature": temperature, "threshold": threshold}
 
 

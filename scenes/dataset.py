@@ -302,7 +302,8 @@ def find_shortcut(
     if "brightness" not in images:
         return np.nan
     seen = images[MEASURES].assign(ratio=images["width"] / images["height"])
-    seen["type"], _ = images["path"].str.lower().str.rpartition(".")[2].factorize()
+    suffixes = images["path"].str.lower().str.rpartition(".")[2]
+    seen["type"], _ = suffixes.factorize()
     y = images["label"].cat.codes.to_numpy()
     weights = compute_sample_weight(class_weight, y)
     forest = RandomForestClassifier(

@@ -86,7 +86,8 @@ def fine_tune(
     with `training=False`: `fit` overrides that. A frozen BatchNormalization layer is
     safe.)
     """
-    images = images[images["split"].isin(["train", "validation"])]
+    is_used = images["split"].isin(["train", "validation"])
+    images = images[is_used]
     data = _read_targets(images, head, options.class_weight)
     steps = math.ceil(len(data.training_rows) / options.batch_size)
     epochs = count_epochs(steps, options.epochs)
@@ -176,15 +177,16 @@ def _read_targets(images, head, class_weight):
 
 def _fingerprint(images, base, head, options):
     """Return the fingerprint of a training: of all that its result depends on."""
-    dropout, penalty = head.layers[0].rate, head.layers[-1].kernel_regularizer.l2
+    dropout = float(head.layers[0].rate)
+    penalty = float(head.layers[-1].kernel_regularizer.l2)
     return files.fingerprint(
         scenes.VERSIONS,
         images["digest"],
         images["split"] == "train",
         images["label"].cat.codes,
         dataclasses.asdict(options),
-        float(dropout),
-        float(penalty),
+        dropout,
+        penalty,
         base.get_weights(),
         head.get_weights(),
     )
@@ -203,7 +205,8 @@ def cut(
     upper = keras.Model(entrance, base.output)
     for layer in upper.layers:
         layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
-    return lower, keras.Sequential([keras.Input(entrance.shape[1:]), upper, head])
+    activations = keras.Input(entrance.shape[1:])
+    return lower, keras.Sequential([activations, upper, head])
 
 
 def compile_model(
@@ -270,22 +273,25 @@ def _fit(model, data, activations, options, steps, checkpoint, done):
     """Train the epochs that are left, of so many steps each."""
     epochs = options.epochs
     held_out = data.validation_rows
-    validation_data = (
-        activations[held_out, 0],
-        data.labels[held_out],
-        data.weights[held_out],
-    )
+    validation_data = None
+    if len(held_out):
+        validation_data = (
+            activations[held_out, 0],
+            data.labels[held_out],
+            data.weights[held_out],
+        )
+    batches = _draw_batches(activations, data, options, range(done, epochs))
     with progress.bar(epochs * steps, "Fine-tuning", "batch") as bar:
         bar.update(done * steps)
         move = keras.callbacks.LambdaCallback(
             on_train_batch_end=lambda batch, logs: bar.update()
         )
         model.fit(
-            _draw_batches(activations, data, options, range(done, epochs)),
+            batches,
             epochs=epochs,
             initial_epoch=done,
             steps_per_epoch=steps,
-            validation_data=validation_data if len(held_out) else None,
+            validation_data=validation_data,
             shuffle=False,
             verbose=0,
             callbacks=[move, checkpoint],
@@ -337,8 +343,9 @@ class _Checkpoint(keras.callbacks.Callback):
     def restore(self):
         """Put the model into the state that was kept, and return the epochs done."""
         state = self._state()
-        schema = {k: (np.dtype(v.dtype), tuple(v.shape)) for k, v in state.items()}
-        schema["history"] = (np.float64, ("epochs", len(self._metrics)))
+        schema = {"history": (np.float64, ("epochs", len(self._metrics)))}
+        for name, variable in state.items():
+            schema[name] = (np.dtype(variable.dtype), tuple(variable.shape))
         arrays = self._cached.get(KIND, self._fingerprint, schema)
         if arrays is None:
             return 0
