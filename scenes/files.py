@@ -45,7 +45,8 @@ def fingerprint(*parts: object) -> str:
     equal digits in each process, Python, NumPy and pandas: nothing is pickled, and a
     tuple is a list, a number of NumPy a number. The type of an array's numbers counts.
     """
-    return digest(json.dumps(parts, sort_keys=True, default=_plain).encode(), size=8)
+    text = json.dumps(parts, sort_keys=True, default=_plain)
+    return digest(text.encode(), size=8)
 
 
 def _plain(part):
@@ -75,10 +76,10 @@ def unfinished(path: Path) -> Iterator[Path]:
     """
     Give a path beside `path` to write to, which is gone at the end unless it was moved.
     """
-    path = Path(path)
     # Of this process alone, and of at most 255 bytes. The suffix stays, since Keras and
     # plotly choose the format by it.
-    beside = path.with_name(f".{path.stem[:50]}.unfinished-{os.getpid()}{path.suffix}")
+    name = f".{path.stem[:50]}.unfinished-{os.getpid()}{path.suffix}"
+    beside = path.with_name(name)
     with _writing(path):
         try:
             yield beside
@@ -104,17 +105,18 @@ def _flush(path, flags):
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: str | Path) -> Iterator[Path]:
     """
     Give a path beside `path` to write to, and put it in `path`'s place at the end.
     """
+    path = Path(path)
     with unfinished(path) as beside:
         yield beside
-        move(beside, Path(path))
+        move(beside, path)
 
 
 def write_arrays(
-    path: Path, arrays: dict[str, np.ndarray], *, compressed: bool = False
+    path: str | Path, arrays: dict[str, np.ndarray], *, compressed: bool = False
 ) -> None:
     save = np.savez_compressed if compressed else np.savez
     with replacing(path) as beside:
@@ -133,7 +135,8 @@ def begins_with(path: Path, mark: bytes) -> bool:
 def check_zip(path: str | Path) -> None:
     """Raise an error if the checksums of a zip file find changed bytes."""
     with zipfile.ZipFile(path) as archive:
-        if damaged := archive.testzip():
+        damaged = archive.testzip()
+        if damaged:
             raise ValueError(f"{damaged} is damaged")
 
 
@@ -179,9 +182,11 @@ def _check_arrays(arrays, schema):
     for name, (kind, shape) in schema.items():
         array = arrays[name]
         for axis, length in zip(shape, array.shape, strict=False):
-            lengths.setdefault(axis, length if isinstance(axis, str) else axis)
-        expected = tuple(map(lengths.get, shape))
-        if kind not in (array.dtype.kind, array.dtype) or array.shape != expected:
+            if isinstance(axis, str):
+                lengths.setdefault(axis, length)
+        expected = tuple(lengths.get(axis, axis) for axis in shape)
+        is_of_kind = kind in (array.dtype.kind, array.dtype)
+        if not is_of_kind or array.shape != expected:
             what = f"its array {name} is {array.dtype} {array.shape}"
             raise ValueError(f"{what}, not {kind} {shape}")
 
@@ -308,7 +313,8 @@ def clear_unfinished(folder: Path, *, of: Path | None = None) -> None:
             continue
         is_of = of and parts.groups("") == (of.stem[:50], of.suffix)
         with suppress(FileNotFoundError):  # another run has been faster
-            if is_of or time.time() - path.stat().st_mtime > 3600:
+            age = time.time() - path.stat().st_mtime
+            if is_of or age > 3600:
                 path.unlink()
 
 
@@ -334,18 +340,25 @@ def read_spreadsheet(csv: str | Path, columns: list[str]) -> pd.DataFrame:
     """
     data = Path(csv).read_bytes()
     is_utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-    text = data.decode("utf-16" if is_utf16 else "utf-8-sig", "surrogateescape")
+    encoding = "utf-16" if is_utf16 else "utf-8-sig"
+    text = data.decode(encoding, "surrogateescape")
     text = re.sub(r"\A\s*(sep=.\s+)?", "", text)
+    header, _, _ = text.partition("\n")
+    separator = max(",;\t", key=header.count)
+
+    def normalize(name):
+        return name.strip().lower()
+
     table = pd.read_csv(
         io.StringIO(text),
-        sep=max(",;\t", key=text.partition("\n")[0].count),
-        usecols=lambda name: name.strip().lower() in columns,
+        sep=separator,
+        usecols=lambda name: normalize(name) in columns,
         index_col=False,
         dtype=str,
         keep_default_na=False,
         encoding_errors="surrogateescape",
     )
-    table = table.rename(columns=lambda name: name.strip().lower())[columns]
+    table = table.rename(columns=normalize)[columns]
     is_filled = table.map(str.strip) != ""
     return table[is_filled.any(axis=1)]
 

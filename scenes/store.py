@@ -90,7 +90,8 @@ class Store:
         """
         for path in self._mapped(kind, fingerprint):
             with contextlib.suppress(FileNotFoundError):  # another run has dropped it
-                if path.stem.endswith(files.file_digest(path)):
+                content = files.file_digest(path)
+                if path.stem.endswith(content):
                     return _load(path)
         return None
 
@@ -121,7 +122,8 @@ class Store:
             The disk has no room for it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        size = np.dtype(dtype).itemsize * math.prod(shape)
+        itemsize = np.dtype(dtype).itemsize
+        size = itemsize * math.prod(shape)
         if size > shutil.disk_usage(self.folder).free:
             what = f"{self.folder} has no room for {kind} of {size / 2**20:,.0f} MB"
             raise OSError(errno.ENOSPC, f"{what}: make room, or choose another cache")
