@@ -92,12 +92,15 @@ def check_weights(file: str | Path) -> None:
 
     with h5py.File(file) as content:
         content.visititems(add)
-    counts, right = collections.Counter(found.values()), collections.Counter(_shapes())
+    counts = collections.Counter(found.values())
+    expected = collections.Counter(_shapes())
+    surplus = counts - expected
     for name, shape in found.items():
-        if counts[shape] > right[shape]:
+        if shape in surplus:
             what = f"its array {name} of the shape {shape}"
             raise ValueError(f"{what} is one more than the base model has")
-    if missing := right - counts:
+    missing = expected - counts
+    if missing:
         raise ValueError(f"it lacks an array of the shape {min(missing)}")
 
 
@@ -109,7 +112,10 @@ def _shapes():
         kernels += [(1, 1, before, wide), (3, 3, wide, 1), (1, 1, wide, after)]
     kernels.append((1, 1, after, N_FEATURES))
     # A BatchNormalization follows each; a depthwise one has its channels last but one.
-    normalized = [(before if after == 1 else after,) for *_, before, after in kernels]
+    normalized = []
+    for _, _, before, after in kernels:
+        channels = before if after == 1 else after
+        normalized.append((channels,))
     return kernels + 4 * normalized
 
 
@@ -124,7 +130,8 @@ def round_features(features: np.ndarray) -> np.ndarray:
     """
     clipped = np.clip(features, 0, MAX_FEATURE)
     exact = clipped.astype("float64")  # float32 would round, too
-    return np.round(255 * np.sqrt(exact / MAX_FEATURE)).astype("uint8")
+    roots = np.sqrt(exact / MAX_FEATURE)
+    return np.round(255 * roots).astype("uint8")
 
 
 def restore_features(rounded: np.ndarray) -> np.ndarray:
