@@ -17,7 +17,6 @@ from scenes import base_model, files, photos, progress, settings, store
 BLOCK_BATCHES = 32  # of photos go through the base model in one task
 BUNDLED_FEATURES = Path(__file__).parents[1] / "features.npz"
 KIND = "features"  # of the entries of the store
-_DAMAGED = "the base model gives NaN or infinity; its weights are damaged"
 _FEATURES = np.uint8, ("n", base_model.N_FEATURES)  # rounded
 _BLOCK = {"digest": ("U", ("n",)), "features": _FEATURES}
 
@@ -71,12 +70,14 @@ def extract_features(
         block = cached.get(KIND, fingerprint, _BLOCK, part)
         if block is not None:
             known.update(zip(block["digest"], block["features"], strict=True))
-    missing = images[~images["digest"].isin(known)].drop_duplicates("digest")
+    is_known = images["digest"].isin(known)
+    missing = images[~is_known].drop_duplicates("digest")
     for block in _extract(missing, base, batch_size):
         part = files.fingerprint(block["digest"])
         cached.put(KIND, fingerprint, block, part)
         known.update(zip(block["digest"], block["features"], strict=True))
-    rounded = np.zeros((len(images), base_model.N_FEATURES), np.uint8)
+    shape = len(images), base_model.N_FEATURES
+    rounded = np.zeros(shape, np.uint8)
     for row, digest in enumerate(images["digest"]):
         rounded[row] = known[digest]
     return base_model.restore_features(rounded)
@@ -88,9 +89,10 @@ def _extract(images, base, batch_size):
         return
     folded = base_model.fold_batch_norm(base)
     size = BLOCK_BATCHES * batch_size
-    columns = images[["path", "file", "digest"]]
-    starts = range(0, len(images), size)
-    calls = [(folded, columns[start : start + size], batch_size) for start in starts]
+    calls = []
+    for start in range(0, len(images), size):
+        block = images[start : start + size]
+        calls.append((folded, block, batch_size))
     with progress.bar(len(images), "Photos through the base model", "photo") as bar:
         for block in progress.run(extract_block, calls):
             yield block
@@ -133,17 +135,24 @@ def send_through(
         A photo has changed since it was digested, or the model gives NaN.
     """
     # On some processors, the activation makes a number of NaN.
-    if not all(np.isfinite(weight).all() for weight in model.get_weights()):
-        raise ValueError(_DAMAGED)
-    rows = list(images[["path", "file", "digest"]].itertuples(index=False))
+    for weight in model.get_weights():
+        _check_finite(weight)
+    rows = list(images.itertuples())
     for batch in progress.read_ahead(_read, rows, batch_size):
         # Scaled here: in the model's graph it would be fused with a layer, and round
         # otherwise.
-        scaled = base_model.scale(photos.resize_photos(batch))
+        resized = photos.resize_photos(batch)
+        scaled = base_model.scale(resized)
         block = model.predict_on_batch(scaled)
-        if not np.isfinite(block).all():
-            raise ValueError(_DAMAGED)
+        _check_finite(block)
         yield block
+
+
+def _check_finite(values):
+    """Raise an error if weights, or what a model gives, hold NaN or infinity."""
+    if not np.isfinite(values).all():
+        what = "the base model gives NaN or infinity"
+        raise ValueError(f"{what}; its weights are damaged")
 
 
 def _read(row):
@@ -188,18 +197,21 @@ def save_features(
         The model that computed them, whose digest is recorded.
     """
     weights = [weight.tobytes() for weight in base.get_weights()]
+    digest = files.digest(*weights)
+    label = images["label"].cat
+    split = images["split"].cat
     arrays = {
         "format": np.array(scenes.FEATURES_FORMAT),
-        "base_model": np.array(files.digest(*weights)),
-        "classes": np.array(list(images["label"].cat.categories), dtype=str),
+        "base_model": np.array(digest),
+        "classes": label.categories.to_numpy(dtype=str),
         "path": images["path"].to_numpy(dtype=str),
-        "label": images["label"].cat.codes.to_numpy(dtype="int16"),
-        "split": images["split"].cat.codes.to_numpy(dtype="int8"),
+        "label": label.codes.to_numpy("int16"),
+        "split": split.codes.to_numpy("int8"),
         "digest": images["digest"].to_numpy(dtype=str),
         "group": images["group"].to_numpy(dtype=str),
         "features": base_model.round_features(X),
     }
-    files.write_arrays(Path(path), arrays, compressed=True)
+    files.write_arrays(path, arrays, compressed=True)
 
 
 def load_bundled_features(
@@ -228,7 +240,8 @@ def load_bundled_features(
         images["split"] = pd.Categorical.from_codes(data["split"], scenes.SPLITS)
     except ValueError as error:
         raise ValueError(f"{path} holds {error}; fetch it again") from error
-    if data["format"] != scenes.FEATURES_FORMAT or images["split"].isna().any():
+    lacks_split = images["split"].isna().any()
+    if data["format"] != scenes.FEATURES_FORMAT or lacks_split:
         raise ValueError(f"{path} is of another version; fetch it again")
     images["file"] = None
     images["digest"] = data["digest"]
