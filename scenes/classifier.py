@@ -22,6 +22,8 @@ from keras import ops
 import scenes
 from scenes import base_model, files, folders, photos, progress, settings
 
+Source = str | Path | Sequence[str | Path]  # photos and folders of photos
+
 
 @scenes.float32()
 def build_classifier(
@@ -55,19 +57,22 @@ def build_classifier(
         and `unsure` (n,). Resizing and scaling are layers of it.
     """
     view = keras.Input(base.input_shape[1:], name="view")
-    folded, head = base_model.fold_batch_norm(base), base_model.copy_model(head)
-    one_pass = keras.Model(view, head(folded(view, training=False)), name="one_pass")
+    folded = base_model.fold_batch_norm(base)
+    head = base_model.copy_model(head)
+    features = folded(view, training=False)
+    one_pass = keras.Model(view, head(features), name="one_pass")
     photo = keras.Input((None, None, 3), name="photos")
     # Keras's Resizing takes itself to be in training where nothing is said, and passes
     # this on: a plain call of the model would draw dropout.
     resizing = keras.layers.Resizing(*view.shape[1:3], antialias=True, name="resizing")
-    x = resizing(photo, training=False)
-    x = keras.layers.Rescaling(**base_model.SCALING, name="scaling")(x)
+    resized = resizing(photo, training=False)
+    scaling = keras.layers.Rescaling(**base_model.SCALING, name="scaling")
+    scaled = scaling(resized)
+    log_probabilities = ops.log(one_pass(scaled))
     # Two constants of the file stand in layers, where they can be read back by name.
-    cooled = keras.layers.Rescaling(1 / temperature, name="temperature")(
-        ops.log(one_pass(x))
-    )
-    probabilities = keras.layers.Softmax(name="probabilities")(cooled)
+    cooling = keras.layers.Rescaling(1 / temperature, name="temperature")
+    softmax = keras.layers.Softmax(name="probabilities")
+    probabilities = softmax(cooling(log_probabilities))
     margin = keras.layers.Rescaling(1.0, offset=-threshold, name="margin")
     # No folder, so no class, is called "/": Keras refuses a class that is called as
     # this token.
@@ -78,22 +83,25 @@ def build_classifier(
         invert=True,
         name="label",
     )
+    predicted = ops.argmax(probabilities, axis=-1)
+    confidence = ops.max(probabilities, axis=-1)
     outputs = {
         "probabilities": probabilities,
-        "label": lookup(ops.argmax(probabilities, axis=-1)),
-        "unsure": margin(ops.max(probabilities, axis=-1)) < 0,
+        "label": lookup(predicted),
+        "unsure": margin(confidence) < 0,
     }
     return keras.Model(photo, outputs, name="photo_classifier")
 
 
 def classes_of(model: keras.Model) -> list[str]:
     """Return the classes of a classifier, in the order of its probabilities."""
-    return [str(name) for name in model.get_layer("label").get_vocabulary()]
+    names = model.get_layer("label").get_vocabulary()
+    return [str(name) for name in names]
 
 
 def save_classifier(classifier: keras.Model, path: str | Path) -> None:
     """Save the model as one `.keras` file, which is replaced as a whole."""
-    with files.replacing(Path(path)) as beside:
+    with files.replacing(path) as beside:
         classifier.save(beside)
 
 
@@ -113,15 +121,18 @@ def load_classifier(path: str | Path) -> keras.Model:
         given = model.output if isinstance(model.output, dict) else {}
         if set(given) != {"probabilities", "label", "unsure"}:
             raise ValueError("it is a model of another kind")
-        if given["probabilities"].shape != (None, len(classes_of(model))):
+        n_classes = len(classes_of(model))
+        if given["probabilities"].shape != (None, n_classes):
             raise ValueError("its classes are not those of its probabilities")
-        if not all(np.isfinite(weight).all() for weight in model.get_weights()):
-            raise ValueError("its weights hold NaN or infinity")
+        for weight in model.get_weights():
+            if not np.isfinite(weight).all():
+                raise ValueError("its weights hold NaN or infinity")
         return model
     except FileNotFoundError:
         raise
     except Exception as error:  # zipfile, json, h5py and Keras raise each their own
-        said, saved_by = f"{path} is no saved classifier", _saved_by(path)
+        said = f"{path} is no saved classifier"
+        saved_by = _saved_by(path)
         if saved_by != keras.__version__:
             said += (
                 f" for Keras {keras.__version__}; install Keras "
@@ -142,7 +153,7 @@ def _saved_by(path):
 
 def predict(
     model: keras.Model,
-    source: str | Path | Sequence[str | Path],
+    source: Source,
     *,
     batch_size: int = 32,
 ) -> pd.DataFrame:
@@ -165,7 +176,7 @@ def predict(
 
 def predict_readable(
     model: keras.Model,
-    source: str | Path | Sequence[str | Path],
+    source: Source,
     *,
     batch_size: int = 32,
 ) -> tuple[pd.DataFrame, list[str]]:
@@ -199,17 +210,36 @@ def predict_readable(
     """
     settings.check(batch_size=batch_size)
     paths, problems = _list_photos(source)
-    kept, answers = [], []
+    classes = classes_of(model)
+    kept, unsure = [], []
+    batches = [np.zeros((0, len(classes)), "float32")]  # of probabilities
     with progress.bar(len(paths), "Predicting", "photo") as bar:
         for batch in progress.read_ahead(_read, paths, batch_size):
-            problems += [problem for _, _, problem in batch if problem]
-            read = [(path, photo) for path, photo, problem in batch if not problem]
-            if read:
-                kept += [path.as_posix() for path, _ in read]
-                resized = photos.resize_photos([photo for _, photo in read])
-                answers.append(model.predict_on_batch(resized))
+            readable = []
+            for path, photo, problem in batch:
+                if problem:
+                    problems.append(problem)
+                else:
+                    kept.append(path.as_posix())
+                    readable.append(photo)
+            if readable:
+                resized = photos.resize_photos(readable)
+                answer = model.predict_on_batch(resized)
+                batches.append(answer["probabilities"])
+                unsure.extend(answer["unsure"])
             bar.update(len(batch))
-    return _table(classes_of(model), kept, answers), problems
+    probabilities = np.concatenate(batches)
+    predicted = probabilities.argmax(axis=1)
+    table = pd.DataFrame(
+        {
+            "path": pd.Series(kept, dtype=str),
+            "label": pd.Categorical.from_codes(predicted, classes),
+            "unsure": np.array(unsure, dtype=bool),
+            "confidence": probabilities.max(axis=1),
+        }
+    )
+    of_classes = pd.DataFrame(probabilities, columns=classes)
+    return table.join(of_classes), problems
 
 
 def _read(path):
@@ -220,29 +250,12 @@ def _read(path):
         return path, None, str(error)
 
 
-def _table(classes, paths, answers):
-    """Return the table of the answers of a classifier, batch by batch."""
-    labels = [label.decode() for answer in answers for label in answer["label"]]
-    unsure = [value for answer in answers for value in answer["unsure"]]
-    empty = np.zeros((0, len(classes)), "float32")
-    batches = [answer["probabilities"] for answer in answers]
-    probabilities = np.concatenate([empty, *batches])
-    table = pd.DataFrame(
-        {
-            "path": pd.Series(paths, dtype=str),
-            "label": pd.Categorical(labels, classes),
-            "unsure": np.array(unsure, dtype=bool),
-            "confidence": probabilities.max(axis=1, initial=0),
-        }
-    )
-    return table.join(pd.DataFrame(probabilities, columns=classes))
-
-
 def _list_photos(source):
     """Return the photos that are named or in folders that are, and the problems."""
-    named = [source] if isinstance(source, (str, os.PathLike)) else source
+    if isinstance(source, str | os.PathLike):
+        source = [source]
     paths, skipped, problems = [], [], []
-    for name in named:
+    for name in source:
         try:
             inside, others = _expand(name)
             if not inside:
@@ -261,12 +274,14 @@ def _list_photos(source):
 
 def _expand(name):
     """Return the photo, or the photos of a folder, and what is skipped."""
+    if not str(name):
+        raise ValueError("the name is empty")
     path = files.expand_home(name)
-    if not str(name) or path.is_fifo():  # reading a pipe might never end
-        raise ValueError(
-            "it is a pipe, not a file" if str(name) else "the name is empty"
-        )
-    return folders.sort_files(path) if path.is_dir() else ([path], [])
+    if path.is_fifo():  # reading it might never end
+        raise ValueError("it is a pipe, not a file")
+    if path.is_dir():
+        return folders.sort_files(path)
+    return [path], []
 
 
 def activation_maps(model: keras.Model, paths: Sequence[str | Path]) -> np.ndarray:
@@ -291,14 +306,19 @@ def activation_maps(model: keras.Model, paths: Sequence[str | Path]) -> np.ndarr
     temperature. It says where a score comes from, not why.
     """
     _, base, head = model.get_layer("one_pass").layers
-    places = keras.Model(base.input, base.layers[-1].input)  # up to the pooling
-    scaling, kernel = model.get_layer("scaling"), head.layers[-1].kernel
-    images = (photos.resize_photos([photos.read_photo(path)]) for path in paths)
+    pooling = base.layers[-1]
+    places = keras.Model(base.input, pooling.input)
+    scaling = model.get_layer("scaling")
+    kernel = head.layers[-1].kernel
+    maps = []
     # One photo at a time: a model that is called keeps the outputs of all layers to the
     # end.
-    return np.concatenate(
-        [ops.matmul(places(scaling(image)), kernel) for image in images]
-    )
+    for path in paths:
+        photo = photos.read_photo(path)
+        resized = photos.resize_photos([photo])
+        activations = places(scaling(resized))
+        maps.append(ops.matmul(activations, kernel))
+    return np.concatenate(maps)
 
 
 def export(model: keras.Model, path: str | Path, *, int8: bool = False) -> None:
@@ -324,16 +344,14 @@ def export(model: keras.Model, path: str | Path, *, int8: bool = False) -> None:
     neither words nor antialiasing.
     """
     path = Path(path)
-    photo = keras.Input(
-        model.get_layer("scaling").input.shape[1:], batch_size=1, name="photo"
-    )
-    behind = keras.Model(
-        model.get_layer("scaling").input, model.get_layer("probabilities").output
-    )
+    resized = model.get_layer("scaling").input
+    probabilities = model.get_layer("probabilities").output
+    behind = keras.Model(resized, probabilities)
+    photo = keras.Input(resized.shape[1:], batch_size=1, name="photo")
+    exported = keras.Model(photo, behind(photo))
     options = {"optimizations": [tf.lite.Optimize.DEFAULT]} if int8 else {}
     with files.replacing(path) as beside:
-        keras.Model(photo, behind(photo)).export(
-            beside, format="litert", verbose=False, **options
-        )
+        exported.export(beside, format="litert", verbose=False, **options)
+    names = "\n".join(classes_of(model))
     with files.replacing(path.with_suffix(".txt")) as beside:
-        beside.write_text("\n".join(classes_of(model)) + "\n", encoding="utf-8")
+        beside.write_text(f"{names}\n", encoding="utf-8")
