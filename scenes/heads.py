@@ -4,6 +4,7 @@ A classification head (section 4): build, train.
 Knows nothing of photos or files.
 """
 
+import functools
 import threading
 
 import keras
@@ -36,23 +37,26 @@ def check_data(
     ValueError
         The shapes do not fit, X holds NaN or infinity, or y holds another class.
     """
-    X, y = np.asarray(X, "float32"), np.asarray(y)
+    X = np.asarray(X, "float32")
+    y = np.asarray(y)
     if X.ndim != 2 or not len(X) or y.shape != X.shape[:1]:
         shapes = f"X {X.shape} and y {y.shape}"
         raise ValueError(f"{shapes} must be (n, n_features) and (n,)")
     finite = np.isfinite(X).all(axis=1)
     if not finite.all():
-        row = int(np.argmin(finite))
+        row = np.argmin(finite)
         raise ValueError(f"X holds NaN or infinity, first in row {row}")
     found = np.unique(y).tolist()
     low, high = found[0], found[-1]
-    if y.dtype.kind not in "iu" or low < 0 or high >= (n_classes or np.inf):
+    is_whole = y.dtype.kind in "iu"
+    if not is_whole or low < 0 or high >= (n_classes or np.inf):
         last = f" to {n_classes - 1}" if n_classes else ""
         allowed = f"whole numbers from 0{last}, as label.cat.codes"
         raise ValueError(f"y holds {low!r} to {high!r}; it must hold {allowed}")
     if n_classes is None:
         n_classes = max(2, high + 1)
-        if missing := set(range(n_classes)).difference(found):
+        missing = set(range(n_classes)).difference(found)
+        if missing:
             what = f"y never holds class {min(missing)}"
             raise ValueError(f"{what}, which needs an image to train on")
     return X, y.astype("int32"), n_classes
@@ -157,7 +161,13 @@ def train_head(
     bar = progress.bar(options.epochs, "Training the head", "epoch")
     move = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: bar.update())
     with _one_training, scenes.float32(), training.SettingUp() as setting_up, bar:
-        graph = _graph_of(X.shape[1], n_classes, options)
+        graph = _graph_of(
+            X.shape[1],
+            n_classes,
+            options.learning_rate,
+            options.dropout,
+            options.weight_decay,
+        )
         model, history = graph.fit(
             options.seed,
             X,
@@ -174,13 +184,9 @@ def train_head(
     return model.layers[0], table
 
 
-_kept = {}  # the graph of the last kind of head, by that kind
-
-
-def _graph_of(n_features, n_classes, options):
-    """Return the compiled graph of a kind of head: the kept one, or a new one."""
-    dropout, weight_decay = options.dropout, options.weight_decay
-    kind = n_features, n_classes, options.learning_rate, dropout, weight_decay
+@functools.lru_cache(maxsize=1)
+def _graph_of(n_features, n_classes, learning_rate, dropout, weight_decay):
+    """Return the compiled graph of a kind of head; that of the last kind is kept."""
 
     def build(seed):
         keras.utils.set_random_seed(seed)
@@ -189,7 +195,7 @@ def _graph_of(n_features, n_classes, options):
         )
         model = keras.Sequential([head])  # so that the head has no optimizer
         model.compile(
-            optimizer=keras.optimizers.Adam(options.learning_rate),
+            optimizer=keras.optimizers.Adam(learning_rate),
             loss="sparse_categorical_crossentropy",
             weighted_metrics=["accuracy"],
             steps_per_execution=STEPS,
@@ -197,7 +203,4 @@ def _graph_of(n_features, n_classes, options):
         )
         return model
 
-    if kind not in _kept:
-        _kept.clear()
-        _kept[kind] = training.SharedGraph(build)
-    return _kept[kind]
+    return training.SharedGraph(build)

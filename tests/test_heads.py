@@ -100,22 +100,18 @@ def test_another_seed_gives_other_weights(trained, photos):
 
 
 def test_heads_of_one_kind_share_a_graph_and_of_the_last_kind_alone(photos):
-    kept = scenes.heads._kept
-    graphs = []
+    graph_of = scenes.heads._graph_of
+    graph_of.cache_clear()
     for changed in ({"seed": 5}, {"epochs": 1}, {"dropout": 0.5}, {"dropout": 0.3}):
         scenes.heads.train_head(*photos, replace(OPTIONS, **{"epochs": 2} | changed))
-        graphs.extend(kept.values())
-    assert len(graphs) == 4
-    assert graphs[0] is graphs[1]
-    assert len(set(map(id, graphs))) == 3
+    found = graph_of.cache_info()
+    assert (found.hits, found.misses, found.currsize) == (1, 3, 1)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
-def test_it_computes_in_float32_whatever_a_cell_has_set(
-    policy, trained, photos, monkeypatch
-):
+def test_it_computes_in_float32_whatever_a_cell_has_set(policy, trained, photos):
     """And leaves it as it was; a classifier that is built is float32, too."""
-    monkeypatch.setattr(scenes.heads, "_kept", {})
+    scenes.heads._graph_of.cache_clear()
     parts = small_base_model(0), small_head(6)
     keras.config.set_dtype_policy(policy)
     keras.config.set_floatx("float64")
