@@ -28,16 +28,14 @@ import keras
 import numpy as np
 from keras import ops
 
-_cross_entropy = keras.losses.sparse_categorical_crossentropy
-
 
 class MeanPerHead(keras.metrics.Metric):
     """The (weighted) mean over an epoch's examples of one number per head."""
 
     def __init__(self, shape: tuple[int, int], name: str):
         super().__init__(name=name)
-        self.total = self.add_weight(shape, "zeros", name="total")
-        self.count = self.add_weight((), "zeros", name="count")
+        self.total = self.add_weight(shape, "zeros")
+        self.count = self.add_weight((), "zeros")
 
     def update_state(self, total, count):
         self.total.assign_add(total)
@@ -115,15 +113,13 @@ class SideBySideHeads(keras.Model):
         columns_a_rate = len(weight_decays) * n_classes
         column_rates = np.repeat(learning_rates, columns_a_rate).astype("float32")
 
-        width = n_others * n_classes
-        shape = (n_dropouts, n_features, width)
-        self.kernel = self.add_weight(shape, "zeros", name="kernel")
-        shape = (n_dropouts, 1, width)
-        self.bias = self.add_weight(shape, "zeros", name="bias")
         initializer = keras.initializers.GlorotUniform(seed)
         initial = initializer((n_features, n_classes))
         kernel = ops.tile(initial, (n_dropouts, 1, n_others))
+        self.kernel = self.add_weight(kernel.shape, "zeros", name="kernel")
         self.kernel.assign(kernel)
+        shape = (n_dropouts, 1, n_others * n_classes)
+        self.bias = self.add_weight(shape, "zeros", name="bias")
         self.mask_generator = keras.random.SeedGenerator(seed)
         self.head_loss = MeanPerHead(self.heads, "head_loss")
         self.head_accuracy = MeanPerHead(self.heads, "head_accuracy")
@@ -159,8 +155,11 @@ class SideBySideHeads(keras.Model):
         batch_size = ops.cast(n_examples, "float32")
         count = batch_size
         y = ops.reshape(y, (1, -1, 1))
-        y = ops.broadcast_to(y, ops.shape(y_pred)[:-1])
-        entropy = _cross_entropy(y, y_pred, from_logits=True)
+        shape = ops.shape(y_pred)[:-1]
+        y = ops.broadcast_to(y, shape)
+        entropy = keras.losses.sparse_categorical_crossentropy(
+            y, y_pred, from_logits=True
+        )
         predicted = ops.argmax(y_pred, axis=-1)
         correct = ops.equal(predicted, ops.cast(y, "int32"))
         correct = ops.cast(correct, "float32")
@@ -169,7 +168,8 @@ class SideBySideHeads(keras.Model):
             count = ops.sum(weights)
             entropy = entropy * weights
             correct = correct * weights
-        squares = ops.sum(ops.square(self.kernel), axis=1)
+        squares = ops.square(self.kernel)
+        squares = ops.sum(squares, axis=1)
         squares = ops.reshape(squares, (*self.heads, self.n_classes))
         penalties = ops.sum(squares, axis=-1) * self.penalties
         losses = ops.mean(entropy, axis=1) + penalties
