@@ -8,7 +8,6 @@ cluster. Knows nothing of photos and fine-tuning.
 import contextlib
 import dataclasses
 import gc
-import itertools
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +25,9 @@ from scenes import files, heads, progress, settings, side_by_side, store, traini
 # Columns trained side by side, heads x classes: more at once take no less time each.
 BLOCK_COLUMNS = 768
 KIND = "grid-search"  # of the entries of the store
-COLUMNS = [*scenes.HYPERPARAMETERS, "fold", "epoch", *scenes.METRICS]
+_ORDER = [*scenes.HYPERPARAMETERS, "fold", "epoch"]  # of the rows
+COLUMNS = [*_ORDER, *scenes.METRICS]
+Fold = tuple[np.ndarray, np.ndarray]  # its training rows, its validation rows
 _stopped = threading.Event()  # what trains in a thread looks at it after each call
 
 
@@ -95,12 +96,12 @@ def grid_search(
     blocks = divide(options, n_classes)
     made_of = [scenes.VERSIONS, dataclasses.asdict(options), len(blocks)]
     fingerprint = files.fingerprint(made_of, X, y, folds)
-    csv, cached = Path(csv), store.Store(cache)
+    cached = store.Store(cache)
+    csv = Path(csv)
     with files.locked(csv):
         is_resumed = bool(cached.parts(KIND, fingerprint))
         tables = list(_train_all(X, y, folds, blocks, cached, fingerprint))
-        order = [*scenes.HYPERPARAMETERS, "fold", "epoch"]
-        files.write_csv(pd.concat(tables).sort_values(order), csv)
+        files.write_csv(pd.concat(tables).sort_values(_ORDER), csv)
         cached.drop(KIND, fingerprint)
     results = pd.read_csv(csv)
     results.attrs["resumed"] = is_resumed
@@ -109,7 +110,7 @@ def grid_search(
 
 def make_folds(
     labels: np.ndarray, groups: Sequence | None, *, folds: int, seed: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
+) -> list[Fold]:
     """
     Return the (training rows, validation rows) of each fold; groups stay together.
 
@@ -123,7 +124,9 @@ def make_folds(
     groups : sequence of length n, or None
     folds, seed : int
     """
-    groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
+    if groups is None:
+        groups = np.arange(len(labels))
+    groups = np.asarray(groups)
     if groups.shape != labels.shape:
         raise ValueError(
             f"groups have the shape {groups.shape}, and labels {labels.shape}"
@@ -139,10 +142,13 @@ def make_folds(
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     splits = list(splitter.split(labels, labels, groups))
     shares = sizes / folds
+    limits = np.maximum(1, shares / 100)
     for _, rows in splits:
-        of_fold = different[different["group"].isin(groups[rows])]
-        found = of_fold["label"].value_counts().reindex(sizes.index, fill_value=0)
-        if ((found - shares).abs() >= np.maximum(1, shares / 100)).any():
+        in_fold = different["group"].isin(groups[rows])
+        found = different["label"][in_fold].value_counts()
+        found = found.reindex(sizes.index, fill_value=0)
+        gaps = (found - shares).abs()
+        if (gaps >= limits).any():
             return _folds_of_groups(splitter, different, groups)
     return splits
 
@@ -154,11 +160,14 @@ def _folds_of_groups(splitter, different, groups):
     Where a few photos have many copies, folds of as many photos would hold hardly any
     different ones of a class, or none.
     """
-    labels, names = (different[name].to_numpy() for name in ("label", "group"))
+    labels = different["label"].to_numpy()
+    names = different["group"].to_numpy()
     splits = []
     for _, rows in splitter.split(labels, labels, names):
         in_fold = np.isin(groups, names[rows])
-        splits.append((np.flatnonzero(~in_fold), np.flatnonzero(in_fold)))
+        training_rows = np.flatnonzero(~in_fold)
+        validation_rows = np.flatnonzero(in_fold)
+        splits.append((training_rows, validation_rows))
     return splits
 
 
@@ -172,8 +181,11 @@ def divide(options: settings.GridOptions, n_classes: int) -> list[settings.GridO
     rates = options.dropouts
     columns_a_rate = n_classes * _heads_a_rate(options)
     size = max(1, BLOCK_COLUMNS // columns_a_rate)
-    parts = [rates[start : start + size] for start in range(0, len(rates), size)]
-    return [dataclasses.replace(options, dropouts=part) for part in parts]
+    blocks = []
+    for start in range(0, len(rates), size):
+        part = rates[start : start + size]
+        blocks.append(dataclasses.replace(options, dropouts=part))
+    return blocks
 
 
 def _heads_a_rate(options):
@@ -181,18 +193,22 @@ def _heads_a_rate(options):
 
 
 def _train_all(X, y, folds, blocks, cached, fingerprint):
-    """Yield the table of each block and fold, as they are read or trained."""
+    """Yield the table of each block and fold: what an interrupted search left first."""
     calls = []
-    with progress.bar(len(folds) * len(blocks), "Grid search", "fold") as bar:
-        tasks = itertools.product(enumerate(blocks, 1), enumerate(folds, 1))
-        for (block_number, block), (fold_number, rows) in tasks:
-            part = f"fold-{fold_number}-block-{block_number}"
-            table = _read_table(cached, fingerprint, part, block)
-            if table is None:
-                calls.append((X, y, rows, block, fold_number, part))
-            else:
-                bar.update()
-                yield table
+    n_tasks = len(folds) * len(blocks)
+    with progress.bar(n_tasks, "Grid search", "fold") as bar:
+        for number, block in enumerate(blocks, 1):
+            n_heads = len(block.dropouts) * _heads_a_rate(block)
+            shape = n_heads * block.epochs, len(COLUMNS)
+            schema = {"table": (np.float64, shape)}
+            for fold, rows in enumerate(folds, 1):
+                part = f"fold-{fold}-block-{number}"
+                arrays = cached.get(KIND, fingerprint, schema, part)
+                if arrays is None:
+                    calls.append((X, y, rows, block, fold, part))
+                else:
+                    bar.update()
+                    yield pd.DataFrame(arrays["table"], columns=COLUMNS)
         threads = 1 if scenes.has_gpu() else min(2, joblib.cpu_count())
         trained = progress.run(train_fold, calls, threads=threads, stop=_stopped)
         with contextlib.closing(trained):  # nothing trains on after an interrupt
@@ -201,14 +217,6 @@ def _train_all(X, y, folds, blocks, cached, fingerprint):
                 cached.put(KIND, fingerprint, arrays, part)
                 bar.update()
                 yield table
-
-
-def _read_table(cached, fingerprint, part, block):
-    """Return the table of a fold that an interrupted search has finished, or None."""
-    n_rows = len(block.dropouts) * _heads_a_rate(block) * block.epochs
-    schema = {"table": (np.float64, (n_rows, len(COLUMNS)))}
-    arrays = cached.get(KIND, fingerprint, schema, part)
-    return None if arrays is None else pd.DataFrame(arrays["table"], columns=COLUMNS)
 
 
 class _StoppedError(Exception):
@@ -226,7 +234,7 @@ class _StopIfAsked(keras.callbacks.Callback):
 def train_fold(
     X: np.ndarray,
     y: np.ndarray,
-    rows: tuple[np.ndarray, np.ndarray],
+    rows: Fold,
     options: settings.GridOptions,
     fold: int,
     part: str = "",
@@ -256,14 +264,16 @@ def train_fold(
     """
     training_rows, validation_rows = rows
     n_classes = int(y.max()) + 1
-    weights = heads.class_weights(y[training_rows], options.class_weight, n_classes)
     # Tensors, since Keras would copy arrays once more.
     X_train = tf.convert_to_tensor(X[training_rows])
     X_val = tf.convert_to_tensor(X[validation_rows])
-    y_train, y_val = y[training_rows], y[validation_rows]
+    y_train = y[training_rows]
+    y_val = y[validation_rows]
+    weights = heads.class_weights(y_train, options.class_weight, n_classes)
     val_weights = heads.class_weights(y_val, options.class_weight, n_classes)
-    seeds = np.random.SeedSequence([options.seed, fold])
-    seed = int(seeds.generate_state(1)[0])
+    sequence = np.random.SeedSequence([options.seed, fold])
+    (state,) = sequence.generate_state(1)
+    seed = int(state)
     model = side_by_side.SideBySideHeads(
         learning_rates=options.learning_rates,
         dropouts=options.dropouts,
@@ -295,10 +305,11 @@ def train_fold(
 def _fold_table(settings_of_heads, history, epochs, fold):
     """Return a row for each epoch and head, in the order of the heads' axes."""
     table = pd.DataFrame(settings_of_heads * epochs)
+    numbers = range(1, epochs + 1)
     table["fold"] = fold
-    table["epoch"] = np.repeat(range(1, epochs + 1), len(settings_of_heads))
+    table["epoch"] = np.repeat(numbers, len(settings_of_heads))
     for name in scenes.METRICS:
-        validation, line, metric = name.rpartition("_")
-        values = history[f"{validation}{line}head_{metric}"]
-        table[name] = np.ravel(values).astype("float32")
+        key = f"head_{name}".replace("head_val", "val_head")
+        values = np.ravel(history[key])
+        table[name] = values.astype("float32")
     return table
