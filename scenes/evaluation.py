@@ -38,13 +38,13 @@ def rank_epochs(results: pd.DataFrame) -> pd.DataFrame:
     `summarize`.
     """
     folds = _by_fold(results)
-    table = pd.DataFrame({"val_accuracy": folds.mean(axis=1).round(9)})
-    table["val_loss"] = results.groupby(folds.index.names)["val_loss"].mean()
+    accuracies = folds.mean(axis=1)
+    table = accuracies.round(9).to_frame("val_accuracy")
+    losses = results.groupby(folds.index.names)["val_loss"]
+    table["val_loss"] = losses.mean()
     table["std"] = folds.std(axis=1)
     # What is still equal stays in the order of the hyperparameters and epochs.
-    table = table.sort_values(
-        ["val_accuracy", "val_loss"], ascending=[False, True], kind="stable"
-    )
+    table = table.sort_values(["val_accuracy", "val_loss"], ascending=[False, True])
     differences = folds.loc[table.index[0]] - folds
     table["gap"] = differences.mean(axis=1)
     table["gap_sem"] = differences.sem(axis=1)
@@ -69,8 +69,11 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
     """
     ranked = rank_epochs(results)
     table = ranked.drop_duplicates(scenes.HYPERPARAMETERS, ignore_index=True)
-    half = table["gap_sem"] * t.ppf(0.975, results["fold"].nunique() - 1)
-    return table.assign(gap_low=table["gap"] - half, gap_high=table["gap"] + half)
+    n_folds = results["fold"].nunique()
+    half = table["gap_sem"] * t.ppf(0.975, n_folds - 1)
+    table["gap_low"] = table["gap"] - half
+    table["gap_high"] = table["gap"] + half
+    return table
 
 
 def variation_shares(summary: pd.DataFrame) -> pd.Series:
@@ -171,8 +174,9 @@ def predictions_table(
     """
     table = images[["path", "label"]].reset_index(drop=True)
     table.insert(0, "model", model)
-    classes = list(images["label"].cat.categories)
-    return table.join(pd.DataFrame(probabilities, columns=classes))
+    classes = images["label"].cat.categories
+    columns = pd.DataFrame(probabilities, columns=classes)
+    return table.join(columns)
 
 
 def compare_models(
@@ -199,24 +203,26 @@ def compare_models(
     """
     classes = list(predictions.columns[3:])
     metric = "balanced accuracy" if class_weight else "accuracy"
-    rows, correct = {}, {}
+    rows, correct, gaps = {}, {}, {}
     for model, table in predictions.groupby("model"):
         y = table["label"].map(classes.index).to_numpy()
         probabilities = table[classes].to_numpy()
-        temperature = calibration.fit_temperature(probabilities, y)
-        scaled = calibration.apply_temperature(probabilities, temperature)
         correct[model] = probabilities.argmax(axis=1) == y
         strata = y if class_weight else np.zeros(len(y))
-        accuracy = pd.Series(correct[model]).groupby(strata).mean().mean()
+        by_class = pd.Series(correct[model]).groupby(strata)
+        accuracy = by_class.mean().mean()
+        temperature = calibration.fit_temperature(probabilities, y)
+        scaled = calibration.apply_temperature(probabilities, temperature)
         loss = log_loss(y, scaled, labels=range(len(classes)))
-        rows[model] = {metric: round(accuracy, 9), "log_loss": round(loss, 9)}
-    table = pd.DataFrame(rows).T.rename_axis("model")
+        rows[model] = {metric: accuracy, "log_loss": loss}
+    table = pd.DataFrame(rows).T.rename_axis("model").round(9)
     table = table.sort_values([metric, "log_loss"], ascending=[False, True])
     table["photos"] = len(y)
-    best = correct[table.index[0]]
-    others = table.index[1:]
-    gaps = {name: accuracy_difference(best, correct[name], strata) for name in others}
-    return table.join(pd.DataFrame(gaps, ["gap", "gap_low", "gap_high"]).T)
+    best, *others = table.index
+    for model in others:
+        gaps[model] = accuracy_difference(correct[best], correct[model], strata)
+    gaps = pd.DataFrame(gaps, ["gap", "gap_low", "gap_high"])
+    return table.join(gaps.T)
 
 
 def accuracy_difference(
@@ -237,15 +243,19 @@ def accuracy_difference(
     strata : ndarray, shape (n,), optional
         The class of each image: the difference is then that of balanced accuracies.
     """
+    if strata is None:
+        strata = np.zeros(len(correct))
     table = pd.DataFrame({"won": correct & ~other, "lost": other & ~correct})
-    groups = table.groupby(np.zeros(len(table)) if strata is None else strata)
+    groups = table.groupby(strata)
     means = groups.mean()
-    adjusted = (groups.sum() + 1).div(groups.size() + 2, axis=0)
-    shift = adjusted["won"] - adjusted["lost"]
-    variance = (adjusted.sum(axis=1) - shift**2) / (groups.size() + 2)
-    half = norm.ppf(0.975) * np.sqrt(variance.sum()) / len(variance)
     difference = (means["won"] - means["lost"]).mean()
-    return tuple(100 * np.array([difference, shift.mean() - half, shift.mean() + half]))
+    sizes = groups.size() + 2
+    adjusted = (groups.sum() + 1).div(sizes, axis=0)
+    shift = adjusted["won"] - adjusted["lost"]
+    variance = (adjusted.sum(axis=1) - shift**2) / sizes
+    half = norm.ppf(0.975) * np.sqrt(variance.sum()) / len(variance)
+    middle = shift.mean()
+    return 100 * difference, 100 * (middle - half), 100 * (middle + half)
 
 
 def describe_difference(difference: float, low: float, high: float) -> str:
@@ -388,13 +398,14 @@ def scores_by_class(labels: pd.Series, predictions: Sequence[str]) -> pd.DataFra
     scores = precision_recall_fscore_support(
         labels, predictions, labels=classes, zero_division=0
     )
-    table = pd.DataFrame(scores, ["precision", "recall", "F1", "support"], classes).T
+    names = ["precision", "recall", "F1", "support"]
+    table = pd.DataFrame(scores, names, classes).T
+    means = table[table["support"] > 0].mean()
+    means["support"] = len(labels)
     correct = pd.Series(labels == np.asarray(predictions))
     intervals = correct.groupby(labels).apply(calibration.accuracy).unstack()
     table.insert(2, "recall ci_low", intervals["ci_low"])
     table.insert(3, "recall ci_high", intervals["ci_high"])
-    means = table.loc[table["support"] > 0, ["precision", "recall", "F1"]].mean()
-    means["support"] = len(labels)
     table.loc["mean of the classes"] = means
     return table.astype({"support": int})
 
@@ -415,11 +426,12 @@ def confused_pairs(
         The number of pairs.
     """
     labels = labels.astype(str).to_numpy()
-    table = pd.DataFrame({"label": labels, "predicted": predictions, "photos": 1})
-    counts = table.groupby(["label", "predicted"])["photos"].sum().to_frame()
-    supports = counts.groupby("label")["photos"].transform("sum")
-    counts["share"] = counts["photos"] / supports
-    return counts.query("label != predicted").nlargest(n, "photos")
+    table = pd.DataFrame({"label": labels, "predicted": predictions})
+    pairs = table.groupby(["label", "predicted"]).size().to_frame("photos")
+    supports = pairs.groupby("label")["photos"].transform("sum")
+    pairs["share"] = pairs["photos"] / supports
+    errors = pairs.query("label != predicted")
+    return errors.nlargest(n, "photos")
 
 
 def loss_floor(label_smoothing: float, n_classes: int) -> float:
@@ -428,8 +440,8 @@ def loss_floor(label_smoothing: float, n_classes: int) -> float:
 
     With 0.1 and six classes it is 0.42: the targets are 0.917 and five times 0.017.
     """
-    others = label_smoothing / n_classes
-    targets = [1 - label_smoothing + others, *[others] * (n_classes - 1)]
+    targets = np.full(n_classes, label_smoothing / n_classes)
+    targets[0] += 1 - label_smoothing
     return float(entropy(targets))
 
 
@@ -465,12 +477,15 @@ def flag_labels(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     labels : ndarray of int, shape (n,)
         The column of each photo's label.
     """
-    own = np.eye(probabilities.shape[1], dtype=bool)[labels]
-    sums = np.where(own, probabilities, 0).sum(axis=0, dtype="float64")
-    thresholds = sums / np.maximum(own.sum(axis=0), 1)
-    passes = (probabilities >= thresholds) & own.any(axis=0)
+    _, n_classes = probabilities.shape
+    own = np.eye(n_classes, dtype=bool)[labels]
+    counts = own.sum(axis=0)
+    own_probabilities = np.where(own, probabilities, 0)
+    sums = own_probabilities.sum(axis=0, dtype="float64")
+    thresholds = sums / np.maximum(counts, 1)
+    passes = (probabilities >= thresholds) & (counts > 0)
     others = np.where(passes & ~own, probabilities, 0)
-    flagged = ~passes[own] & (others.max(axis=1) > 0)
+    flagged = ~passes[own] & others.any(axis=1)
     return np.where(flagged, others.argmax(axis=1), -1)
 
 
@@ -505,5 +520,6 @@ def list_flagged_labels(
     table["label_probability"] = probabilities[rows, codes]
     table["suggested_probability"] = probabilities[rows, suggested]
     table["difference"] = table["label_probability"] - table["suggested_probability"]
-    flagged = table[suggested >= 0].sort_values(["difference", "path"])
-    return flagged.drop(columns="difference").round(4).reset_index(drop=True)
+    flagged = table[suggested >= 0]
+    flagged = flagged.sort_values(["difference", "path"], ignore_index=True)
+    return flagged.drop(columns="difference").round(4)
