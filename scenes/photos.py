@@ -67,14 +67,16 @@ def printable(name: object) -> str:
     Return a name with control characters and undecodable bytes escaped, as `\n` or
     `\udcff`; marks of the direction of text are among them.
     """
-    return _CONTROL.sub(
-        lambda found: found[0].encode("unicode_escape").decode(), str(name)
-    )
+
+    def escape(found):
+        return found[0].encode("unicode_escape").decode()
+
+    return _CONTROL.sub(escape, str(name))
 
 
 def some(names: Iterable[object]) -> str:
     """Return up to ten names, and how many more there are."""
-    names = [printable(name) for name in names]
+    names = list(map(printable, names))
     listed = ", ".join(names[:10])
     if len(names) > 10:
         listed += f" and {len(names) - 10} more"
@@ -205,7 +207,8 @@ def _flatten(image):
         image = image.convert("LA")  # the only way out of this mode
     clear = image.convert("RGBA")
     alpha = clear.getchannel("A")
-    photo = _to_srgb(clear.convert("L" if image.mode == "LA" else "RGB"))
+    opaque_mode = "L" if image.mode == "LA" else "RGB"
+    photo = _to_srgb(clear.convert(opaque_mode))
     if image.format in _UNUSED_ALPHA and not alpha.getbbox():
         return photo
     white = Image.new("RGB", photo.size, "white")
@@ -315,7 +318,8 @@ def resize_photos(batch: Sequence[np.ndarray]) -> tf.Tensor:
     shapes = {photo.shape for photo in batch}
     with tf.device("CPU"):  # GPUs have no kernel for bytes, nor for antialiasing
         if len(shapes) > 1:
-            return tf.concat([resize_photos([photo]) for photo in batch], axis=0)
+            resized = [resize_photos([photo]) for photo in batch]
+            return tf.concat(resized, axis=0)
         photos = np.stack(batch)  # faster than one by one
         shrinks = max(photos.shape[1:3]) > size
         return tf.image.resize(photos, (size, size), antialias=shrinks)
@@ -344,7 +348,8 @@ def refuse(failed: Sequence[str], what: str = "failed") -> None:
 
 def photo_digest(photo: np.ndarray) -> str:
     """Return 32 hexadecimal digits by which the same shape and pixels are known."""
-    return files.digest(str(photo.shape).encode(), photo.tobytes())
+    shape = str(photo.shape)
+    return files.digest(shape.encode(), photo.tobytes())
 
 
 def refuse_unreadable(images: pd.DataFrame) -> None:
