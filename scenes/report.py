@@ -76,11 +76,13 @@ def write(path: Path, page: Path) -> None:
     if not any(cell.get("execution_count") for cell in notebook.cells):
         raise ValueError(f"{path} was not executed; run it first")
     check_page(page)
-    code_cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    for cell in code_cells:  # what is left of progress bars is empty
+    plots = []
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        # What is left of progress bars is empty.
         cell.outputs = [shown for shown in cell.outputs if shown.get("data") != {}]
-    outputs = [shown for cell in code_cells for shown in cell.outputs]
-    plots = [shown for shown in outputs if PLOTLY in shown.get("data", {})]
+        plots += [shown for shown in cell.outputs if PLOTLY in shown.get("data", {})]
     for number, plot in enumerate(plots):
         live = plotly.io.to_html(
             plot.data[PLOTLY],
@@ -91,7 +93,7 @@ def write(path: Path, page: Path) -> None:
         )
         plot.data = {"text/html": live}
     exporter = HTMLExporter(raw_template=TEMPLATE, embed_images=True)
-    about = {"name": path.stem, "path": str(settings.PROJECT)}
-    html, _ = exporter.from_notebook_node(notebook, {"metadata": about})
+    metadata = {"name": path.stem, "path": str(settings.PROJECT)}
+    html, _ = exporter.from_notebook_node(notebook, {"metadata": metadata})
     with files.replacing(page) as beside:
         beside.write_text(html, encoding="utf-8")
