@@ -29,7 +29,8 @@ class _Display:
     def write(self, text):
         if "\r" not in text:
             return  # how a terminal gets to its line
-        data = {"text/plain": text.strip()} if text.strip() else {}
+        text = text.strip()
+        data = {"text/plain": text} if text else {}
         if self._handle is not None:
             self._handle.update(data, raw=True)
         elif data:
@@ -154,7 +155,8 @@ def _outcomes(function, calls):
     """Yield (result, error) of each call; a lost worker ends in a sentence."""
     try:
         parallel = joblib.Parallel(return_as="generator_unordered")
-        yield from parallel(joblib.delayed(_outcome)(function, call) for call in calls)
+        outcome = joblib.delayed(_outcome)
+        yield from parallel(outcome(function, call) for call in calls)
     except Exception as error:  # joblib's backends raise each their own
         reason = str(error).partition("\n")[0]
         raise RuntimeError(
