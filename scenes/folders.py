@@ -96,7 +96,7 @@ def find_photos(folder: str | Path | None = None) -> Path | None:
     given = folder or os.environ.get("INTEL_PHOTOS")
     if given:
         return _existing(files.expand_home(given))
-    for place in (Path("intel-image-classification"), Path("archive"), Path(".")):
+    for place in map(Path, ("intel-image-classification", "archive", ".")):
         if place.is_dir() and "train" in _split_folders(place):
             return place
     on_kaggle = sorted(KAGGLE_INPUT.glob("**/seg_train/seg_train"))
@@ -115,7 +115,8 @@ def _existing(folder):
     if folder.exists():
         raise NotADirectoryError(f"{here} is a file; unpack an archive into a folder")
     beside = _subfolders(folder.parent) if folder.parent.is_dir() else []
-    near = difflib.get_close_matches(folder.name, [place.name for place in beside], 1)
+    names = [place.name for place in beside]
+    near = difflib.get_close_matches(folder.name, names, n=1)
     if near:
         meant = photos.printable(folder.with_name(near[0]))
         raise FileNotFoundError(f"there is no folder {here}; did you mean {meant}?")
@@ -139,7 +140,8 @@ def check_output(output: str | Path | None, folder: str | Path) -> None:
 
 
 def _subfolders(folder):
-    return sorted(e for e in folder.iterdir() if e.is_dir() and not _is_apart(e))
+    subfolders = filter(Path.is_dir, folder.iterdir())
+    return sorted(place for place in subfolders if not _is_apart(place))
 
 
 def _is_apart(folder):
@@ -170,8 +172,10 @@ def _split_of(folder):
 def _split_folders(folder):
     """Return the folder of each split that there is; Kaggle's archive doubles them."""
     found = {}
-    for entry in filter(_split_of, _subfolders(folder)):
+    for entry in _subfolders(folder):
         split = _split_of(entry)
+        if split is None:
+            continue
         if split in found:
             raise ValueError(
                 f"{photos.printable(folder)} holds {found[split].name} and "
@@ -295,39 +299,45 @@ def list_images(folder: str | Path) -> pd.DataFrame:
     root = folder.resolve()
     splits = _split_folders(folder)
     _check_layout(folder, splits)
-    rows, skipped, nested, empty = [], set(walk(folder)), {}, []
+    skipped = set(walk(folder))
+    rows, nested, empty = [], {}, []
     for split, place in _places(folder, splits):
         found, _ = sort_files(place)
-        skipped -= {*found}
+        skipped.difference_update(found)
         label = None
         if split != "prediction":
             label = place.name
             for inner in {path.parent for path in found} - {place}:
+                below = inner.relative_to(folder)
                 beside = place.with_name(inner.name).relative_to(folder)
-                nested[inner.relative_to(folder).as_posix()] = beside.as_posix()
+                nested[below.as_posix()] = beside.as_posix()
             if not found:
                 empty.append(f"{place.parent.name}/{place.name}")
         for path in found:
             name = path.relative_to(folder)
-            rows.append((name.as_posix(), label, split, str(root / name)))
+            file = str(root / name)
+            rows.append((name.as_posix(), label, split, file))
     images = pd.DataFrame(rows, columns=["path", "label", "split", "file"])
     _describe_rest(images["path"], skipped, nested, empty)
     classes = sorted(set(images["label"].dropna()))
     _check_classes(images, classes, splits.get("train", folder))
-    if {"validation", "test"} & set(images["split"]) == {"validation"}:
+    used = set(images["split"])
+    if "validation" in used and "test" not in used:
         name = splits["validation"].name
         print(f"No test split found; using {name}/ as the test split.")
         images["split"] = images["split"].replace("validation", "test")
-    images["label"] = pd.Categorical(images["label"], categories=classes)
-    images["split"] = pd.Categorical(images["split"], categories=scenes.SPLITS)
+    images["label"] = pd.Categorical(images["label"], classes)
+    images["split"] = pd.Categorical(images["split"], scenes.SPLITS)
     _describe(images, folder)
     return images
 
 
 def _places(folder, splits):
     """Yield (split, folder) of each class and of the prediction photos."""
-    for split, base in (splits or {"train": folder}).items():
-        for place in [base] if split == "prediction" else _subfolders(base):
+    bases = splits or {"train": folder}
+    for split, base in bases.items():
+        places = [base] if split == "prediction" else _subfolders(base)
+        for place in places:
             yield split, place
 
 
@@ -344,7 +354,8 @@ def _describe_rest(paths, skipped, nested, empty):
             f"the class; to make classes of these, move each up beside the class "
             f"folders, as {below} to {beside}."
         )
-    twice = paths[paths.str.replace(r"\.[^.]*$", "", regex=True).duplicated()]
+    stems = paths.str.replace(r"\.[^.]*$", "", regex=True)
+    twice = paths[stems.duplicated()]
     if len(twice):
         print(
             f"Names that stand twice, with two suffixes: {photos.some(twice)}; "
@@ -355,7 +366,7 @@ def _describe_rest(paths, skipped, nested, empty):
 def _check_layout(folder, splits):
     """Raise an error if splits look like classes."""
     here = photos.printable(folder)
-    tops = [place for place in _subfolders(folder) if _holds_photos(place)]
+    tops = list(filter(_holds_photos, _subfolders(folder)))
     classes = photos.some(place.name for place in tops if not _split_of(place))
     if splits:
         if "train" in splits and _subfolders(splits["train"]):
@@ -368,7 +379,10 @@ def _check_layout(folder, splits):
         )
     if len(tops) < 2:
         return
-    inner = [{p.name for p in _subfolders(place) if _holds_photos(p)} for place in tops]
+    inner = []
+    for place in tops:
+        below = filter(_holds_photos, _subfolders(place))
+        inner.append({subfolder.name for subfolder in below})
     are_alike = _LIKE_A_SPLIT.search(classes) and set.intersection(*inner)
     if are_alike or any(len(_split_folders(place)) > 1 for place in tops):
         raise ValueError(
@@ -395,14 +409,15 @@ def _check_classes(images, classes, base):
             )
         if photos.printable(name) != name:
             raise ValueError(f"{shown} is not text; rename its folder")
-        twin = same.setdefault(unicodedata.normalize("NFKC", name).casefold(), name)
+        normalized = unicodedata.normalize("NFKC", name)
+        twin = same.setdefault(normalized.casefold(), name)
         if twin != name:
             raise ValueError(
                 f"the classes {twin!a} and {name!a} in {here} or beside it are one "
                 f"name but for case or coding; rename or merge their folders"
             )
     trained = images.loc[images["split"] == "train", "label"]
-    untrained = set(classes) - set(trained)
+    untrained = set(classes).difference(trained)
     if untrained:
         raise FileNotFoundError(
             f"there is no photo in {photos.printable(base / min(untrained))}, though "
@@ -412,7 +427,8 @@ def _check_classes(images, classes, base):
 
 def _describe(images, folder):
     """Print what a folder was understood to hold."""
-    counts, classes = images["split"].value_counts(), images["label"].cat.categories
+    counts = images["split"].value_counts()
+    classes = images["label"].cat.categories
     purposes = ("photos for training", "for validation", "for testing", "to predict")
     parts = []
     for split, purpose in zip(scenes.SPLITS, purposes, strict=True):
@@ -420,7 +436,8 @@ def _describe(images, folder):
             parts.append(f"{counts[split]:,} {purpose}")
     here = photos.printable(folder.resolve().name)
     print(f"Found {len(classes)} classes in {here}: {', '.join(parts)}.")
-    for split in sorted({"test", "validation"} & set(images["split"])):
-        lacking = classes.difference(images.loc[images["split"] == split, "label"])
-        if len(lacking):
+    for split in ("test", "validation"):
+        present = images.loc[images["split"] == split, "label"]
+        lacking = classes.difference(present)
+        if counts[split] and len(lacking):
             print(f"The {split} split has no photo of: {photos.some(lacking)}.")
