@@ -117,8 +117,10 @@ class Output:
             return table
         path = self._of_run_or_committed(f"results/{name}")
         table = files.read_csv(path)
+        if "path" not in table:
+            return table
         # A run may be of a part of the committed photos, but not of none of them.
-        if "path" in table and not table["path"].isin(self.paths).any():
+        if not table["path"].isin(self.paths).any():
             what = f"{path} is of photos in other folders, as {table['path'][0]!r}"
             raise ValueError(f"{what}; set PHOTOS to them, or choose another OUTPUT")
         return table
@@ -130,8 +132,9 @@ class Output:
         return self._of_run_or_committed("classifier.keras")
 
     def _of_run_or_committed(self, name):
-        if (self.folder / name).exists():
-            return self.folder / name
+        path = self.folder / name
+        if path.exists():
+            return path
         if not self.has_committed_classes:
             what = f"{name} is missing in {self.folder}"
             raise ValueError(f"{what}: run all cells again")
@@ -163,18 +166,16 @@ def output_folder(namespace: dict, images: pd.DataFrame) -> Output:
     OSError
         The folder cannot be created.
     """
-    deciding = _deciding(namespace)
+    made = _deciding(namespace)
+    made["classes"] = list(images["label"].cat.categories)
+    made.update(settings.hash_files(namespace))
     labelled = images[images["label"].notna()]
-    made = {
-        **deciding,
-        "classes": list(images["label"].cat.categories),
-        **settings.hash_files(namespace),
-        # Where they lie makes no difference.
-        "photos": files.fingerprint(labelled[["label", "split", "digest", "group"]]),
-        "versions": scenes.VERSIONS,
-    }
+    # Where they lie makes no difference.
+    identity = labelled[["label", "split", "digest", "group"]]
+    made["photos"] = files.fingerprint(identity)
+    made["versions"] = scenes.VERSIONS
     settings.compare(namespace, made, ("classes", "photos"))
-    folder = Path(namespace["OUTPUT"] or Path("runs", _name(made)))
+    folder = Path(namespace["OUTPUT"] or f"runs/{_name(made)}")
     _recorded(folder)  # raises before anything is written beside others' files
     path = folder / "settings.json"
     with files.locked(path):
@@ -200,10 +201,11 @@ def _name(made):
     for name, value in made.items():
         if value == committed.get(name):
             continue
-        is_short = isinstance(value, int | float | None)
-        words.append(f"{name.lower()}-{value}" if is_short else name.lower())
-    words = words[:4] or ["unchanged"]
-    return "-".join([*words, files.fingerprint(made)[:8]])
+        words.append(name.lower())
+        if isinstance(value, int | float | None):
+            words[-1] += f"-{value}"
+    changes = "-".join(words[:4]) or "unchanged"
+    return f"{changes}-{files.fingerprint(made)[:8]}"
 
 
 def _recorded(folder):
@@ -223,7 +225,7 @@ def _recorded(folder):
 
 def _write(made, path):
     """Write a configuration so that papermill's -f repeats the run."""
-    flat = {name: value for name, value in made.items() if name.isupper()}
+    flat = {name: made[name] for name in made if name.isupper()}
     flat["recorded"] = {name: made[name] for name in made if name not in flat}
     text = json.dumps(flat, indent=1, ensure_ascii=False)
     # YAML, and so papermill, takes 1e-05 for text and 1.0e-05 for a number.
@@ -237,7 +239,8 @@ def _read(path):
     with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
         made = json.loads(path.read_text(encoding="utf-8"))
         # The facts are below `recorded`; in an earlier form, the settings were below.
-        made.update(made.pop("recorded", None) or made.pop("settings"))
+        nested = made.pop("recorded", None) or made.pop("settings")
+        made.update(nested)
         if made.keys() >= {"EPOCHS", "classes", "photos"}:
             return made
     raise ValueError(f"{path} records no configuration of a run; choose another OUTPUT")
