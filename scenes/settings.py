@@ -149,7 +149,9 @@ def _plain(value):
             return value
         case str() | os.PathLike():
             text = os.fspath(value)
-            return str(files.expand_home(text)) if text.startswith("~") else text
+            if text.startswith("~"):
+                return str(files.expand_home(text))
+            return text
         case numbers.Integral():
             return int(value)
         case numbers.Real():
@@ -281,7 +283,8 @@ def check_settings(namespace: dict) -> dict:
     _check_names(namespace)
     settings = pick(namespace)
     _check_files(settings)
-    made = {"versions": scenes.VERSIONS, **hash_files(settings)}
+    made = hash_files(settings)
+    made["versions"] = scenes.VERSIONS
     compare(namespace, made, ("corrections", "groups", "weights", "versions"))
     return settings
 
@@ -318,11 +321,12 @@ def _require(name, value, allowed):
 
 def _check_names(namespace):
     """Raise an error if a constant is called almost as a setting."""
-    known = [name.upper() for name in RULES]
+    known = list(map(str.upper, RULES))
     for name in namespace:
         if name in known or not name.isupper():
             continue
-        if near := difflib.get_close_matches(name, known, n=1, cutoff=0.8):
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        if near:
             raise ValueError(f"Unknown setting {name}; did you mean {near[0]}?")
 
 
@@ -358,8 +362,9 @@ def pick(namespace: dict) -> dict:
     for name in map(str.upper, RULES):
         if name not in namespace:
             raise ValueError(f"the setting {name} is missing: put it back")
-        check(**{name: namespace[name]})
-        settings[name] = _plain(namespace[name])
+        value = namespace[name]
+        check(**{name: value})
+        settings[name] = _plain(value)
     namespace.update(settings)
     return settings
 
