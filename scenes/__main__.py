@@ -77,17 +77,20 @@ def train(options: Namespace) -> int:
 
     from scenes import report
 
-    folder, parameters = Path(options.folder), read_parameters(options.parameters)
+    folder = Path(options.folder)
+    parameters = read_parameters(options.parameters)
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}")
     if parameters.keys() & {"PHOTOS", "DOWNLOAD"}:
         raise ValueError("the photos are those of FOLDER: leave PHOTOS, DOWNLOAD out")
     if not NOTEBOOK.exists():
         raise ValueError("start in the project's folder")
-    output = parameters.get("OUTPUT") or Path("runs", folder.resolve().name)
+    output = parameters.get("OUTPUT") or f"runs/{folder.resolve().name}"
     output = files.expand_home(output)
-    parameters |= {"PHOTOS": str(folder), "OUTPUT": str(output)}
-    notebook, failed = output / "run.ipynb", output / "failed.ipynb"
+    parameters["PHOTOS"] = str(folder)
+    parameters["OUTPUT"] = str(output)
+    notebook = output / "run.ipynb"
+    failed = output / "failed.ipynb"
     report.check_run(notebook)
     report.check_run(failed)
     page = notebook.with_suffix(".html")
@@ -109,7 +112,8 @@ def train(options: Namespace) -> int:
         if cell.get("id") == "summary":
             # A kernel sends what a cell prints in one piece or several.
             said = "".join(shown.text for shown in cell.outputs)
-            print(*map(photos.printable, said.splitlines()), sep="\n")
+            for line in said.splitlines():
+                print(photos.printable(line))
     return 0
 
 
