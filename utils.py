@@ -114,15 +114,16 @@ def audit_images(images: pd.DataFrame) -> pd.DataFrame:
     """
     is_readable = images["digest"] != ""
     readable = images[is_readable]
-    copies = readable.groupby("digest")
+    copies = readable.groupby("digest")[["path", "label", "split"]]
+    differs = copies.transform("nunique") > 1
     findings = {
         "unreadable": images[~is_readable],
-        "duplicate": readable[copies["path"].transform("size") > 1],
-        "conflicting labels": readable[copies["label"].transform("nunique") > 1],
-        "leakage": readable[copies["split"].transform("nunique") > 1],
+        "duplicate": readable[differs["path"]],
+        "conflicting labels": readable[differs["label"]],
+        "leakage": readable[differs["split"]],
     }
-    columns = ["finding", "path", "label", "split", "digest", "problem"]
     table = pd.concat(findings, names=["finding", None]).reset_index("finding")
+    columns = ["finding", "path", "label", "split", "digest", "problem"]
     return table[columns].sort_values(["finding", "digest", "path"])
 
 
@@ -143,8 +144,8 @@ def drop_leaks(images: pd.DataFrame) -> pd.DataFrame:
     highest = rank.groupby(images["digest"]).transform("max")
     is_leak = (rank < highest) & (images["digest"] != "")
     cells = split + " photo of " + images["label"].astype(str)
-    counts = split[is_leak].value_counts()
-    if len(counts):
+    if is_leak.any():
+        counts = split[is_leak].value_counts()
         what = " and ".join(f"{n} {name}" for name, n in counts.items())
         print(
             f"Left out {what} photo(s): the same photos are in the validation or test "
@@ -291,12 +292,14 @@ def cross_fit(
         head, _ = heads.train_head(X[training], y[training], head_options)
         split = np.full(len(images), "validation")
         split[training] = "train"
+        of_part = images.assign(split=split)
         base, head, _ = fine_tuning.fine_tune(
-            images.assign(split=split), base_model, head, options, cache=cache
+            of_part, base_model, head, options, cache=cache
         )
         model = classifier.build_classifier(base, head, classes)
         files = list(images["file"].iloc[held_out])
-        probabilities[held_out] = classifier.predict(model, files)[classes].to_numpy()
+        predictions = classifier.predict(model, files)
+        probabilities[held_out] = predictions[classes]
     return probabilities
 
 
@@ -350,7 +353,8 @@ def describe_times(
     """Return one line on the seconds of one head and of a search, unless it resumed."""
     if results.attrs["resumed"]:
         return "The search was resumed: its time is not that of the whole search."
-    n_settings, n_folds = len(evaluation.summarize(results)), results["fold"].nunique()
+    n_settings = len(evaluation.summarize(results))
+    n_folds = results["fold"].nunique()
     return (
         f"One head: {head_seconds:.0f} s; {n_settings} settings x {n_folds} folds: "
         f"{search_seconds:.0f} s, {search_seconds / n_folds:.0f} s a fold"
@@ -425,8 +429,8 @@ def choose_examples(
     shuffled = shuffled.sample(frac=1, random_state=0)
     errors = shuffled.query("not correct").head(2)
     unsure = shuffled.query("correct and not covered").head(2)
-    examples = pd.concat([errors, unsure, shuffled])[["path", "file"]]
-    return examples.drop_duplicates().head(4)
+    examples = pd.concat([errors, unsure, shuffled])
+    return examples[["path", "file"]].drop_duplicates().head(4)
 
 
 def show_predictions(
@@ -454,6 +458,5 @@ def show_predictions(
     if table.empty:
         return None
     marks = table["unsure"].map({True: " (unsure)", False: ""})
-    labels = table["label"].astype(str)
-    titles = labels + marks
+    titles = table["label"].astype(str) + marks
     return show_images(list(table["path"]), list(titles))
