@@ -250,7 +250,8 @@ def accuracy_difference(
     means = groups.mean()
     difference = (means["won"] - means["lost"]).mean()
     sizes = groups.size() + 2
-    adjusted = (groups.sum() + 1).div(sizes, axis=0)
+    counts = groups.sum() + 1
+    adjusted = counts.div(sizes, axis=0)
     shift = adjusted["won"] - adjusted["lost"]
     variance = (adjusted.sum(axis=1) - shift**2) / sizes
     half = norm.ppf(0.975) * np.sqrt(variance.sum()) / len(variance)
@@ -427,9 +428,10 @@ def confused_pairs(
     """
     labels = labels.astype(str).to_numpy()
     table = pd.DataFrame({"label": labels, "predicted": predictions})
-    pairs = table.groupby(["label", "predicted"]).size().to_frame("photos")
-    supports = pairs.groupby("label")["photos"].transform("sum")
-    pairs["share"] = pairs["photos"] / supports
+    counts = table.groupby(["label", "predicted"]).size()
+    pairs = counts.to_frame("photos")
+    supports = counts.groupby("label").transform("sum")
+    pairs["share"] = counts / supports
     errors = pairs.query("label != predicted")
     return errors.nlargest(n, "photos")
 
