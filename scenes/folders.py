@@ -148,7 +148,8 @@ def _is_apart(folder):
     """
     Return whether a folder is hidden, or holds what programs, this one too, keep in it.
     """
-    if folder.name.startswith(".") or folder.name.lower() in _APART:
+    name = folder.name.lower()
+    if name.startswith(".") or name in _APART:
         return True
     if (folder / ".scenes-maps").exists():  # by an earlier version, for its maps
         return True
@@ -212,7 +213,8 @@ def is_photo(path: Path) -> bool:
     """
     Return whether Pillow knows the file by its suffix; reading a pipe would never end.
     """
-    if path.name.startswith(".") or path.suffix.lower() not in PHOTO_SUFFIXES:
+    is_hidden = path.name.startswith(".")
+    if is_hidden or path.suffix.lower() not in PHOTO_SUFFIXES:
         return False
     return not path.is_dir() and not path.is_fifo()
 
@@ -367,13 +369,14 @@ def _check_layout(folder, splits):
     """Raise an error if splits look like classes."""
     here = photos.printable(folder)
     tops = list(filter(_holds_photos, _subfolders(folder)))
-    classes = photos.some(place.name for place in tops if not _split_of(place))
+    names = [place.name for place in tops if not _split_of(place)]
+    classes = photos.some(names)
     if splits:
         if "train" in splits and _subfolders(splits["train"]):
             return
-        names = photos.some(place.name for place in splits.values())
+        split_names = photos.some(place.name for place in splits.values())
         raise ValueError(
-            f"{here} holds {names}, the name of a split, beside "
+            f"{here} holds {split_names}, the name of a split, beside "
             f"{classes or 'no class'}, and no train/ with class folders: rename it if "
             f"it is a class, else put the class folders into train/; {LAYOUTS}"
         )
