@@ -117,7 +117,10 @@ def run(
         )
     is_default = isinstance(backend, joblib.parallel.LokyBackend)
     if not is_default or n_jobs is not None:
-        yield from _run_by_joblib(function, calls)
+        for result, error in _outcomes(function, calls):
+            if error is not None:
+                raise error
+            yield result
     elif threads == 1:
         for call in calls:
             yield function(*call)
@@ -143,16 +146,8 @@ def _run_in_threads(function, calls, threads, stop):
             stop.clear()
 
 
-def _run_by_joblib(function, calls):
-    """Yield the results of calls that joblib runs."""
-    for result, error in _outcomes(function, calls):
-        if error is not None:
-            raise error
-        yield result
-
-
 def _outcomes(function, calls):
-    """Yield (result, error) of each call; a lost worker ends in a sentence."""
+    """Yield (result, error) of each call by joblib; a lost worker is one sentence."""
     try:
         parallel = joblib.Parallel(return_as="generator_unordered")
         outcome = joblib.delayed(_outcome)
