@@ -213,7 +213,7 @@ def _recorded(folder):
     Return the configuration of the results in a folder; None if it holds no results.
     """
     path = folder / "settings.json"
-    results = [path.name for name in RESULTS for path in folder.glob(name)]
+    results = [found.name for pattern in RESULTS for found in folder.glob(pattern)]
     if path.exists():
         made = _read(path)
         return made if results else None
