@@ -139,7 +139,8 @@ def read_parameters(pairs: list[list[str]]) -> dict[str, object]:
 def new_csv(name: str) -> Path:
     """Return the path of a table to be written; say before the work if none can be."""
     path = Path(name)
-    if path.suffix.lower() != ".csv" or path.is_dir() or not path.parent.is_dir():
+    is_csv = path.suffix.lower() == ".csv" and not path.is_dir()
+    if not is_csv or not path.parent.is_dir():
         raise ArgumentTypeError(f"{name} must be a .csv file in a folder that exists")
     return path
 

@@ -264,7 +264,8 @@ def _white(numbers):
     that is all black or all white is not.
     """
     low, high = numbers.min(), numbers.max()
-    possible = (1, 255) if numbers.dtype.kind == "f" else (255, 65535)
+    is_float = numbers.dtype.kind == "f"
+    possible = (1, 255) if is_float else (255, 65535)
     white = next((number for number in possible if high <= number), np.inf)
     is_plain = low == high and high in (0, white)
     if low >= 0 and (is_plain or high - low >= white / 4):

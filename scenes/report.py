@@ -53,7 +53,8 @@ def check_run(path: Path) -> None:
 
 def check_page(page: Path) -> None:
     """Raise a ValueError if a file is there that is no report, and so a user's own."""
-    if page.exists() and not files.begins_with(page, MARK.encode()):
+    is_report = files.begins_with(page, MARK.encode())
+    if page.exists() and not is_report:
         raise ValueError(f"{page} exists and is no report; choose another place")
 
 
