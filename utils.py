@@ -91,7 +91,8 @@ def load_features(
         # Of all images, in their order: the last digit depends on the others of a
         # batch.
         return features.extract_features(images, base_model, cache=cache)
-    return features.load_bundled_features()[1][images.index]
+    _, X = features.load_bundled_features()
+    return X[images.index]
 
 
 def audit_images(images: pd.DataFrame) -> pd.DataFrame:
@@ -122,7 +123,8 @@ def audit_images(images: pd.DataFrame) -> pd.DataFrame:
         "conflicting labels": readable[differs["label"]],
         "leakage": readable[differs["split"]],
     }
-    table = pd.concat(findings, names=["finding", None]).reset_index("finding")
+    table = pd.concat(findings, names=["finding", None])
+    table = table.reset_index("finding")
     columns = ["finding", "path", "label", "split", "digest", "problem"]
     return table[columns].sort_values(["finding", "digest", "path"])
 
@@ -395,7 +397,7 @@ def show_photos(images: pd.DataFrame, titles: Sequence[str]) -> Figure | None:
     elif images["file"].isna().any():
         print("With the photos, this cell shows some of them.")
     else:
-        return show_images(list(images["file"]), list(titles))
+        return show_images(images["file"], titles)
 
 
 def choose_examples(
@@ -459,4 +461,4 @@ def show_predictions(
         return None
     marks = table["unsure"].map({True: " (unsure)", False: ""})
     titles = table["label"].astype(str) + marks
-    return show_images(list(table["path"]), list(titles))
+    return show_images(table["path"], titles)
