@@ -203,14 +203,14 @@ def compare_models(
     """
     classes = list(predictions.columns[3:])
     metric = "balanced accuracy" if class_weight else "accuracy"
-    rows, correct, gaps = {}, {}, {}
+    rows, correct = {}, {}
     for model, table in predictions.groupby("model"):
         y = table["label"].map(classes.index).to_numpy()
         probabilities = table[classes].to_numpy()
         correct[model] = probabilities.argmax(axis=1) == y
         strata = y if class_weight else np.zeros(len(y))
-        by_class = pd.Series(correct[model]).groupby(strata)
-        accuracy = by_class.mean().mean()
+        groups = pd.Series(correct[model]).groupby(strata)
+        accuracy = groups.mean().mean()
         temperature = calibration.fit_temperature(probabilities, y)
         scaled = calibration.apply_temperature(probabilities, temperature)
         loss = log_loss(y, scaled, labels=range(len(classes)))
@@ -219,9 +219,10 @@ def compare_models(
     table = table.sort_values([metric, "log_loss"], ascending=[False, True])
     table["photos"] = len(y)
     best, *others = table.index
+    differences = {}
     for model in others:
-        gaps[model] = accuracy_difference(correct[best], correct[model], strata)
-    gaps = pd.DataFrame(gaps, ["gap", "gap_low", "gap_high"])
+        differences[model] = accuracy_difference(correct[best], correct[model], strata)
+    gaps = pd.DataFrame(differences, ["gap", "gap_low", "gap_high"])
     return table.join(gaps.T)
 
 
