@@ -44,7 +44,7 @@ _REFUSED = (
     "path file label split digest problem model run unsure confidence "
     "NA #NA <NA> NaN nan -NaN -nan NULL null None"
 )
-REFUSED_CLASSES = {*_REFUSED.split()}
+REFUSED_CLASSES = set(_REFUSED.split())
 
 # Folders that programs keep beside photos: macOS in a zip, a NAS, Windows, and this
 # project.
@@ -73,7 +73,7 @@ _OTHERS = (
     ".arw .cr2 .cr3 .dng .emf .eps .heic .heif .hif .jxl .nef .orf .raf .raw .rw2 .svg "
     ".wmf"
 )
-OTHER_SUFFIXES = {*_OTHERS.split()}
+OTHER_SUFFIXES = set(_OTHERS.split())
 
 
 # --- Where they are -------------------------------------------------------------------
@@ -204,7 +204,7 @@ def walk(folder: str | Path) -> Iterator[Path]:
         here = Path(root)
         entered = [name for name in folders if not (here / name).is_symlink()]
         entered = sorted(name for name in entered if not _is_apart(here / name))
-        for name in sorted({*names, *folders} - {*entered}):
+        for name in sorted(set(names + folders) - set(entered)):
             yield here / name
         folders[:] = entered
 

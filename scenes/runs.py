@@ -169,7 +169,7 @@ def output_folder(namespace: dict, images: pd.DataFrame) -> Output:
     made = _deciding(namespace)
     made["classes"] = list(images["label"].cat.categories)
     made.update(settings.hash_files(namespace))
-    labelled = images[images["label"].notna()]
+    labelled = images.dropna(subset="label")
     # Where they lie makes no difference.
     identity = labelled[["label", "split", "digest", "group"]]
     made["photos"] = files.fingerprint(identity)
