@@ -136,7 +136,8 @@ def check(**values: object) -> None:
 
 def _hint(value):
     """Return what to do about numbers that YAML or papermill has taken for text."""
-    for text in value if isinstance(value, list) else [value]:
+    texts = value if isinstance(value, list) else [value]
+    for text in texts:
         if isinstance(text, str) and re.fullmatch(r"[\[\]\d.,e +-]+", text):
             return "; this is text: write 1.0e-4, not 1e-4, and lists after -y, not -p"
     return ""
