@@ -50,11 +50,12 @@ def counts(images: pd.DataFrame) -> go.Figure:
     images : DataFrame
         `split` and `label` of the photos.
     """
-    classes = look.classes(images["label"])
+    labels = images["label"]
+    classes = look.classes(labels)
     figure = go.Figure()
     for split, color in SPLIT_COLORS.items():
-        labels = images["label"][images["split"] == split]
-        photos = labels.value_counts(sort=False)
+        of_split = labels[images["split"] == split]
+        photos = of_split.value_counts(sort=False)
         figure.add_bar(x=classes, y=photos, name=split, marker_color=color)
     figure.update_traces(hovertemplate="%{x}: %{y:,} photos")
     figure.update_layout(barmode="stack", legend_title="split")
@@ -69,12 +70,14 @@ def counts(images: pd.DataFrame) -> go.Figure:
         figure.update_traces(texttemplate="%{y:,}", textposition="inside", textangle=0)
         figure.layout.uniformtext = {"minsize": 9, "mode": "hide"}
         figure.update_xaxes(look.class_ticks(classes))
-    photos = images["label"].value_counts(sort=False).set_axis(classes)
-    few, many = photos.min(), photos.max()
+    totals = labels.value_counts(sort=False).set_axis(classes)
+    few = totals.min()
+    many = totals.max()
     if many <= 1.5 * few:
         finding = f"The classes are nearly balanced: {few:,} to {many:,} photos"
     else:
-        rarest, largest = look.short(photos.idxmin()), look.short(photos.idxmax())
+        rarest = look.short(totals.idxmin())
+        largest = look.short(totals.idxmax())
         finding = f"{largest} has {many:,} photos, {rarest} {few:,}"
     return look.style(figure, "Photos by class and split", finding)
 
@@ -114,7 +117,8 @@ def feature_map(
     figure = go.Figure()
     if len(classes) > MANY_CLASSES:
         foreign = beside.sum(axis=0) - beside.diagonal()
-        shown = np.sort(np.argsort(-foreign)[: len(look.PALETTE)])
+        most_mixed = np.argsort(-foreign)[: len(look.PALETTE)]
+        shown = np.sort(most_mixed)
         others = ~np.isin(codes, shown)
         cloud = _cloud(places[others], look.GREY, "other classes")
         cloud.text = np.array(classes)[codes[others]]
@@ -166,9 +170,11 @@ def _neighbours(places, codes, n_classes):
     the map.
     """
     number = min(NEIGHBOURS, len(places) - 1)
-    found = NearestNeighbors(n_neighbors=number).fit(places)
-    beside = codes[found.kneighbors(return_distance=False)].ravel()
-    return confusion_matrix(codes.repeat(number), beside, labels=range(n_classes))
+    tree = NearestNeighbors(n_neighbors=number).fit(places)
+    neighbours = tree.kneighbors(return_distance=False)
+    beside = codes[neighbours].ravel()
+    own = codes.repeat(number)
+    return confusion_matrix(own, beside, labels=range(n_classes))
 
 
 def _most_confused(counts, classes):
@@ -179,9 +185,9 @@ def _most_confused(counts, classes):
     `counts`, shape (n_classes, n_classes), are those of true by predicted class.
     """
     both = np.triu(counts + counts.T, k=1)
-    first, second = np.unravel_index(both.argmax(), both.shape)
-    names = look.short(classes[first]), look.short(classes[second])
-    return " and ".join(names), both.max()
+    pair = np.unravel_index(both.argmax(), both.shape)
+    first, second = (look.short(classes[code]) for code in pair)
+    return f"{first} and {second}", both.max()
 
 
 # --- The grid search ------------------------------------------------------------------
@@ -215,31 +221,37 @@ def grid_search(ranked: pd.DataFrame, *, metric: str = "accuracy") -> go.Figure:
     for rate, cell in cells.items():
         lines = ended.loc[rate]
         x = np.tile(lines.columns, len(lines))
-        figure.add_trace(look.curve(x, np.ravel(lines), look.GREY), *cell)
+        y = np.ravel(lines)
+        trace = look.curve(x, y, look.GREY)
+        figure.add_trace(trace, *cell)
     mode = "lines" if len(epochs) > 1 else "markers"
     figure.update_traces(mode=mode, line_width=1, hoverinfo="skip", showlegend=False)
     figure.data[0].update(name="each setting", showlegend=True)
     best = ranked.iloc[0]
-    setting = rate, dropout, decay = tuple(best[scenes.HYPERPARAMETERS])
+    setting = tuple(best[scenes.HYPERPARAMETERS])
+    rate, dropout, decay = setting
     name = f"learning rate {rate:g}, dropout {dropout:g}, weight decay {decay:g}"
-    epoch, top = int(best["epoch"]), 100 * best["val_accuracy"]
+    epoch = int(best["epoch"])
+    top = 100 * best["val_accuracy"]
     curve = look.curve(epochs, curves.loc[setting], look.RED, f"best setting: {name}")
     point = look.curve([epoch], [top], look.RED, f"its best epoch: {epoch}")
     for trace in (curve, point):
         trace.marker.size = 9
         trace.hovertemplate = "epoch %{x}: %{y:.2f}%<extra></extra>"
         figure.add_trace(trace, *cells[rate])
-    later = curves[epochs[len(epochs) // 2 :]]
+    half = len(epochs) // 2
+    later = curves[epochs[half:]]
     low = later.stack().quantile(0.05)
     margin = 0.05 * (top - low) + 0.1
-    figure.update_yaxes(range=[low - margin, top + margin])
+    bottom = low - margin
+    figure.update_yaxes(range=[bottom, top + margin])
     room = 0.5 + 0.02 * np.ptp(epochs)
     figure.update_xaxes(range=[epochs[0] - room, epochs[-1] + room])
     look.epoch_ticks(figure, epochs)
     look.legend_below(figure)
     name = f"Grid search: {len(curves)} settings, mean over folds"
-    if (curves < low - margin).any(axis=None):
-        name = f"{name}; what is below {low - margin:.1f}% is cut off"
+    if (curves < bottom).any(axis=None):
+        name = f"{name}; what is below {bottom:.1f}% is cut off"
     finding = f"Highest {metric}: {top:.2f}%, with learning rate {rate:g}"
     others = curves.drop(rate).max(axis=1)
     if len(others):
@@ -256,18 +268,21 @@ def _panels(rates, y):
     """
     rows = -(-len(rates) // 4)
     columns = -(-len(rates) // rows)
+    titles = [f"learning rate {rate:g}" for rate in rates]
     figure = make_subplots(
         rows,
         columns,
         shared_xaxes="all",
         shared_yaxes="all",
-        subplot_titles=[f"learning rate {rate:g}" for rate in rates],
+        subplot_titles=titles,
         horizontal_spacing=0.02,
         vertical_spacing=0.2 / rows,
         x_title="epoch",
         y_title=y,
     )
-    cells = itertools.product(range(1, rows + 1), range(1, columns + 1))
+    row_numbers = range(1, rows + 1)
+    column_numbers = range(1, columns + 1)
+    cells = itertools.product(row_numbers, column_numbers)
     return figure, dict(zip(rates, cells, strict=False))
 
 
@@ -291,8 +306,9 @@ def gaps(
     """
     table = summary.assign(worse=summary["gap_low"] > 0)
     table = table.sort_values(["worse", "gap"], ignore_index=True)
-    decays = " weight decay " + table["weight_decay"].map("{:g}".format)
-    table["setting"] = table["dropout"].map("dropout {:g},".format) + decays
+    dropouts = table["dropout"].map("dropout {:g}, ".format)
+    decays = table["weight_decay"].map("weight decay {:g}".format)
+    table["setting"] = dropouts + decays
     figure = go.Figure()
     parts = zip(table.groupby("learning_rate"), look.markers(), strict=False)
     for (rate, part), (color, symbol) in parts:
@@ -310,18 +326,18 @@ def gaps(
     if len(table) <= NAMED_SETTINGS:
         ticks = {"tickvals": table.index, "ticktext": table["setting"]}
         figure.update_yaxes(ticks, showticklabels=True, tickfont_size=11)
-    ties = len(table) - table["worse"].sum()  # with the best
+    ties = (~table["worse"]).sum()  # with the best
     figure.add_hrect(-0.5, ties - 0.5, line_width=0, layer="below")
     text = "not measurably worse than the best"
     label = {"text": text, "textposition": "top right"}
     figure.update_shapes(fillcolor="#EBF0F8", label=label)
     finding = f"{ties - 1} of {len(table) - 1} others are {text}"
     shares = shares.rename(lambda key: key.replace("_", " "))
-    if len(shares) and shares.iloc[0] > 0.5:
+    if shares.max() > 0.5:
         finding = f"{shares.index[0].capitalize()} matters most; {finding}"
-    parts = ", ".join(f"{key} {share:.0%}" for key, share in shares.items())
+    parts = [f"{key} {share:.0%}" for key, share in shares.items()]
     name = f"Gap of each setting to the best of {len(table)}, with the 95% interval"
-    name = f"{name} of the difference<br>Shares of the variation: {parts}"
+    name = f"{name} of the difference<br>Shares of the variation: {', '.join(parts)}"
     return look.style(figure, name, finding, height=800)
 
 
@@ -353,7 +369,8 @@ def history(
     """
     figure = make_subplots(1, 2, horizontal_spacing=0.12)
     epochs = history["epoch"]
-    for column, (key, scale) in enumerate((("loss", 1), ("accuracy", 100)), 1):
+    scales = {"loss": 1, "accuracy": 100}
+    for column, (key, scale) in enumerate(scales.items(), start=1):
         values = scale * history[key]
         training = look.curve(epochs, values, look.BLUE, "training")
         training.line.dash = "dash"
@@ -367,7 +384,8 @@ def history(
     look.epoch_ticks(figure, epochs)
     look.legend_below(figure)
     accuracies = history.set_index("epoch")["val_accuracy"]
-    last, best = accuracies.iloc[-1], accuracies.max()
+    last = accuracies.iloc[-1]
+    best = accuracies.max()
     finding = f"Validation {metric} after epoch {epochs.iloc[-1]}: {last:.1%}"
     if loss_floor:
         look.level(figure, loss_floor, "lowest possible", col=1)
@@ -395,11 +413,11 @@ def learning_curve(table: pd.DataFrame, *, metric: str = "accuracy") -> go.Figur
     """
     accuracies = 100 * table.set_index("photos")["val_accuracy"]
     ends = accuracies.groupby("photos").agg(["count", "min", "mean", "max"])
+    means = ends["mean"]
     ranges = ends.where(ends["count"] > 1)
-    curve = look.curve(ends.index, ends["mean"], look.RED)
+    curve = look.curve(ends.index, means, look.RED)
     curve.mode = "lines+markers"
-    curve.error_y.array = ranges["max"] - ranges["mean"]
-    curve.error_y.arrayminus = ranges["mean"] - ranges["min"]
+    _add_error_bars(curve, ranges["min"], ranges["max"])
     curve.hovertemplate = "%{x:,} photos: %{y:.1f}%<extra></extra>"
     figure = go.Figure(curve)
     look.name_axes(figure, "training photos (log scale)", f"validation {metric} (%)")
@@ -407,7 +425,7 @@ def learning_curve(table: pd.DataFrame, *, metric: str = "accuracy") -> go.Figur
     finding = ""
     if len(ends) > 1:
         before, after = ends.index[-2:]
-        gain = ends["mean"][after] - ends["mean"][before]
+        gain = means[after] - means[before]
         finding = f"From {before:,} to {after:,} photos: {gain:+.1f} points"
     return look.style(figure, "Learning curve: mean and range over seeds", finding)
 
@@ -431,22 +449,26 @@ def confusion(
     """
     names = list(labels.cat.categories)
     counts = confusion_matrix(labels.astype(str), predictions, labels=names)
+    errors = counts - np.diag(counts.diagonal())
     classes = look.classes(labels)
     draw = _pairs if len(classes) > MANY_CLASSES else _matrix
-    pair, both = _most_confused(counts, classes)
-    errors = counts.sum() - counts.trace()
-    finding = (
-        f"{both:,} of {errors:,} errors are between {pair}" if errors else "No error"
-    )
-    return look.style(draw(counts, classes), name, finding, height=700)
+    figure = draw(counts, errors, classes)
+    finding = "No error"
+    if errors.any():
+        pair, both = _most_confused(errors, classes)
+        finding = f"{both:,} of {errors.sum():,} errors are between {pair}"
+    return look.style(figure, name, finding, height=700)
 
 
-def _matrix(counts, classes):
+def _matrix(counts, errors, classes):
     """Return a heat map of the errors of true by predicted class."""
-    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    texts = np.vectorize("{}<br>{:.1f}%".format)(counts, shares)
-    errors = shares - np.diag(shares.diagonal())
-    heat = go.Heatmap(x=classes, y=classes, z=errors, zmin=0, customdata=texts)
+    supports = counts.sum(axis=1, keepdims=True)
+    supports = np.maximum(supports, 1)
+    shares = 100 * counts / supports
+    write = np.vectorize("{}<br>{:.1f}%".format)
+    texts = write(counts, shares)
+    shown = 100 * errors / supports
+    heat = go.Heatmap(x=classes, y=classes, z=shown, zmin=0, customdata=texts)
     heat.hovertemplate = (
         "predicted class: %{x}<br>true class: %{y}<br>%{customdata}<extra></extra>"
     )
@@ -458,23 +480,23 @@ def _matrix(counts, classes):
         heat.showscale = False
     figure = go.Figure(heat)
     look.name_axes(figure, "predicted class", "true class")
-    axis = look.class_ticks(classes) | {"constrain": "domain", "showgrid": False}
+    axis = look.class_ticks(classes)
+    axis.update(constrain="domain", showgrid=False)
     figure.update_xaxes(axis)
     figure.update_yaxes(axis, autorange="reversed", scaleanchor="x")
     return figure
 
 
-def _pairs(counts, classes):
+def _pairs(counts, errors, classes):
     """Return bars of the ten most confused pairs of true and predicted class."""
-    errors = counts - np.diag(counts.diagonal())
+    supports = counts.sum(axis=1)
+    names = [look.short(name) for name in classes]
+    pairs = pd.DataFrame(errors).stack().nlargest(10)
     figure = go.Figure()
-    for place in np.argsort(-errors, axis=None, kind="stable")[:10]:
-        true, predicted = np.unravel_index(place, errors.shape)
-        photos = errors[true, predicted]
-        pair = f"{look.short(classes[true])} → {look.short(classes[predicted])}"
-        text = f"{photos:,} of {counts[true].sum():,}"
-        if photos:
-            figure.add_bar(x=[photos], y=[pair], text=text, marker_color=look.RED)
+    for (true, predicted), photos in pairs[pairs > 0].items():
+        pair = f"{names[true]} → {names[predicted]}"
+        text = f"{photos:,} of {supports[true]:,}"
+        figure.add_bar(x=[photos], y=[pair], text=text, marker_color=look.RED)
     figure.update_traces(orientation="h", hoverinfo="skip")
     figure.layout.showlegend = False
     figure.update_yaxes(autorange="reversed")
@@ -502,6 +524,7 @@ def reliability(
     """
     measure = calibration.expected_calibration_error
     errors = {key: 100 * measure(table) for key, table in tables.items()}
+    titles = [f"{key}: ECE {error:.1f}%" for key, error in errors.items()]
     figure = make_subplots(
         2,
         len(tables),
@@ -510,24 +533,26 @@ def reliability(
         row_heights=[0.8, 0.2],
         vertical_spacing=0.04,
         horizontal_spacing=0.06,
-        subplot_titles=[f"{key}: ECE {error:.1f}%" for key, error in errors.items()],
+        subplot_titles=titles,
     )
-    lowest = min(table["ci_low"].min() for table in tables.values())
-    lowest = min(lowest, *map(np.min, confidences.values()))
-    ends = [10 * np.floor(10 * lowest), 100]
+    lows = [table["ci_low"].min() for table in tables.values()]
+    lows += [np.min(values) for values in confidences.values()]
+    start = 10 * np.floor(10 * min(lows))
+    ends = [start, 100]
     for column, (key, table) in enumerate(tables.items(), start=1):
         diagonal = look.curve(ends, ends, "#999999")
         diagonal.line.dash = "dot"
-        points = _bins(100 * table, table["photos"])
+        points = _bins(table)
         figure.add_traces([diagonal, points], 1, column)
+        percents = 100 * np.asarray(confidences[key])
         # Rounding may have put a confidence beyond the ends; each photo is counted.
-        inside = np.clip(100 * np.asarray(confidences[key]), *ends)
+        inside = np.clip(percents, start, 100)
         photos, edges = np.histogram(inside, bins=40, range=ends)
         steps = look.curve(edges, [*photos, 0], look.BLUE)
         steps.line.shape = "hv"
         steps.update(fill="tozeroy", hoverinfo="skip")
         figure.add_trace(steps, 2, column)
-    shown = [ends[0], 102]  # the markers of an accuracy of 100% are shown whole
+    shown = [start, 102]  # the markers of an accuracy of 100% are shown whole
     figure.update_xaxes(range=shown)
     figure.update_xaxes(title="confidence (%)", row=2)
     figure.update_yaxes(range=shown, row=1)
@@ -539,26 +564,33 @@ def reliability(
     figure.layout.showlegend = False
     finding = ""
     in_order = list(errors.values())
-    before, after = in_order[0], in_order[-1]
+    before = in_order[0]
+    after = in_order[-1]
     if after < before:
         change = f"from {before:.1f}% to {after:.1f}%"
         finding = f"Temperature scaling lowers the calibration error {change}"
     return look.style(figure, name, finding, height=600)
 
 
-def _bins(table, photos):
+def _bins(table):
     """
     Return the points of a table of `reliability`, in percent, with their intervals.
     """
-    points = look.curve(table["confidence"], table["accuracy"], look.BLUE)
+    percents = 100 * table
+    points = look.curve(percents["confidence"], percents["accuracy"], look.BLUE)
     points.mode = "markers"
-    points.error_y.array = table["ci_high"] - table["accuracy"]
-    points.error_y.arrayminus = table["accuracy"] - table["ci_low"]
+    _add_error_bars(points, percents["ci_low"], percents["ci_high"])
     points.error_y.thickness = 1
-    points.customdata = photos
+    points.customdata = table["photos"]
     pointed = "confidence %{x:.1f}%, accuracy %{y:.1f}%, %{customdata} photos"
     points.hovertemplate = f"{pointed}<extra></extra>"
     return points
+
+
+def _add_error_bars(points, low, high):
+    """Let an error bar of each point reach from its lowest to its highest value."""
+    points.error_y.array = high - points.y
+    points.error_y.arrayminus = points.y - low
 
 
 def coverage(
@@ -584,14 +616,17 @@ def coverage(
     name : str
     """
     last = len(table) - 1
-    first = min(max(20, len(table) // 10) - 1, last)
-    rows = np.linspace(first, last, 400).astype(int)  # more make no other picture
-    drawn = 100 * table.iloc[np.unique(rows)]
+    first = max(20, len(table) // 10) - 1
+    first = min(first, last)
+    rows = np.linspace(first, last, 400, dtype=int)  # more make no other picture
+    rows = np.unique(rows)
+    drawn = 100 * table.iloc[rows]
     x = drawn["coverage"]
     line = look.curve(x, drawn["accuracy"], look.BLUE)
     line.hovertemplate = "coverage %{x:.1f}%: %{y:.1f}% correct<extra></extra>"
+    there_and_back = pd.concat([x, x[::-1]])
     edge = pd.concat([drawn["ci_low"], drawn["ci_high"][::-1]])
-    band = go.Scatter(x=pd.concat([x, x[::-1]]), y=edge, mode="lines", fill="toself")
+    band = go.Scatter(x=there_and_back, y=edge, mode="lines", fill="toself")
     band.update(line_width=0, fillcolor="rgba(0, 114, 178, 0.15)", hoverinfo="skip")
     figure = go.Figure([band, line])
     figure.layout.showlegend = False
@@ -676,4 +711,5 @@ def write_contents(folder: Path) -> None:
                 parts.append(f"![{page.stem}]({page.stem}.png)\n")
     path = folder / "README.md"
     if not path.exists() or files.begins_with(path, CONTENTS.encode()):
-        _write(path, "\n".join(parts).encode())
+        text = "\n".join(parts)
+        _write(path, text.encode())
