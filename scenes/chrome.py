@@ -49,12 +49,8 @@ class _Chrome:
             return None, self._failed
         if not self._loop:
             self._launch()
-        options = {
-            "width": figure.layout.width,
-            "height": figure.layout.height,
-            "format": "png",
-            "scale": 2,  # sharp on a screen of twice the density
-        }
+        # Sharp on a screen of twice the density.
+        options = {"format": "png", "scale": 2}
         try:
             self._started.result(START_PATIENCE)
             drawing = self._kaleido.calc_fig(figure.to_dict(), opts=options)
