@@ -51,8 +51,10 @@ def grid(
     rows = math.ceil(len(photos) / columns)
     lines = max(title.count("\n") + 1 for title in titles)
     height = width + 0.2 * lines
-    figure = Figure(figsize=(width * columns, height * rows), layout="tight")
-    for number, (photo, title) in enumerate(zip(photos, titles, strict=True), 1):
+    size = width * columns, height * rows
+    figure = Figure(figsize=size, layout="tight")
+    titled = zip(photos, titles, strict=True)
+    for number, (photo, title) in enumerate(titled, start=1):
         axis = figure.add_subplot(rows, columns, number)
         axis.axis("off")
         axis.imshow(photo, cmap="gray", vmin=0, vmax=255)
@@ -65,17 +67,20 @@ def _drawable(titles):
     """
     Return titles without characters that no font has, and the font families of theirs.
     """
-    missing = set(map(ord, "".join(titles))) - {ord("\n")}
-    missing -= _characters(font_manager.findfont(_FONT))
+    text = "".join(titles)
+    missing = set(map(ord, text)) - {ord("\n")}
+    first_font = font_manager.findfont(_FONT)
+    missing -= _characters(first_font)
     families = [_FONT]
     for font in font_manager.fontManager.ttflist:
         if not missing:
             break
-        # matplotlib warns if a family has no such style.
-        is_plain = font.style == "normal" and font.weight == 400
-        if is_plain and missing & _characters(font.fname):
+        if font.style != "normal" or font.weight != 400:
+            continue  # matplotlib warns if a family has no such style
+        found = missing & _characters(font.fname)
+        if found:
             families.append(font.name)
-            missing -= _characters(font.fname)
+            missing -= found
     if missing:
         _say_once(_HINT)
     codes = {number: f"\\u{number:04x}" for number in missing}

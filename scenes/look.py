@@ -30,7 +30,9 @@ PALETTE = (
     "#F0E442",
 )
 SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star")
-BLUE, RED, GREY = "#0072B2", "#D55E00", "#BFBFBF"
+BLUE = "#0072B2"
+RED = "#D55E00"
+GREY = "#BFBFBF"
 LETTERS = 24  # of a class's name that are shown; the mouse shows all
 
 # Of our own: a reader may have changed plotly's templates. (Nor are figures of
@@ -76,7 +78,9 @@ def style(
 
 def markers() -> Iterator[tuple[str, str]]:
     """Yield pairs of a colour and a symbol without end; the first 56 all differ."""
-    return zip(itertools.cycle(PALETTE), itertools.cycle(SYMBOLS), strict=True)
+    colors = itertools.cycle(PALETTE)
+    symbols = itertools.cycle(SYMBOLS)
+    return zip(colors, symbols, strict=True)
 
 
 def read_title(page: Path) -> str | None:
@@ -90,7 +94,8 @@ def read_title(page: Path) -> str | None:
         arguments = re.search(r"(?s)Plotly\.newPlot\((.*)\)", text)[1]
         _, _, layout, _ = json.loads(f"[{arguments}]")
         title, _, _ = layout["title"]["text"].partition("<br>")
-        return re.sub(r"([\\`*_~\[\]])", r"\\\1", " ".join(title.split()))
+        title = " ".join(title.split())
+        return re.sub(r"([\\`*_~\[\]])", r"\\\1", title)
     return None
 
 
@@ -134,7 +139,8 @@ def _plain(name):
     Return a name as plotly shows it letter by letter: not as HTML, a formula or a
     template.
     """
-    return html.escape(name, quote=False).replace("$", "&#36;").replace("%", "&#37;")
+    name = html.escape(name, quote=False)
+    return name.replace("$", "&#36;").replace("%", "&#37;")
 
 
 def classes(labels: pd.Series) -> list[str]:
