@@ -127,6 +127,12 @@ def curve(
     return line
 
 
+def error_bars(points: go.Scatter, low: pd.Series, high: pd.Series) -> None:
+    """Let the error bar of each point of a curve reach from a low to a high value."""
+    points.error_y.array = high - points.y
+    points.error_y.arrayminus = points.y - low
+
+
 def level(figure: go.Figure, y: float, text: str, col: int | str = "all") -> None:
     """Draw a value as a dotted line, with its name, in a column of panels or in all."""
     line = {"color": "#666666", "dash": "dot", "width": 1}

@@ -10,7 +10,6 @@ classes in their order; accuracies, confidences and coverages are between 0 and 
 are drawn in percent. A `name` is text, in which plotly reads HTML.
 """
 
-import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,12 +53,11 @@ def counts(images: pd.DataFrame) -> go.Figure:
     classes = look.classes(labels)
     figure = go.Figure()
     for split, color in SPLIT_COLORS.items():
-        of_split = labels[images["split"] == split]
-        photos = of_split.value_counts(sort=False)
+        photos = labels[images["split"] == split].value_counts(sort=False)
         figure.add_bar(x=classes, y=photos, name=split, marker_color=color)
     figure.update_traces(hovertemplate="%{x}: %{y:,} photos")
-    figure.update_layout(barmode="stack", legend_title="split")
-    figure.layout.legend.traceorder = "normal"
+    figure.layout.barmode = "stack"
+    figure.layout.legend.update(title="split", traceorder="normal")
     look.name_axes(figure, "class", "photos")
     figure.update_yaxes(tickformat=",")
     if len(classes) > MANY_CLASSES:
@@ -71,8 +69,7 @@ def counts(images: pd.DataFrame) -> go.Figure:
         figure.layout.uniformtext = {"minsize": 9, "mode": "hide"}
         figure.update_xaxes(look.class_ticks(classes))
     totals = labels.value_counts(sort=False).set_axis(classes)
-    few = totals.min()
-    many = totals.max()
+    few, many = totals.agg(["min", "max"])
     if many <= 1.5 * few:
         finding = f"The classes are nearly balanced: {few:,} to {many:,} photos"
     else:
@@ -135,8 +132,7 @@ def feature_map(
         rings.hoverinfo = "skip"
         figure.add_trace(rings)
     look.name_axes(figure, "t-SNE 1", "t-SNE 2")
-    figure.update_xaxes(showticklabels=False)
-    figure.update_yaxes(showticklabels=False)
+    figure.update_layout(xaxis_showticklabels=False, yaxis_showticklabels=False)
     figure.layout.legend.title.text = "class"
     photos = f"{len(rows):,} of {len(features):,} photos"
     name = f"t-SNE map of {photos}: only who is near whom means something"
@@ -173,8 +169,7 @@ def _neighbours(places, codes, n_classes):
     tree = NearestNeighbors(n_neighbors=number).fit(places)
     neighbours = tree.kneighbors(return_distance=False)
     beside = codes[neighbours].ravel()
-    own = codes.repeat(number)
-    return confusion_matrix(own, beside, labels=range(n_classes))
+    return confusion_matrix(codes.repeat(number), beside, labels=range(n_classes))
 
 
 def _most_confused(counts, classes):
@@ -208,9 +203,8 @@ def grid_search(ranked: pd.DataFrame, *, metric: str = "accuracy") -> go.Figure:
     metric : str
         What the accuracies are called.
     """
-    curves = ranked.pivot(
-        index=scenes.HYPERPARAMETERS, columns="epoch", values="val_accuracy"
-    )
+    names = scenes.HYPERPARAMETERS
+    curves = ranked.pivot(index=names, columns="epoch", values="val_accuracy")
     curves = 100 * curves.astype("float32")  # half the size in the notebook
     epochs = list(curves.columns)
     rates = list(curves.index.levels[0])
@@ -221,26 +215,24 @@ def grid_search(ranked: pd.DataFrame, *, metric: str = "accuracy") -> go.Figure:
     for rate, cell in cells.items():
         lines = ended.loc[rate]
         x = np.tile(lines.columns, len(lines))
-        y = np.ravel(lines)
-        trace = look.curve(x, y, look.GREY)
+        trace = look.curve(x, np.ravel(lines), look.GREY)
         figure.add_trace(trace, *cell)
-    mode = "lines" if len(epochs) > 1 else "markers"
-    figure.update_traces(mode=mode, line_width=1, hoverinfo="skip", showlegend=False)
-    figure.data[0].update(name="each setting", showlegend=True)
     best = ranked.iloc[0]
-    setting = tuple(best[scenes.HYPERPARAMETERS])
+    setting = tuple(best[names])
     rate, dropout, decay = setting
     name = f"learning rate {rate:g}, dropout {dropout:g}, weight decay {decay:g}"
     epoch = int(best["epoch"])
     top = 100 * best["val_accuracy"]
     curve = look.curve(epochs, curves.loc[setting], look.RED, f"best setting: {name}")
     point = look.curve([epoch], [top], look.RED, f"its best epoch: {epoch}")
+    mode = curve.mode  # one epoch makes no line
+    figure.update_traces(mode=mode, line_width=1, hoverinfo="skip", showlegend=False)
+    figure.data[0].update(name="each setting", showlegend=True)
     for trace in (curve, point):
         trace.marker.size = 9
         trace.hovertemplate = "epoch %{x}: %{y:.2f}%<extra></extra>"
         figure.add_trace(trace, *cells[rate])
-    half = len(epochs) // 2
-    later = curves[epochs[half:]]
+    later = curves[epochs[len(epochs) // 2 :]]
     low = later.stack().quantile(0.05)
     margin = 0.05 * (top - low) + 0.1
     bottom = low - margin
@@ -280,9 +272,7 @@ def _panels(rates, y):
         x_title="epoch",
         y_title=y,
     )
-    row_numbers = range(1, rows + 1)
-    column_numbers = range(1, columns + 1)
-    cells = itertools.product(row_numbers, column_numbers)
+    cells = [(row + 1, column + 1) for row, column in np.ndindex(rows, columns)]
     return figure, dict(zip(rates, cells, strict=False))
 
 
@@ -306,12 +296,11 @@ def gaps(
     """
     table = summary.assign(worse=summary["gap_low"] > 0)
     table = table.sort_values(["worse", "gap"], ignore_index=True)
-    dropouts = table["dropout"].map("dropout {:g}, ".format)
-    decays = table["weight_decay"].map("weight decay {:g}".format)
-    table["setting"] = dropouts + decays
+    describe = "dropout {:g}, weight decay {:g}".format
+    table["setting"] = list(map(describe, table["dropout"], table["weight_decay"]))
     figure = go.Figure()
-    parts = zip(table.groupby("learning_rate"), look.markers(), strict=False)
-    for (rate, part), (color, symbol) in parts:
+    by_rate = zip(table.groupby("learning_rate"), look.markers(), strict=False)
+    for (rate, part), (color, symbol) in by_rate:
         points = look.curve(100 * part["gap"], part.index, color, f"{rate:g}")
         points.mode = "markers"
         points.marker.symbol = symbol
@@ -334,7 +323,7 @@ def gaps(
     finding = f"{ties - 1} of {len(table) - 1} others are {text}"
     shares = shares.rename(lambda key: key.replace("_", " "))
     if shares.max() > 0.5:
-        finding = f"{shares.index[0].capitalize()} matters most; {finding}"
+        finding = f"{shares.idxmax().capitalize()} matters most; {finding}"
     parts = [f"{key} {share:.0%}" for key, share in shares.items()]
     name = f"Gap of each setting to the best of {len(table)}, with the 95% interval"
     name = f"{name} of the difference<br>Shares of the variation: {', '.join(parts)}"
@@ -378,9 +367,8 @@ def history(
         validation = look.curve(epochs, values, look.RED, "validation")
         figure.add_traces([training, validation], 1, column)
     figure.update_traces(showlegend=False, col=2)
-    figure.update_yaxes(title="loss", col=1)
+    look.name_axes(figure, "epoch", "loss")
     figure.update_yaxes(title=f"{metric} (%)", col=2)
-    figure.update_xaxes(title="epoch")
     look.epoch_ticks(figure, epochs)
     look.legend_below(figure)
     accuracies = history.set_index("epoch")["val_accuracy"]
@@ -394,8 +382,7 @@ def history(
         gain = 100 * (last - head_accuracy)
         finding = f"{finding}, {gain:+.1f} points against the head alone"
     elif best > last:
-        top = f"{best:.1%} after epoch {accuracies.idxmax()}"
-        finding = f"{finding} (highest: {top})"
+        finding = f"{finding} (highest: {best:.1%} after epoch {accuracies.idxmax()})"
     return look.style(figure, name, finding)
 
 
@@ -417,7 +404,7 @@ def learning_curve(table: pd.DataFrame, *, metric: str = "accuracy") -> go.Figur
     ranges = ends.where(ends["count"] > 1)
     curve = look.curve(ends.index, means, look.RED)
     curve.mode = "lines+markers"
-    _add_error_bars(curve, ranges["min"], ranges["max"])
+    look.error_bars(curve, ranges["min"], ranges["max"])
     curve.hovertemplate = "%{x:,} photos: %{y:.1f}%<extra></extra>"
     figure = go.Figure(curve)
     look.name_axes(figure, "training photos (log scale)", f"validation {metric} (%)")
@@ -447,7 +434,7 @@ def confusion(
         The predicted class of each image.
     name : str
     """
-    names = list(labels.cat.categories)
+    names = labels.cat.categories
     counts = confusion_matrix(labels.astype(str), predictions, labels=names)
     errors = counts - np.diag(counts.diagonal())
     classes = look.classes(labels)
@@ -462,16 +449,13 @@ def confusion(
 
 def _matrix(counts, errors, classes):
     """Return a heat map of the errors of true by predicted class."""
-    supports = counts.sum(axis=1, keepdims=True)
-    supports = np.maximum(supports, 1)
+    supports = counts.sum(axis=1, keepdims=True).clip(1)  # a class may have no photo
     shares = 100 * counts / supports
-    write = np.vectorize("{}<br>{:.1f}%".format)
-    texts = write(counts, shares)
+    texts = np.vectorize("{}<br>{:.1f}%".format)(counts, shares)
     shown = 100 * errors / supports
     heat = go.Heatmap(x=classes, y=classes, z=shown, zmin=0, customdata=texts)
-    heat.hovertemplate = (
-        "predicted class: %{x}<br>true class: %{y}<br>%{customdata}<extra></extra>"
-    )
+    pointed = "predicted class: %{x}<br>true class: %{y}<br>%{customdata}"
+    heat.hovertemplate = f"{pointed}<extra></extra>"
     heat.colorscale = [[0, "white"], [1, look.RED]]
     heat.colorbar.title.text = "% of the<br>true class"
     if len(classes) <= NUMBERED_CLASSES:
@@ -523,8 +507,9 @@ def reliability(
     name : str
     """
     measure = calibration.expected_calibration_error
-    errors = {key: 100 * measure(table) for key, table in tables.items()}
-    titles = [f"{key}: ECE {error:.1f}%" for key, error in errors.items()]
+    errors = [100 * measure(table) for table in tables.values()]
+    panels = zip(tables, errors, strict=True)
+    titles = [f"{key}: ECE {error:.1f}%" for key, error in panels]
     figure = make_subplots(
         2,
         len(tables),
@@ -539,6 +524,7 @@ def reliability(
     lows += [np.min(values) for values in confidences.values()]
     start = 10 * np.floor(10 * min(lows))
     ends = [start, 100]
+    most = 0
     for column, (key, table) in enumerate(tables.items(), start=1):
         diagonal = look.curve(ends, ends, "#999999")
         diagonal.line.dash = "dot"
@@ -548,6 +534,7 @@ def reliability(
         # Rounding may have put a confidence beyond the ends; each photo is counted.
         inside = np.clip(percents, start, 100)
         photos, edges = np.histogram(inside, bins=40, range=ends)
+        most = max(most, photos.max())
         steps = look.curve(edges, [*photos, 0], look.BLUE)
         steps.line.shape = "hv"
         steps.update(fill="tozeroy", hoverinfo="skip")
@@ -559,13 +546,10 @@ def reliability(
     figure.update_yaxes(title="accuracy (%)", row=1, col=1)
     figure.update_yaxes(title="photos", row=2, col=1)
     # Axes that are shared begin and end too early by themselves.
-    most = max(np.max(steps.y) for steps in figure.select_traces(row=2))
     figure.update_yaxes(range=[0, 1.05 * most], row=2)
     figure.layout.showlegend = False
     finding = ""
-    in_order = list(errors.values())
-    before = in_order[0]
-    after = in_order[-1]
+    before, after = errors[0], errors[-1]
     if after < before:
         change = f"from {before:.1f}% to {after:.1f}%"
         finding = f"Temperature scaling lowers the calibration error {change}"
@@ -579,18 +563,12 @@ def _bins(table):
     percents = 100 * table
     points = look.curve(percents["confidence"], percents["accuracy"], look.BLUE)
     points.mode = "markers"
-    _add_error_bars(points, percents["ci_low"], percents["ci_high"])
+    look.error_bars(points, percents["ci_low"], percents["ci_high"])
     points.error_y.thickness = 1
     points.customdata = table["photos"]
     pointed = "confidence %{x:.1f}%, accuracy %{y:.1f}%, %{customdata} photos"
     points.hovertemplate = f"{pointed}<extra></extra>"
     return points
-
-
-def _add_error_bars(points, low, high):
-    """Let an error bar of each point reach from its lowest to its highest value."""
-    points.error_y.array = high - points.y
-    points.error_y.arrayminus = points.y - low
 
 
 def coverage(
@@ -615,12 +593,10 @@ def coverage(
         The selective accuracy that the threshold was chosen for.
     name : str
     """
-    last = len(table) - 1
-    first = max(20, len(table) // 10) - 1
-    first = min(first, last)
-    rows = np.linspace(first, last, 400, dtype=int)  # more make no other picture
-    rows = np.unique(rows)
-    drawn = 100 * table.iloc[rows]
+    n = len(table)
+    first = min(n, max(20, n // 10)) - 1
+    rows = np.linspace(first, n - 1, 400, dtype=int)  # more make no other picture
+    drawn = 100 * table.iloc[np.unique(rows)]
     x = drawn["coverage"]
     line = look.curve(x, drawn["accuracy"], look.BLUE)
     line.hovertemplate = "coverage %{x:.1f}%: %{y:.1f}% correct<extra></extra>"
@@ -711,5 +687,4 @@ def write_contents(folder: Path) -> None:
                 parts.append(f"![{page.stem}]({page.stem}.png)\n")
     path = folder / "README.md"
     if not path.exists() or files.begins_with(path, CONTENTS.encode()):
-        text = "\n".join(parts)
-        _write(path, text.encode())
+        _write(path, "\n".join(parts).encode())
