@@ -447,8 +447,9 @@ def show_predictions(
         print(f"Put photos into {folder}/, and this cell shows the predictions.")
         return None
     found, skipped = folders.sort_files(Path(folder))
-    if skipped:
-        print(folders.describe_skipped(skipped))
+    said = folders.describe_skipped(skipped)
+    if said:
+        print(said)
     if not found:
         print(f"There is no photo in {folder}/.")
         return None

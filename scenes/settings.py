@@ -98,7 +98,7 @@ RULES = {
     "output": _FOLDER,
     "cache": (
         "a folder that can be written to, other than the project's own",
-        lambda value: value and _is_path(value) and Path(value).resolve() != PROJECT,
+        lambda value: _is_path(value) and value and Path(value).resolve() != PROJECT,
     ),
     # Keras takes 32 bits, and the runs of the notebook count on from it.
     "seed": _whole_number(0, 4 * 10**9),
@@ -352,7 +352,7 @@ def _check_files(settings):
             use(value)
         except Exception as error:  # h5py raises a dozen kinds
             words, _ = RULES[name.lower()]
-            reason, *_ = str(error).splitlines()
+            reason, *_ = str(error).splitlines() or [type(error).__name__]
             what = f"{name} is {value!r}; it must be {words} ({reason})"
             raise ValueError(what) from error
 

@@ -801,7 +801,8 @@ def test_the_readme_leaves_out_what_is_no_plot_with_a_title(drawing, tmp_path):
     """Files of a user, of an interrupted run or of another version."""
     (tmp_path / "folder.html").mkdir()
     odd = [b"\xff", b"<p>Plotly</p>", b'Plotly.newPlot("call", figure)']
-    odd.append(b'Plotly.newPlot("other", [], {"title": "text"}, {})')
+    for title in (b'"text"', b'{"text": 5}'):
+        odd.append(b'Plotly.newPlot("other", [], {"title": %b}, {})' % title)
     odd.append(go.Figure().to_html(include_plotlyjs=False).encode())
     for number, content in enumerate(odd):
         (tmp_path / f"{number}.html").write_bytes(content)

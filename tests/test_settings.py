@@ -4,6 +4,7 @@ import fractions
 import json
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import h5py
 import keras
@@ -43,7 +44,10 @@ RULES = {
         [5, "", "patient", "(a)(b)", "(", True, Path("g.csv")],
         [None, r"patient(\d+)/"],
     ),
-    "CACHE": ([None, "", 5, scenes.settings.PROJECT], ["cache", Path("cache")]),
+    "CACHE": (
+        [None, "", 5, np.ones(2), scenes.settings.PROJECT],
+        ["cache", Path("cache")],
+    ),
     "DOWNLOAD": ([1, None, "True"], [True, False]),
     "CROSS_FIT": ([0, None, "no"], [True, False]),
     "SEED": (
@@ -283,6 +287,14 @@ def test_a_cache_that_cannot_be_written_to_is_refused_at_once(cache, small_disk)
         ValueError, match=rf"^CACHE is '{cache}'; .* can be written to.*\(\[Errno"
     ):
         scenes.settings.check_settings({**SETTINGS, "CACHE": cache})
+
+
+def test_a_reason_without_words_is_its_kind(monkeypatch):
+    monkeypatch.setattr(scenes.files, "file_digest", Mock(side_effect=MemoryError))
+    with pytest.raises(
+        ValueError, match=r"^CORRECTIONS is 'a.csv'; .* \(MemoryError\)"
+    ):
+        scenes.settings.check_settings({**SETTINGS, "CORRECTIONS": "a.csv"})
 
 
 def test_corrections_that_cannot_be_read_are_refused_at_once():
