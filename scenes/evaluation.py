@@ -71,9 +71,9 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
     table = ranked.drop_duplicates(scenes.HYPERPARAMETERS, ignore_index=True)
     n_folds = results["fold"].nunique()
     half = table["gap_sem"] * t.ppf(0.975, n_folds - 1)
-    table["gap_low"] = table["gap"] - half
-    table["gap_high"] = table["gap"] + half
-    return table
+    low = table["gap"] - half
+    high = table["gap"] + half
+    return table.assign(gap_low=low, gap_high=high)
 
 
 def variation_shares(summary: pd.DataFrame) -> pd.Series:
@@ -347,7 +347,7 @@ def describe_doubts(
 
 
 def compare_accuracies(
-    images: pd.DataFrame, probabilities: dict[str, np.ndarray]
+    images: pd.DataFrame, probabilities: dict[str, np.ndarray], original: pd.DataFrame
 ) -> pd.DataFrame:
     """
     Return the accuracy of models on images, with its 95% confidence interval.
@@ -355,30 +355,30 @@ def compare_accuracies(
     Parameters
     ----------
     images : DataFrame
-        With the columns `corrected` (bool), if labels were corrected, and `left_out`
-        (bool), if photos were left out, which have their labels of before.
+        The images, with their labels.
     probabilities : dict of str to ndarray
-        Those of each model, by its name.
+        Those of each model, by its name, for the rows of `original`.
+    original : DataFrame
+        The same images with the labels before any correction, and behind them those
+        that were left out.
 
     Returns
     -------
     DataFrame
-        `accuracy`, `ci_low`, `ci_high` and `photos`, a row for each model, without what
-        was left out. If labels were corrected or photos left out, which flatters a
-        model that has flagged them, another row for all images whose labels were not
-        corrected, those that were left out among them.
+        `accuracy`, `ci_low`, `ci_high` and `photos`, a row for each model. If labels
+        were corrected or images left out, which flatters a model that has flagged them,
+        another row, `without corrections`: all images, with their original labels.
     """
     y = images["label"].cat.codes.to_numpy()
-    no = pd.Series(False, images.index)
-    corrected = images.get("corrected", no).to_numpy()
-    left_out = images.get("left_out", no).to_numpy()
+    y_original = original["label"].cat.codes.to_numpy()
+    is_corrected = not np.array_equal(y, y_original)
     rows = {}
     for name, of_model in probabilities.items():
-        correct = of_model.argmax(axis=1) == y
-        rows[name] = calibration.accuracy(correct[~left_out])
-        if corrected.any() or left_out.any():
-            others = f"{name}, without corrected labels"
-            rows[others] = calibration.accuracy(correct[~corrected])
+        predicted = of_model.argmax(axis=1)
+        rows[name] = calibration.accuracy(predicted[: len(y)] == y)
+        if is_corrected:
+            correct = predicted == y_original
+            rows[f"{name}, without corrections"] = calibration.accuracy(correct)
     return pd.DataFrame(rows).T
 
 

@@ -21,8 +21,8 @@ from scenes import base_model, features, files, heads, photos, progress, setting
 # worse than its own head. So there are more epochs until there are so many steps, but
 # not so many that a dozen images are learned by heart.
 MIN_STEPS, MAX_EPOCHS = 400, 60
-# Of half of the layers on two CPU cores; only to announce the time.
-STEPS_A_MINUTE = 240
+# Through half of the layers on two CPU cores; only to announce the time.
+IMAGES_A_MINUTE = 7500
 KIND = "fine-tuning"  # of the checkpoints in the store
 ACTIVATIONS = "activations"  # in the store
 KEPT_CHECKPOINTS = 12  # of 24 MB each: those of some four runs
@@ -89,9 +89,10 @@ def fine_tune(
     is_used = images["split"].isin(["train", "validation"])
     images = images[is_used]
     data = _read_targets(images, head, options.class_weight)
-    steps = math.ceil(len(data.training_rows) / options.batch_size)
-    epochs = count_epochs(steps, options.epochs)
-    options = dataclasses.replace(options, epochs=epochs)
+    n_images = len(data.training_rows)
+    epochs, batch_size = plan_epochs(n_images, options.epochs, options.batch_size)
+    options = dataclasses.replace(options, epochs=epochs, batch_size=batch_size)
+    steps = math.ceil(n_images / batch_size)
     cached = store.Store(cache)
     fingerprint = _fingerprint(images, base, head, options)
     keras.utils.set_random_seed(options.seed)
@@ -108,14 +109,21 @@ def fine_tune(
     return base, head, checkpoint.table()
 
 
-def count_epochs(steps: int, epochs: int) -> int:
+def plan_epochs(n_images: int, epochs: int, batch_size: int) -> tuple[int, int]:
     """
-    Return how many epochs of so many steps a training takes: `epochs`, or more.
+    Return the number of epochs and the batch size of a training of so many images.
 
-    More until there are `MIN_STEPS` steps, but not more than `MAX_EPOCHS` epochs.
+    They are those that are given, unless these make less than `MIN_STEPS` steps. Then
+    the batches are half as large, and there are more epochs until there are so many
+    steps, but not more than `MAX_EPOCHS`. (Batches of the full size would take twice as
+    long for as many steps, and make no better models: tools/BENCHMARK.md.)
     """
-    enough = math.ceil(MIN_STEPS / steps)
-    return max(epochs, min(MAX_EPOCHS, enough))
+    if epochs * math.ceil(n_images / batch_size) < MIN_STEPS:
+        batch_size = math.ceil(batch_size / 2)
+        steps = math.ceil(n_images / batch_size)
+        enough = math.ceil(MIN_STEPS / steps)
+        epochs = max(epochs, min(MAX_EPOCHS, enough))
+    return epochs, batch_size
 
 
 def describe_time(sizes: Sequence[int], epochs: int) -> str:
@@ -124,11 +132,15 @@ def describe_time(sizes: Sequence[int], epochs: int) -> str:
 
     `epochs` are those of the options, `sizes` the numbers of photos.
     """
-    steps = [math.ceil(n / settings.FineTuningOptions.batch_size) for n in sizes]
-    batches = sum(n * count_epochs(n, epochs) for n in steps)
+    batch_size = settings.FineTuningOptions.batch_size
+    seen = 0
+    for n_images in sizes:
+        epochs_of_size, _ = plan_epochs(n_images, epochs, batch_size)
+        seen += epochs_of_size * n_images
+    minutes = math.ceil(seen / IMAGES_A_MINUTE)
     return (
-        f"Fine-tuning: up to {len(sizes)} trainings, about "
-        f"{math.ceil(batches / STEPS_A_MINUTE)} min on two CPU cores (less if resumed)."
+        f"Fine-tuning: up to {len(sizes)} trainings, about {minutes} min on two CPU "
+        f"cores (less if resumed)."
     )
 
 

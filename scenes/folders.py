@@ -99,10 +99,10 @@ def find_photos(folder: str | Path | None = None) -> Path | None:
     for place in map(Path, ("intel-image-classification", "archive", ".")):
         if place.is_dir() and "train" in _split_folders(place):
             return place
-    on_kaggle = sorted(KAGGLE_INPUT.glob("**/seg_train"))  # the outer one, if doubled
+    on_kaggle = sorted(KAGGLE_INPUT.glob("**/seg_train/seg_train"))
     if not on_kaggle:
         return None
-    place = on_kaggle[0].parent
+    place = on_kaggle[0].parents[1]
     print(f"Using the photos in {place}.")
     return place
 

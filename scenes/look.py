@@ -89,8 +89,8 @@ def read_title(page: Path) -> str | None:
     None if the file is no such figure, or has no title.
     """
     # What is no such file fails in many ways.
-    of_others = AttributeError, LookupError, OSError, TypeError, ValueError
-    with contextlib.suppress(*of_others):
+    failures = AttributeError, LookupError, OSError, TypeError, ValueError
+    with contextlib.suppress(*failures):
         text = page.read_text(encoding="utf-8")
         arguments = re.search(r"(?s)Plotly\.newPlot\((.*)\)", text)[1]
         _, _, layout, _ = json.loads(f"[{arguments}]")

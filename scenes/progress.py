@@ -147,7 +147,7 @@ def _run_in_threads(function, calls, threads, stop):
 
 
 def _outcomes(function, calls):
-    """Yield (result, error) of each call by joblib; a lost worker is one sentence."""
+    """Yield (result, error) of each call; a lost worker is an error of one sentence."""
     try:
         parallel = joblib.Parallel(return_as="generator_unordered")
         outcome = joblib.delayed(_outcome)

@@ -237,10 +237,11 @@ class FineTuningOptions(_Options):
     label_smoothing : float
         The share of each label that is spread over all classes (Szegedy et al., 2016).
     epochs : int
-        At least; small training sets take more, see `fine_tuning.count_epochs`.
+        At least; few images take more, see `fine_tuning.plan_epochs`.
     weight_decay : float
         Of AdamW (Loshchilov & Hutter, 2019), on all weights but biases.
     batch_size : int
+        Half of it for few images, see `fine_tuning.plan_epochs`.
     class_weight : None or 'balanced'
         See `heads.class_weights`.
     seed : int

@@ -295,28 +295,18 @@ def test_balanced_class_weights_compare_balanced_accuracies():
     assert balanced["balanced accuracy"].item() == 0.5
 
 
-def test_accuracy_is_also_given_without_corrected_labels():
-    images = pd.DataFrame({"label": pd.Categorical(list("aabb"))})
-    table = scenes.evaluation.compare_accuracies(images, {"head": np.array(UNSURE)})
+@pytest.mark.parametrize("labels", ["aaba", "aab"])
+def test_accuracy_is_also_given_without_corrections(labels):
+    """UNSURE is wrong for the last photo, which is relabelled or left out."""
+    original = pd.DataFrame({"label": pd.Categorical(list("aabb"))})
+    corrected = pd.DataFrame({"label": pd.Categorical(list(labels))})
+    models = {"head": np.array(UNSURE)}
+    compare = scenes.evaluation.compare_accuracies
+    table = compare(original, models, original)
     assert table["accuracy"].to_dict() == {"head": 0.75}
-    images["corrected"] = [False, False, False, True]
-    table = scenes.evaluation.compare_accuracies(images, {"head": np.array(UNSURE)})
-    assert table["accuracy"].to_dict() == {
-        "head": 0.75,
-        "head, without corrected labels": 1,
-    }
-
-
-def test_a_photo_that_is_left_out_still_counts_without_corrected_labels():
-    """UNSURE is wrong for the last photo, which is left out."""
-    images = pd.DataFrame({"label": pd.Categorical(list("aabb"))})
-    images["left_out"] = [False, False, False, True]
-    table = scenes.evaluation.compare_accuracies(images, {"head": np.array(UNSURE)})
-    assert table["accuracy"].to_dict() == {
-        "head": 1,
-        "head, without corrected labels": 0.75,
-    }
-    assert list(table["photos"]) == [3, 4]
+    table = compare(corrected, models, original)
+    assert table["accuracy"].to_dict() == {"head": 1, "head, without corrections": 0.75}
+    assert list(table["photos"]) == [len(labels), 4]
 
 
 def test_scores_of_each_class_and_their_mean():

@@ -294,24 +294,34 @@ def test_weights_but_no_biases_decay(head):
 
 
 @pytest.mark.parametrize(
-    ("steps", "epochs", "right"),
-    [(80, 5, 5), (79, 5, 6), (7, 5, 58), (6, 5, 60), (1, 90, 90)],
+    ("n_images", "epochs", "right"),
+    [
+        (2529, 5, (5, 32)),
+        (2528, 5, (5, 16)),
+        (225, 5, (27, 16)),
+        (224, 5, (29, 16)),
+        (10, 5, (60, 16)),
+        (10, 90, (90, 16)),
+        (10, 400, (400, 32)),
+    ],
 )
-def test_few_images_train_for_more_epochs(steps, epochs, right, monkeypatch):
+def test_few_images_train_for_more_epochs_in_smaller_batches(
+    n_images, epochs, right, monkeypatch
+):
     monkeypatch.setattr(fine_tuning, "MIN_STEPS", 400)
-    assert fine_tuning.count_epochs(steps, epochs) == right
+    assert fine_tuning.plan_epochs(n_images, epochs, 32) == right
 
 
 def test_how_long_it_takes_is_announced_for_all_trainings_and_by_none(
     tune, monkeypatch, capsys
 ):
-    """By hand: 58 epochs of 7 batches, twice, and 5 of 100: 1,312 batches, 240 a min."""
+    """By hand: 29 epochs of 224 images, 31 of 200, 5 of 3,200: 28,696; 7,500 a min."""
     *_, history = tune(epochs=3)
     assert list(history["epoch"]) == [1, 2, 3]
     assert "CPU" not in capsys.readouterr().out
     monkeypatch.setattr(fine_tuning, "MIN_STEPS", 400)
     said = fine_tuning.describe_time([224, 200, 3200], epochs=5)
-    assert said.startswith("Fine-tuning: up to 3 trainings, about 6 min on two CPU")
+    assert said.startswith("Fine-tuning: up to 3 trainings, about 4 min on two CPU")
 
 
 def test_balanced_class_weights_are_those_of_each_split(tune, images, drawn_once):
