@@ -107,7 +107,7 @@ SPLITS = ("train", "validation", "test", "prediction")
 FEATURES_FORMAT = 4
 # Counts the changes of our code that change numbers: results of another one are not
 # mixed, and unfinished work of another one is not resumed.
-RESULTS_FORMAT = 3
+RESULTS_FORMAT = 4
 VERSIONS = {
     "tensorflow": tf.__version__,
     "keras": keras.__version__,

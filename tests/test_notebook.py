@@ -1007,28 +1007,32 @@ def test_the_photos_of_the_most_frequent_error_are_shown(committed, guesses, sho
 
 
 def test_a_test_photo_that_corrections_leave_out_still_counts_in_one_row(committed):
-    """The features are the probabilities; of the test photos, only it is an error."""
-    labelled = pd.DataFrame({"label": pd.Categorical(list("aabbabab")), "file": None})
-    labelled["path"] = [f"{row}.jpg" for row in labelled.index]
+    """
+    One is left out and one relabelled: the two errors, since features are
+    probabilities.
+    """
+    labelled = pd.DataFrame({"label": pd.Categorical(list("aaababab")), "file": None})
+    labelled["path"] = labelled.index.astype(str)
     labelled["split"] = ["test"] * 4 + ["train"] * 2 + ["validation"] * 2
     X = np.eye(2, dtype="float32")[[1, 0, 1, 1, 0, 1, 0, 1]]
-    images = labelled.drop(index=0).assign(corrected=labelled.index[1:] == 2)
+    images = labelled.drop(index=0)
+    images.loc[2, "label"] = "b"
     test = labelled["split"] == "test"
     predicted = evaluation.predictions_table(labelled[test], X[test], "tuned")
     stand_in = Mock(wraps=utils, load_features=Mock(return_value=X))
     given = {"labelled": labelled, "images": images, "utils": stand_in, "np": np}
-    given |= {"validation_is_given": False, "base_model": None, "CACHE": None}
-    given |= {"with_photos": False, "output": Mock(keep=Mock(return_value=predicted))}
-    given |= {"selected": "tuned", "run": "this run", "pd": pd}
-    given |= {"final_head": Mock(predict=lambda X, verbose: X)}
-    given |= {"evaluation": evaluation}
-    cells = ["extract", "final-predict", "accuracy"]
+    given |= {"validation_is_given": False, "base_model": None, "with_photos": False}
+    given |= {"output": Mock(keep=Mock(return_value=predicted)), "selected": "tuned"}
+    given |= {"evaluation": evaluation, "run": "this run", "pd": pd}
+    head = Mock(predict=lambda X, verbose: X)
+    given |= {"train_head": lambda X, y, options: (head, None), "head_options": None}
+    cells = ["extract", "final", "accuracy"]
     table = run_cells(committed, *cells, **given)["accuracies"]
-    assert list(table["photos"]) == [3] * 4
+    assert list(table["photos"]) == [3, 4] * 2
     accuracies = table["accuracy"].to_dict()
     for name in ("head", "tuned"):
         assert accuracies[name] == 1
-        assert accuracies[f"{name}, without corrected labels"] == 2 / 3
+        assert accuracies[f"{name}, without corrections"] == 1 / 2
 
 
 @pytest.mark.parametrize(
