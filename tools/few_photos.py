@@ -121,6 +121,8 @@ def measure(folder: Path, thinned: int, seed: int, cache: str) -> dict:
     for rate in tunings:
         pair = tune(images, head, rate)
         guesses[rate] = predict(pair, images[validation])
+        is_right = guesses[rate].argmax(axis=1) == y[validation]
+        row[f"validation, {rate}"] = is_right.mean()
         row[f"fine-tuned, {rate}"] = accuracy(predict(pair, images[test]))
     tables = [
         evaluation.predictions_table(images[validation], probabilities, name)
