@@ -113,9 +113,9 @@ def plan_epochs(n_images: int, epochs: int, batch_size: int) -> tuple[int, int]:
     """
     Return the number of epochs and the batch size of a training of so many images.
 
-    They are those that are given, unless these make less than `MIN_STEPS` steps. Then
+    They are those that are given, unless these make fewer than `MIN_STEPS` steps. Then
     the batches are half as large, and there are more epochs until there are so many
-    steps, but not more than `MAX_EPOCHS`. (Batches of the full size would take twice as
+    steps, but not more than `MAX_EPOCHS`. (Batches of the full size would take 1.7 x as
     long for as many steps, and make no better models: tools/BENCHMARK.md.)
     """
     if epochs * math.ceil(n_images / batch_size) < MIN_STEPS:

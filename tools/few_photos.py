@@ -111,8 +111,8 @@ def measure(folder: Path, thinned: int, seed: int, cache: str) -> dict:
         pair = fine_tuning.fine_tune(table, base, start, tunings[rate], cache=cache)
         return pair[:2]
 
-    def accuracy(probabilities):
-        return np.mean(probabilities.argmax(axis=1) == y[test])
+    def accuracy(probabilities, rows=test):
+        return np.mean(probabilities.argmax(axis=1) == y[rows])
 
     row = {"training": int((~test).sum()), "test": test.sum()}
     saved = predict((base, final), images[test])
@@ -121,8 +121,7 @@ def measure(folder: Path, thinned: int, seed: int, cache: str) -> dict:
     for rate in tunings:
         pair = tune(images, head, rate)
         guesses[rate] = predict(pair, images[validation])
-        is_right = guesses[rate].argmax(axis=1) == y[validation]
-        row[f"validation, {rate}"] = is_right.mean()
+        row[f"validation, {rate}"] = accuracy(guesses[rate], validation)
         row[f"fine-tuned, {rate}"] = accuracy(predict(pair, images[test]))
     tables = [
         evaluation.predictions_table(images[validation], probabilities, name)
