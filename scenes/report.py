@@ -5,6 +5,7 @@ The page opens without Jupyter and network, and holds all that the notebook show
 photos included. Runs nothing.
 """
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import nbformat
@@ -43,11 +44,18 @@ def read(path: Path) -> nbformat.NotebookNode:
 
 
 def check_run(path: Path) -> None:
-    """Raise a ValueError if a file is there that is not as papermill has written it."""
-    cells = read(path).cells if path.exists() else []
-    # It marks all cells: by a key or, those that show where an error is, by a tag.
-    if not all("papermill" in str(cell.metadata) for cell in cells):
-        what = f"{path} holds cells that no run has written"
+    """
+    Raise a ValueError if a file is there that is not as papermill has written it.
+
+    A notebook that was saved later than a minute after its run ended holds the work of
+    its owner.
+    """
+    if not path.exists():
+        return
+    ended = read(path).metadata.get("papermill", {}).get("end_time")
+    saved = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    if not ended or saved - datetime.fromisoformat(ended) > timedelta(minutes=1):
+        what = f"{path} is not as a run has written it"
         raise ValueError(f"{what}; move it, or choose another OUTPUT")
 
 

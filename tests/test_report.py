@@ -1,8 +1,10 @@
 """A report is one page that holds all that a notebook shows, and replaces no other."""
 
 import base64
+import datetime
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -128,16 +130,16 @@ def test_a_notebook_that_was_not_executed_ends_in_one_sentence(run, executed, ca
     assert not run.with_suffix(".html").exists()
 
 
-def test_what_a_run_has_written_is_known_by_each_cell(run, executed):
-    scenes.report.check_run(run.with_name("none.ipynb"))
-    with pytest.raises(ValueError, match="holds cells that no run has written"):
-        scenes.report.check_run(run)
-    text, code = executed.cells
-    text.metadata["tags"] = ["papermill-error-cell-tag"]
-    code.metadata["papermill"] = {}
+def test_a_notebook_that_its_owner_has_saved_after_its_run_is_known(run, executed):
+    check = scenes.report.check_run
+    check(run.with_name("none.ipynb"))
+    with pytest.raises(ValueError, match="is not as a run has written it; move it"):
+        check(run)  # of another program
+    ended = datetime.datetime.now(datetime.UTC)
+    executed.metadata["papermill"] = {"end_time": ended.isoformat()}
     nbformat.write(executed, run)
-    scenes.report.check_run(run)
-    executed.cells.append(nbformat.v4.new_code_cell("# mine"))
-    nbformat.write(executed, run)
-    with pytest.raises(ValueError, match=r"move it, or choose another OUTPUT"):
-        scenes.report.check_run(run)
+    check(run)
+    later = ended.timestamp() + 61
+    os.utime(run, (later, later))
+    with pytest.raises(ValueError, match="is not as a run has written it; move it"):
+        check(run)
