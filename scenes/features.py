@@ -63,18 +63,18 @@ def extract_features(
     """
     settings.check(batch_size=batch_size)
     photos.refuse_unreadable(images)
-    cached = store.Store(cache)
     fingerprint = files.fingerprint(scenes.VERSIONS, base.get_weights())
+    entry = store.Entry(cache, KIND, fingerprint)
     known = {}  # the rounded features of a photo, by its digest
-    for part in cached.parts(KIND, fingerprint):
-        block = cached.get(KIND, fingerprint, _BLOCK, part)
+    for part in entry.parts():
+        block = entry.get(_BLOCK, part)
         if block is not None:
             known.update(zip(block["digest"], block["features"], strict=True))
     is_known = images["digest"].isin(known)
     missing = images[~is_known].drop_duplicates("digest")
     for block in _extract(missing, base, batch_size):
         part = files.fingerprint(block["digest"])
-        cached.put(KIND, fingerprint, block, part)
+        entry.put(block, part)
         known.update(zip(block["digest"], block["features"], strict=True))
     shape = len(images), base_model.N_FEATURES
     rounded = np.zeros(shape, np.uint8)

@@ -93,15 +93,15 @@ def fine_tune(
     epochs, batch_size = plan_epochs(n_images, options.epochs, options.batch_size)
     options = dataclasses.replace(options, epochs=epochs, batch_size=batch_size)
     steps = math.ceil(n_images / batch_size)
-    cached = store.Store(cache)
     fingerprint = _fingerprint(images, base, head, options)
+    entry = store.Entry(cache, KIND, fingerprint)
     keras.utils.set_random_seed(options.seed)
     base, head = base_model.copy_model(base), base_model.copy_model(head)
     lower, model = cut(base, head, options.first_layer)
     compile_model(model, options, steps=epochs * steps)
     metrics = scenes.METRICS if len(data.validation_rows) else scenes.METRICS[:2]
-    checkpoint = _Checkpoint(cached, fingerprint, model, metrics)
-    with cached.lock(KIND, fingerprint):
+    checkpoint = _Checkpoint(entry, model, metrics)
+    with entry.lock():
         done = checkpoint.restore()
         if done < epochs:
             activations = compute_activations(images, lower, cache)
@@ -149,7 +149,7 @@ def forget_checkpoints(cache: str | Path) -> None:
     Delete the oldest checkpoints; `KEPT_CHECKPOINTS`, those of the last day and those
     in use stay.
     """
-    store.Store(cache).prune(KIND, keep=KEPT_CHECKPOINTS, hours=KEPT_HOURS)
+    store.prune(cache, KIND, keep=KEPT_CHECKPOINTS, hours=KEPT_HOURS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,11 +254,10 @@ def compute_activations(
     ndarray of float16, shape (n, 2, height, width, channels)
         Mapped from disk.
     """
-    cached = store.Store(cache)
     given = [scenes.VERSIONS, images["digest"], lower.get_weights()]
-    fingerprint = files.fingerprint(given)
-    with cached.lock(ACTIVATIONS, fingerprint):
-        activations = cached.map(ACTIVATIONS, fingerprint)
+    entry = store.Entry(cache, ACTIVATIONS, files.fingerprint(given))
+    with entry.lock():
+        activations = entry.map()
         if activations is None:
             photo = keras.Input(lower.input_shape[1:])
             folded = base_model.fold_batch_norm(lower)
@@ -267,9 +266,7 @@ def compute_activations(
             both = keras.Model(photo, ops.cast(views, "float16"))
             shape = (len(images), *both.output_shape[1:])
             blocks = _send_through(both, images)
-            activations = cached.put_blocks(
-                ACTIVATIONS, fingerprint, shape, "<f2", blocks
-            )
+            activations = entry.put_blocks(shape, "<f2", blocks)
     return activations
 
 
@@ -339,9 +336,9 @@ class _Checkpoint(keras.callbacks.Callback):
     drawn.
     """
 
-    def __init__(self, cached, fingerprint, model, metrics):
+    def __init__(self, entry, model, metrics):
         super().__init__()
-        self._cached, self._fingerprint, self._trained = cached, fingerprint, model
+        self._entry, self._trained = entry, model
         self._metrics, self._history = metrics, []
         model.optimizer.build(model.trainable_variables)
 
@@ -358,7 +355,7 @@ class _Checkpoint(keras.callbacks.Callback):
         schema = {"history": (np.float64, ("epochs", len(self._metrics)))}
         for name, variable in state.items():
             schema[name] = (np.dtype(variable.dtype), tuple(variable.shape))
-        arrays = self._cached.get(KIND, self._fingerprint, schema)
+        arrays = self._entry.get(schema)
         if arrays is None:
             return 0
         for name, variable in state.items():
@@ -377,4 +374,4 @@ class _Checkpoint(keras.callbacks.Callback):
         state = self._state()
         arrays = {name: ops.convert_to_numpy(v) for name, v in state.items()}
         arrays["history"] = np.array(self._history)
-        self._cached.put(KIND, self._fingerprint, arrays)
+        self._entry.put(arrays)

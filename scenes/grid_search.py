@@ -96,13 +96,13 @@ def grid_search(
     blocks = divide(options, n_classes)
     made_of = [scenes.VERSIONS, dataclasses.asdict(options), len(blocks)]
     fingerprint = files.fingerprint(made_of, X, y, folds)
-    cached = store.Store(cache)
+    entry = store.Entry(cache, KIND, fingerprint)
     csv = Path(csv)
     with files.locked(csv):
-        is_resumed = bool(cached.parts(KIND, fingerprint))
-        tables = list(_train_all(X, y, folds, blocks, cached, fingerprint))
+        is_resumed = bool(entry.parts())
+        tables = list(_train_all(X, y, folds, blocks, entry))
         files.write_csv(pd.concat(tables).sort_values(_ORDER), csv)
-        cached.drop(KIND, fingerprint)
+        entry.drop()
     results = pd.read_csv(csv)
     results.attrs["resumed"] = is_resumed
     return results
@@ -192,7 +192,7 @@ def _heads_a_rate(options):
     return len(options.learning_rates) * len(options.weight_decays)
 
 
-def _train_all(X, y, folds, blocks, cached, fingerprint):
+def _train_all(X, y, folds, blocks, entry):
     """Yield the table of each block and fold: what an interrupted search left first."""
     calls = []
     n_tasks = len(folds) * len(blocks)
@@ -203,7 +203,7 @@ def _train_all(X, y, folds, blocks, cached, fingerprint):
             schema = {"table": (np.float64, shape)}
             for fold, rows in enumerate(folds, 1):
                 part = f"fold-{fold}-block-{number}"
-                arrays = cached.get(KIND, fingerprint, schema, part)
+                arrays = entry.get(schema, part)
                 if arrays is None:
                     calls.append((X, y, rows, block, fold, part))
                 else:
@@ -214,7 +214,7 @@ def _train_all(X, y, folds, blocks, cached, fingerprint):
         with contextlib.closing(trained):  # nothing trains on after an interrupt
             for table, part in trained:
                 arrays = {"table": table.to_numpy("float64")}
-                cached.put(KIND, fingerprint, arrays, part)
+                entry.put(arrays, part)
                 bar.update()
                 yield table
 

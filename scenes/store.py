@@ -25,31 +25,31 @@ _HEX = "[0-9a-f]" * 16  # a fingerprint in the name of a file
 Arrays = dict[str, np.ndarray]
 
 
-class Store:
+class Entry:
     """
-    Entries of arrays in a folder.
+    Arrays that are kept in a folder, whether they are there already or not.
 
     Parameters
     ----------
     folder : path
         The cache. Files in it that are no entries are never read, replaced or deleted.
+    kind : str
+        What is kept, as 'features': letters and hyphens.
+    fingerprint : str
+        16 hexadecimal digits, of `files.fingerprint`.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, kind: str, fingerprint: str):
         self.folder = Path(folder)
+        self.kind = kind
+        self._name = f"{kind}-{fingerprint}"
 
-    def get(
-        self, kind: str, fingerprint: str, schema: files.Schema, part: str = ""
-    ) -> Arrays | None:
+    def get(self, schema: files.Schema, part: str = "") -> Arrays | None:
         """
-        Return the arrays of an entry, or None if it is missing.
+        Return the arrays, or None if they are missing.
 
         Parameters
         ----------
-        kind : str
-            What is stored, as 'features': letters and hyphens.
-        fingerprint : str
-            16 hexadecimal digits, of `files.fingerprint`.
         schema : dict
             Type and shape of each array, as for `files.read_arrays`.
         part : str
@@ -59,7 +59,7 @@ class Store:
         -----
         A line says if a file is damaged, and it is computed again.
         """
-        path = self._path(kind, fingerprint, part)
+        path = self._path(part)
         try:
             if files.begins_with(path, _MARK):
                 return files.read_arrays(path, schema)
@@ -69,26 +69,26 @@ class Store:
             print(f"This is computed again: {error}")
         return None
 
-    def put(self, kind: str, fingerprint: str, arrays: Arrays, part: str = "") -> None:
+    def put(self, arrays: Arrays, part: str = "") -> None:
         """
-        Return nothing; keep arrays as an entry or a part of it, replaced as a whole.
+        Return nothing; keep arrays as the entry or a part of it, replaced as a whole.
 
         A file of this name that is not ours stays, and a line says so.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self._path(kind, fingerprint, part)
+        path = self._path(part)
         if _is_taken(path, _MARK):
             return
-        files.write_arrays(path, {_FIRST: np.array(kind), **arrays})
+        files.write_arrays(path, {_FIRST: np.array(self.kind), **arrays})
 
-    def map(self, kind: str, fingerprint: str) -> np.ndarray | None:
+    def map(self) -> np.ndarray | None:
         """
         Return an array of `put_blocks`, mapped from disk, or None if it is missing.
 
         It is read into memory where a disk cannot map it. The name of its file holds a
         hash of its content, so that a damaged one counts as missing.
         """
-        for path in self._mapped(kind, fingerprint):
+        for path in _mapped(self.folder, self._name):
             with contextlib.suppress(FileNotFoundError):  # another run has dropped it
                 content = files.file_digest(path)
                 if path.stem.endswith(content):
@@ -96,20 +96,15 @@ class Store:
         return None
 
     def put_blocks(
-        self,
-        kind: str,
-        fingerprint: str,
-        shape: tuple[int, ...],
-        dtype: str,
-        blocks: Iterable[np.ndarray],
+        self, shape: tuple[int, ...], dtype: str, blocks: Iterable[np.ndarray]
     ) -> np.ndarray:
         """
         Keep an array that may be larger than memory, and return it as `map` does.
 
+        Other such arrays of this kind are deleted: they are large.
+
         Parameters
         ----------
-        kind, fingerprint : str
-            Other arrays of this kind are deleted: they are large.
         shape : tuple of int
         dtype : str
             Of NumPy, as '<f2'.
@@ -125,69 +120,74 @@ class Store:
         itemsize = np.dtype(dtype).itemsize
         size = itemsize * math.prod(shape)
         if size > shutil.disk_usage(self.folder).free:
-            what = f"{self.folder} has no room for {kind} of {size / 2**20:,.0f} MB"
+            what = (
+                f"{self.folder} has no room for {self.kind} of {size / 2**20:,.0f} MB"
+            )
             raise OSError(errno.ENOSPC, f"{what}: make room, or choose another cache")
-        for path in self._mapped(kind):
+        for path in _mapped(self.folder, f"{self.kind}-{_HEX}"):
             path.unlink(missing_ok=True)
         header = {"descr": dtype, "fortran_order": False, "shape": shape}
         # Beside the file of the lock, which clears what a killed process has left.
-        with files.unfinished(self._path(kind, fingerprint)) as beside:
+        with files.unfinished(self._path()) as beside:
             with open(beside, "wb") as file:
                 np.lib.format.write_array_header_1_0(file, header)
                 for block in blocks:
                     file.write(np.ascontiguousarray(block, dtype))
             content = files.file_digest(beside)
-            path = self.folder / f"{kind}-{fingerprint}-{content}.npy"
+            path = self.folder / f"{self._name}-{content}.npy"
             if _is_taken(path, _MAPPED):
                 return np.load(beside)
             files.move(beside, path)
         return _load(path)
 
-    def parts(self, kind: str, fingerprint: str) -> list[str]:
-        """Return the names of the parts of an entry that are there, sorted."""
-        start = f"{kind}-{fingerprint}-"
+    def parts(self) -> list[str]:
+        """Return the names of the parts that are there, sorted."""
+        start = f"{self._name}-"
         paths = self.folder.glob(f"{start}*.npz")
         return sorted(path.stem.removeprefix(start) for path in paths)
 
-    def drop(self, kind: str, fingerprint: str) -> None:
-        """Delete an entry and its parts, and what a killed run left unfinished."""
-        for path in self.folder.glob(f"{kind}-{fingerprint}*.npz"):
-            self._delete(path)
-        for path in self.folder.glob(f".{kind}-{fingerprint}*.unfinished-*.npz"):
+    def drop(self) -> None:
+        """Delete the entry and its parts, and what a killed run left unfinished."""
+        for path in self.folder.glob(f"{self._name}*.npz"):
+            _delete(path)
+        for path in self.folder.glob(f".{self._name}*.unfinished-*.npz"):
             path.unlink(missing_ok=True)
 
-    def prune(self, kind: str, keep: int, *, hours: float = 0) -> None:
-        """
-        Delete the oldest entries of a kind, until so many are left.
-
-        One that a run has locked stays, and one that was written in the last hours.
-        """
-        newest = time.time_ns() - hours * 3600 * 10**9
-        ages = {}
-        for path in self.folder.glob(f"{kind}-{_HEX}.npz"):
-            with contextlib.suppress(FileNotFoundError):  # another run drops it
-                ages[path] = path.stat().st_mtime_ns
-        newest_first = sorted(ages, key=ages.get, reverse=True)
-        for path in newest_first[keep:]:
-            if ages[path] <= newest and not files.is_locked(path):
-                self._delete(path)
-
-    def lock(self, kind: str, fingerprint: str) -> contextlib.AbstractContextManager:
+    def lock(self) -> contextlib.AbstractContextManager:
         """Return a context in which no other run writes this entry."""
-        return files.locked(self._path(kind, fingerprint))
+        return files.locked(self._path())
 
-    def _path(self, kind, fingerprint, part=""):
-        name = f"{kind}-{fingerprint}-{part}" if part else f"{kind}-{fingerprint}"
+    def _path(self, part=""):
+        name = f"{self._name}-{part}" if part else self._name
         return self.folder / f"{name}.npz"
 
-    def _mapped(self, kind, fingerprint=_HEX):
-        """Return the files of `put_blocks`."""
-        found = self.folder.glob(f"{kind}-{fingerprint}-{_HEX}.npy")
-        return [path for path in found if files.begins_with(path, _MAPPED)]
 
-    def _delete(self, path):
-        if files.begins_with(path, _MARK):
-            path.unlink(missing_ok=True)
+def prune(folder: str | Path, kind: str, keep: int, *, hours: float = 0) -> None:
+    """
+    Delete the oldest entries of a kind, until so many are left.
+
+    One that a run has locked stays, and one that was written in the last hours.
+    """
+    newest = time.time_ns() - hours * 3600 * 10**9
+    ages = {}
+    for path in Path(folder).glob(f"{kind}-{_HEX}.npz"):
+        with contextlib.suppress(FileNotFoundError):  # another run drops it
+            ages[path] = path.stat().st_mtime_ns
+    newest_first = sorted(ages, key=ages.get, reverse=True)
+    for path in newest_first[keep:]:
+        if ages[path] <= newest and not files.is_locked(path):
+            _delete(path)
+
+
+def _mapped(folder, name):
+    """Return the files of `put_blocks` under a name."""
+    found = folder.glob(f"{name}-{_HEX}.npy")
+    return [path for path in found if files.begins_with(path, _MAPPED)]
+
+
+def _delete(path):
+    if files.begins_with(path, _MARK):
+        path.unlink(missing_ok=True)
 
 
 def _is_taken(path, mark):

@@ -32,7 +32,7 @@ import scenes.store
 import utils
 
 FineTuningOptions = scenes.settings.FineTuningOptions
-Store = scenes.store.Store
+Entry = scenes.store.Entry
 build_head = functools.partial(scenes.heads.build_head, scenes.base_model.N_FEATURES)
 fine_tuning = scenes.fine_tuning
 Checkpoint = scenes.fine_tuning._Checkpoint
@@ -635,13 +635,13 @@ def test_a_damaged_checkpoint_is_told_and_not_used(tune, tuned, cache, capsys):
 def test_the_oldest_checkpoints_are_forgotten_but_for_those_in_use(
     tmp_path, monkeypatch
 ):
-    cached, kept = Store(tmp_path), [f"{number:016x}" for number in range(15)]
+    kept = [f"{number:016x}" for number in range(15)]
     for age, fingerprint in enumerate(kept):
-        cached.put(fine_tuning.KIND, fingerprint, {})
-        cached.put("features", fingerprint, {})
+        Entry(tmp_path, fine_tuning.KIND, fingerprint).put({})
+        Entry(tmp_path, "features", fingerprint).put({})
         os.utime(tmp_path / f"{fine_tuning.KIND}-{fingerprint}.npz", (age, age))
-    cached.put(fine_tuning.KIND, "f" * 16, {})  # now, as by a run that goes on
-    with cached.lock(fine_tuning.KIND, kept[1]):
+    Entry(tmp_path, fine_tuning.KIND, "f" * 16).put({})  # now, by a run that goes on
+    with Entry(tmp_path, fine_tuning.KIND, kept[1]).lock():
         fine_tuning.forget_checkpoints(tmp_path)
     left = sorted(path.stem[-16:] for path in tmp_path.glob(f"{fine_tuning.KIND}-*"))
     assert left == [kept[1], *kept[4:], "f" * 16]
@@ -650,9 +650,8 @@ def test_the_oldest_checkpoints_are_forgotten_but_for_those_in_use(
 
 def test_no_checkpoint_of_the_last_day_is_forgotten(tmp_path):
     """So a cross-fit over many folds can resume, whatever other runs have finished."""
-    cached = Store(tmp_path)
     for number in range(20):
-        cached.put(fine_tuning.KIND, f"{number:016x}", {})
+        Entry(tmp_path, fine_tuning.KIND, f"{number:016x}").put({})
     fine_tuning.forget_checkpoints(tmp_path)
     assert len(list(tmp_path.glob(f"{fine_tuning.KIND}-*.npz"))) == 20
 
@@ -823,7 +822,7 @@ def test_activations_are_made_by_one_run_at_a_time(
     monkeypatch.setattr(scenes.files, "WAIT", 0)
     _, fingerprint, _ = path.name.split("-")
     with (
-        Store(tmp_path).lock(fine_tuning.ACTIVATIONS, fingerprint),
+        Entry(tmp_path, fine_tuning.ACTIVATIONS, fingerprint).lock(),
         pytest.raises(RuntimeError, match=r"another run is writing .*activations"),
     ):
         activate(cache=tmp_path)

@@ -1017,17 +1017,21 @@ def test_a_test_photo_that_corrections_leave_out_still_counts_in_one_row(committ
     X = np.eye(2, dtype="float32")[[1, 0, 1, 1, 0, 1, 0, 1]]
     images = labelled.drop(index=0)
     images.loc[2, "label"] = "b"
-    test = labelled["split"] == "test"
-    predicted = evaluation.predictions_table(labelled[test], X[test], "tuned")
     stand_in = Mock(wraps=utils, load_features=Mock(return_value=X))
     given = {"labelled": labelled, "images": images, "utils": stand_in, "np": np}
-    given |= {"validation_is_given": False, "base_model": None, "with_photos": False}
-    given |= {"output": Mock(keep=Mock(return_value=predicted)), "selected": "tuned"}
-    given |= {"evaluation": evaluation, "run": "this run", "pd": pd}
+    given |= {"validation_is_given": False, "base_model": None, "with_photos": True}
+    output = Mock(keep=Mock(wraps=lambda tables, name: tables[0]))
+    given |= {"output": output, "selected": "tuned", "options_of_model": {"tuned": 0}}
+    given |= {"evaluation": evaluation, "run": "this run", "pd": pd, "CACHE": None}
+    given |= {"fine_tune": Mock(return_value=[None] * 3), "build_classifier": Mock()}
+    probabilities = pd.DataFrame(X[[1, 2, 3, 0]], columns=["a", "b"])
+    given |= {"predict": lambda model, files: probabilities}
     head = Mock(predict=lambda X, verbose: X)
     given |= {"train_head": lambda X, y, options: (head, None), "head_options": None}
     cells = ["extract", "final", "accuracy"]
     table = run_cells(committed, *cells, **given)["accuracies"]
+    written = output.keep.call_args.args[0][0]
+    assert list(written["label"].isna()) == [False, False, False, True]
     assert list(table["photos"]) == [3, 4] * 2
     accuracies = table["accuracy"].to_dict()
     for name in ("head", "tuned"):

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import scenes.files
-from scenes.store import Store
+from scenes import store
+from scenes.store import Entry
 
 KIND, MADE_OF, OTHER = "features", "0123456789abcdef", "fedcba9876543210"
 SCHEMA = {"rows": (np.float32, ("n", 2)), "names": ("U", ("n",))}
@@ -24,52 +25,55 @@ BLOCKS = np.arange(60, dtype="<f2").reshape(5, 3, 4)
 
 
 @pytest.fixture
-def cached(tmp_path):
-    return Store(tmp_path / "cache")
+def cache(tmp_path):
+    return tmp_path / "cache"
 
 
-def put_blocks(cached: Store, made_of: str = MADE_OF, kind: str = "maps"):
+@pytest.fixture
+def entry(cache):
+    return Entry(cache, KIND, MADE_OF)
+
+
+@pytest.fixture
+def maps(cache):
+    return Entry(cache, "maps", MADE_OF)
+
+
+def put_blocks(entry: Entry):
     blocks = (BLOCKS[start : start + 2] for start in (0, 2, 4))
-    return cached.put_blocks(kind, made_of, BLOCKS.shape, "<f2", blocks)
+    return entry.put_blocks(BLOCKS.shape, "<f2", blocks)
 
 
-def names(cached: Store) -> list[str]:
+def names(cache: Path) -> list[str]:
     """Return the names of all files but those of locks."""
-    paths = cached.folder.iterdir()
-    return sorted(path.name for path in paths if path.suffix != ".lock")
+    return sorted(path.name for path in cache.iterdir() if path.suffix != ".lock")
 
 
-def path_of(cached: Store, name: str = f"{KIND}-{MADE_OF}.npz") -> Path:
-    return cached.folder / name
+def path_of(entry: Entry) -> Path:
+    return entry.folder / f"{KIND}-{MADE_OF}.npz"
 
 
 # --- Entries and their parts ----------------------------------------------------------
 
 
-def test_an_entry_is_there_whole_under_its_kind_fingerprint_and_part(cached):
+def test_an_entry_is_there_whole_under_its_kind_fingerprint_and_part(cache):
     """Also under a name that begins as another's."""
-    places = [
-        (KIND, MADE_OF, ""),
-        (KIND, OTHER, ""),
-        (KIND, MADE_OF, "a"),
-        (KIND, MADE_OF, "c"),
-        (KIND, MADE_OF, "b"),
-        (f"{KIND}-more", MADE_OF, ""),
-    ]
-    for number, (kind, made_of, part) in enumerate(places):
-        assert cached.get(kind, made_of, SCHEMA, part) is None
-        arrays = ARRAYS | {"rows": ARRAYS["rows"] + number}
-        cached.put(kind, made_of, arrays, part)
-    for number, (kind, made_of, part) in enumerate(places):
-        found = cached.get(kind, made_of, SCHEMA, part)
+    entry, other = Entry(cache, KIND, MADE_OF), Entry(cache, KIND, OTHER)
+    more = Entry(cache, f"{KIND}-more", MADE_OF)
+    places = [(entry, ""), (other, ""), *((entry, part) for part in "acb"), (more, "")]
+    for number, (one, part) in enumerate(places):
+        assert one.get(SCHEMA, part) is None
+        one.put(ARRAYS | {"rows": ARRAYS["rows"] + number}, part)
+    for number, (one, part) in enumerate(places):
+        found = one.get(SCHEMA, part)
         assert set(found) == set(SCHEMA)
         np.testing.assert_array_equal(found["rows"], ARRAYS["rows"] + number)
         assert found["names"].tolist() == ARRAYS["names"].tolist()
-    assert cached.parts(KIND, MADE_OF) == ["a", "b", "c"]
-    assert cached.parts(KIND, OTHER) == cached.parts("none", MADE_OF) == []
-    cached.put(KIND, MADE_OF, ARRAYS | {"rows": ARRAYS["rows"][:0], "names": [""][:0]})
-    cached.drop(KIND, MADE_OF)
-    assert names(cached) == [f"{KIND}-{OTHER}.npz", f"{KIND}-more-{MADE_OF}.npz"]
+    assert entry.parts() == ["a", "b", "c"]
+    assert other.parts() == Entry(cache, "none", MADE_OF).parts() == []
+    entry.put(ARRAYS | {"rows": ARRAYS["rows"][:0], "names": [""][:0]})
+    entry.drop()
+    assert names(cache) == [f"{KIND}-{OTHER}.npz", f"{KIND}-more-{MADE_OF}.npz"]
 
 
 def flip(path: Path) -> None:
@@ -80,40 +84,38 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+def put(path: Path, arrays: dict) -> None:
+    Entry(path.parent, KIND, MADE_OF).put(arrays)
+
+
 HARMS = {
     "cut off": lambda path: path.write_bytes(path.read_bytes()[:-40]),
     "a changed byte": flip,
-    "another shape": lambda path: Store(path.parent).put(
-        KIND, MADE_OF, ARRAYS | {"names": np.array(["a"])}
-    ),
-    "another type": lambda path: Store(path.parent).put(
-        KIND, MADE_OF, ARRAYS | {"rows": np.zeros((3, 2))}
-    ),
-    "an array missing": lambda path: Store(path.parent).put(
-        KIND, MADE_OF, {"rows": ARRAYS["rows"]}
-    ),
+    "another shape": lambda path: put(path, ARRAYS | {"names": np.array(["a"])}),
+    "another type": lambda path: put(path, ARRAYS | {"rows": np.zeros((3, 2))}),
+    "an array missing": lambda path: put(path, {"rows": ARRAYS["rows"]}),
 }
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_damaged_entry_is_missing_with_a_word_and_replaced(cached, harm, capsys):
-    cached.put(KIND, MADE_OF, ARRAYS)
-    HARMS[harm](path_of(cached))
-    assert cached.get(KIND, MADE_OF, SCHEMA) is None
+def test_a_damaged_entry_is_missing_with_a_word_and_replaced(entry, harm, capsys):
+    entry.put(ARRAYS)
+    HARMS[harm](path_of(entry))
+    assert entry.get(SCHEMA) is None
     said = capsys.readouterr().out
-    assert said.startswith(f"This is computed again: {path_of(cached)} cannot be read")
+    assert said.startswith(f"This is computed again: {path_of(entry)} cannot be read")
     assert said.count("\n") == 1
-    cached.put(KIND, MADE_OF, ARRAYS)
-    assert cached.get(KIND, MADE_OF, SCHEMA) is not None
+    entry.put(ARRAYS)
+    assert entry.get(SCHEMA) is not None
     assert capsys.readouterr().out == ""
 
 
 def test_what_vanishes_between_two_calls_is_missing_and_stops_nothing(
-    cached, monkeypatch, capsys
+    entry, maps, cache, monkeypatch, capsys
 ):
     """Another run drops it after this one has seen it."""
-    cached.put(KIND, MADE_OF, ARRAYS)
-    put_blocks(cached)
+    entry.put(ARRAYS)
+    put_blocks(maps)
     begins_with, glob = scenes.files.begins_with, Path.glob
 
     def see_and_drop(path, *parts):
@@ -127,65 +129,66 @@ def test_what_vanishes_between_two_calls_is_missing_and_stops_nothing(
             yield path
 
     monkeypatch.setattr(scenes.files, "begins_with", see_and_drop)
-    assert cached.get(KIND, MADE_OF, SCHEMA) is None
-    assert cached.map("maps", MADE_OF) is None
-    assert names(cached) == []
+    assert entry.get(SCHEMA) is None
+    assert maps.map() is None
+    assert names(cache) == []
     monkeypatch.setattr(scenes.files, "begins_with", begins_with)
-    cached.put(KIND, MADE_OF, ARRAYS)
+    entry.put(ARRAYS)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "glob", find_and_drop)
-        cached.prune(KIND, keep=0)
+        store.prune(cache, KIND, keep=0)
     assert capsys.readouterr().out == ""
 
 
-def test_a_failed_put_leaves_what_was_there(cached, monkeypatch):
-    cached.put(KIND, MADE_OF, ARRAYS)
+def test_a_failed_put_leaves_what_was_there(entry, cache, monkeypatch):
+    entry.put(ARRAYS)
 
     def fail(source, target):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", fail)
-        with pytest.raises(OSError, match=f"cannot write {path_of(cached)} .No space"):
-            cached.put(KIND, MADE_OF, {"rows": ARRAYS["rows"][:1]})
-    assert names(cached) == [path_of(cached).name]
-    assert len(cached.get(KIND, MADE_OF, SCHEMA)["rows"]) == 3
+        with pytest.raises(OSError, match=f"cannot write {path_of(entry)} .No space"):
+            entry.put({"rows": ARRAYS["rows"][:1]})
+    assert names(cache) == [path_of(entry).name]
+    assert len(entry.get(SCHEMA)["rows"]) == 3
 
 
 # --- Arrays in blocks, mapped from disk -----------------------------------------------
 
 
-def test_blocks_are_mapped_from_disk_and_others_of_the_kind_deleted(cached):
-    assert cached.map("maps", MADE_OF) is None
-    put_blocks(cached, OTHER)
-    cached.put("maps", MADE_OF, ARRAYS)
-    put_blocks(cached, OTHER, "other-maps")
-    written = put_blocks(cached)
-    found = cached.map("maps", MADE_OF)
+def test_blocks_are_mapped_from_disk_and_others_of_the_kind_deleted(maps, cache):
+    assert maps.map() is None
+    other, more = Entry(cache, "maps", OTHER), Entry(cache, "other-maps", OTHER)
+    put_blocks(other)
+    maps.put(ARRAYS)
+    put_blocks(more)
+    written = put_blocks(maps)
+    found = maps.map()
     for array in (written, found):
         assert isinstance(array, np.memmap)
         assert array.dtype == BLOCKS.dtype
         np.testing.assert_array_equal(array, BLOCKS)
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
-    assert cached.map("maps", OTHER) is None
-    assert cached.map("other-maps", OTHER) is not None
-    assert len(names(cached)) == 3
+    assert other.map() is None
+    assert more.map() is not None
+    assert len(names(cache)) == 3
 
 
 @pytest.mark.parametrize("harm", ["cut off", "a changed byte", "empty"])
-def test_a_damaged_array_is_missing(cached, harm):
-    put_blocks(cached)
-    (path,) = cached.folder.glob("maps-*.npy")
+def test_a_damaged_array_is_missing(maps, cache, harm):
+    put_blocks(maps)
+    (path,) = cache.glob("maps-*.npy")
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     bad = {"cut off": content[:-20], "a changed byte": content, "empty": b""}
     path.write_bytes(bad[harm])
-    assert cached.map("maps", MADE_OF) is None
-    np.testing.assert_array_equal(put_blocks(cached), BLOCKS)
+    assert maps.map() is None
+    np.testing.assert_array_equal(put_blocks(maps), BLOCKS)
 
 
-def test_a_drive_that_cannot_map_memory_is_read(cached, monkeypatch):
+def test_a_drive_that_cannot_map_memory_is_read(maps, monkeypatch):
     load = np.load
 
     def refuse(path, mmap_mode=None):
@@ -194,15 +197,16 @@ def test_a_drive_that_cannot_map_memory_is_read(cached, monkeypatch):
         return load(path)
 
     monkeypatch.setattr(np, "load", refuse)
-    for array in (put_blocks(cached), cached.map("maps", MADE_OF)):
+    for array in (put_blocks(maps), maps.map()):
         assert not isinstance(array, np.memmap)
         np.testing.assert_array_equal(array, BLOCKS)
 
 
-def test_a_disk_without_room_is_told_before_any_block_is_made(cached, monkeypatch):
-    put_blocks(cached, OTHER)
+def test_a_disk_without_room_is_told_before_any_block_is_made(maps, cache, monkeypatch):
+    other = Entry(cache, "maps", OTHER)
+    put_blocks(other)
     size = BLOCKS.nbytes
-    usage = shutil.disk_usage(cached.folder)
+    usage = shutil.disk_usage(cache)
 
     def never():
         raise AssertionError("a block is made")
@@ -211,67 +215,69 @@ def test_a_disk_without_room_is_told_before_any_block_is_made(cached, monkeypatc
     full = usage._replace(free=size - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
     with pytest.raises(OSError, match="has no room for maps of 0 MB: make") as caught:
-        cached.put_blocks("maps", MADE_OF, BLOCKS.shape, "<f2", never())
+        maps.put_blocks(BLOCKS.shape, "<f2", never())
     assert caught.value.errno == errno.ENOSPC
-    assert cached.map("maps", OTHER) is not None
+    assert other.map() is not None
     full = usage._replace(free=size)
-    np.testing.assert_array_equal(put_blocks(cached), BLOCKS)
+    np.testing.assert_array_equal(put_blocks(maps), BLOCKS)
 
 
-def test_interrupted_blocks_are_left_nowhere_and_a_killed_runs_go_with_the_lock(cached):
+def test_interrupted_blocks_are_left_nowhere_and_a_killed_runs_go_with_the_lock(
+    maps, cache
+):
     def stop():
         yield BLOCKS[:2]
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cached.put_blocks("maps", MADE_OF, BLOCKS.shape, "<f2", stop())
-    assert names(cached) == []
+        maps.put_blocks(BLOCKS.shape, "<f2", stop())
+    assert names(cache) == []
 
     def see():
-        (left,) = names(cached)
-        path_of(cached, f"{left[:-4]}0{left[-4:]}").touch()  # of another process
+        (left,) = names(cache)
+        (cache / f"{left[:-4]}0{left[-4:]}").touch()  # of another process
         yield BLOCKS
 
-    cached.put_blocks("maps", MADE_OF, BLOCKS.shape, "<f2", see())
-    assert len(names(cached)) == 2
-    with cached.lock("maps", OTHER):
-        assert len(names(cached)) == 2
-    with cached.lock("maps", MADE_OF):
-        assert len(names(cached)) == 1
+    maps.put_blocks(BLOCKS.shape, "<f2", see())
+    assert len(names(cache)) == 2
+    with Entry(cache, "maps", OTHER).lock():
+        assert len(names(cache)) == 2
+    with maps.lock():
+        assert len(names(cache)) == 1
 
 
 # --- What to keep ---------------------------------------------------------------------
 
 
-def test_the_oldest_entries_go_but_for_those_in_use(cached):
+def test_the_oldest_entries_go_but_for_those_in_use(cache):
     """By age, not by name; parts and other kinds stay."""
     ages = {f"{number:016x}": age for number, age in enumerate([5, 1, 4, 2, 3])}
     for made_of, age in ages.items():
-        cached.put(KIND, made_of, ARRAYS)
-        os.utime(path_of(cached, f"{KIND}-{made_of}.npz"), (age, age))
-    cached.put(KIND, OTHER, ARRAYS, "part")
-    cached.put(f"{KIND}-more", OTHER, ARRAYS)
+        Entry(cache, KIND, made_of).put(ARRAYS)
+        os.utime(cache / f"{KIND}-{made_of}.npz", (age, age))
+    Entry(cache, KIND, OTHER).put(ARRAYS, "part")
+    Entry(cache, f"{KIND}-more", OTHER).put(ARRAYS)
     others = [f"{KIND}-{OTHER}-part.npz", f"{KIND}-more-{OTHER}.npz"]
     oldest_first = [f"{KIND}-{made_of}.npz" for made_of in sorted(ages, key=ages.get)]
-    cached.prune(KIND, keep=5)
-    cached.prune(KIND, keep=7)
-    assert names(cached) == sorted(oldest_first + others)
-    with cached.lock(KIND, f"{1:016x}"):
-        cached.prune(KIND, keep=3)
-    assert names(cached) == sorted([oldest_first[0], *oldest_first[2:], *others])
-    cached.prune(KIND, keep=1)
-    assert names(cached) == sorted([oldest_first[-1], *others])
+    store.prune(cache, KIND, keep=5)
+    store.prune(cache, KIND, keep=7)
+    assert names(cache) == sorted(oldest_first + others)
+    with Entry(cache, KIND, f"{1:016x}").lock():
+        store.prune(cache, KIND, keep=3)
+    assert names(cache) == sorted([oldest_first[0], *oldest_first[2:], *others])
+    store.prune(cache, KIND, keep=1)
+    assert names(cache) == sorted([oldest_first[-1], *others])
 
 
-def test_an_entry_is_locked_for_one_run_at_a_time(cached, monkeypatch):
+def test_an_entry_is_locked_for_one_run_at_a_time(entry, maps, cache, monkeypatch):
     monkeypatch.setattr(scenes.files, "WAIT", 0)
-    with cached.lock(KIND, MADE_OF):
+    with entry.lock():
         with (
             pytest.raises(RuntimeError, match=f"another run is writing .*{MADE_OF}"),
-            cached.lock(KIND, MADE_OF),
+            entry.lock(),
         ):
             pass
-        with cached.lock(KIND, OTHER), cached.lock("maps", MADE_OF):
+        with Entry(cache, KIND, OTHER).lock(), maps.lock():
             pass
 
 
@@ -293,32 +299,34 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("what", FOREIGN)
-def test_a_users_own_file_is_never_read_replaced_or_deleted(cached, what, capsys):
+def test_a_users_own_file_is_never_read_replaced_or_deleted(
+    entry, maps, cache, what, capsys
+):
     """Under any name: also under that of an entry, a part or a mapped array."""
-    mapped = put_blocks(cached)
-    (path,) = cached.folder.glob("maps-*.npy")
+    mapped = put_blocks(maps)
+    (path,) = cache.glob("maps-*.npy")
     path.unlink()
     taken = [f"{KIND}-{MADE_OF}.npz", f"{KIND}-{MADE_OF}-part.npz"]
     if what in ("a letter", "an empty file", "a folder"):  # no arrays, by their form
         taken.append(path.name)
     mine = ["features.npz", f"{KIND}-mine.npz", f"{KIND}-{OTHER}.npz", *taken]
     for name in mine:
-        FOREIGN[what](path_of(cached, name))
-    before = [path_of(cached, name).stat() for name in sorted(mine)]
-    assert cached.get(KIND, MADE_OF, SCHEMA) is None
-    assert cached.get(KIND, MADE_OF, SCHEMA, "part") is None
-    assert cached.map("maps", MADE_OF) is None
+        FOREIGN[what](cache / name)
+    before = [(cache / name).stat() for name in sorted(mine)]
+    assert entry.get(SCHEMA) is None
+    assert entry.get(SCHEMA, "part") is None
+    assert maps.map() is None
     assert capsys.readouterr().out == ""
     for part in ("", "part"):
-        cached.put(KIND, MADE_OF, ARRAYS, part)
+        entry.put(ARRAYS, part)
     if path.name in taken:
-        np.testing.assert_array_equal(put_blocks(cached), mapped)
+        np.testing.assert_array_equal(put_blocks(maps), mapped)
     told = capsys.readouterr().out.splitlines()
     stays = "was not written by this project: it stays, and nothing is kept."
-    assert told == [f"{path_of(cached, name)} {stays}" for name in taken]
-    cached.drop(KIND, MADE_OF)
-    cached.prune(KIND, keep=0)
-    assert names(cached) == sorted(mine)
-    after = [path_of(cached, name).stat() for name in sorted(mine)]
+    assert told == [f"{cache / name} {stays}" for name in taken]
+    entry.drop()
+    store.prune(cache, KIND, keep=0)
+    assert names(cache) == sorted(mine)
+    after = [(cache / name).stat() for name in sorted(mine)]
     for one, other in zip(before, after, strict=True):
         assert (one.st_ino, one.st_mtime_ns) == (other.st_ino, other.st_mtime_ns)
