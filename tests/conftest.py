@@ -29,6 +29,7 @@ import scenes.base_model
 import scenes.chrome
 import scenes.classifier
 import scenes.dataset
+import scenes.evaluation
 import scenes.features
 import scenes.folders
 import scenes.heads
@@ -44,6 +45,18 @@ settings.register_profile(
 settings.load_profile("same")
 
 CLASSES = ["buildings", "forest", "glacier", "mountain", "sea", "street"]
+
+
+def held_out() -> tuple[np.ndarray, np.ndarray]:
+    """
+    Return the probabilities of the committed model before it was trained again, on the
+    validation photos, and the number of each one's label.
+    """
+    file = Path(__file__).parents[1] / "results" / "validation_predictions.csv"
+    table = pd.read_csv(file)
+    selected = scenes.evaluation.compare_models(table).index[0]
+    rows = table[table["model"] == selected]
+    return rows[CLASSES].to_numpy(), rows["label"].map(CLASSES.index).to_numpy()
 
 
 def find_browser() -> str | None:

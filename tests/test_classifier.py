@@ -19,6 +19,7 @@ from conftest import (
     CLASSES,
     Payload,
     draw,
+    held_out,
     read_table,
     small_base_model,
     small_head,
@@ -379,10 +380,7 @@ def test_the_committed_model_has_the_constants_that_the_validation_photos_give(
     committed,
 ):
     assert scenes.classifier.classes_of(committed) == CLASSES
-    table = pd.read_csv(RESULTS / "validation_predictions.csv")
-    table = table[table["model"] == scenes.evaluation.compare_models(table).index[0]]
-    labels = pd.Categorical(table["label"], CLASSES).codes
-    right = calibration.fit(table[CLASSES].to_numpy(), labels)
+    right = calibration.fit(*held_out())
     scale, offset = (
         committed.get_layer("temperature").scale,
         committed.get_layer("margin").offset,

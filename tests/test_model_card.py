@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import papermill.iorw
-from conftest import CLASSES, draw
+from conftest import CLASSES, draw, held_out
 from PIL import Image
 
 import scenes.classifier
@@ -65,18 +65,14 @@ def figures() -> list[str]:
 
 def fitted() -> dict[str, float]:
     """Return temperature and threshold, from what the selected model was fitted with."""
-    held_out = read("validation_predictions")
-    selected = scenes.evaluation.compare_models(held_out).index[0]
-    rows = held_out[held_out["model"] == selected]
-    y = pd.Categorical(rows["label"], CLASSES).codes
-    return calibration.fit(rows[CLASSES].to_numpy(), y)
+    return calibration.fit(*held_out())
 
 
 def figures_of_evaluation() -> list[str]:
-    held_out, test = read("validation_predictions"), read("test_predictions")
-    comparison = scenes.evaluation.compare_models(held_out)["accuracy"]
+    validation, test = read("validation_predictions"), read("test_predictions")
+    comparison = scenes.evaluation.compare_models(validation)["accuracy"]
     rates = [name for name in comparison.index if name != "head"]
-    n_held_out = (held_out["model"] == "head").sum()
+    n_held_out = (validation["model"] == "head").sum()
     first, second = (round(comparison[name] * n_held_out) for name in rates)
     constants = fitted()
     y, before = pd.Categorical(test["label"], CLASSES).codes, test[CLASSES].to_numpy()

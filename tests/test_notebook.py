@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from clean_notebook import WITHOUT_PHOTOS, clean, main, tidy
-from conftest import CLASSES, draw
+from conftest import CLASSES, draw, held_out
 from nbconvert import PythonExporter
 from PIL import Image
 
@@ -838,16 +838,11 @@ def test_what_is_fitted_is_fitted_on_validation_photos_and_shown_on_test_photos(
     run_on_features, by_engine
 ):
     """Of the selected model, which the committed predictions are of."""
-    tables = [
-        pd.read_csv(ROOT / "results" / f"{split}_predictions.csv")
-        for split in ("validation", "test")
-    ]
-    selected = evaluation.compare_models(tables[0]).index[0]
-    held_out = tables[0][tables[0]["model"] == selected]
-    labels = held_out["label"].map(CLASSES.index).to_numpy()
-    fitted = calibration.fit(held_out[CLASSES].to_numpy(), labels)
+    test = pd.read_csv(ROOT / "results" / "test_predictions.csv").set_index("path")
+    validation, labels = held_out()
+    fitted = calibration.fit(validation, labels)
     said = cell_of(run_on_features.notebook, "calibrate").outputs[0].text
-    errors = np.count_nonzero(held_out[CLASSES].to_numpy().argmax(axis=1) != labels)
+    errors = np.count_nonzero(validation.argmax(axis=1) != labels)
     assert said.splitlines() == [
         f"In the committed run, the temperature is {fitted['temperature']:.3f}",
         f"In the committed run, the threshold is {fitted['threshold']:.3f}",
@@ -855,12 +850,12 @@ def test_what_is_fitted_is_fitted_on_validation_photos_and_shown_on_test_photos(
     ]
 
     paths = by_engine.images["path"][by_engine.images["split"] == "test"]
-    probabilities = tables[1].set_index("path").loc[paths, CLASSES].to_numpy()
+    probabilities = test.loc[paths, CLASSES].to_numpy()
     correct = probabilities.argmax(axis=1) == by_engine.y_test
     shown = table_after(run_on_features.notebook, "accuracy")["accuracy"]
     of_head = np.mean(by_engine.test.argmax(axis=1) == by_engine.y_test)
     assert dict(shown) == pytest.approx(
-        {"head": of_head, selected: correct.mean()}, abs=5.1e-5
+        {"head": of_head, test["model"].iloc[0]: correct.mean()}, abs=5.1e-5
     )
     scaled = calibration.apply_temperature(probabilities, fitted["temperature"])
     covered = scaled.max(axis=1) >= fitted["threshold"]
