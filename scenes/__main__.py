@@ -101,11 +101,13 @@ def train(options: Namespace) -> int:
         try:
             run = papermill.execute_notebook(NOTEBOOK, beside, parameters)
         except papermill.PapermillExecutionError as error:
-            files.move(beside, failed)
+            report.put(beside, failed)
             place = f"{error.ename} in cell {error.exec_count} of {failed}"
             raise ValueError(f"{error.evalue} ({place})") from error
-        files.move(beside, notebook)
-    failed.unlink(missing_ok=True)
+        report.put(beside, notebook)
+    with contextlib.suppress(ValueError):  # its owner has changed it meanwhile
+        report.check_run(failed)
+        failed.unlink(missing_ok=True)
     report.write(notebook, page)
     print(f"Wrote the report {photos.printable(page)}; beside it lie all results.")
     for cell in run.cells:

@@ -5,7 +5,6 @@ The page opens without Jupyter and network, and holds all that the notebook show
 photos included. Runs nothing.
 """
 
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import nbformat
@@ -45,18 +44,28 @@ def read(path: Path) -> nbformat.NotebookNode:
 
 def check_run(path: Path) -> None:
     """
-    Raise a ValueError if a file is there that is not as papermill has written it.
-
-    A notebook that was saved later than a minute after its run ended holds the work of
-    its owner.
+    Raise a ValueError if a notebook is there whose cells are not those of a run that
+    `put` has put there.
     """
     if not path.exists():
         return
-    ended = read(path).metadata.get("papermill", {}).get("end_time")
-    saved = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-    if not ended or saved - datetime.fromisoformat(ended) > timedelta(minutes=1):
-        what = f"{path} is not as a run has written it"
+    notebook = read(path)
+    if notebook.metadata.get("sources_of_run") != _hash_sources(notebook):
+        what = f"{path} is not as a run has left it"
         raise ValueError(f"{what}; move it, or choose another OUTPUT")
+
+
+def put(beside: Path, path: Path) -> None:
+    """Put the notebook of a run in `path`'s place; raise what `check_run` raises."""
+    notebook = read(beside)
+    notebook.metadata["sources_of_run"] = _hash_sources(notebook)
+    nbformat.write(notebook, beside)
+    check_run(path)  # its owner may have changed it while this one ran
+    files.move(beside, path)
+
+
+def _hash_sources(notebook):
+    return files.fingerprint([cell.source for cell in notebook.cells])
 
 
 def check_page(page: Path) -> None:

@@ -1,10 +1,9 @@
 """A report is one page that holds all that a notebook shows, and replaces no other."""
 
 import base64
-import datetime
+import functools
 import io
 import json
-import os
 import re
 from pathlib import Path
 
@@ -130,16 +129,25 @@ def test_a_notebook_that_was_not_executed_ends_in_one_sentence(run, executed, ca
     assert not run.with_suffix(".html").exists()
 
 
-def test_a_notebook_that_its_owner_has_saved_after_its_run_is_known(run, executed):
-    check = scenes.report.check_run
-    check(run.with_name("none.ipynb"))
-    with pytest.raises(ValueError, match="is not as a run has written it; move it"):
+def test_the_notebook_of_a_run_is_replaced_until_a_cell_is_changed(run, executed):
+    check, put = scenes.report.check_run, scenes.report.put
+    newer, place = run.with_name("newer.ipynb"), run.with_name("place.ipynb")
+    told = "is not as a run has left it; move it, or choose another OUTPUT"
+    with pytest.raises(ValueError, match=told):
         check(run)  # of another program
-    ended = datetime.datetime.now(datetime.UTC)
-    executed.metadata["papermill"] = {"end_time": ended.isoformat()}
-    nbformat.write(executed, run)
-    check(run)
-    later = ended.timestamp() + 61
-    os.utime(run, (later, later))
-    with pytest.raises(ValueError, match="is not as a run has written it; move it"):
-        check(run)
+    for count in (1, 2):
+        executed.cells[1].execution_count = count
+        nbformat.write(executed, newer)
+        put(newer, place)
+        assert nbformat.read(place, 4).cells[1].execution_count == count
+    notebook = nbformat.read(place, 4)
+    notebook.cells[1].execution_count = 3  # run again in Jupyter
+    nbformat.write(notebook, place)
+    check(place)
+    notebook.cells[0].source += ", and what I think of it"
+    nbformat.write(notebook, place)
+    nbformat.write(executed, newer)
+    for of_owner in (check, functools.partial(put, newer)):
+        with pytest.raises(ValueError, match=told):
+            of_owner(place)
+    assert nbformat.read(place, 4) == notebook
