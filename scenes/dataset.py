@@ -19,7 +19,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import cross_val_predict
 from sklearn.utils.class_weight import compute_sample_weight
 
-from scenes import files, photos, progress
+from scenes import files, photos, progress, settings
 
 SIDE = 16  # of a thumbnail, in pixels
 MEASURES = ["brightness", "height", "width", "bytes"]  # of a photo, not of its content
@@ -227,7 +227,7 @@ def read_groups(images: pd.DataFrame, groups: str) -> pd.Series:
     ValueError
         A photo has no group, or several.
     """
-    if groups.endswith(".csv"):
+    if settings.is_csv(groups):
         names = set(images["path"])
         found = images["path"].map(_read_column("GROUPS", groups, "group", names))
     else:

@@ -63,13 +63,16 @@ def _is_path(value):
     return isinstance(value, str | os.PathLike | None) and value != ""
 
 
+def is_csv(groups: str | Path | None) -> bool:
+    """Return whether GROUPS is the path of a CSV file, and no regular expression."""
+    return str(groups).lower().endswith(".csv")
+
+
 def _are_groups(value):
-    if not isinstance(value, str | None):
-        return False
-    if value is None or value.endswith(".csv"):
-        return True
+    if value is None or is_csv(value):
+        return _is_path(value)
     try:
-        return re.compile(value).groups == 1
+        return isinstance(value, str) and re.compile(value).groups == 1
     except re.error:
         return False
 
@@ -373,7 +376,7 @@ def pick(namespace: dict) -> dict:
 
 def _is_file(name, value):
     """Return whether a setting that may be the path of a file is one."""
-    is_expression = name == "GROUPS" and not str(value).endswith(".csv")
+    is_expression = name == "GROUPS" and not is_csv(value)
     return value not in ("imagenet", None) and not is_expression
 
 

@@ -307,12 +307,12 @@ def test_look_alikes_of_more_than_a_tenth_of_a_class_are_told_not_kept_together(
 @pytest.mark.parametrize("table", ["path,group\n", "sep=;\nPath;Group;note\n"])
 def test_a_file_of_groups_is_read_as_spreadsheets_leave_it(table, tmp_path):
     images = labelled_as("aaa", ["a.jpg", "-b.jpg", "c.jpg"])
-    csv = tmp_path / "groups.csv"
+    csv = tmp_path / "groups.CSV"
     cells = table + "a.jpg,7\n'-b.jpg,ann\nc.jpg,7 \nother.jpg,8\n"
     csv.write_text(cells.replace(",", ";") if ";" in table else cells)
     assert list(scenes.dataset.read_groups(images, str(csv))) == ["7", "ann", "7"]
     csv.write_text("path,group\na.jpg,7\n-b.jpg,\n")
-    told = r"groups\.csv', which gives no group to -b\.jpg, c\.jpg; each photo needs"
+    told = r"groups\.CSV', which gives no group to -b\.jpg, c\.jpg; each photo needs"
     with pytest.raises(ValueError, match=told):
         scenes.dataset.read_groups(images, str(csv))
     csv.write_text("path,group\na.jpg,7\na.jpg,8\n")

@@ -130,6 +130,7 @@ def test_different_settings_write_to_different_folders(committed):
         if name not in scenes.runs.OF_NO_RESULT
         and np.asarray(value).tolist() != SETTINGS[name]
     ]
+    Path("g.csv").touch()
     folders = {folder_of(committed, **changed) for changed in changes}
     assert len(folders) == len(changes) > 20
 

@@ -41,8 +41,8 @@ NAN, INFINITY = float("nan"), float("inf")
 RULES = {
     "PHOTOS": ([5, "", True, ["photos"]], [None, "photos", Path("photos")]),
     "GROUPS": (
-        [5, "", "patient", "(a)(b)", "(", True, Path("g.csv")],
-        [None, r"patient(\d+)/"],
+        [5, "", "patient", "(a)(b)", "(", True, Path("g"), b"p(.)", re.compile("(p)")],
+        [None, r"patient(\d+)/", Path("g.csv")],
     ),
     "CACHE": (
         [None, "", 5, np.ones(2), scenes.settings.PROJECT],
@@ -206,13 +206,15 @@ def test_a_possible_setting_is_the_number_or_text_that_it_is(name, value):
         ({"CORRECTIONS": "b.csv"}, ["corrections"]),
         ({"CORRECTIONS": None}, ["corrections"]),
         ({"WEIGHTS": "imagenet"}, ["weights"]),
+        ({"GROUPS": "b.csv"}, ["groups"]),
     ],
 )
 def test_a_repeated_run_says_what_is_not_as_it_was(changed, told, capsys, monkeypatch):
-    for name in ("a.csv", "b.csv", "w.h5"):
+    for name in ("a.csv", "b.csv", "g.CSV", "w.h5"):
         Path(name).write_text(name)
     monkeypatch.setattr(scenes.base_model, "check_weights", str)
-    given = {**SETTINGS, "CORRECTIONS": "a.csv", "WEIGHTS": "w.h5"}
+    files = {"CORRECTIONS": "a.csv", "GROUPS": "g.CSV", "WEIGHTS": "w.h5"}
+    given = SETTINGS | files
     recorded = {"versions": scenes.VERSIONS, "photos": "of another room"}
     recorded |= scenes.settings.hash_files(given)
     scenes.settings.check_settings({**given, **changed, "recorded": recorded})
