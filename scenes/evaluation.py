@@ -62,7 +62,7 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
         over folds of `val_accuracy` and `val_loss`; `std`, the standard deviation of
         `val_accuracy` over folds; `gap`, by how much `val_accuracy` is lower than that
         of the best setting; `gap_sem`, the standard error of that gap (from the paired
-        differences of the folds); and `gap_low`, `gap_high`, its 95% confidence
+        differences of the folds); and `gap_margin`, half its 95% confidence
         interval (Student's t with folds - 1 degrees of freedom; NaN for one fold). The
         best setting is the best by luck as well, so the gaps are a little too large.
         Accuracies that agree in 9 digits are ties, broken by lower loss.
@@ -70,10 +70,8 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
     ranked = rank_epochs(results)
     table = ranked.drop_duplicates(scenes.HYPERPARAMETERS, ignore_index=True)
     n_folds = results["fold"].nunique()
-    half = table["gap_sem"] * t.ppf(0.975, n_folds - 1)
-    low = table["gap"] - half
-    high = table["gap"] + half
-    return table.assign(gap_low=low, gap_high=high)
+    margin = table["gap_sem"] * t.ppf(0.975, n_folds - 1)
+    return table.assign(gap_margin=margin)
 
 
 def variation_shares(summary: pd.DataFrame) -> pd.Series:
@@ -106,17 +104,11 @@ def best_hyperparameters(results: pd.DataFrame) -> dict[str, float]:
     Returns
     -------
     dict
-        `learning_rate`, `dropout`, `weight_decay`; its best `epoch`, `val_accuracy` and
-        `val_loss` there; `gap` and `gap_sem` of the runner-up (see `summarize`): the
-        choice is clear only if `gap` is well above `gap_sem`. Both are NaN if there is
-        one setting.
+        `learning_rate`, `dropout`, `weight_decay`; its best `epoch`, and `val_accuracy`
+        and `val_loss` there.
     """
-    ranked = summarize(results).drop(columns="std")
-    best, runner_up = ranked.reindex([0, 1]).to_dict("records")
-    best["epoch"] = int(best["epoch"])
-    best["gap"] = runner_up["gap"]
-    best["gap_sem"] = runner_up["gap_sem"]
-    return best
+    names = [*scenes.HYPERPARAMETERS, "epoch", "val_accuracy", "val_loss"]
+    return summarize(results)[names].to_dict("records")[0]
 
 
 def describe_edge(results: pd.DataFrame) -> str:

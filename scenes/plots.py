@@ -82,7 +82,7 @@ def counts(images: pd.DataFrame) -> go.Figure:
 def feature_map(
     features: np.ndarray,
     labels: pd.Series,
-    misclassified: Sequence[bool] | None = None,
+    misclassified: Sequence[bool],
     *,
     sample: int = 1200,
     seed: int = 0,
@@ -98,7 +98,7 @@ def feature_map(
     ----------
     features : ndarray, shape (n, n_features)
     labels : Series of categories, shape (n,)
-    misclassified : sequence of bool, shape (n,), optional
+    misclassified : sequence of bool, shape (n,)
         Which photos get a ring.
     sample : int
         The number of photos that are drawn.
@@ -125,12 +125,11 @@ def feature_map(
         cloud = _cloud(places[codes == code], color, classes[code])
         cloud.marker.symbol = symbol
         figure.add_trace(cloud)
-    if misclassified is not None:
-        is_wrong = np.asarray(misclassified)[rows]
-        rings = _cloud(places[is_wrong], "black", "misclassified")
-        rings.marker.update(symbol="circle-open", size=10)
-        rings.hoverinfo = "skip"
-        figure.add_trace(rings)
+    is_wrong = np.asarray(misclassified)[rows]
+    rings = _cloud(places[is_wrong], "black", "misclassified")
+    rings.marker.update(symbol="circle-open", size=10)
+    rings.hoverinfo = "skip"
+    figure.add_trace(rings)
     look.name_axes(figure, "t-SNE 1", "t-SNE 2")
     figure.update_layout(xaxis_showticklabels=False, yaxis_showticklabels=False)
     figure.layout.legend.title.text = "class"
@@ -294,7 +293,7 @@ def gaps(
     metric : str
         What the accuracies are called.
     """
-    table = summary.assign(worse=summary["gap_low"] > 0)
+    table = summary.assign(worse=summary["gap"] > summary["gap_margin"])
     table = table.sort_values(["worse", "gap"], ignore_index=True)
     describe = "dropout {:g}, weight decay {:g}".format
     table["setting"] = list(map(describe, table["dropout"], table["weight_decay"]))
@@ -304,7 +303,7 @@ def gaps(
         points = look.curve(100 * part["gap"], part.index, color, f"{rate:g}")
         points.mode = "markers"
         points.marker.symbol = symbol
-        points.error_x.array = 100 * (part["gap_high"] - part["gap"])
+        points.error_x.array = 100 * part["gap_margin"]
         points.error_x.update(thickness=1, width=0)
         points.text = part["setting"]
         points.hovertemplate = "%{text}: %{x:.2f} points"

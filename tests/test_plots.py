@@ -308,8 +308,8 @@ def test_of_many_classes_those_that_mix_most_are_in_colour():
     centres[9] = centres[5]
     features = centres[codes] + rng.normal(0, 0.1, (150, 40))
     labels = pd.Series(pd.Categorical.from_codes(codes, names(25)))
-    figure = scenes.plots.feature_map(features, labels)
-    others, *clouds = figure.data
+    figure = scenes.plots.feature_map(features, labels, codes < 0)
+    others, *clouds, _ = figure.data
     assert others.name == "other classes"
     assert len({cloud.marker.color for cloud in clouds}) == len(clouds) == 8
     assert sum(len(cloud.x) for cloud in figure.data) == 150
@@ -406,7 +406,8 @@ def test_feature_map_puts_photos_of_a_class_near_each_other(figures, photos):
 
 def test_feature_map_takes_a_sample_by_its_seed(photos):
     images, features, _ = photos[6]
-    draw = partial(scenes.plots.feature_map, features, images["label"], sample=20)
+    labels = images["label"]
+    draw = partial(scenes.plots.feature_map, features, labels, labels == "", sample=20)
     first, again = draw(seed=1), draw(seed=1)
     assert first == again
     assert sum(len(trace.x) for trace in first.data) == 20
@@ -415,7 +416,7 @@ def test_feature_map_takes_a_sample_by_its_seed(photos):
 def test_feature_map_bears_features_that_are_all_alike(photos):
     """As those of a base model without weights are."""
     labels = photos[6][0]["label"][:12]
-    figure = scenes.plots.feature_map(np.zeros((12, 1280), "float32"), labels)
+    figure = scenes.plots.feature_map(np.zeros((12, 1280)), labels, labels == "")
     assert sum(len(trace.x) for trace in figure.data) == 12
 
 
