@@ -68,7 +68,7 @@ def _writing(path):
     except OSError as error:
         reason = error.strerror or error
         what = f"cannot write {path} ({reason}); make room or choose another folder"
-        raise OSError(error.errno, what) from error
+        raise OSError(error.errno or errno.EIO, what) from error
 
 
 @contextmanager

@@ -27,7 +27,7 @@ Arrays = dict[str, np.ndarray]
 
 class Entry:
     """
-    Arrays that are kept in a folder, whether they are there already or not.
+    One entry of the cache, which need not be there yet.
 
     Parameters
     ----------

@@ -131,6 +131,12 @@ def test_a_read_only_folder_leaves_the_old_file_and_says_so(write, small_disk):
     assert (folder / name).read_bytes() == OLD
 
 
+def test_a_table_in_a_folder_that_is_not_there_is_an_error_with_a_number(tmp_path):
+    with pytest.raises(OSError, match=r"cannot write .*none/a\.csv \(") as caught:
+        scenes.files.write_csv(pd.DataFrame(), tmp_path / "none" / "a.csv")
+    assert caught.value.errno == errno.EIO  # pandas gives none
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_an_interrupt_while_writing_leaves_the_old_file(tmp_path, error):
     path = tmp_path / "results.csv"

@@ -34,7 +34,7 @@ import utils
 from scenes.grid_search import make_folds
 from scenes.settings import GridOptions
 from scenes.side_by_side import SideBySideHeads
-from scenes.store import Store
+from scenes.store import Entry
 
 COLUMNS = [*scenes.HYPERPARAMETERS, "fold", "epoch", *scenes.METRICS]
 LISTS = ("learning_rates", "dropouts", "weight_decays")
@@ -586,7 +586,7 @@ def test_an_interrupt_ends_the_trainings_of_all_threads_before_the_call_returns(
 
     Though the traceback, which Jupyter keeps, keeps all that the frames hold.
     """
-    put, train_fold = Store.put, scenes.grid_search.train_fold
+    put, train_fold = Entry.put, scenes.grid_search.train_fold
     press = functools.partial(os.kill, os.getpid(), signal.SIGINT)
     together = {"training": (2, press), "writing": (3, None)}[where]
     both = threading.Barrier(*together, timeout=60)
@@ -614,7 +614,7 @@ def test_an_interrupt_ends_the_trainings_of_all_threads_before_the_call_returns(
 
     with monkeypatch.context() as patch:
         patch.setattr(scenes.grid_search, "train_fold", train)
-        patch.setattr(Store, "put", put_and_wait)
+        patch.setattr(Entry, "put", put_and_wait)
         set_threads(patch, 2)
         with pytest.raises(KeyboardInterrupt) as interrupt:
             search_in(tmp_path)
