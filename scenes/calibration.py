@@ -130,15 +130,31 @@ def fit_threshold(
     """
     Return the confidence below which a classifier abstains.
 
-    It gives the largest coverage of held-out data with a selective accuracy of at least
-    `accuracy`; infinity, so that the classifier always abstains, if there is none.
+    It gives the largest coverage of held-out data at which the selective accuracy is at
+    least `accuracy`, even if one more answer were wrong; infinity, so that the
+    classifier always abstains, if there is none. So few images that this would always
+    be too low (48 and fewer, for 98%) are covered if their accuracy and their mean
+    confidence are at least `accuracy`.
+
+    Notes
+    -----
+    The best of many coverages looks better than it is, the more so the fewer the images
+    are. One more error makes up for that: it is the correction of conformal risk
+    control (Angelopoulos et al., 2024), here without its guarantee, since a selective
+    accuracy may rise as the threshold falls.
     """
     curve = coverage_curve(probabilities, y)
+    covered = curve.index.to_series() + 1
+    best_with_one_wrong = covered / (covered + 1)
+    with_one_wrong = curve["accuracy"] * best_with_one_wrong
+    mean_confidence = curve["confidence"].cumsum() / covered
+    of_few = np.minimum(curve["accuracy"], mean_confidence)
+    estimate = with_one_wrong.where(best_with_one_wrong >= accuracy, of_few).round(9)
     # Images of the same confidence are covered together.
-    curve = curve.drop_duplicates("confidence", keep="last")
+    is_last = ~curve["confidence"].duplicated(keep="last")
     following = curve["confidence"].shift(-1, fill_value=0)
     between = (curve["confidence"] + following) / 2
-    possible = between[curve["accuracy"] >= accuracy]
+    possible = between[is_last & (estimate >= accuracy)]
     return float(possible.iloc[-1]) if len(possible) else np.inf
 
 

@@ -50,7 +50,7 @@ CLASSES = ["buildings", "forest", "glacier", "mountain", "sea", "street"]
 def held_out() -> tuple[np.ndarray, np.ndarray]:
     """
     Return the probabilities of the committed model before it was trained again, on the
-    validation photos, and the number of each one's label.
+    validation photos, and the numbers of their classes.
     """
     file = Path(__file__).parents[1] / "results" / "validation_predictions.csv"
     table = pd.read_csv(file)

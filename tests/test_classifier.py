@@ -363,7 +363,7 @@ def test_an_exported_model_gives_the_same_probabilities(album, tmp_path, int8, r
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "classifier.keras"
 RESULTS = ROOT / "results"
-SHA256 = "cce81b499e6a9721d83e23532b3e07a4ecf322bfbe78c7f1576505738e128765"
+SHA256 = "33eb1dcb8498a2410d697385c6a33b2875a5f1fa9b89fb87cbaf9e848b23d2f0"
 
 
 @pytest.fixture(scope="module")

@@ -167,7 +167,7 @@ def total(measure, *patterns):
     ("measure", "patterns", "most"),
     [
         (tokens, ENGINE, 35600),
-        (tokens, ["tests/*.py"], 101500),
+        (tokens, ["tests/*.py"], 102000),
         (tokens, BESIDE, 12100),
         (splats, ENGINE, 16),
         (unions, ENGINE, 10),
