@@ -64,8 +64,8 @@ def test_the_benchmark_says_of_few_photos_what_their_table_holds():
 
 
 def test_the_benchmark_says_what_training_on_all_photos_changed():
-    table = common.read("few_photos")
-    rates = table["chosen"].map("fine-tuned, {:g}".format)
+    table = common.read("few_photos").query("chosen != 'head'")
+    rates = table["chosen"].astype(float).map("fine-tuned, {:g}".format)
     before = [row[name] for (_, row), name in zip(table.iterrows(), rates, strict=True)]
     gains = 100 * (table["saved"] - before).groupby(table["data set"]).mean()
     assert len(gains) == 4
