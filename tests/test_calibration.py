@@ -141,10 +141,11 @@ def test_the_threshold_answers_as_many_as_it_may_with_one_wrong_answer_more(accu
 
 
 def test_thresholds_at_the_ends_and_at_ties():
-    sure, y = np.array([[0.9, 0.1], [0.8, 0.2], [0.8, 0.2], [0.6, 0.4]]), [0, 0, 0, 0]
+    sure = np.array([[0.9, 0.1], [0.8, 0.2], [0.8, 0.2], [0.6, 0.4]])
     fit = calibration.fit_threshold
     assert fit(sure, np.array([1, 1, 1, 1])) == np.inf  # none is right: all are unsure
-    assert fit(sure, np.array(y), accuracy=0.8) == pytest.approx(0.3)  # 4 of 5
+    right = np.array([0, 0, 0, 0])
+    assert fit(sure, right, accuracy=0.8) == pytest.approx(0.3)  # 4 of 5
     tie = np.array([0, 0, 1, 0])
     assert fit(sure, tie, accuracy=0.5) == pytest.approx(0.3)  # 3 of 5
     assert fit(sure, tie, accuracy=0.76) == pytest.approx(0.85)  # both ties or none
