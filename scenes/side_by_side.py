@@ -130,14 +130,12 @@ class SideBySideHeads(keras.Model):
     def call(self, x, training=False):
         """Return scores (D, B, H, C) for features (B, F)."""
         n_dropouts, n_others = self.heads
-        x = ops.expand_dims(x, 0)
+        x = ops.expand_dims(x, 0)  # the same for all dropout rates
         if training:
             numbers = keras.random.uniform(ops.shape(x), seed=self.mask_generator)
             keep = numbers >= self.rates
             scaled = x / (1 - self.rates)
             x = ops.where(keep, scaled, 0.0)
-        else:
-            x = ops.repeat(x, n_dropouts, axis=0)
         scores = ops.matmul(x, self.kernel)
         scores = scores + self.bias
         return ops.reshape(scores, (n_dropouts, -1, n_others, self.n_classes))
