@@ -209,6 +209,9 @@ def create_validation(
     """
     Move a stratified share of the training photos to validation, if there is none.
 
+    A validation set that is given is in no fold of the cross-validation; one that is
+    drawn from the training photos is in the folds with these.
+
     Parameters
     ----------
     images : DataFrame
@@ -221,9 +224,13 @@ def create_validation(
     Returns
     -------
     DataFrame
-        A new table in which the `split` of these photos is 'validation'.
+        A new table in which the `split` of these photos is 'validation', and
+        `in_folds` says which photos are cross-validated.
     """
     settings.check(validation_ratio=ratio, seed=seed)
+    is_given = (images["split"] == "validation").any()
+    if not is_given or "in_folds" not in images:  # else, it was drawn before
+        images = images.assign(in_folds=images["split"] == "train")
     return _set_apart("validation", images, ratio, seed)
 
 
@@ -233,24 +240,49 @@ def _set_apart(split, images, ratio, seed):
     if (images["split"] == split).any():
         return images
     folds = round(1 / ratio)
-    train = images[images["split"] == "train"]
-    labels = train["label"].to_numpy(dtype=str)
-    splits = grid_search.make_folds(labels, train["group"], folds=folds, seed=seed)
-    _, rows = splits[0]
-    images.loc[train.index[rows], "split"] = split
+    is_train = images["split"] == "train"
+    _, rows = _draw(images, is_train, folds, seed)[0]
+    images.loc[images.index[rows], "split"] = split
     is_another_share = abs(1 / folds - ratio) >= 0.005
     if split == "test" or is_another_share:
         print(
-            f"No {split} split found; using {len(rows):,} of {len(train):,} training "
-            f"photos, a random 1/{folds} (ratio {ratio:g})."
+            f"No {split} split found; using {len(rows):,} of {is_train.sum():,} "
+            f"training photos, a random 1/{folds} (ratio {ratio:g})."
         )
     return images
+
+
+def draw_folds(
+    images: pd.DataFrame, folds: int, *, seed: int = 0
+) -> list[grid_search.Fold]:
+    """
+    Return (training rows, held-out rows) of each fold: numbers of rows of the table.
+
+    Parameters
+    ----------
+    images : DataFrame
+        Training and validation photos, with `label`, `group` and `in_folds`, as
+        `create_validation` returns them. The classes have the same shares in each
+        fold, and no group is divided.
+    folds, seed : int
+    """
+    settings.check(folds=folds, seed=seed)
+    return _draw(images, images["in_folds"], folds, seed)
+
+
+def _draw(images, among, folds, seed):
+    """Return the folds of some photos, as numbers of rows of the whole table."""
+    rows = np.flatnonzero(among)
+    labels = images["label"].iloc[rows].to_numpy(dtype=str)
+    groups = images["group"].iloc[rows]
+    splits = grid_search.make_folds(labels, groups, folds=folds, seed=seed)
+    return [(rows[training], rows[held_out]) for training, held_out in splits]
 
 
 def cross_fit(
     images: pd.DataFrame,
     X: np.ndarray,
-    splits: Sequence[tuple[np.ndarray, np.ndarray]],
+    splits: Sequence[grid_search.Fold],
     base_model: keras.Model,
     head_options: settings.HeadOptions,
     options: settings.FineTuningOptions,
@@ -261,17 +293,17 @@ def cross_fit(
     Return the probabilities of fine-tuned models that have not trained on the photos.
 
     For each fold, a model is fine-tuned on the others and predicts the photos of the
-    fold. Photos of a given validation set are in no fold: a model that is fine-tuned on
-    all folds predicts them. Each training resumes, and all share their activations.
+    fold; photos that are in no fold are predicted by one of all folds. Each training
+    resumes, and all share their activations.
 
     Parameters
     ----------
     images : DataFrame
-        The photos of the splits 'train' and, if such a set is given, 'validation'.
+        Training and validation photos.
     X : ndarray, shape (n, n_features)
         Their features.
     splits : sequence of (training rows, validation rows)
-        Those of `make_folds` for the photos of the split 'train'.
+        Those of `draw_folds`.
     base_model : keras.Model
     head_options, options
         How each head trains, and each fine-tuning from it.
@@ -284,14 +316,14 @@ def cross_fit(
     """
     y = images["label"].cat.codes.to_numpy()
     classes = list(images["label"].cat.categories)
-    in_folds = np.flatnonzero(images["split"] == "train")
-    given = np.flatnonzero(images["split"] == "validation")
-    parts = [(in_folds[training], in_folds[fold]) for training, fold in splits]
-    if len(given):
-        parts.append((in_folds, given))
+    in_folds = np.sort(np.concatenate([held_out for _, held_out in splits]))
+    in_none = np.setdiff1d(np.arange(len(images)), in_folds)
+    parts = list(splits)
+    if len(in_none):
+        parts.append((in_folds, in_none))
     probabilities = np.zeros((len(images), len(classes)))
     for training, held_out in parts:
-        head, _ = heads.train_head(X[training], y[training], head_options)
+        head = heads.train_head(X[training], y[training], head_options)
         split = np.full(len(images), "validation")
         split[training] = "train"
         of_part = images.assign(split=split)
@@ -305,32 +337,14 @@ def cross_fit(
     return probabilities
 
 
-def select_confused(
-    images: pd.DataFrame, predictions: Sequence[str], label: str, predicted: str
-) -> pd.DataFrame:
-    """
-    Return the photos with this label and prediction: a cell of the confusion matrix.
-    """
-    classes = images["label"].cat.categories
-    for name in (label, predicted):
-        if name not in classes:
-            raise ValueError(
-                f"{name!r} is no class; it must be one of {photos.some(classes)}"
-            )
-    is_predicted = np.asarray(predictions) == predicted
-    return images[(images["label"] == label) & is_predicted]
-
-
-def show_images(
-    paths: Sequence[str | Path], titles: Sequence[str], *, columns: int = 6
-) -> Figure:
-    """Return a matplotlib figure of photos with titles."""
+def show_images(paths: Sequence[str | Path], titles: Sequence[str]) -> Figure:
+    """Return a matplotlib figure of photos with titles, six a row."""
     shown = [photos.read_photo(path) for path in paths]
     printable = []
     for title in titles:
         lines = map(photos.printable, str(title).split("\n"))
         printable.append("\n".join(lines))
-    return drawings.grid(shown, printable, columns=columns)
+    return drawings.grid(shown, printable, columns=6)
 
 
 def percent(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:

@@ -8,6 +8,7 @@ whatever MPLBACKEND says.
 
 import functools
 import math
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +23,7 @@ if shell:
 
 _FONT = "DejaVu Sans"  # it comes with matplotlib
 _HINT = "Titles have characters that no installed font has; install the Noto fonts."
+_LETTERS = 12  # of a title, an inch
 _say_once = functools.cache(print)
 
 
@@ -41,13 +43,14 @@ def grid(
     photos : sequence of ndarray, shape (height, width) or (height, width, 3)
         0 to 255, grey or RGB.
     titles : sequence of str
-        Text, not formulas between dollar signs. Characters that no installed font has
-        are drawn as their codes, and a line says so, once.
+        Text, not formulas between dollar signs. Long lines are broken. Characters that
+        no installed font has are drawn as their codes, and a line says so, once.
     columns : int
     width : float
         Of a column, in inches.
     """
     titles, families = _drawable(titles)
+    titles = [_broken(title, int(_LETTERS * width)) for title in titles]
     rows = math.ceil(len(photos) / columns)
     lines = max(title.count("\n") + 1 for title in titles)
     height = width + 0.2 * lines
@@ -61,6 +64,12 @@ def grid(
         axis.set_title(title, fontsize=9, family=families, parse_math=False)
     figure.draw_without_rendering()  # so that the layout knows the height of the titles
     return figure
+
+
+def _broken(title, letters):
+    """Return a title with no line of more than so many letters."""
+    lines = [textwrap.fill(line, letters) for line in title.split("\n")]
+    return "\n".join(lines)
 
 
 def _drawable(titles):

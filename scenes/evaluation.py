@@ -285,7 +285,7 @@ def describe_choice(comparison: pd.DataFrame, run: str = "this run") -> str:
     return f"{said}."
 
 
-def describe_gap(in_folds: np.ndarray, validation: np.ndarray) -> str:
+def describe_gap(of_folds: np.ndarray, validation: np.ndarray) -> str:
     """
     Return a sentence on the accuracy in the folds and on the validation set.
 
@@ -293,14 +293,14 @@ def describe_gap(in_folds: np.ndarray, validation: np.ndarray) -> str:
 
     Parameters
     ----------
-    in_folds, validation : ndarray of bool, shapes (n,) and (m,)
+    of_folds, validation : ndarray of bool, shapes (n,) and (m,)
         Whether each out-of-fold prediction is right, and each of the validation photos.
     """
     said = (
-        f"Accuracy of the head in the folds: {calibration.percent(in_folds)}, on the "
+        f"Accuracy of the head in the folds: {calibration.percent(of_folds)}, on the "
         f"validation set: {calibration.percent(validation)}."
     )
-    lowest = calibration.accuracy(in_folds)["ci_low"]
+    lowest = calibration.accuracy(of_folds)["ci_low"]
     if lowest <= calibration.accuracy(validation)["ci_high"]:
         return said
     return (

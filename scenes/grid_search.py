@@ -36,8 +36,8 @@ def grid_search(
     X: np.ndarray,
     y: np.ndarray,
     options: settings.GridOptions,
+    splits: Sequence[Fold],
     *,
-    groups: Sequence | None = None,
     cache: str | Path,
     csv: str | Path,
 ) -> pd.DataFrame:
@@ -56,8 +56,10 @@ def grid_search(
         The class weights are computed from each part of each fold; they weight its
         cross-entropy and accuracy: with 'balanced', accuracies are balanced accuracies,
         even where groups divide the classes unequally.
-    groups : sequence of length n, optional
-        Photos of the same group never stand on both sides of a fold.
+    splits : sequence of (training rows, validation rows)
+        The folds, as `make_folds` draws them, or others: numbers of rows of X and y,
+        of which each class is in the training rows of each fold. Rows in none are not
+        used.
     cache : path
         The folder for finished folds, until all are finished: an interrupted search
         goes on from there when it is started again.
@@ -76,10 +78,10 @@ def grid_search(
 
     Notes
     -----
-    The same machine, versions and seed give the same bytes, in any process, interrupted
-    or not. A GPU, another processor or another number of threads may add up in another
-    order: the last digits then differ, and an accuracy by a photo that stands between
-    two classes.
+    The same machine, versions, folds and seed give the same bytes, in any process,
+    interrupted or not. A GPU, another processor or another number of threads may add up
+    in another order: the last digits then differ, and an accuracy by a photo that
+    stands between two classes.
 
     A task is one fold of some dropout rates, with all learning rates and weight decays:
     of one rate, or of as many as make at most 128 settings of six classes (fewer of
@@ -92,20 +94,28 @@ def grid_search(
     250 bytes for each of its rows.
     """
     X, y, n_classes = heads.check_data(X, y)
-    folds = make_folds(y, groups, folds=options.folds, seed=options.seed)
+    _check_folds(splits, y, n_classes)
     blocks = divide(options, n_classes)
     made_of = [scenes.VERSIONS, dataclasses.asdict(options), len(blocks)]
-    fingerprint = files.fingerprint(made_of, X, y, folds)
+    fingerprint = files.fingerprint(made_of, X, y, splits)
     entry = store.Entry(cache, KIND, fingerprint)
     csv = Path(csv)
     with files.locked(csv):
         is_resumed = bool(entry.parts())
-        tables = list(_train_all(X, y, folds, blocks, entry))
+        tables = list(_train_all(X, y, splits, blocks, entry))
         files.write_csv(pd.concat(tables).sort_values(_ORDER), csv)
         entry.drop()
     results = pd.read_csv(csv)
     results.attrs["resumed"] = is_resumed
     return results
+
+
+def _check_folds(splits, y, n_classes):
+    """Raise an error if a fold trains without a class."""
+    for fold, (training_rows, _) in enumerate(splits, 1):
+        missing = set(range(n_classes)).difference(y[training_rows])
+        if missing:
+            raise ValueError(f"fold {fold} has no class {min(missing)} to train on")
 
 
 def make_folds(
@@ -127,10 +137,6 @@ def make_folds(
     if groups is None:
         groups = np.arange(len(labels))
     groups = np.asarray(groups)
-    if groups.shape != labels.shape:
-        raise ValueError(
-            f"groups have the shape {groups.shape}, and labels {labels.shape}"
-        )
     different = pd.DataFrame({"label": labels, "group": groups}).drop_duplicates()
     sizes = different["label"].value_counts()
     if folds > sizes.min():
@@ -192,16 +198,16 @@ def _heads_a_rate(options):
     return len(options.learning_rates) * len(options.weight_decays)
 
 
-def _train_all(X, y, folds, blocks, entry):
+def _train_all(X, y, splits, blocks, entry):
     """Yield the table of each block and fold: what an interrupted search left first."""
     calls = []
-    n_tasks = len(folds) * len(blocks)
+    n_tasks = len(splits) * len(blocks)
     with progress.bar(n_tasks, "Grid search", "fold") as bar:
         for number, block in enumerate(blocks, 1):
             n_heads = len(block.dropouts) * _heads_a_rate(block)
             shape = n_heads * block.epochs, len(COLUMNS)
             schema = {"table": (np.float64, shape)}
-            for fold, rows in enumerate(folds, 1):
+            for fold, rows in enumerate(splits, 1):
                 part = f"fold-{fold}-block-{number}"
                 arrays = entry.get(schema, part)
                 if arrays is None:

@@ -9,7 +9,6 @@ import threading
 
 import keras
 import numpy as np
-import pandas as pd
 
 import scenes
 from scenes import progress, settings, training
@@ -18,9 +17,7 @@ _one_training = threading.Lock()  # the kept graph trains one head at a time
 STEPS = 64  # batches a call of a graph, since each is so small
 
 
-def check_data(
-    X: np.ndarray, y: np.ndarray, n_classes: int | None = None
-) -> tuple[np.ndarray, np.ndarray, int]:
+def check_data(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     """
     Return X as float32, y as int32, and the number of classes.
 
@@ -29,19 +26,19 @@ def check_data(
     X : ndarray, shape (n, n_features)
     y : ndarray of int, shape (n,)
         The number of each image's class.
-    n_classes : int, optional
-        Without it, y must hold each class from 0 to the highest.
 
     Raises
     ------
     ValueError
-        The shapes do not fit, X holds NaN or infinity, or y holds another class.
+        The shapes do not fit, X holds NaN or infinity, or y holds something else than
+        each class from 0 to the highest.
     """
     X = np.asarray(X, "float32")
     y = np.asarray(y)
     if X.ndim != 2 or not len(X) or y.shape != X.shape[:1]:
-        shapes = f"X {X.shape} and y {y.shape}"
-        raise ValueError(f"{shapes} must be (n, n_features) and (n,)")
+        raise ValueError(
+            f"X {X.shape} and y {y.shape} must be (n, n_features) and (n,)"
+        )
     finite = np.isfinite(X).all(axis=1)
     if not finite.all():
         row = np.argmin(finite)
@@ -49,16 +46,14 @@ def check_data(
     found = np.unique(y).tolist()
     low, high = found[0], found[-1]
     is_whole = y.dtype.kind in "iu"
-    if not is_whole or low < 0 or high >= (n_classes or np.inf):
-        last = f" to {n_classes - 1}" if n_classes else ""
-        allowed = f"whole numbers from 0{last}, as label.cat.codes"
+    if not is_whole or low < 0:
+        allowed = "whole numbers from 0, as label.cat.codes"
         raise ValueError(f"y holds {low!r} to {high!r}; it must hold {allowed}")
-    if n_classes is None:
-        n_classes = max(2, high + 1)
-        missing = set(range(n_classes)).difference(found)
-        if missing:
-            what = f"y never holds class {min(missing)}"
-            raise ValueError(f"{what}, which needs an image to train on")
+    n_classes = max(2, high + 1)
+    missing = set(range(n_classes)).difference(found)
+    if missing:
+        what = f"y never holds class {min(missing)}"
+        raise ValueError(f"{what}, which needs an image to train on")
     return X, y.astype("int32"), n_classes
 
 
@@ -117,14 +112,10 @@ def build_head(
 
 
 def train_head(
-    X: np.ndarray,
-    y: np.ndarray,
-    options: settings.HeadOptions,
-    *,
-    validation_data: tuple[np.ndarray, np.ndarray] | None = None,
-) -> tuple[keras.Sequential, pd.DataFrame]:
+    X: np.ndarray, y: np.ndarray, options: settings.HeadOptions
+) -> keras.Sequential:
     """
-    Return a head trained with Adam, and its history: an ordinary Keras `fit`.
+    Return a head trained with Adam: an ordinary Keras `fit`.
 
     Parameters
     ----------
@@ -133,19 +124,8 @@ def train_head(
         The number of each image's class, `images["label"].cat.codes`; each class from 0
         to the highest has an image.
     options : HeadOptions
-        The seed becomes the global seed of Keras. Class weights are computed from the
-        training and from the validation data; they weight the cross-entropy and the
-        accuracy of these.
-    validation_data : (X, y), optional
-        Evaluated after each epoch.
-
-    Returns
-    -------
-    head : keras.Sequential
-    history : DataFrame
-        One row per epoch: `epoch` (from 1), `loss` (with the L2 penalty, averaged over
-        the epoch's batches), `accuracy`, and with validation data `val_loss`,
-        `val_accuracy`.
+        The seed becomes the global seed of Keras. Class weights are computed from y;
+        they weight the cross-entropy.
 
     Notes
     -----
@@ -154,10 +134,6 @@ def train_head(
     """
     X, y, n_classes = check_data(X, y)
     weights = class_weights(y, options.class_weight, n_classes)
-    if validation_data:
-        X_val, y_val, _ = check_data(*validation_data, n_classes)
-        val_weights = class_weights(y_val, options.class_weight, n_classes)
-        validation_data = X_val, y_val, val_weights[y_val]
     bar = progress.bar(options.epochs, "Training the head", "epoch")
     move = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: bar.update())
     with _one_training, scenes.float32(), training.SettingUp() as setting_up, bar:
@@ -168,20 +144,17 @@ def train_head(
             options.dropout,
             options.weight_decay,
         )
-        model, history = graph.fit(
+        model, _ = graph.fit(
             options.seed,
             X,
             y,
             batch_size=options.batch_size,
             epochs=options.epochs,
             sample_weight=weights[y],
-            validation_data=validation_data,
             callbacks=[setting_up, move],
             verbose=0,
         )
-    table = pd.DataFrame(history.history).filter(scenes.METRICS)
-    table.insert(0, "epoch", range(1, options.epochs + 1))
-    return model.layers[0], table
+    return model.layers[0]
 
 
 @functools.lru_cache(maxsize=1)
@@ -197,7 +170,6 @@ def _graph_of(n_features, n_classes, learning_rate, dropout, weight_decay):
         model.compile(
             optimizer=keras.optimizers.Adam(learning_rate),
             loss="sparse_categorical_crossentropy",
-            weighted_metrics=["accuracy"],
             steps_per_execution=STEPS,
             jit_compile=False,  # takes longer than it saves for so small a graph
         )

@@ -207,13 +207,13 @@ class HeadOptions(_Options):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GridOptions(_Options):
     """
-    A grid of settings, and how it is cross-validated.
+    A grid of settings, and how its heads train.
 
     Attributes
     ----------
     learning_rates, dropouts, weight_decays : tuple of float
         The grid is their product; sorted.
-    epochs, folds, batch_size : int
+    epochs, batch_size : int
     class_weight : None or 'balanced'
         See `heads.class_weights`.
     seed : int
@@ -223,7 +223,6 @@ class GridOptions(_Options):
     learning_rates: Sequence[float]
     dropouts: Sequence[float]
     weight_decays: Sequence[float]
-    folds: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -80,12 +80,13 @@ def predict_folds(
     ----------
     X, y : ndarray, shapes (n, n_features) and (n,)
     splits : sequence of (training rows, validation rows)
-        Those of `make_folds`.
+        Those of `make_folds` or `utils.draw_folds`; of a photo in no fold, the
+        probabilities are 0.
     options : HeadOptions
     """
     probabilities = np.zeros((len(y), y.max() + 1))
     for training_rows, fold in splits:
-        head, _ = heads.train_head(X[training_rows], y[training_rows], options)
+        head = heads.train_head(X[training_rows], y[training_rows], options)
         probabilities[fold] = head(X[fold])
     return probabilities
 

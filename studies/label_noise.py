@@ -94,7 +94,7 @@ def clean() -> None:
     for name, seed in itertools.product(ways, range(3)):
         kept, labels = ways[name]
         options = common.best_setting(seed)
-        head, _ = heads.train_head(X_train[kept], labels[kept], options)
+        head = heads.train_head(X_train[kept], labels[kept], options)
         probabilities = head.predict(X_val, verbose=0)
         accuracy = np.mean(probabilities.argmax(axis=1) == y_val)
         of_label = probabilities[np.arange(len(y_val)), y_val]

@@ -35,7 +35,7 @@ def without(name: str, images: pd.DataFrame, X: np.ndarray) -> dict:
     split = images["split"].to_numpy(dtype=str)
     train = (split == "train") & (y >= 0)
     validation = (split == "validation") & (y >= 0)
-    head, _ = heads.train_head(X[train], y[train], common.best_setting())
+    head = heads.train_head(X[train], y[train], common.best_setting())
     held_out = head(X[validation]).numpy()
     temperature = calibration.fit_temperature(held_out, y[validation])
     held_out = calibration.apply_temperature(held_out, temperature)

@@ -143,10 +143,10 @@ SMALL = GridOptions(
     dropouts=[0.0, 0.3],
     weight_decays=[1e-4, 1e-2],
     epochs=2,
-    folds=3,
     batch_size=24,
     seed=7,
 )
+FOLDS = 3
 
 
 def search_in(
@@ -156,17 +156,25 @@ def search_in(
     X: np.ndarray = X,
     y: np.ndarray = Y,
     groups: Sequence | None = None,
+    folds: int = FOLDS,
 ) -> pd.DataFrame:
     """Search with the cache and the CSV in one folder."""
+    splits = scenes.grid_search.make_folds(y, groups, folds=folds, seed=options.seed)
     files = {"cache": folder / "cache", "csv": folder / "grid_search.csv"}
-    return scenes.grid_search.grid_search(X, y, options, groups=groups, **files)
+    return scenes.grid_search.grid_search(X, y, options, splits, **files)
 
 
 # In a process of its own, each tells its words to the tests.
 
 
 def run(
-    word: Connection, *, folder: Path, threads: int = 0, copies: int = 1, options
+    word: Connection,
+    *,
+    folder: Path,
+    threads: int = 0,
+    copies: int = 1,
+    folds: int = FOLDS,
+    options,
 ) -> None:
     """
     Run a search as the notebook does; 0 threads are as many as TensorFlow likes.
@@ -176,10 +184,12 @@ def run(
         tf.config.threading.set_inter_op_parallelism_threads(threads)
     X, y = make_photos(N * copies)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        search_in(folder, options, X=X, y=y)
+        search_in(folder, options, X=X, y=y, folds=folds)
 
 
-def run_step_by_step(word: Connection, *, folder: Path, options: GridOptions) -> None:
+def run_step_by_step(
+    word: Connection, *, folder: Path, folds: int, options: GridOptions
+) -> None:
     """
     Run a grid search without compiling it, which would take most of its time; tell
     steps.
@@ -194,7 +204,7 @@ def run_step_by_step(word: Connection, *, folder: Path, options: GridOptions) ->
             word.send("a step is done")
 
     scenes.grid_search._StopIfAsked.on_train_batch_end = tell
-    run(word, folder=folder, options=options)
+    run(word, folder=folder, folds=folds, options=options)
 
 
 def run_and_die(
@@ -215,7 +225,7 @@ def run_and_die(
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(count)
-    search_in(folder, options)
+    search_in(folder, options, folds=2)
 
 
 def hold(word: Connection, *, folder: Path, options: GridOptions) -> None:
@@ -242,9 +252,9 @@ def measure_memory(word: Connection, *, folder: Path, options: GridOptions) -> N
         )
 
     X, y = make_photos(600)
-    search_in(folder, options, X=X, y=y)  # loads what any search needs
+    search_in(folder, options, X=X, y=y, folds=2)  # loads what any search needs
     X, y = np.tile(X, (20, 1)), np.tile(y, 20)
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
     before = memory("VmRSS")
-    search_in(folder, options, X=X, y=y)
+    search_in(folder, options, X=X, y=y, folds=2)
     word.send((memory("VmHWM") - before, X.nbytes))

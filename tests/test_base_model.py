@@ -121,7 +121,7 @@ def test_rounding_moves_the_test_accuracy_by_at_most_a_fifth_of_a_point(bundled)
     )
     n, accuracies = len(train), []
     for features in (rounded, unrounded):
-        head, _ = scenes.heads.train_head(features[:n], y[:n], options)
+        head = scenes.heads.train_head(features[:n], y[:n], options)
         predicted = head(features[n:]).numpy().argmax(axis=1)
         accuracies.append(np.mean(predicted == y[n:]))
     assert min(accuracies) > 0.88

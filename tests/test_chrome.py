@@ -83,8 +83,8 @@ def test_a_chrome_that_is_slow_to_start_gets_a_second_chance(
 ):
     program = write_program(tmp_path / "chromium", WAITS.format(find_browser()))
     monkeypatch.setenv("BROWSER_PATH", str(program))
-    monkeypatch.setattr(scenes.chrome, "START_PATIENCE", 2)
-    late = "Chrome did not start within 2 s; "
+    monkeypatch.setattr(scenes.chrome, "START_PATIENCE", 1)
+    late = "Chrome did not start within 1 s; "
     assert chrome.draw(FIGURE)[1].startswith(f"No PNG of this plot: {late}")
     if starts:
         Path(f"{program}.go").touch()
@@ -154,7 +154,7 @@ def test_a_chrome_that_dies_or_stalls_between_two_plots_stops_no_run(
     assert chrome.draw(FIGURE)[0]
     pid = chrome._kaleido.subprocess.pid
     os.killpg(pid, signal_sent)
-    monkeypatch.setattr(scenes.chrome, "PATIENCE", 3)
+    monkeypatch.setattr(scenes.chrome, "PATIENCE", 1)
     picture, line = chrome.draw(FIGURE)
     assert picture is None
     assert line.startswith("PNG export disabled: Chrome failed (")

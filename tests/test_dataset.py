@@ -5,6 +5,7 @@ What is known of the photos' table: digests, copies, sizes, and corrected labels
 import re
 import tracemalloc
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -137,6 +138,15 @@ def test_a_class_that_is_known_by_no_content_is_said_with_the_accuracies(
     assert "(chance: 50.0%, head: 95.0%)" in capsys.readouterr().out
 
 
+def test_photos_in_no_fold_do_not_count_in_the_accuracy_without_content():
+    images = measured("brightness", (60, 40))
+    splits = in_folds(images)
+    others = images.assign(label=images["label"].cat.codes.map({0: "b", 1: "a"}))
+    both = pd.concat([images, others.astype({"label": "category"})])
+    find = scenes.dataset.find_shortcut
+    assert find(both, splits, 0.95) == find(images, splits, 0.95) > 0.9
+
+
 def test_nothing_is_said_of_measures_that_gain_little_or_are_not_known(capsys):
     images = measured("none", (80, 20))
     splits = in_folds(images)
@@ -156,12 +166,12 @@ def test_nothing_is_said_of_measures_that_gain_nothing_beside_a_poor_head(capsys
 def test_with_class_weights_the_accuracy_without_content_is_balanced(monkeypatch):
     """Here, all photos are taken for the larger class."""
     images = measured("none", (80, 20))
-    monkeypatch.setattr(
-        scenes.dataset, "cross_val_predict", lambda *_, cv: np.zeros(100)
-    )
+    forest = Mock(predict=lambda seen: np.zeros(len(seen)))
+    monkeypatch.setattr(scenes.dataset, "RandomForestClassifier", lambda **_: forest)
+    splits = in_folds(images)
     find = scenes.dataset.find_shortcut
-    assert find(images, [], 0.9) == pytest.approx(0.8)
-    balanced = find(images, [], 0.9, class_weight="balanced")
+    assert find(images, splits, 0.9) == pytest.approx(0.8)
+    balanced = find(images, splits, 0.9, class_weight="balanced")
     assert balanced == pytest.approx(0.5)
 
 

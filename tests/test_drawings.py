@@ -1,5 +1,7 @@
 """Photos under titles, and class activation maps over photos."""
 
+import itertools
+
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -50,6 +52,16 @@ def test_maps_lie_over_the_whole_of_their_photos_under_their_titles(figure):
         low, high = over.get_clim()
         assert (over.get_array()[0, 0], over.get_array()[6, 6]) == (low, high)
     assert not plt.get_fignums(), "nor is it shown twice"
+
+
+def test_long_titles_do_not_run_into_each_other():
+    long = "Mediterranean Sea, in the evening_and_the_night_before_the_day"
+    titles = [long, f"{long}\n{long}", "short", long]
+    drawn = scenes.drawings.grid([draw(0)] * 4, titles, columns=2)
+    texts = [axis.title for axis in drawn.axes]
+    boxes = [part.get_window_extent() for part in [*texts, *drawn.axes]]
+    for first, second in itertools.combinations(boxes, 2):
+        assert not first.overlaps(second)
 
 
 def test_a_map_is_brightest_where_its_values_are_highest(figure):

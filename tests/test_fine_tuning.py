@@ -670,8 +670,9 @@ def cross_fit(images, network, tmp_path):
     options = FineTuningOptions(**SMALL)
 
     def fit(table):
-        labels = table["label"][table["split"] == "train"].to_numpy(dtype=str)
-        splits = scenes.grid_search.make_folds(labels, None, folds=2, seed=0)
+        table = table.assign(in_folds=table["split"] == "train")
+        table["group"] = table["path"]
+        splits = utils.draw_folds(table, 2)
         return utils.cross_fit(
             table, X, splits, network, head_options, options, cache=tmp_path
         )
@@ -722,7 +723,7 @@ def test_a_cross_fit_resumes_and_computes_activations_once(
     """What was trained before without the given validation set is not trained again."""
     fit, training, X, head_options, options = cross_fit
     y, rows = training["label"].cat.codes.to_numpy(), training["split"] == "train"
-    head, _ = scenes.heads.train_head(X[rows], y[rows], head_options)
+    head = scenes.heads.train_head(X[rows], y[rows], head_options)
     base, top, _ = fine_tuning.fine_tune(
         training, network, head, options, cache=tmp_path
     )
@@ -965,7 +966,7 @@ def test_the_model_selected_on_few_real_photos_is_no_worse_than_the_head(
         learning_rate=0.001, dropout=0.1, weight_decay=1e-4, epochs=25
     )
     train = split == "train"
-    head, _ = scenes.heads.train_head(X[train], y[train], options)
+    head = scenes.heads.train_head(X[train], y[train], options)
     options = SMALL | {"learning_rate": 3e-4, "epochs": 5, "batch_size": 32}
     options = FineTuningOptions(**options)
     base, tuned_head, _ = fine_tuning.fine_tune(

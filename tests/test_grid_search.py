@@ -22,7 +22,16 @@ import search
 import tensorflow as tf
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from search import SMALL, X, Y, fake_training, fit_alone, make_unequal, search_in
+from search import (
+    FOLDS,
+    SMALL,
+    X,
+    Y,
+    fake_training,
+    fit_alone,
+    make_unequal,
+    search_in,
+)
 
 import scenes
 import scenes.base_model
@@ -163,14 +172,14 @@ def test_settings_in_blocks_train_as_all_at_once(
     monkeypatch.setattr(scenes.grid_search, "BLOCK_COLUMNS", 4 * 6)
     trainings.real = True
     results = search_in(tmp_path)
-    assert len(set(trainings.parts)) == SMALL.folds * 2
+    assert len(set(trainings.parts)) == FOLDS * 2
     np.testing.assert_allclose(results, searched[1], rtol=0, atol=1e-5)
 
 
 def divide(n_classes, counts):
     """Return a grid of as many values of each kind, and the lists of its blocks."""
     lists = [np.linspace(0.001, 0.5, n) for n in counts]
-    grid = GridOptions(**dict(zip(LISTS, lists, strict=True)), epochs=1, folds=2)
+    grid = GridOptions(**dict(zip(LISTS, lists, strict=True)), epochs=1)
     blocks = scenes.grid_search.divide(grid, n_classes)
     return lists, [[getattr(block, name) for name in LISTS] for block in blocks]
 
@@ -208,7 +217,7 @@ def test_finished_blocks_are_kept(tmp_path, trainings, monkeypatch):
     uninterrupted = search_in(tmp_path / "uninterrupted")
     trainings.interrupt(tmp_path, after=3)
     assert search_in(tmp_path).equals(uninterrupted)
-    assert len(trainings.parts) == 2 * SMALL.folds * 2
+    assert len(trainings.parts) == 2 * FOLDS * 2
 
 
 # --- Several at once ------------------------------------------------------------------
@@ -297,7 +306,7 @@ def test_no_model_outlives_its_fold(tmp_path, monkeypatch, step_by_step):
         search_in(tmp_path)
     finally:
         gc.enable()
-    assert counts == [0] * SMALL.folds
+    assert counts == [0] * FOLDS
     assert not alive
 
 
@@ -325,7 +334,7 @@ def assert_plain_fits_agree(results, X, y, options, groups=None):
     """
     Let no figure of a search stand in another setting's row, nor in another fold's.
     """
-    splits = make_folds(y, groups, folds=options.folds, seed=options.seed)
+    splits = make_folds(y, groups, folds=FOLDS, seed=options.seed)
     training = {
         name: getattr(options, name)
         for name in ("epochs", "batch_size", "class_weight")
@@ -374,7 +383,7 @@ def test_neither_the_order_of_the_lists_nor_the_type_of_numbers_matters(
     searched, tmp_path
 ):
     changed = {name: np.array(getattr(SMALL, name)[::-1]) for name in LISTS}
-    for name in ("epochs", "folds", "batch_size", "seed"):
+    for name in ("epochs", "batch_size", "seed"):
         changed[name] = np.int64(getattr(SMALL, name))
     photos = {"X": np.asfortranarray(X, "float64"), "y": Y.astype("uint8")}
     search_in(tmp_path, GridOptions(**changed), **photos)
@@ -383,14 +392,14 @@ def test_neither_the_order_of_the_lists_nor_the_type_of_numbers_matters(
 
 def test_it_computes_in_float32_whatever_a_cell_has_set(tmp_path, step_by_step):
     """In the thread of the cell and in those of the folds."""
-    options = replace(SMALL, epochs=1, folds=2)
-    expected = search_in(tmp_path / "expected", options)
+    options = replace(SMALL, epochs=1)
+    expected = search_in(tmp_path / "expected", options, folds=2)
     keras.config.set_dtype_policy("mixed_float16")
     keras.config.set_floatx("float64")
     try:
         with joblib.parallel_config("threading", n_jobs=2):
-            assert search_in(tmp_path / "threads", options).equals(expected)
-        assert search_in(tmp_path / "here", options).equals(expected)
+            assert search_in(tmp_path / "threads", options, folds=2).equals(expected)
+        assert search_in(tmp_path / "here", options, folds=2).equals(expected)
         assert keras.config.dtype_policy().name == "mixed_float16"
         assert keras.config.floatx() == "float64"
     finally:
@@ -398,13 +407,11 @@ def test_it_computes_in_float32_whatever_a_cell_has_set(tmp_path, step_by_step):
         keras.config.set_dtype_policy("float32")
 
 
-def test_what_cannot_be_searched_is_refused(tmp_path):
-    message = r"learning_rates is \[0.001, 0.00100000001\]; it must"
-    with pytest.raises(ValueError, match=message):
-        replace(SMALL, learning_rates=[0.001, 0.00100000001])
-    message = r"groups have the shape \(2,\), and labels \(96,\)"
-    with pytest.raises(ValueError, match=message):
-        search_in(tmp_path, groups=[1, 2])
+def test_a_fold_that_trains_without_a_class_is_refused(tmp_path):
+    splits = [(np.flatnonzero(Y != 2), np.flatnonzero(Y == 2))]
+    files = {"cache": tmp_path / "cache", "csv": tmp_path / "grid_search.csv"}
+    with pytest.raises(ValueError, match="fold 1 has no class 2 to train on"):
+        scenes.grid_search.grid_search(X, Y, SMALL, splits, **files)
     assert not any(tmp_path.iterdir())
 
 
@@ -453,7 +460,7 @@ def repeated(start, tmp_path_factory):
     """
     root = tmp_path_factory.mktemp("repeated")
     folders = [root / name for name in ("here", "fresh", "one thread")]
-    options = {"options": replace(SMALL, folds=2, batch_size=64), "copies": 6}
+    options = {"options": replace(SMALL, batch_size=64), "folds": 2, "copies": 6}
     fresh, _ = start(search.run, **options, folder=folders[1])
     one, _ = start(search.run, **options, folder=folders[2], threads=1)
     search.run(None, **options, folder=folders[0])
@@ -509,13 +516,13 @@ def test_a_search_killed_at_random_points_ends_with_the_same_bytes(start, tmp_pa
     Two folds train at once. A search that ends before it is killed was one of several:
     the next one begins anew.
     """
-    options = replace(SMALL, dropouts=[0.3], epochs=1, folds=4, batch_size=36)
-    there = {"options": options, "folder": tmp_path / "uninterrupted"}
+    options = replace(SMALL, dropouts=[0.3], epochs=1, batch_size=36)
+    there = {"options": options, "folds": 4, "folder": tmp_path / "uninterrupted"}
     process, word = start(search.run_step_by_step, **there)
     word.recv()
     began = time.perf_counter()
     assert wait(process) == 0
-    fold = (time.perf_counter() - began) / options.folds
+    fold = (time.perf_counter() - began) / there["folds"]
     expected = (there["folder"] / "grid_search.csv").read_bytes()
 
     folder = tmp_path / "new"
@@ -525,7 +532,7 @@ def test_a_search_killed_at_random_points_ends_with_the_same_bytes(start, tmp_pa
     rng = np.random.default_rng(0)
     kills = 0
     while kills < 5 or csv.read_bytes() != expected:
-        process, word = start(search.run_step_by_step, options=options, folder=folder)
+        process, word = start(search.run_step_by_step, **there | {"folder": folder})
         if kills < 5:
             word.poll(300)
             process.join(rng.uniform(0, 2 * fold))
@@ -544,15 +551,14 @@ def test_a_search_killed_at_random_points_ends_with_the_same_bytes(start, tmp_pa
 def test_a_search_killed_before_any_file_operation_ends_with_the_same_bytes(
     start, trainings, tmp_path
 ):
-    options = replace(SMALL, folds=2)
-    search_in(tmp_path / "uninterrupted", options)
+    search_in(tmp_path / "uninterrupted", folds=2)
     expected = (tmp_path / "uninterrupted" / "grid_search.csv").read_bytes()
     folds_trained = set()
     for operation in range(1000):
         folder = tmp_path / f"{operation}"
         folder.mkdir()
         (folder / "grid_search.csv").write_bytes(b"the old table")
-        given = {"operation": operation, "folder": folder, "options": options}
+        given = {"operation": operation, "folder": folder, "options": SMALL}
         process, _ = start(search.run_and_die, **given)
         exitcode = wait(process)
         check_files(folder, (b"the old table", expected))
@@ -560,7 +566,7 @@ def test_a_search_killed_before_any_file_operation_ends_with_the_same_bytes(
             break
         assert exitcode == -signal.SIGKILL
         before = len(trainings.parts)
-        search_in(folder, options)
+        search_in(folder, folds=2)
         folds_trained.add(len(trainings.parts) - before)
         assert (folder / "grid_search.csv").read_bytes() == expected
         assert_clean(folder)
@@ -621,7 +627,7 @@ def test_an_interrupt_ends_the_trainings_of_all_threads_before_the_call_returns(
     assert interrupt.traceback
     assert sorted(ended) == [2, 3]
     assert len(parts_in(tmp_path)) == 1
-    [rows, *_] = make_folds(Y, None, folds=SMALL.folds, seed=SMALL.seed)
+    [rows, *_] = make_folds(Y, None, folds=FOLDS, seed=SMALL.seed)
     train_fold(X, Y, rows, SMALL, fold=1)  # nothing stops what trains afterwards
     search_in(tmp_path)
 
@@ -652,13 +658,13 @@ def test_folds_outlive_a_table_that_cannot_be_written(tmp_path, trainings, monke
         with pytest.raises(OSError, match="the disk is full"):
             search_in(tmp_path)
     search_in(tmp_path)
-    assert len(trainings.parts) == SMALL.folds
+    assert len(trainings.parts) == FOLDS
 
 
 def test_a_finished_search_is_run_again(tmp_path, trainings):
     for runs in (1, 2):
         search_in(tmp_path)
-        assert len(trainings.parts) == runs * SMALL.folds
+        assert len(trainings.parts) == runs * FOLDS
         assert_clean(tmp_path)
 
 
@@ -706,7 +712,7 @@ def test_another_version_does_not_take_the_folds(
     trainings.interrupt(tmp_path, after=2)
     monkeypatch.setattr(part, value)
     search_in(tmp_path)
-    assert len(trainings.parts) == 2 + SMALL.folds * blocks
+    assert len(trainings.parts) == 2 + FOLDS * blocks
     assert "computed again" not in capsys.readouterr().out
 
 
@@ -752,6 +758,7 @@ def test_a_second_run_stops_with_a_word_while_the_first_lives(
     assert search_in(tmp_path).equals(other)
 
 
+@pytest.mark.slow
 def test_memory_grows_by_two_and_a_half_copies_of_the_features_for_each_of_two_tasks(
     start, tmp_path, monkeypatch
 ):
@@ -761,7 +768,7 @@ def test_memory_grows_by_two_and_a_half_copies_of_the_features_for_each_of_two_t
     )  # what is freed, glibc gives back
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("this system does not tell the peak of the memory")
-    options = replace(SMALL, epochs=1, folds=2)
+    options = replace(SMALL, epochs=1)
     process, word = start(search.measure_memory, folder=tmp_path, options=options)
     grown, size = word.recv()
     assert wait(process) == 0

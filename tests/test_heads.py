@@ -6,12 +6,13 @@ import keras
 import numpy as np
 import pytest
 from conftest import CLASSES, small_base_model, small_head
-from search import SMALL, fit_plainly, make_photos, make_unequal, search_in
+from search import SMALL, fit_plainly, make_photos, make_unequal
 from sklearn.utils.class_weight import compute_class_weight
 
 import scenes
 import scenes.base_model
 import scenes.classifier
+import scenes.grid_search
 import scenes.heads
 from scenes.settings import HeadOptions
 
@@ -35,8 +36,7 @@ def photos():
 
 @pytest.fixture(scope="module")
 def trained(photos):
-    """Return head and history of a training."""
-    return scenes.heads.train_head(*photos, OPTIONS, validation_data=photos)
+    return scenes.heads.train_head(*photos, OPTIONS)
 
 
 def assert_same_weights(head, other):
@@ -65,38 +65,20 @@ def test_a_head_is_dropout_and_a_dense_softmax_with_a_penalty(photos, n_classes)
     np.testing.assert_allclose(head.predict(photos[0], verbose=0), expected, atol=1e-5)
 
 
-def test_a_head_learns_and_the_history_has_a_row_for_each_epoch_from_1(trained):
-    _, history = trained
-    assert list(history.columns) == ["epoch", *scenes.METRICS]
-    assert list(history["epoch"]) == list(range(1, 9))
-    assert history["loss"].is_monotonic_decreasing
-    assert history["val_accuracy"].iloc[-1] > 0.9
+def accuracy(head, photos):
+    X, y = photos
+    return np.mean(head.predict(X, verbose=0).argmax(axis=1) == y)
 
 
-def test_validation_figures_are_those_of_the_head_at_the_end_of_the_epoch(
-    trained, photos
-):
-    head, history = trained
-    features, labels = photos
-    chances = head.predict(features, verbose=0)
-    entropy = -np.log(chances[np.arange(N), labels]).mean()
-    penalty = OPTIONS.weight_decay * np.square(head.get_weights()[0]).sum()
-    accuracy = np.mean(chances.argmax(axis=1) == labels)
-    assert history["val_accuracy"].iloc[-1] == pytest.approx(accuracy, abs=1e-6)
-    assert history["val_loss"].iloc[-1] == pytest.approx(entropy + penalty, abs=1e-4)
-
-
-def test_without_validation_the_same_training_has_no_validation_columns(
-    trained, photos
-):
-    head, history = scenes.heads.train_head(*photos, replace(OPTIONS, seed=np.int64(3)))
-    assert list(history.columns) == ["epoch", "loss", "accuracy"]
-    assert_same_weights(head, trained[0])
+def test_a_head_learns_and_the_same_seed_gives_the_same_weights(trained, photos):
+    assert accuracy(trained, photos) > 0.9
+    again = scenes.heads.train_head(*photos, replace(OPTIONS, seed=np.int64(3)))
+    assert_same_weights(again, trained)
 
 
 def test_another_seed_gives_other_weights(trained, photos):
-    other, _ = scenes.heads.train_head(*photos, replace(OPTIONS, seed=4))
-    assert np.abs(other.get_weights()[0] - trained[0].get_weights()[0]).max() > 0.01
+    other = scenes.heads.train_head(*photos, replace(OPTIONS, seed=4))
+    assert np.abs(other.get_weights()[0] - trained.get_weights()[0]).max() > 0.01
 
 
 def test_heads_of_one_kind_share_a_graph_and_of_the_last_kind_alone(photos):
@@ -116,14 +98,14 @@ def test_it_computes_in_float32_whatever_a_cell_has_set(policy, trained, photos)
     keras.config.set_dtype_policy(policy)
     keras.config.set_floatx("float64")
     try:
-        head, _ = scenes.heads.train_head(*photos, OPTIONS)
+        head = scenes.heads.train_head(*photos, OPTIONS)
         built = scenes.classifier.build_classifier(*parts, CLASSES)
         assert keras.config.dtype_policy().name == policy
         assert keras.config.floatx() == "float64"
     finally:
         keras.config.set_floatx("float32")
         keras.config.set_dtype_policy("float32")
-    assert_same_weights(head, trained[0])
+    assert_same_weights(head, trained)
     assert built.output["probabilities"].dtype == "float32"
     layers = [*head.layers, built.get_layer("scaling"), built.get_layer("temperature")]
     assert {layer.compute_dtype for layer in layers} == {"float32"}
@@ -131,19 +113,19 @@ def test_it_computes_in_float32_whatever_a_cell_has_set(policy, trained, photos)
 
 def test_a_batch_larger_than_the_data_is_one_batch_of_all(photos):
     larger, whole = (
-        scenes.heads.train_head(*photos, replace(OPTIONS, epochs=1, batch_size=size))[1]
+        scenes.heads.train_head(*photos, replace(OPTIONS, epochs=1, batch_size=size))
         for size in (10**6, N)
     )
-    assert larger.equals(whole)
+    assert_same_weights(larger, whole)
 
 
 @pytest.mark.parametrize("n_classes", [2, 37])
 def test_a_head_learns_as_many_classes_as_the_labels_count(n_classes):
     features, labels = make_photos(300, n_classes=n_classes)
     options = replace(OPTIONS, batch_size=32)
-    head, history = scenes.heads.train_head(features, labels.astype("int8"), options)
+    head = scenes.heads.train_head(features, labels.astype("int8"), options)
     assert head.output_shape == (None, n_classes)
-    assert history["accuracy"].iloc[-1] > 0.9
+    assert accuracy(head, (features, labels)) > 0.9
 
 
 # --- Class weights --------------------------------------------------------------------
@@ -162,20 +144,12 @@ def test_class_weights_are_those_of_scikit_learn():
 
 
 def test_class_weights_train_as_those_of_a_plain_fit():
-    """Validation photos have weights of their own, and need not be of all classes."""
-    X, y = make_unequal(200)
-    some = np.flatnonzero(y[80:] < 4) + 80
-    halves = (X[:80], y[:80]), (X[some], y[some])
-    weighted = {"class_weight": "balanced", "epochs": 3, "batch_size": 32}
-    head, history = scenes.heads.train_head(
-        *halves[0], replace(OPTIONS, **weighted), validation_data=halves[1]
-    )
+    photos = make_unequal(200)
+    weighted = {"class_weight": "balanced", "epochs": 3, "batch_size": 24}
+    head = scenes.heads.train_head(*photos, replace(OPTIONS, **weighted))
     keras.utils.set_random_seed(OPTIONS.seed)
     plain = build_head(6)
-    expected = fit_plainly(
-        plain, *halves, learning_rate=OPTIONS.learning_rate, **weighted
-    )
-    np.testing.assert_allclose(history[list(scenes.METRICS)], expected, atol=1e-6)
+    fit_plainly(plain, photos, photos, learning_rate=OPTIONS.learning_rate, **weighted)
     np.testing.assert_allclose(head.get_weights()[0], plain.get_weights()[0], atol=1e-6)
 
 
@@ -223,13 +197,11 @@ def doors(photos, tmp_path, monkeypatch):
 
     monkeypatch.setattr(keras.Model, "fit", work)
     train = scenes.heads.train_head
-    options = replace(SMALL, folds=2)
+    files = {"cache": tmp_path / "new", "csv": tmp_path / "new.csv"}
+    search = scenes.grid_search.grid_search
     return {
         "train_head": lambda X, y: train(X, y, OPTIONS),
-        "train_head's validation": lambda X, y: train(
-            *photos, OPTIONS, validation_data=(X, y)
-        ),
-        "grid_search": lambda X, y: search_in(tmp_path / "new", options, X=X, y=y),
+        "grid_search": lambda X, y: search(X, y, SMALL, [], **files),
     }
 
 
@@ -249,9 +221,7 @@ def test_impossible_options_are_refused_by_name_when_they_are_made(name, value):
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 @pytest.mark.parametrize("fault", DATA_FAULTS)
-@pytest.mark.parametrize(
-    "door", ["train_head", "train_head's validation", "grid_search"]
-)
+@pytest.mark.parametrize("door", ["train_head", "grid_search"])
 def test_impossible_data_are_refused_before_any_work(
     door, fault, doors, photos, tmp_path
 ):
@@ -268,12 +238,6 @@ def test_each_class_needs_a_photo_to_train_on(door, doors, photos):
         doors[door](features[labels != 2], labels[labels != 2])
     with pytest.raises(ValueError, match="y never holds class 1"):
         doors[door](features, np.zeros_like(labels))
-
-
-def test_validation_photos_are_of_the_classes_that_train(doors, photos):
-    features, labels = photos
-    with pytest.raises(ValueError, match=r"y holds 0 to 6; .* from 0 to 5"):
-        doors["train_head's validation"](features, with_value(labels, 6))
 
 
 def test_the_bar_ends_with_all_epochs(photos, bars):

@@ -538,13 +538,13 @@ ON_FEATURES = SMALL | {"SHRINK_FACTOR": 1}
 
 def thin_features(path):
     """
-    Write every 20th of the bundled features, and those of photos that have copies.
+    Write every 40th of the bundled features, and those of photos that have copies.
 
     Of the latter, some are in two splits.
     """
     arrays = dict(np.load(ROOT / "features.npz"))
     copied = pd.Series(arrays["group"]).duplicated(keep=False)
-    kept = copied | (copied.index % 20 == 0)
+    kept = copied | (copied.index % 40 == 0)
     for name in ("path", "label", "split", "digest", "group", "features"):
         arrays[name] = arrays[name][kept]
     np.savez(path, **arrays)
@@ -751,19 +751,21 @@ def by_engine(run_on_features):
         dropouts=SMALL["DROPOUTS"],
         weight_decays=SMALL["WEIGHT_DECAYS"],
         epochs=SMALL["EPOCHS"],
-        folds=SMALL["FOLDS"],
     )
     groups = images["group"][~test]
+    splits = scenes.grid_search.make_folds(
+        y[~test], groups, folds=SMALL["FOLDS"], seed=0
+    )
     csv = run_on_features.folder / ".cache" / "by_engine.csv"
     results = scenes.grid_search.grid_search(
-        X[~test], y[~test], grid, groups=groups, cache=csv.parent, csv=csv
+        X[~test], y[~test], grid, splits, cache=csv.parent, csv=csv
     )
     best = evaluation.best_hyperparameters(results)
     names = ("learning_rate", "dropout", "weight_decay")
     options = HeadOptions(**{name: best[name] for name in names}, epochs=best["epoch"])
 
     def predict(training_rows, rows, seed=0):
-        head, _ = scenes.heads.train_head(
+        head = scenes.heads.train_head(
             X[training_rows], y[training_rows], dataclasses.replace(options, seed=seed)
         )
         return head.predict(X[rows], verbose=0)
@@ -772,10 +774,9 @@ def by_engine(run_on_features):
         guesses = predict(training_rows, validation, seed).argmax(axis=1)
         return np.mean(guesses == y[validation])
 
-    out_of_fold = np.zeros((len(groups), len(CLASSES)), "float32")
+    out_of_fold = np.zeros((np.sum(~test), len(CLASSES)), "float32")
     rows = np.flatnonzero(~test)
-    folds = scenes.grid_search.make_folds(y[~test], groups, folds=grid.folds, seed=0)
-    for training_rows, fold in folds:
+    for training_rows, fold in splits:
         out_of_fold[fold] = predict(rows[training_rows], rows[fold])
     halves = [utils.shrink(images[train], 2, start=number).index for number in range(2)]
     of_halves = [
@@ -877,23 +878,36 @@ def test_a_cross_fitted_run_is_calibrated_on_all_training_photos(run_on_drawn_ph
     assert re.findall(r"up to (\d+) trainings", said) == ["5"]
 
 
+def test_a_given_validation_set_is_predicted_by_the_head_and_in_no_fold(committed):
+    images = pd.DataFrame({"in_folds": [True, False, True, False]})
+    given = {"train_val_images": images, "validation": ~images["in_folds"]}
+    given |= {"test": images["in_folds"] & False, "classes": ["a", "b"]}
+    given |= {"splits": [([0], [2]), ([2], [0])], "head_options": None}
+    given |= {"X_train_val": np.zeros((4, 1)), "y_train_val": np.array([0, 0, 1, 0])}
+    given |= {"X_val": None, "y_val": np.zeros(2, int), "np": np}
+    given["head"] = Mock(predict=lambda X, verbose: np.array([[0, 1], [0, 1]]))
+    given["train_head"] = lambda X, y, options: lambda X: np.array([[1, 0]])
+    run = run_cells(committed, "out-of-fold", evaluation=evaluation, **given)
+    assert run["oof_probabilities"].argmax(axis=1).tolist() == [0, 1, 0, 1]
+    assert run["oof_correct"].tolist() == [True, False]
+
+
 @pytest.fixture
 def cross_fit(committed, monkeypatch):
     """Return a function that runs the cell of the cross-fit, and a stand-in for it."""
     labels = pd.Series(pd.Categorical(list("ab") * 10))
     split = ["test"] * 2 + ["train"] * 10 + ["validation"] * 8
-    images = pd.DataFrame({"label": labels, "split": split})
-    test, in_folds = images["split"] == "test", images["split"] == "train"
-    y = labels[~test].cat.codes.to_numpy()
+    images = pd.DataFrame({"label": labels, "split": split})[2:]
+    in_folds = images["split"] == "train"
+    y = images["label"].cat.codes.to_numpy()
     # Right in the folds, wrong for the validation photos, which are in none.
-    guesses = np.eye(2)[np.where(in_folds[~test], y, 1 - y)]
+    guesses = np.eye(2)[np.where(in_folds, y, 1 - y)]
     fit = Mock(return_value=guesses)
     monkeypatch.setattr(utils, "cross_fit", fit)
-    given = {"images": images, "test": test, "in_folds": in_folds, "y_train_val": y}
+    given = {"train_val_images": images, "in_folds": in_folds, "y_train_val": y}
     given |= {"X_train_val": None, "base_model": None, "head_options": None}
     given |= {"splits": "of the folds", "np": np}
     given |= {"oof_probabilities": 1 - guesses, "head_probabilities": "of head"}
-    given |= {"fold_rows": np.arange(10)}
     given |= {"options_of_model": {"tuned": None}, "probabilities": "of tuned"}
     given |= {"utils": utils}
     given |= {"calibration": calibration}
@@ -996,7 +1010,8 @@ def test_the_photos_of_the_most_frequent_error_are_shown(committed, guesses, sho
     images = pd.DataFrame({"label": pd.Categorical(list("aabbbbb"), list("abc"))})
     images["path"] = [f"{name}/{row}" for row, name in enumerate(images["label"])]
     pairs = evaluation.confused_pairs(images["label"], list(guesses))
-    given = {"test_images": images, "predictions": [*guesses], "classes": [*"abc"]}
+    given = {"test_images": images, "classes": [*"abc"]}
+    given["predictions"] = np.array(list(guesses))
     table, _ = photos_shown(committed, "confused", pairs=pairs, **given)
     assert list(table["path"]) == shown
 
@@ -1014,7 +1029,7 @@ def test_a_test_photo_that_corrections_leave_out_still_counts_in_one_row(committ
     images.loc[2, "label"] = "b"
     stand_in = Mock(wraps=utils, load_features=Mock(return_value=X))
     given = {"labelled": labelled, "images": images, "utils": stand_in, "np": np}
-    given |= {"validation_is_given": False, "base_model": None, "with_photos": True}
+    given |= {"base_model": None, "with_photos": True}
     output = Mock(keep=Mock(wraps=lambda tables, name: tables[0]))
     given |= {"output": output, "selected": "tuned", "options_of_model": {"tuned": 0}}
     given |= {"evaluation": evaluation, "run": "this run", "pd": pd, "CACHE": None}
@@ -1022,7 +1037,7 @@ def test_a_test_photo_that_corrections_leave_out_still_counts_in_one_row(committ
     probabilities = pd.DataFrame(X[[1, 2, 3, 0]], columns=["a", "b"])
     given |= {"predict": lambda model, files: probabilities}
     head = Mock(predict=lambda X, verbose: X)
-    given |= {"train_head": lambda X, y, options: (head, None), "head_options": None}
+    given |= {"train_head": lambda X, y, options: head, "head_options": None}
     cells = ["extract", "final", "accuracy"]
     table = run_cells(committed, *cells, **given)["accuracies"]
     written = output.keep.call_args.args[0][0]

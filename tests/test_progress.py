@@ -220,7 +220,6 @@ def search(folder, images, base):
         dropouts=[0.0, 0.3, 0.5],
         weight_decays=[1e-4, 1e-2],
         epochs=5,
-        folds=3,
     )
     X, y = make_photos(1500)
     search_in(folder, options, X=X, y=y)

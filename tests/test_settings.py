@@ -68,6 +68,7 @@ RULES = {
             [],
             [[0.1]],
             [0.1, 0.1],
+            [0.001, 0.00100000001],
             {0.1},
             "0.1",
             None,
@@ -373,7 +374,6 @@ GRID = {
     "dropouts": [0.1],
     "weight_decays": [0.1],
     "epochs": 1,
-    "folds": 2,
 }
 
 
@@ -383,12 +383,10 @@ def test_options_hold_pythons_own_numbers_or_are_refused():
         dropouts=(fractions.Fraction(1, 5),),
         weight_decays=[np.longdouble("0.25"), 0],
         epochs=np.int64(3),
-        folds=np.uint8(2),
     )
     assert repr(options) == (
         "GridOptions(epochs=3, batch_size=128, class_weight=None, seed=0, "
-        "learning_rates=(0.001, 0.01), dropouts=(0.2,), weight_decays=(0.0, 0.25), "
-        "folds=2)"
+        "learning_rates=(0.001, 0.01), dropouts=(0.2,), weight_decays=(0.0, 0.25))"
     )
     one = {"learning_rate": 0.1, "dropout": 0.1, "weight_decay": 0.1, "epochs": 1}
     for name, value in {"seed": 10**30, "weight_decay": 1e30, "epochs": 0}.items():
@@ -401,12 +399,13 @@ def test_options_hold_pythons_own_numbers_or_are_refused():
 def test_an_impossible_argument_is_refused_before_any_work(table, tmp_path):
     training = {"epochs": 0, "batch_size": 0, "class_weight": "all", "seed": -1}
     head = {"learning_rate": 0, "dropout": 1, "weight_decay": -1}
-    grid = {"learning_rates": 0, "dropouts": [1], "weight_decays": [], "folds": 1}
+    grid = {"learning_rates": 0, "dropouts": [1], "weight_decays": []}
     tuning = {"learning_rate": 2, "first_layer": "block_0", "label_smoothing": 1}
     # a function, what it is given, by position and by name, and what is impossible
     rows = [
         (utils.shrink, [table], {}, {"factor": 0}),
         (utils.create_validation, [table], {}, {"ratio": 0.51, "seed": -1}),
+        (utils.draw_folds, [table], {"folds": 2}, {"folds": 1, "seed": -1}),
         (
             scenes.features.extract_features,
             [table, None],

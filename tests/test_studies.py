@@ -122,7 +122,6 @@ def test_a_search_is_condensed_and_a_plot_shows_its_best(loaded, monkeypatch, tm
         dropouts=[0.0],
         weight_decays=[0.0, 0.001],
         epochs=2,
-        folds=5,
     )
     monkeypatch.setattr(large_search, "GRID", grid)
     monkeypatch.setattr(large_search, "EPOCHS", [1, 2])
@@ -257,7 +256,7 @@ def test_labels_are_cleaned_in_four_ways_and_judged_by_the_same_photos(monkeypat
 
     def train(X, y, options):
         trained.append((X[:, 3].astype(int), y, options.seed))
-        return head, None
+        return head
 
     def predict(X, **options):
         predicted.append(X[:, 3].astype(int))

@@ -254,10 +254,9 @@ def test_a_photo_is_never_parted_from_its_group(images, name, ratio, seed):
     labelled = split[split["split"].isin(["train", name])]
     assert labelled.groupby("group")["split"].nunique().max() == 1
     assert (images["split"][moved] == "train").all()
-    pd.testing.assert_frame_equal(split[~moved], images[~moved])
-    pd.testing.assert_frame_equal(
-        split.drop(columns="split"), images.drop(columns="split")
-    )
+    pd.testing.assert_frame_equal(split.loc[~moved, images.columns], images[~moved])
+    kept = images.columns.drop("split")
+    pd.testing.assert_frame_equal(split[kept], images[kept])
     pd.testing.assert_frame_equal(split, SET_APART[name](images, ratio, seed=seed))
     pd.testing.assert_frame_equal(split, SET_APART[name](split, ratio, seed=seed))
 
@@ -290,7 +289,7 @@ def test_the_same_share_of_each_class_is_set_apart_within_one_photo(
 def test_a_split_that_is_given_is_left_as_it_is(drawn, name):
     images = read_table(drawn)
     images.loc[images.index[:3], "split"] = name
-    pd.testing.assert_frame_equal(SET_APART[name](images), images)
+    pd.testing.assert_frame_equal(SET_APART[name](images)[images.columns], images)
 
 
 @pytest.mark.parametrize("name", SET_APART)
@@ -336,6 +335,23 @@ def test_what_becomes_the_test_split_and_any_other_share_is_said(
     assert len(printed.splitlines()) == bool(said)
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_a_validation_set_is_in_the_folds_if_it_was_drawn(given):
+    """The folds are numbers of rows, whatever the index."""
+    index = np.arange(100, 136)
+    images = pd.DataFrame({"split": "train", "group": index.astype(str)}, index)
+    images["label"] = pd.Categorical(list("ab") * 18)
+    if given:
+        images.loc[index % 3 == 0, "split"] = "validation"
+    images = utils.create_validation(images, 0.5)
+    expected = np.flatnonzero((index % 3 > 0) | (not given)).tolist()
+    splits = utils.draw_folds(images, 3)
+    assert not np.array_equal(splits[0][1], utils.draw_folds(images, 3, seed=1)[0][1])
+    assert sorted(row for _, rows in splits for row in rows) == expected
+    for training, rows in splits:
+        assert sorted([*training, *rows]) == expected
+
+
 def test_create_validation_chooses_other_photos_with_another_seed(drawn):
     images = read_table(drawn)
     splits = {
@@ -366,7 +382,7 @@ def gallery(tmp_path):
 
 def test_show_images_shows_each_photo_under_its_title(gallery):
     titles = [f"photo {i}" for i in range(7)]
-    figure = utils.show_images(gallery, titles, columns=3)
+    figure = utils.show_images(gallery, titles)
     assert len(figure.axes) == 7
     assert not any(axis.axison for axis in figure.axes)
     for seed, axis in enumerate(figure.axes):
@@ -397,20 +413,6 @@ def test_show_images_takes_any_title_as_text(gallery):
     figure.canvas.draw()
     shown = [axis.get_title() for axis in figure.axes[:7]]
     assert shown == [*titles[:2], "caf\\udce9.jpg", *titles[3:]]
-
-
-def test_the_photos_of_a_cell_of_the_confusion_matrix():
-    labels = pd.Categorical(list("aaaabbbc"), list("abcd"))
-    images = pd.DataFrame({"path": [*"stuvwxyz"], "label": labels}, range(7, -1, -1))
-    guesses = list("aaabbbac")
-    assert list(utils.select_confused(images, guesses, "a", "b")["path"]) == ["v"]
-    chosen = utils.select_confused(images, pd.Categorical(guesses), "b", "b")
-    assert list(chosen.index) == [3, 2]
-    assert utils.select_confused(images, guesses, "d", "a").empty
-    refused = r"^'e' is no class; it must be one of a, b, c, d$"
-    for names in (("e", "a"), ("a", "e")):
-        with pytest.raises(ValueError, match=refused):
-            utils.select_confused(images, guesses, *names)
 
 
 def test_photos_are_shown_if_there_are_files(gallery, capsys):

@@ -144,9 +144,7 @@ def whole_grid(train: Photos, validation: Photos) -> float:
     """Train all 36 settings side by side, and return the best validation accuracy."""
     features, labels = map(np.concatenate, zip(train, validation, strict=True))
     rows = np.split(np.arange(len(labels)), [len(train[1])])
-    options = scenes.settings.GridOptions(
-        **GRID, epochs=EPOCHS, folds=2, batch_size=BATCH_SIZE
-    )
+    options = scenes.settings.GridOptions(**GRID, epochs=EPOCHS, batch_size=BATCH_SIZE)
     table, _ = scenes.grid_search.train_fold(features, labels, rows, options, fold=1)
     return table["val_accuracy"].max()
 
@@ -353,6 +351,7 @@ def search(features: np.ndarray, labels: np.ndarray, shape: tuple, folds: int) -
     Run a grid search of (learning rates, dropouts, weight decays) with all it does.
     """
     rates, dropouts, decays = shape
+    splits = scenes.grid_search.make_folds(labels, None, folds=folds, seed=0)
     with tempfile.TemporaryDirectory() as folder, quiet():
         scenes.grid_search.grid_search(
             features,
@@ -362,9 +361,9 @@ def search(features: np.ndarray, labels: np.ndarray, shape: tuple, folds: int) -
                 dropouts=np.linspace(0, 0.7, dropouts),
                 weight_decays=np.geomspace(1e-5, 1e-2, decays),
                 epochs=EPOCHS,
-                folds=folds,
                 batch_size=BATCH_SIZE,
             ),
+            splits,
             cache=folder,
             csv=Path(folder, "grid_search.csv"),
         )

@@ -45,8 +45,8 @@ GRID = settings.GridOptions(
     dropouts=[0.1, 0.3, 0.5],
     weight_decays=[0.00001, 0.0001, 0.001, 0.01],
     epochs=25,
-    folds=5,
 )
+FOLDS = 5
 TUNING = settings.FineTuningOptions(
     learning_rate=0.0001, first_layer="block_10_expand", label_smoothing=0.1, epochs=5
 )
@@ -58,7 +58,7 @@ JUDGED += ["ci_low", "ci_high"]
 def read(folder: Path, thinned: int, seed: int) -> pd.DataFrame:
     """
     Return the table of a folder, split as in the notebook; of thinned ones every 5th
-    test. The column `given` holds the splits before a validation set was drawn.
+    test.
     """
     images = folders.list_images(folder)
     images = images[images["label"].notna()]
@@ -72,7 +72,6 @@ def read(folder: Path, thinned: int, seed: int) -> pd.DataFrame:
         test = utils.shrink(images[is_test], 5)
         others = utils.shrink(images[~is_test], thinned)
         images = pd.concat([test, others])
-    images = images.assign(given=images["split"])
     return utils.create_validation(images, seed=seed)
 
 
@@ -89,19 +88,19 @@ def measure(folder: Path, thinned: int, seed: int, cache: str) -> dict:
         (images["split"] == name).to_numpy() for name in ("train", "validation", "test")
     )
     X_train_val, y_train_val = X[~test], y[~test]
-    in_folds = (images["given"] == "train").to_numpy()
-    groups = images["group"][in_folds]
+    train_val_images = images[~test]
+    splits = utils.draw_folds(train_val_images, FOLDS, seed=seed)
     results = grid_search.grid_search(
-        X[in_folds],
-        y[in_folds],
+        X_train_val,
+        y_train_val,
         dataclasses.replace(GRID, seed=seed),
-        groups=groups,
+        splits,
         cache=cache,
         csv=Path(cache, "grid_search.csv"),
     )
     options = common.best_setting(seed, results)
-    head, _ = heads.train_head(X[train], y[train], options)
-    final, _ = heads.train_head(X_train_val, y_train_val, options)
+    head = heads.train_head(X[train], y[train], options)
+    final = heads.train_head(X_train_val, y_train_val, options)
     tunings = {
         f"{rate:g}": dataclasses.replace(TUNING, learning_rate=rate, seed=seed)
         for rate in RATES
@@ -128,15 +127,13 @@ def measure(folder: Path, thinned: int, seed: int, cache: str) -> dict:
         for name, probabilities in guesses.items()
     ]
     row["chosen"] = chosen = evaluation.compare_models(pd.concat(tables)).index[0]
-    splits = grid_search.make_folds(y[in_folds], groups, folds=GRID.folds, seed=seed)
     y_held_out = y[validation]
     if chosen == "head":
         y_held_out = y_train_val
-        held_out = np.zeros((len(y_train_val), y.max() + 1))
-        held_out[validation[~test]] = guesses["head"]  # unless they are in a fold
-        held_out[in_folds[~test]] = common.predict_folds(
-            X[in_folds], y[in_folds], splits, options
-        )
+        held_out = common.predict_folds(X_train_val, y_train_val, splits, options)
+        is_given = ~train_val_images["in_folds"].to_numpy()
+        if is_given.any():
+            held_out[is_given] = guesses["head"]
         guesses["head"] = held_out
     else:
         everything = images.assign(split=images["split"].replace("validation", "train"))
@@ -144,9 +141,14 @@ def measure(folder: Path, thinned: int, seed: int, cache: str) -> dict:
     row["saved"] = accuracy(saved)
     row |= judge(guesses[chosen], y_held_out, saved, y[test])
     if seed == 0 and chosen != "head":
-        training = images[~test].assign(split=images["given"])
         guesses[chosen] = utils.cross_fit(
-            training, X_train_val, splits, base, options, tunings[chosen], cache=cache
+            train_val_images,
+            X_train_val,
+            splits,
+            base,
+            options,
+            tunings[chosen],
+            cache=cache,
         )
     if seed == 0:
         found = judge(guesses[chosen], y_train_val, saved, y[test])
