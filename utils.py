@@ -229,7 +229,7 @@ def create_validation(
     """
     settings.check(validation_ratio=ratio, seed=seed)
     is_given = (images["split"] == "validation").any()
-    if not is_given or "in_folds" not in images:  # else, it was drawn before
+    if not is_given or "in_folds" not in images:  # else an earlier call has drawn it
         images = images.assign(in_folds=images["split"] == "train")
     return _set_apart("validation", images, ratio, seed)
 
