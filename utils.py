@@ -243,12 +243,10 @@ def _set_apart(split, images, ratio, seed):
     is_train = images["split"] == "train"
     _, rows = _draw(images, is_train, folds, seed)[0]
     images.loc[images.index[rows], "split"] = split
-    is_another_share = abs(1 / folds - ratio) >= 0.005
-    if split == "test" or is_another_share:
-        print(
-            f"No {split} split found; using {len(rows):,} of {is_train.sum():,} "
-            f"training photos, a random 1/{folds} (ratio {ratio:g})."
-        )
+    print(
+        f"No {split} split found; using {len(rows):,} of {is_train.sum():,} training "
+        f"photos, a random 1/{folds} (ratio {ratio:g})."
+    )
     return images
 
 
@@ -383,18 +381,19 @@ def describe_search(
     """
     Return one line on the best setting of a search, and its cross-validated accuracy.
 
-    The accuracy is called `metric`. Beside it stands that of the committed search, if
-    asked for.
+    That is the one of `evaluation.accuracy_by_other_folds`, called `metric`. Beside it
+    stands that of the committed search, if asked for.
     """
     best = evaluation.best_hyperparameters(results)
+    accuracy = evaluation.accuracy_by_other_folds(results)
     line = (
         f"Head of this run: learning rate {best['learning_rate']:g}, dropout "
         f"{best['dropout']:g}, weight decay {best['weight_decay']:g}, "
-        f"{best['epoch']} epochs; cross-validated {metric} {best['val_accuracy']:.2%}"
+        f"{best['epoch']} epochs; cross-validated {metric} {accuracy:.2%}"
     )
     if beside_committed:
         committed = pd.read_csv(runs.COMMITTED / "grid_search.csv")
-        accuracy = evaluation.best_hyperparameters(committed)["val_accuracy"]
+        accuracy = evaluation.accuracy_by_other_folds(committed)
         line += f" (committed search: accuracy {accuracy:.2%})"
     return line
 

@@ -17,6 +17,7 @@ from scenes import classifier, files, photos, settings
 
 MODEL = settings.PROJECT / "classifier.keras"
 NOTEBOOK = Path("intel_classification.ipynb")
+SAID = ("load", "split", "summary")  # the cells of which `train` prints what they print
 
 
 def classify(options: Namespace) -> int:
@@ -68,7 +69,8 @@ def write_report(options: Namespace) -> int:
 
 def train(options: Namespace) -> int:
     """
-    Run the notebook on the photos of a folder, and print its summary; return 0.
+    Run the notebook on the photos of a folder, and print what it has understood of
+    them, and its summary; return 0.
 
     Notebook and report lie beside the results, in `OUTPUT`. A notebook of which a cell
     has failed is `failed.ipynb` there, and what an earlier run has finished stays.
@@ -111,9 +113,10 @@ def train(options: Namespace) -> int:
     report.write(notebook, page)
     print(f"Wrote the report {photos.printable(page)}; beside it lie all results.")
     for cell in run.cells:
-        if cell.get("id") == "summary":
+        if cell.get("id") in SAID:
             # A kernel sends what a cell prints in one piece or several.
-            said = "".join(shown.text for shown in cell.outputs)
+            printed = [out for out in cell.outputs if out.get("name") == "stdout"]
+            said = "".join(out.text for out in printed)
             for line in said.splitlines():
                 print(photos.printable(line))
     return 0

@@ -116,13 +116,16 @@ def describe_edge(results: pd.DataFrame) -> str:
     Return a sentence for each hyperparameter whose best value is at an edge of the
     grid.
 
-    A better value may lie beyond it, but none below 0; a list of one value has no edge.
+    A better value may lie beyond it, but none below 0; a list of one value has no edge,
+    and of a value that ties with another one, nothing is said.
     """
-    best = best_hyperparameters(results)
+    settings = summarize(results)
+    best = settings.iloc[0]
     sentences = []
     for name in scenes.HYPERPARAMETERS:
         value, values = best[name], results[name]
-        if values.nunique() == 1:
+        others = settings["val_accuracy"][settings[name] != value]
+        if not others.max() < best["val_accuracy"]:
             continue
         if value == values.max():
             advice = "largest of the grid: add larger"

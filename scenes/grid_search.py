@@ -57,9 +57,8 @@ def grid_search(
         cross-entropy and accuracy: with 'balanced', accuracies are balanced accuracies,
         even where groups divide the classes unequally.
     splits : sequence of (training rows, validation rows)
-        The folds, as `make_folds` draws them, or others: numbers of rows of X and y,
-        of which each class is in the training rows of each fold. Rows in none are not
-        used.
+        The folds, as `utils.draw_folds` or scikit-learn draw them: numbers of rows of X
+        and y. Each fold trains on all classes; rows in none are not used.
     cache : path
         The folder for finished folds, until all are finished: an interrupted search
         goes on from there when it is started again.
@@ -94,6 +93,7 @@ def grid_search(
     250 bytes for each of its rows.
     """
     X, y, n_classes = heads.check_data(X, y)
+    splits = list(splits)
     _check_folds(splits, y, n_classes)
     blocks = divide(options, n_classes)
     made_of = [scenes.VERSIONS, dataclasses.asdict(options), len(blocks)]
@@ -111,7 +111,9 @@ def grid_search(
 
 
 def _check_folds(splits, y, n_classes):
-    """Raise an error if a fold trains without a class."""
+    """Raise an error if there is no fold, or one that trains without a class."""
+    if not splits:
+        raise ValueError("splits holds no fold")
     for fold, (training_rows, _) in enumerate(splits, 1):
         missing = set(range(n_classes)).difference(y[training_rows])
         if missing:

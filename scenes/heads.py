@@ -127,6 +127,11 @@ def train_head(
         The seed becomes the global seed of Keras. Class weights are computed from y;
         they weight the cross-entropy.
 
+    Returns
+    -------
+    keras.Sequential
+        That of `build_head`, trained, for `predict`: it is not compiled.
+
     Notes
     -----
     Heads of the same size, learning rate, dropout and weight decay share one compiled

@@ -145,6 +145,13 @@ def test_a_list_of_one_value_has_no_edge():
     assert scenes.evaluation.describe_edge(results_with_best(one, MIDDLE)) == ""
 
 
+def test_a_best_value_that_ties_with_another_one_is_no_edge():
+    results = results_with_best(VALUES, MIDDLE | {"dropout": 0.5})
+    setting = results[["learning_rate", "weight_decay"]].eq([0.001, 1e-4]).all(axis=1)
+    results.loc[setting & (results["dropout"] == 0), "val_accuracy"] = 1.0
+    assert scenes.evaluation.describe_edge(results) == ""
+
+
 def test_other_folds_choose_setting_and_epoch():
     """
     By hand: the other folds' means choose B, 0.9, for fold 1, A, 0.8, and A's epoch 2,

@@ -412,6 +412,8 @@ def test_a_fold_that_trains_without_a_class_is_refused(tmp_path):
     files = {"cache": tmp_path / "cache", "csv": tmp_path / "grid_search.csv"}
     with pytest.raises(ValueError, match="fold 1 has no class 2 to train on"):
         scenes.grid_search.grid_search(X, Y, SMALL, splits, **files)
+    with pytest.raises(ValueError, match="splits holds no fold"):
+        scenes.grid_search.grid_search(X, Y, SMALL, iter([]), **files)
     assert not any(tmp_path.iterdir())
 
 

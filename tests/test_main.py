@@ -4,6 +4,7 @@ to.
 """
 
 import codecs
+import functools
 import os
 import re
 import signal
@@ -446,20 +447,23 @@ def test_an_interrupted_run_leaves_the_notebook_and_report_of_an_earlier_one(
     assert files_of(small_project / "runs") == before
 
 
-def test_the_summary_is_whole_however_the_kernel_has_cut_it(
+def test_train_says_what_was_understood_and_the_summary_however_it_was_cut(
     small_project, monkeypatch, capsys
 ):
     pieces = [nbformat.v4.new_output("stream", text=text) for text in ("Mo", "del\n1")]
-    cell = nbformat.v4.new_code_cell(id="summary", execution_count=1, outputs=pieces)
+    table = nbformat.v4.new_output("execute_result", {"text/plain": "1"})
+    understood = [nbformat.v4.new_output("stream", text="Found 2\n"), table]
+    new = functools.partial(nbformat.v4.new_code_cell, execution_count=1)
+    cells = [new(id="split", outputs=understood), new(id="summary", outputs=pieces)]
 
     def execute(source, path, parameters):
-        run = nbformat.v4.new_notebook(cells=[cell])
+        run = nbformat.v4.new_notebook(cells=cells)
         nbformat.write(run, path)
         return run
 
     monkeypatch.setattr(papermill, "execute_notebook", execute)
     assert scenes.__main__.main(["train", "my classes"]) == 0
-    assert capsys.readouterr().out.splitlines()[1:] == ["Model", "1"]
+    assert capsys.readouterr().out.splitlines()[1:] == ["Found 2", "Model", "1"]
 
 
 @pytest.mark.slow
