@@ -161,7 +161,11 @@ def test_a_name_that_begins_with_a_tilde_is_a_name(album, model, monkeypatch, ca
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have other users")
 @pytest.mark.parametrize(
     "home",
-    [None, "~nobody at all/x", pytest.param("/", marks=pytest.mark.slow)],
+    [
+        None,
+        "~nobody at all/x",
+        *(pytest.param(home, marks=pytest.mark.slow) for home in ("", "/")),
+    ],
 )
 def test_a_user_without_a_home_and_without_an_entry_can_classify(
     home, model, album, tmp_path

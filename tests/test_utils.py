@@ -319,6 +319,7 @@ def test_an_impossible_share_is_refused_by_name(drawn):
             0.2,
             "No test split found; using 6 of 30 training photos, a random 1/5 (ratio",
         ),
+        ("validation", 0.2, "No validation split found; using 6 of 30 training photos"),
         (
             "validation",
             0.33,
