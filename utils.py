@@ -291,8 +291,8 @@ def cross_fit(
     Return the probabilities of fine-tuned models that have not trained on the photos.
 
     For each fold, a model is fine-tuned on the others and predicts the photos of the
-    fold; photos that are in no fold are predicted by one of all folds. Each training
-    resumes, and all share their activations.
+    fold. A model that is fine-tuned on all folds predicts the photos that are in none.
+    Each training resumes, and all share their activations.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ from scenes import classifier, files, photos, settings
 
 MODEL = settings.PROJECT / "classifier.keras"
 NOTEBOOK = Path("intel_classification.ipynb")
-SAID = ("load", "split", "summary")  # the cells of which `train` prints what they print
+SAID = ("load", "split", "summary")  # the cells whose words `train` repeats
 
 
 def classify(options: Namespace) -> int:

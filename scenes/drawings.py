@@ -23,7 +23,7 @@ if shell:
 
 _FONT = "DejaVu Sans"  # it comes with matplotlib
 _HINT = "Titles have characters that no installed font has; install the Noto fonts."
-_LETTERS = 12  # of a title, an inch
+_LETTERS = 12  # that an inch of a title holds
 _say_once = functools.cache(print)
 
 

@@ -125,7 +125,7 @@ def describe_edge(results: pd.DataFrame) -> str:
     for name in scenes.HYPERPARAMETERS:
         value, values = best[name], results[name]
         others = settings["val_accuracy"][settings[name] != value]
-        if not others.max() < best["val_accuracy"]:
+        if others.empty or others.max() >= best["val_accuracy"]:
             continue
         if value == values.max():
             advice = "largest of the grid: add larger"
