@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import scenes  # noqa: F401  # isort: skip  (first: it sets up TensorFlow for Keras)
+
 import keras
 import numpy as np
 import pandas as pd

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+import pytest
 import tensorflow as tf
 
 import scenes
@@ -51,7 +52,8 @@ SET += ["True", "None", "True"]
 ODD = {"floatx": "float16", "epsilon": 0.001, "image_data_format": "channels_first"}
 
 
-def test_keras_is_set_to_what_the_numbers_were_made_with(tmp_path):
+@pytest.mark.parametrize("module", ["scenes", "utils"])
+def test_keras_is_set_to_what_the_numbers_were_made_with(module, tmp_path):
     """In each process that imports the project; so are TensorFlow's operations."""
     limits = {
         "KERAS_MAX_EPOCHS": "1",
@@ -59,8 +61,10 @@ def test_keras_is_set_to_what_the_numbers_were_made_with(tmp_path):
         "KERAS_BACKEND": "torch",
         "TF_XLA_FLAGS": "--tf_xla_auto_jit=2",
     }
-    done = run(f"import scenes\n{SHOW}", tmp_path, ODD | {"backend": "jax"}, **limits)
+    config = ODD | {"backend": "jax"}
+    done = run(f"import {module}\n{SHOW}", tmp_path, config, **limits)
     assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
     assert done.stdout.split() == SET
 
 

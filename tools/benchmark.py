@@ -23,6 +23,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import scenes  # isort: skip  (first: it sets up TensorFlow for Keras)
+
 import keras
 import nbformat
 import numpy as np
@@ -33,7 +35,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from tqdm import tqdm
 
-import scenes
 import scenes.base_model
 import scenes.classifier
 import scenes.features
