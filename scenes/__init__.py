@@ -47,7 +47,7 @@ def silent() -> Iterator[None]:
 
 
 try:
-    with silent():  # TensorFlow misses a GPU before it reads how much it is to say
+    with silent():  # TensorFlow logs a missing GPU before it reads its log level
         import joblib
         import keras
         import tensorflow as tf
@@ -91,7 +91,7 @@ keras.config.set_dtype_policy("float32")
 # The same numbers as far as they can be, on one device: a GPU would cut the factors of
 # products to 10 bits, and TensorFlow would take memory of GPUs on which nothing runs.
 tf.config.experimental.enable_tensor_float_32_execution(False)
-with contextlib.suppress(RuntimeError):  # in use already, and then the first is used
+with contextlib.suppress(RuntimeError):  # if they are in use: then the first is used
     tf.config.set_visible_devices(tf.config.get_visible_devices("GPU")[:1], "GPU")
 # The order of floating-point sums is fixed. TensorFlow then draws no random number
 # without a seed; each training sets one of its own.

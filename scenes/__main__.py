@@ -15,9 +15,11 @@ from pathlib import Path
 
 from scenes import classifier, files, photos, settings
 
+PREDICTIONS = b"path,label,unsure,confidence,"  # so begins their table
 MODEL = settings.PROJECT / "classifier.keras"
 NOTEBOOK = Path("intel_classification.ipynb")
-SAID = ("load", "split", "summary")  # the cells whose words `train` repeats
+# The cells whose words `train` repeats.
+SAID = ("load", "split", "best", "out-of-fold", "summary")
 
 
 def classify(options: Namespace) -> int:
@@ -127,7 +129,7 @@ def read_parameters(pairs: list[list[str]]) -> dict[str, object]:
     Return the settings of the notebook that `-p NAME VALUE` gives, each checked.
 
     A value that Python reads as one, as 4, 0.1, None or [0.1, 0.3], is that; any other
-    is text.
+    is text, and a path is, though it be 2024.
     """
     parameters = {}
     for name, value in pairs:
@@ -137,6 +139,10 @@ def read_parameters(pairs: list[list[str]]) -> dict[str, object]:
         parameters[name] = value
         with contextlib.suppress(SyntaxError, ValueError):
             parameters[name] = ast.literal_eval(value)
+        if isinstance(parameters[name], tuple):  # 0.1, 0.3 without brackets
+            parameters[name] = list(parameters[name])
+        if name in ("CACHE", "OUTPUT") and value.isdigit():
+            parameters[name] = value
     settings.check(**parameters)
     return parameters
 
@@ -147,6 +153,8 @@ def new_csv(name: str) -> Path:
     is_csv = path.suffix.lower() == ".csv" and not path.is_dir()
     if not is_csv or not path.parent.is_dir():
         raise ArgumentTypeError(f"{name} must be a .csv file in a folder that exists")
+    if path.exists() and not files.begins_with(path, PREDICTIONS):
+        raise ArgumentTypeError(f"{name} holds no predictions; choose another name")
     return path
 
 

@@ -74,8 +74,7 @@ def build_classifier(
     softmax = keras.layers.Softmax(name="probabilities")
     probabilities = softmax(cooling(log_probabilities))
     margin = keras.layers.Rescaling(1.0, offset=-threshold, name="margin")
-    # No folder, so no class, is called "/": Keras refuses a class that is called as
-    # this token.
+    # StringLookup wants a token that is no class; no folder can be called "/".
     lookup = keras.layers.StringLookup(
         vocabulary=list(classes),
         num_oov_indices=0,

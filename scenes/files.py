@@ -8,13 +8,16 @@ checked, and no code in it is run. Knows nothing of photos.
 import errno
 import hashlib
 import io
+import itertools
 import json
 import os
 import re
+import shutil
 import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from csv import reader as csv_reader
 from pathlib import Path
 
 import numpy as np
@@ -215,6 +218,23 @@ def write_spreadsheet(table: pd.DataFrame, csv: str | Path) -> None:
     write_csv(inert(table), csv, encoding="utf-8-sig", lineterminator="\r\n")
 
 
+def write_edited(table: pd.DataFrame, csv: Path) -> None:
+    """
+    Return nothing; write a table that people edit, `inert`, as `write_csv` does.
+
+    If another one is there, which its owner may have edited, that is kept under another
+    name, and a line says so.
+    """
+    with unfinished(csv) as beside:
+        write_csv(inert(table), beside)
+        if csv.exists() and csv.read_bytes() != beside.read_bytes():
+            names = (csv.with_stem(f"{csv.stem}_{n}") for n in itertools.count(2))
+            kept = next(path for path in names if not path.exists())
+            shutil.copy2(csv, kept)
+            print(f"Another {csv.name} was there; it is kept as {kept.name}.")
+        move(beside, csv)
+
+
 def inert(table: pd.DataFrame) -> pd.DataFrame:
     """
     Return a table of which a spreadsheet runs no text, nor a column's name, as formula.
@@ -244,7 +264,7 @@ def locked(path: Path) -> Iterator[None]:
     Return a context in which no second run writes the same file; reading needs none.
 
     A run that comes second waits up to `WAIT` seconds, and says so. The lock dies with
-    its process, and what a killed one has left unfinished of the file goes.
+    its process; unfinished copies of the file that a killed run left are deleted.
 
     Raises
     ------
@@ -343,12 +363,17 @@ def read_spreadsheet(csv: str | Path, columns: list[str]) -> pd.DataFrame:
     encoding = "utf-16" if is_utf16 else "utf-8-sig"
     text = data.decode(encoding, "surrogateescape")
     text = re.sub(r"\A\s*(sep=.\s+)?", "", text)
-    header, _, _ = text.partition("\n")
+    header, *_ = text.splitlines() or [""]
     separator = max(",;\t", key=header.count)
 
     def normalize(name):
         return name.strip().lower()
 
+    [names] = csv_reader([header], delimiter=separator)
+    names = list(map(normalize, names))
+    for name in columns:
+        if names.count(name) > 1:
+            raise ValueError(f"the column {name} stands twice")
     table = pd.read_csv(
         io.StringIO(text),
         sep=separator,

@@ -44,7 +44,7 @@ _REFUSED = (
     "path file label split digest problem model run unsure confidence "
     "NA #NA <NA> NaN nan -NaN -nan NULL null None"
 )
-REFUSED_CLASSES = set(_REFUSED.split())
+REFUSED_CLASSES = {*_REFUSED.split(), "mean of the classes"}
 
 # Folders that programs keep beside photos: macOS in a zip, a NAS, Windows, and this
 # project.
@@ -226,22 +226,24 @@ def sort_files(folder: Path) -> tuple[list[Path], list[Path]]:
     return found, sorted(set(inside) - set(found))
 
 
-def describe_skipped(paths: Iterable[Path]) -> str:
+def describe_skipped(paths: Iterable[Path], folder: Path | None = None) -> str:
     """
-    Return one line that names what is skipped of a folder, and why; empty if nothing
-    is.
+    Return one line that names what is skipped, and why; empty if nothing is.
+
+    Of a `folder`, the names are the paths in it; else, they are two parts long.
     """
     groups = {}
     for path in sorted(paths):
         if path.name.startswith(".") and path.is_dir():
             continue
         names = groups.setdefault(_why_skipped(path), [])
-        names.append("/".join(path.parts[-2:]))
+        parts = path.relative_to(folder).parts if folder else path.parts[-2:]
+        names.append("/".join(parts))
     others = groups.pop("", [])
-    parts = [f"{photos.some(names)} ({reason})" for reason, names in groups.items()]
+    said = [f"{photos.some(names)} ({reason})" for reason, names in groups.items()]
     if others:
-        parts.append(f"{len(others)} other file(s)")
-    return f"Skipped: {'; '.join(parts)}." if parts else ""
+        said.append(f"{len(others)} other file(s)")
+    return f"Skipped: {'; '.join(said)}." if said else ""
 
 
 def _why_skipped(path):
@@ -256,7 +258,10 @@ def _why_skipped(path):
     if path.name.startswith(".") or path.is_fifo():
         return ""
     if is_photo(path):
-        return "outside a class folder; move them into one, or if unlabeled into pred/"
+        return (
+            "in no class folder of train, val or test; move them into one, or if "
+            "unlabeled into pred/"
+        )
     if path.suffix.lower() in OTHER_SUFFIXES:
         return "HEIC, raw and similar formats: convert to JPEG"
     if _MISNAMED.search(path.name):
@@ -306,6 +311,7 @@ def list_images(folder: str | Path) -> pd.DataFrame:
     for split, place in _places(folder, splits):
         found, _ = sort_files(place)
         skipped.difference_update(found)
+        skipped.discard(place)  # a link to a folder
         label = None
         if split != "prediction":
             label = place.name
@@ -320,7 +326,9 @@ def list_images(folder: str | Path) -> pd.DataFrame:
             file = str(root / name)
             rows.append((name.as_posix(), label, split, file))
     images = pd.DataFrame(rows, columns=["path", "label", "split", "file"])
-    _describe_rest(images["path"], skipped, nested, empty)
+    if line := describe_skipped(skipped, folder):
+        print(line)
+    _describe_rest(images["path"], nested, empty)
     classes = sorted(set(images["label"].dropna()))
     _check_classes(images, classes, splits.get("train", folder))
     used = set(images["split"])
@@ -343,10 +351,8 @@ def _places(folder, splits):
             yield split, place
 
 
-def _describe_rest(paths, skipped, nested, empty):
-    """Print what is skipped, and what may be meant otherwise than it is read."""
-    if line := describe_skipped(skipped):
-        print(line)
+def _describe_rest(paths, nested, empty):
+    """Print what may be meant otherwise than it is read."""
     if empty:
         print(f"No photo was found in {photos.some(empty)}.")
     if nested:
@@ -386,12 +392,14 @@ def _check_layout(folder, splits):
     for place in tops:
         below = filter(_holds_photos, _subfolders(place))
         inner.append({subfolder.name for subfolder in below})
-    are_alike = _LIKE_A_SPLIT.search(classes) and set.intersection(*inner)
+    shared = set.intersection(*inner)
+    are_alike = len(shared) > 1 or (shared and _LIKE_A_SPLIT.search(classes))
     if are_alike or any(len(_split_folders(place)) > 1 for place in tops):
         raise ValueError(
             f"{here} holds {classes}, and these "
-            f"{photos.some(sorted(set.union(*inner)))}; call splits train, val or "
-            f"test and no class so, or, if these are data sets, set PHOTOS to one"
+            f"{photos.some(sorted(set.union(*inner)))}; rename the folders of "
+            f"splits to train, val and test (no class may be called so); if these are "
+            f"data sets, set PHOTOS to one of them"
         )
 
 
@@ -432,7 +440,7 @@ def _describe(images, folder):
     """Print what a folder was understood to hold."""
     counts = images["split"].value_counts()
     classes = images["label"].cat.categories
-    purposes = ("photos for training", "for validation", "for testing", "to predict")
+    purposes = ("photos for training", "for validation", "for testing", "unlabeled")
     parts = []
     for split, purpose in zip(scenes.SPLITS, purposes, strict=True):
         if counts[split]:

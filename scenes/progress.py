@@ -28,7 +28,7 @@ class _Display:
 
     def write(self, text):
         if "\r" not in text:
-            return  # how a terminal gets to its line
+            return  # tqdm's cursor movement, not a state of the bar
         text = text.strip()
         data = {"text/plain": text} if text else {}
         if self._handle is not None:

@@ -1,8 +1,8 @@
 """
 Runs (section 2): where a run's results go, and what they were computed with.
 
-Each folder of results says in `settings.json` what it was made with. Reads no photos
-and trains nothing.
+Each folder of results says in `settings.json` what it was computed with. Reads no
+photos and trains nothing.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import pandas as pd
 import scenes
 from scenes import files, settings
 
-# Where things lie. Of the corrections, the hash is recorded instead of the path.
+# Paths change no result; of the corrections, the hash of the file is recorded.
 OF_NO_RESULT = ("PHOTOS", "DOWNLOAD", "CORRECTIONS", "OUTPUT", "CACHE")
 # All that a run writes beside settings.json. A folder without any of it may be used by
 # any run.
@@ -92,12 +92,13 @@ class Output:
         """
         Return nothing; write a table to `results/`, and replace the file as a whole.
 
-        If it is to be `edited` in a spreadsheet, text that would run there as a formula
-        gets an apostrophe before it, see `files.inert`.
+        If it is to be `edited` in a spreadsheet, see `files.write_edited`.
         """
+        path = self.file(f"results/{name}")
         if edited:
-            table = files.inert(table)
-        files.write_csv(table, self.file(f"results/{name}"))
+            files.write_edited(table, path)
+        else:
+            files.write_csv(table, path)
 
     def keep(self, tables: Sequence[pd.DataFrame], name: str) -> pd.DataFrame:
         """

@@ -127,7 +127,7 @@ class Entry:
         for path in _mapped(self.folder, f"{self.kind}-{_HEX}"):
             path.unlink(missing_ok=True)
         header = {"descr": dtype, "fortran_order": False, "shape": shape}
-        # Beside the file of the lock, which clears what a killed process has left.
+        # Under the entry's name: to lock it deletes what a killed process has left.
         with files.unfinished(self._path()) as beside:
             with open(beside, "wb") as file:
                 np.lib.format.write_array_header_1_0(file, header)

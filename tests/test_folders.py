@@ -140,7 +140,7 @@ classes: a/1.jpg, a/x.png, b/1.gif
     Found 2 classes in photos
 known names: Train/a/1.jpg, Train/b/1.jpg, VALID/a/1.jpg, testing/b/1.jpg, pred/1.jpg
     train/a, train/b, validation/a, test/b, prediction/nan
-    2 photos for training, 1 for validation, 1 for testing, 1 to predict.
+    2 photos for training, 1 for validation, 1 for testing, 1 unlabeled.
 used names: training_set/a/1.jpg, training_set/b/1.jpg, dev/a/1.jpg, test_data/a/1.jpg
     train/a, train/b, validation/a, test/a
     The test split has no photo of: b.
@@ -148,7 +148,12 @@ doubled: train_split/train_split/a/1.jpg, train_split/train_split/b/1.jpg, eval/
     train/a, train/b, test/a
     No test split found; using eval/ as the test split.
 unknown names: My_Training/a/1.jpg, My_Training/b/1.jpg, OLD_TESTS/a/1.jpg, OLD_TESTS/b/1.jpg
-    photos holds My_Training, OLD_TESTS, and these a, b; call splits train
+    photos holds My_Training, OLD_TESTS, and these a, b; rename the folders
+splits in other words: apprendre/a/1.jpg, apprendre/b/1.jpg, essai/a/1.jpg, essai/b/1.jpg
+    photos holds apprendre, essai, and these a, b; rename the folders
+a name in all classes: cat/other/1.jpg, cat/x/1.jpg, dog/other/1.jpg
+    train/cat, train/cat, train/dog
+    Photos in 3 folders below class folders count
 classes with such words: train station/1.jpg, test tube/1.jpg, valley/x/1.jpg, devil/x/1.jpg
     train/devil, train/test tube, train/train station, train/valley
     Found 4 classes
@@ -158,10 +163,10 @@ test beside classes: a/1.jpg, b/1.jpg, Test/a/2.jpg, Test/b/2.jpg
     holds Test, the name of a split, beside a, b.* else put the class folders into train/
 flat test: train/a/1.jpg, train/b/1.jpg, test/2.jpg
     train/a, train/b
-    Skipped: test/2.jpg (outside a class folder; move them into one, or if unlabeled into
+    Skipped: test/2.jpg (in no class folder of train, val or test; move them into one
 beside splits: train/a/1.jpg, train/b/1.jpg, test/a/1.jpg, test/b/1.jpg, c/1.jpg
     train/a, train/b, test/a, test/b
-    Skipped: c/1.jpg (outside a class folder; move them into one
+    Skipped: c/1.jpg (in no class folder of train
 classes of classes: Fruit/Apple/1.jpg, Fruit/Pear/red/1.jpg, Nut/1.jpg, Nut/.hidden/2.jpg
     train/Fruit, train/Fruit, train/Nut
     Photos in 2 folders below class folders count as photos of the class; to make classes
@@ -171,7 +176,7 @@ nested in splits: train/Fruit/Pear/1.jpg, train/Nut/1.jpg, val/Fruit/Pear/2.jpg
     in 2 folders below class folders count as photos of the class; to make classes of these
     beside the class folders, as train/Fruit/Pear to train/Pear.
 splits in classes: a/train/1.jpg, a/test/1.jpg, b/train/1.jpg
-    photos holds a, b, and these test, train; call
+    photos holds a, b, and these test, train; rename
 two data sets: x/train/a/1.jpg, x/train/b/1.jpg, x/test/a/1.jpg, y/a/1.jpg, y/b/1.jpg
     holds x, y.* if these are data sets, set PHOTOS to one
 two folders too high: x/y/train/a/1.jpg, x/y/train/b/1.jpg
@@ -198,11 +203,11 @@ no text: a/1.jpg, caf\udce9\x0bb/1.jpg
 what programs keep: a/1.jpg, a/@eaDir/1/1.jpg, b/1.jpg, b/.ipynb_checkpoints/1.jpg, \
 $RECYCLE.BIN/1.jpg, .x/1.jpg
     train/a, train/b
-    Skipped: photos/$RECYCLE.BIN, a/@eaDir (of other programs or earlier results).
+    Skipped: $RECYCLE.BIN, a/@eaDir (of other programs or earlier results).
 what this project writes: a/1.jpg, b/1.jpg, runs/x/settings.json, runs/x/plots/1.png, \
 plotly_plots/1.png, my-maps/.scenes-maps, my-maps/0001_1.png, mine/settings.json, mine/p/1.png
     train/a, train/b
-    Skipped: photos/mine, photos/my-maps, photos/plotly_plots, runs/x (of other programs
+    Skipped: mine, my-maps, plotly_plots, runs/x (of other programs
 classes without photos: a/1.jpg, b/1.jpg, c/1.HEIC, c/2.heic, d/1.txt
     train/a, train/b
     No photo was found in photos/c, photos/d.
@@ -232,10 +237,11 @@ def test_linked_folders_are_named_and_not_followed(tmp_path, capsys):
     make(tmp_path / "elsewhere", "2.jpg")
     (folder / "a" / "more").symlink_to(tmp_path / "elsewhere")
     (folder / "b" / "back").symlink_to(tmp_path)
+    (folder / "c").symlink_to(folder / "a")  # a class folder that is a link is read
     (folder / "b" / "settings.json").write_text(
         '{"editor.fontSize": 12}'
     )  # of another program
-    assert len(scenes.folders.list_images(folder)) == 2
+    assert len(scenes.folders.list_images(folder)) == 3
     said = (
         "Skipped: a/more, b/back (linked folders are not followed); 1 other file(s).\n"
     )
@@ -297,7 +303,7 @@ def test_list_images_says_what_it_skips(drawn, capsys):
     before = scenes.folders.list_images(drawn)
     found = (
         "Found 6 classes in photos: 30 photos for training, "
-        "24 for testing, 3 to predict.\n"
+        "24 for testing, 3 unlabeled.\n"
     )
     assert capsys.readouterr().out == found
     folder = drawn / "seg_train" / "seg_train"
@@ -315,11 +321,11 @@ def test_list_images_says_what_it_skips(drawn, capsys):
     (drawn / "seg_pred" / "seg_pred" / ".DS_Store").write_bytes(b"x")
     pd.testing.assert_frame_equal(scenes.folders.list_images(drawn), before)
     assert capsys.readouterr().out == (
-        "Skipped: sea/a.heic, sea/caf\\udce9.dng (HEIC, raw and "
+        "Skipped: seg_train/seg_train/sea/a.heic, seg_train/seg_train/sea/caf\\udce9.dng (HEIC, raw and "
         "similar formats: convert to JPEG); "
-        "sea/b.PJPEG (if they are photos, rename them to end "
-        "in .jpg); seg_train/stray.jpg "
-        "(outside a class folder; move them into one, or if unlabeled into pred/); "
+        "seg_train/seg_train/sea/b.PJPEG (if they are photos, rename them to end "
+        "in .jpg); seg_train/seg_train/stray.jpg (in no class folder of train, val or "
+        "test; move them into one, or if unlabeled into pred/); "
         "6 other file(s).\n" + found
     )
 

@@ -237,13 +237,13 @@ def test_nothing_but_unreadable_files_leaves_an_earlier_table(
 ):
     (album / "broken.jpg").write_bytes(b"no photo")
     csv = tmp_path / "out.csv"
-    csv.write_text("of an earlier call")
+    csv.write_text(earlier := "path,label,unsure,confidence,sea\na.jpg,sea,0,1,1\n")
     arguments = ["classify", str(album / "broken.jpg"), "--csv", str(csv), *model]
     assert scenes.__main__.main(arguments) == 1
     said = capsys.readouterr()
     assert said.out == ""
     assert "1 file(s) failed:" in said.err
-    assert csv.read_text() == "of an earlier call"
+    assert csv.read_text() == earlier
 
 
 def test_a_model_that_cannot_be_loaded_is_one_clear_error(album, tmp_path, capsys):
@@ -272,17 +272,20 @@ def test_a_model_that_cannot_be_loaded_is_one_clear_error(album, tmp_path, capsy
             ("--csv", "no folder/out.csv"),
             "no folder/out.csv must be a .csv file in a folder that exists",
         ),
+        (("--csv", "mine.csv"), "mine.csv holds no predictions; choose another name"),
     ],
 )
 def test_what_would_be_written_over_is_refused_before_the_work(
     option, told, album, tmp_path, monkeypatch, capsys
 ):
     before = (album / "a.jpg").read_bytes()
+    (tmp_path / "mine.csv").write_text("path,label\na.jpg,sea\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
         scenes.__main__.main(["classify", "album/b.png", *option])
     assert told in capsys.readouterr().err
     assert (album / "a.jpg").read_bytes() == before
+    assert (tmp_path / "mine.csv").read_text() == "path,label\na.jpg,sea\n"
 
 
 def test_an_interrupt_is_no_traceback(model, album, monkeypatch):
@@ -379,10 +382,12 @@ def test_train_runs_the_notebook_reports_and_ends_with_the_summary(
 def test_values_are_taken_as_papermill_takes_them_and_lists_too(monkeypatch):
     monkeypatch.setattr(scenes.settings, "check", lambda **values: None)
     for text in ("True", "None", "3", "-1", "0.5", "1e-05", "imagenet", "2 photos"):
-        value = scenes.__main__.read_parameters([["CACHE", text]])["CACHE"]
+        value = scenes.__main__.read_parameters([["SEED", text]])["SEED"]
         assert repr(value) == repr(papermill.cli._resolve_type(text))
-    pairs = [["LEARNING_RATES", "[0.1, 1e-3]"]]
-    expected = {"LEARNING_RATES": [0.1, 0.001]}
+    pairs = [["LEARNING_RATES", "[0.1, 1e-3]"], ["DROPOUTS", "0.1, 0.3"]]
+    pairs.append(["OUTPUT", "2024"])
+    expected = {"LEARNING_RATES": [0.1, 0.001], "DROPOUTS": [0.1, 0.3]}
+    expected["OUTPUT"] = "2024"
     assert scenes.__main__.read_parameters(pairs) == expected
 
 
@@ -397,7 +402,7 @@ def test_values_are_taken_as_papermill_takes_them_and_lists_too(monkeypatch):
         ),
         (["my classes", "-p", "epochs", "3"], "Unknown setting epochs; the settings"),
         (["my classes", "-p", "EPOCHS", "0"], "EPOCHS is 0; it must be a whole number"),
-        (["my classes", "-p", "OUTPUT", "1"], "OUTPUT is 1; it must be None or the "),
+        (["my classes", "-p", "OUTPUT", "[]"], "OUTPUT is []; it must be None or the "),
         (["my classes", "-p", "PHOTOS", "other"], "the photos are those of FOLDER: "),
         (["my classes", "-p", "DOWNLOAD", "True"], "the photos are those of FOLDER"),
     ],

@@ -393,6 +393,28 @@ def test_what_is_edited_in_a_spreadsheet_runs_no_formula(committed):
     )
 
 
+def test_a_table_that_its_owner_has_edited_is_kept_under_another_name(
+    committed, capsys
+):
+    output = scenes.runs.output_folder(dict(SETTINGS), committed)
+    table = pd.DataFrame({"path": ["a.jpg"], "label": ["sea"]})
+    csv = output.file("results/flagged_labels.csv")
+    for edit in ("forest", "street"):
+        output.write(table, csv.name, edited=True)
+        output.write(table, csv.name, edited=True)  # the same bytes
+        csv.write_text(f"path,label\na.jpg,{edit}\n")
+    output.write(table, csv.name, edited=True)
+    assert csv.read_text() == "path,label\na.jpg,sea\n"
+    kept = sorted(path.name for path in csv.parent.glob("flagged*"))
+    assert kept == [csv.name, "flagged_labels_2.csv", "flagged_labels_3.csv"]
+    assert "forest" in (csv.parent / kept[1]).read_text()
+    assert "street" in (csv.parent / kept[2]).read_text()
+    said = (
+        "Another flagged_labels.csv was there; it is kept as flagged_labels_{}.csv.\n"
+    )
+    assert capsys.readouterr().out == said.format(2) + said.format(3)
+
+
 def test_what_killed_runs_have_left_unfinished_goes_from_all_folders(committed):
     folder = Path(folder_of(committed))
     left = []
