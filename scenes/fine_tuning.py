@@ -13,9 +13,10 @@ import keras
 import numpy as np
 import pandas as pd
 from keras import ops
+from sklearn.utils.class_weight import compute_sample_weight
 
 import scenes
-from scenes import base_model, features, files, heads, photos, progress, settings, store
+from scenes import base_model, features, files, photos, progress, settings, store
 
 # A few hundred images make few steps an epoch, and five such epochs can make the model
 # worse than its own head. So there are more epochs until there are so many steps, but
@@ -177,8 +178,8 @@ def _read_targets(images, head, class_weight):
     validation_rows = np.flatnonzero(images["split"] == "validation")
     weights = np.zeros(len(y), "float32")
     for rows in (training_rows, validation_rows):
-        of_class = heads.class_weights(y[rows], class_weight, n_classes)
-        weights[rows] = of_class[y[rows]]
+        if len(rows):
+            weights[rows] = compute_sample_weight(class_weight, y[rows])
     return _Targets(
         labels=np.eye(n_classes, dtype="float32")[y],
         weights=weights,

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.utils.class_weight import compute_sample_weight
 
 import scenes
 from scenes import files, heads, progress, settings, side_by_side, store, training
@@ -130,7 +131,7 @@ def make_folds(
 
     Parameters
     ----------
-    labels : ndarray, shape (n,)
+    labels : ndarray or Series of categories, shape (n,)
         Names or numbers of classes; the error for a class that is too small calls it as
         they do. Names in the order of the numbers give the same folds.
     groups : sequence of length n, or None
@@ -143,9 +144,9 @@ def make_folds(
     sizes = different["label"].value_counts()
     if folds > sizes.min():
         raise ValueError(
-            f"folds is {folds}, but a class has only {sizes.min()} different photo(s): "
-            f"{sizes.idxmin()}; add photos of it, or take fewer folds (a ratio is "
-            "1 / folds)"
+            f"{sizes.idxmin()} has {sizes.min()} different photo(s), a group counted "
+            f"once, too few for {folds} folds; add photos (or shrink less), or take "
+            f"fewer folds (a share, as VALIDATION_RATIO, is 1 / folds)"
         )
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     splits = list(splitter.split(labels, labels, groups))
@@ -183,8 +184,8 @@ def divide(options: settings.GridOptions, n_classes: int) -> list[settings.GridO
     """
     Return the grids of the blocks, each of whole dropout rates.
 
-    They depend on the settings and classes alone, not on who trains them, so that the
-    numbers do not either.
+    They depend on the settings and classes alone, so that the results do not depend on
+    the machine.
     """
     rates = options.dropouts
     columns_a_rate = n_classes * _heads_a_rate(options)
@@ -277,8 +278,8 @@ def train_fold(
     X_val = tf.convert_to_tensor(X[validation_rows])
     y_train = y[training_rows]
     y_val = y[validation_rows]
-    weights = heads.class_weights(y_train, options.class_weight, n_classes)
-    val_weights = heads.class_weights(y_val, options.class_weight, n_classes)
+    weights = compute_sample_weight(options.class_weight, y_train)
+    val_weights = compute_sample_weight(options.class_weight, y_val)
     sequence = np.random.SeedSequence([options.seed, fold])
     (state,) = sequence.generate_state(1)
     seed = int(state)
@@ -290,7 +291,7 @@ def train_fold(
         n_classes=n_classes,
         seed=seed,
     )
-    model.steps_per_execution = heads.STEPS
+    model.steps_per_execution = heads.STEPS_PER_EXECUTION
     with training.SettingUp() as setting_up:
         keras.utils.set_random_seed(seed)  # of the order of the examples
         history = model.fit(
@@ -298,8 +299,8 @@ def train_fold(
             y_train,
             batch_size=options.batch_size,
             epochs=options.epochs,
-            sample_weight=weights[y_train],
-            validation_data=(X_val, y_val, val_weights[y_val]),
+            sample_weight=weights,
+            validation_data=(X_val, y_val, val_weights),
             validation_batch_size=256,
             callbacks=[setting_up, _StopIfAsked()],
             verbose=0,

@@ -9,12 +9,13 @@ import threading
 
 import keras
 import numpy as np
+from sklearn.utils.class_weight import compute_sample_weight
 
 import scenes
 from scenes import progress, settings, training
 
 _one_training = threading.Lock()  # the kept graph trains one head at a time
-STEPS = 64  # batches a call of a graph, since each is so small
+STEPS_PER_EXECUTION = 64  # batches a call of the graph, since each is so small
 
 
 def check_data(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
@@ -55,30 +56,6 @@ def check_data(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, in
         what = f"y never holds class {min(missing)}"
         raise ValueError(f"{what}, which needs an image to train on")
     return X, y.astype("int32"), n_classes
-
-
-def class_weights(
-    y: np.ndarray, class_weight: str | None, n_classes: int
-) -> np.ndarray:
-    """
-    Return the weight of each class, shape (n_classes,).
-
-    Parameters
-    ----------
-    y : ndarray of int, shape (n,)
-        The class numbers of what is weighted.
-    class_weight : None or 'balanced'
-        None: 1 for each class. 'balanced': n / (n_classes * images of the class), as in
-        scikit-learn, so that all classes have the same total weight; 0 for a class
-        without images.
-    n_classes : int
-    """
-    settings.check(class_weight=class_weight)
-    if class_weight is None:
-        return np.ones(n_classes, "float32")
-    counts = np.bincount(y, minlength=n_classes)
-    weights = len(y) / (n_classes * np.maximum(counts, 1))
-    return np.where(counts > 0, weights, 0).astype("float32")
 
 
 def build_head(
@@ -124,8 +101,8 @@ def train_head(
         The number of each image's class, `images["label"].cat.codes`; each class from 0
         to the highest has an image.
     options : HeadOptions
-        The seed becomes the global seed of Keras. Class weights are computed from y;
-        they weight the cross-entropy.
+        The seed becomes the global seed of Keras. Class weights are those of
+        scikit-learn, computed from y; they weight the cross-entropy.
 
     Returns
     -------
@@ -138,7 +115,7 @@ def train_head(
     graph, which is kept until a head of another kind is trained.
     """
     X, y, n_classes = check_data(X, y)
-    weights = class_weights(y, options.class_weight, n_classes)
+    weights = compute_sample_weight(options.class_weight, y)
     bar = progress.bar(options.epochs, "Training the head", "epoch")
     move = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: bar.update())
     with _one_training, scenes.float32(), training.SettingUp() as setting_up, bar:
@@ -155,7 +132,7 @@ def train_head(
             y,
             batch_size=options.batch_size,
             epochs=options.epochs,
-            sample_weight=weights[y],
+            sample_weight=weights,
             callbacks=[setting_up, move],
             verbose=0,
         )
@@ -175,7 +152,7 @@ def _graph_of(n_features, n_classes, learning_rate, dropout, weight_decay):
         model.compile(
             optimizer=keras.optimizers.Adam(learning_rate),
             loss="sparse_categorical_crossentropy",
-            steps_per_execution=STEPS,
+            steps_per_execution=STEPS_PER_EXECUTION,
             jit_compile=False,  # takes longer than it saves for so small a graph
         )
         return model

@@ -103,7 +103,7 @@ RULES = {
         "a folder that can be written to, other than the project's own",
         lambda value: _is_path(value) and value and Path(value).resolve() != PROJECT,
     ),
-    # Keras takes 32 bits, and the runs of the notebook count on from it.
+    # Keras takes 32 bits; the notebook also uses SEED + 1 and SEED + 2.
     "seed": _whole_number(0, 4 * 10**9),
     "shrink_factor": _POSITIVE,
     "test_ratio": _SHARE,
@@ -194,7 +194,7 @@ class HeadOptions(_Options):
         the sum of squared weights in the loss.
     epochs, batch_size : int
     class_weight : None or 'balanced'
-        See `heads.class_weights`.
+        With 'balanced', all classes have the same total weight (as in scikit-learn).
     seed : int
         Of the initial weights, the order of the images and the dropout masks.
     """
@@ -215,7 +215,7 @@ class GridOptions(_Options):
         The grid is their product; sorted.
     epochs, batch_size : int
     class_weight : None or 'balanced'
-        See `heads.class_weights`.
+        With 'balanced', all classes have the same total weight (as in scikit-learn).
     seed : int
         Fold k is seeded from (seed, k), so that it does not matter when it runs.
     """
@@ -245,7 +245,7 @@ class FineTuningOptions(_Options):
     batch_size : int
         Half of it for few images, see `fine_tuning.plan_epochs`.
     class_weight : None or 'balanced'
-        See `heads.class_weights`.
+        With 'balanced', all classes have the same total weight (as in scikit-learn).
     seed : int
         Of the order of the images, the flips and the dropout masks.
     """

@@ -138,7 +138,9 @@ def test_each_photo_validates_once_and_groups_stay_together(data, folds, seed):
         .nunique()
     )
     if folds > members.min():
-        with pytest.raises(ValueError, match=f"folds is {folds}, but"):
+        with pytest.raises(
+            ValueError, match=f"has {members.min()} .* for {folds} folds"
+        ):
             make_folds(labels, groups, folds=folds, seed=seed)
         return
     splits = make_folds(labels, groups, folds=folds, seed=seed)
@@ -375,7 +377,7 @@ def test_a_search_on_real_photos_learns_and_is_what_plain_fits_give(bundled, tmp
     groups = images["digest"].to_numpy().copy()
     groups[1::2] = groups[: len(groups) // 2 * 2 : 2]
     results = search_in(tmp_path, options, X=photos[0], y=photos[1], groups=groups)
-    assert scenes.evaluation.best_hyperparameters(results)["val_accuracy"] > 0.88
+    assert scenes.evaluation.summarize(results)["val_accuracy"].max() > 0.88
     assert_plain_fits_agree(results, *photos, options, groups)
 
 

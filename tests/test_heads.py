@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from conftest import CLASSES, small_base_model, small_head
 from search import SMALL, fit_plainly, make_photos, make_unequal
-from sklearn.utils.class_weight import compute_class_weight
 
 import scenes
 import scenes.base_model
@@ -129,18 +128,6 @@ def test_a_head_learns_as_many_classes_as_the_labels_count(n_classes):
 
 
 # --- Class weights --------------------------------------------------------------------
-
-
-def test_class_weights_are_those_of_scikit_learn():
-    y = np.repeat([0, 1, 2], [6, 3, 1])
-    for class_weight in (None, "balanced"):
-        weights = scenes.heads.class_weights(y, class_weight, 3)
-        expected = compute_class_weight(class_weight, classes=np.arange(3), y=y)
-        np.testing.assert_allclose(weights, expected, rtol=1e-6)
-    absent = scenes.heads.class_weights(y, "balanced", 4)
-    np.testing.assert_allclose(absent, [10 / 24, 10 / 12, 10 / 4, 0], rtol=1e-6)
-    with pytest.raises(ValueError, match="class_weight is 'all'; it must be None or"):
-        scenes.heads.class_weights(y, "all", 3)
 
 
 def test_class_weights_train_as_those_of_a_plain_fit():

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 from search import fit_alone, make_photos, make_unequal, run_example
+from sklearn.utils.class_weight import compute_sample_weight
 
 import scenes
 import scenes.heads
@@ -45,14 +46,14 @@ def train(halves, grid, *, n_classes=6, seed=0, class_weight=None):
     model = scenes.side_by_side.SideBySideHeads(
         **grid, n_features=X.shape[1], n_classes=n_classes, seed=seed
     )
-    weights = scenes.heads.class_weights(y, class_weight, n_classes)
-    val_weights = scenes.heads.class_weights(y_val, class_weight, n_classes)
+    weights = compute_sample_weight(class_weight, y).astype("float32")
+    val_weights = compute_sample_weight(class_weight, y_val).astype("float32")
     keras.utils.set_random_seed(seed)  # of the order of the photos
     history = model.fit(
         X,
         y,
-        sample_weight=weights[y],
-        validation_data=(X_val, y_val, val_weights[y_val]),
+        sample_weight=weights,
+        validation_data=(X_val, y_val, val_weights),
         verbose=0,
         **EPOCHS,
     ).history
