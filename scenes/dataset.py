@@ -1,8 +1,8 @@
 """
 The data set (section 2): what needs more than plain pandas on the table of photos.
 
-Digests and unreadable photos, look-alikes and groups, sizes, corrections. No file is
-moved or changed.
+Digests and unreadable photos, look-alikes and groups, corrections. No file is moved or
+changed.
 """
 
 import os
@@ -15,8 +15,9 @@ import pandas as pd
 from PIL import Image
 from scipy import sparse
 from scipy.sparse import csgraph
+from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.model_selection import cross_val_score
 
 from scenes import files, photos, progress, settings
 
@@ -185,6 +186,10 @@ def group_images(
     # Groups of either kind are nodes of a graph, and each photo joins two of them.
     first, names = pd.factorize(alike)
     second, others = pd.factorize(read_groups(images, groups))
+    print(
+        f"GROUPS joins {len(images):,} photos into {len(others):,} groups; the largest "
+        f"holds {np.bincount(second).max():,}."
+    )
     size = len(names) + len(others)
     edges = np.ones(len(images)), (first, len(names) + second)
     graph = sparse.coo_array(edges, shape=(size, size))
@@ -281,8 +286,8 @@ def find_shortcut(
     Return the cross-validated accuracy of a random forest that sees no content.
 
     It sees of each photo the mean brightness, the size in pixels and in bytes, the
-    aspect ratio and the file type. If it is above chance, which is the share of the
-    largest class, and gains more than half of what the head gains, a line says so: the
+    aspect ratio and the file type. If it is above chance, which is to guess the largest
+    class, and gains more than half of what the head gains, a line says so: the
     classes may be recognized by how their photos were made (shortcut learning; Geirhos
     et al., 2020).
 
@@ -307,14 +312,11 @@ def find_shortcut(
     forest = RandomForestClassifier(
         min_samples_leaf=5, class_weight=class_weight, random_state=0
     )
-    labels, guesses = [], []
-    for training, held_out in splits:
-        forest.fit(seen.iloc[training], y[training])
-        guesses.extend(forest.predict(seen.iloc[held_out]))
-        labels.extend(y[held_out])
-    weights = compute_sample_weight(class_weight, labels)
-    accuracy = np.average(np.equal(guesses, labels), weights=weights)
-    chance = np.bincount(labels, weights).max() / weights.sum()
+    folds = {"cv": splits, "scoring": "accuracy"}
+    if class_weight:
+        folds["scoring"] = "balanced_accuracy"
+    accuracy = cross_val_score(forest, seen, y, **folds).mean()
+    chance = cross_val_score(DummyClassifier(), seen, y, **folds).mean()
     if accuracy - chance > max(0, head_accuracy - chance) / 2:
         print(
             f"Brightness, size, aspect ratio and file type alone reach {accuracy:.1%} "
@@ -324,62 +326,9 @@ def find_shortcut(
     return accuracy
 
 
-def check_sizes(images: pd.DataFrame, **ratios: float) -> None:
-    """
-    Raise an error if a class has too few photos to be split, which says what settings
-    fit.
-
-    Parameters
-    ----------
-    images : DataFrame
-        The labelled photos, with `group`; of a group, a class needs one photo, and
-        splits that the table has need no photos of others.
-    **ratios : float
-        `TEST_RATIO`, `VALIDATION_RATIO` and `FOLDS`.
-    """
-    parts = {}  # into which different photos of each class are divided
-    given = set(images["split"])
-    for name, value in ratios.items():
-        split = name.removesuffix("_RATIO").lower()
-        if split not in given:
-            parts[name] = value if name == "FOLDS" else round(1 / value)
-    tests = parts.get("TEST_RATIO")
-    needed = max(n for name, n in parts.items() if name != "TEST_RATIO")
-    if tests:  # a part of them, rounded up, is gone before the others are divided
-        needed = max(tests, -(-needed * tests // (tests - 1)))
-    train = images[images["split"] == "train"]
-    classes = train.groupby("label", observed=False)
-    sizes = classes["group"].nunique()
-    size = int(sizes.min())
-    if size >= needed:
-        return
-    rest = size - -(-size // tests) if tests else size
-    most = {"TEST_RATIO": size, "VALIDATION_RATIO": rest, "FOLDS": rest}
-    fitting = {}
-    for name in parts:
-        if most[name] < parts[name] and rest > 1:
-            fitting[name] = rest if name == "FOLDS" else 1 / most[name]
-    advice = f"add photos, or set {_listed(fitting)}" if fitting else "add photos"
-    used = _listed({name: ratios[name] for name in parts})
-    of_class = train[train["label"] == sizes.idxmin()]
-    largest = of_class["group"].value_counts().max()
-    counted = f"{size} photos"
-    if largest > 1:
-        counted += (
-            f", those of a group counted once (the largest holds {largest} of its "
-            f"{len(of_class)}: equal pixels, look-alikes and GROUPS join photos)"
-        )
-    raise ValueError(
-        f"{sizes.idxmin()} has {counted}; with {used} a class needs {needed}: {advice}"
-    )
-
-
-def _listed(values):
-    """Return 'A 1 and B 2'."""
-    return " and ".join(f"{name} {value:.2g}" for name, value in values.items())
-
-
-def apply_corrections(images: pd.DataFrame, path: str | Path | None) -> pd.DataFrame:
+def apply_corrections(
+    images: pd.DataFrame, path: str | Path | None, found: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """
     Return the table with the labels of a corrections file; no photo is moved.
 
@@ -395,6 +344,9 @@ def apply_corrections(images: pd.DataFrame, path: str | Path | None) -> pd.DataF
         those of `evaluation.list_flagged_labels`. An empty label leaves the photo out.
         Empty rows, spaces around a name and an apostrophe before it mean nothing, and
         the backslashes of Windows are slashes.
+    found : DataFrame, optional
+        The table from which `images` was taken: the file may name others of its photos,
+        too, which are counted.
 
     Returns
     -------
@@ -412,7 +364,8 @@ def apply_corrections(images: pd.DataFrame, path: str | Path | None) -> pd.DataF
     images = images.assign(corrected=False)
     if path is None:
         return images
-    labels = images["path"].map(_read_corrections(path, images))  # else missing
+    read = _read_corrections(path, images if found is None else found)
+    labels = images["path"].map(read)  # missing where there is none
     left_out = labels == ""
     is_other = labels != images["label"].astype(str)
     corrected = labels.notna() & ~left_out & is_other
@@ -429,6 +382,9 @@ def apply_corrections(images: pd.DataFrame, path: str | Path | None) -> pd.DataF
             f"model"
         )
     print(f"{photos.printable(path)}: {said}.")
+    elsewhere = (~read.index.isin(images["path"])).sum()
+    if elsewhere:
+        print(f"{elsewhere} photo(s) that it names are not in this run.")
     kept = images[~left_out]
     trained = kept.loc[kept["split"] == "train", "label"]
     untrained = set(trained.cat.categories).difference(trained)

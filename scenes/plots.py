@@ -423,8 +423,8 @@ def confusion(
     Return true by predicted class, the errors in colour, with counts and row
     percentages.
 
-    The diagonal holds the recall; shares below 0.5% are left to the mouse. Of many
-    classes, the ten most confused pairs are bars.
+    The diagonal holds the recall; shares below 0.5% are left to the mouse, as are the
+    names of many classes.
 
     Parameters
     ----------
@@ -437,8 +437,7 @@ def confusion(
     counts = confusion_matrix(labels.astype(str), predictions, labels=names)
     errors = counts - np.diag(counts.diagonal())
     classes = look.classes(labels)
-    draw = _pairs if len(classes) > MANY_CLASSES else _matrix
-    figure = draw(counts, errors, classes)
+    figure = _matrix(counts, errors, classes)
     finding = "No error"
     if errors.any():
         pair, both = _most_confused(errors, classes)
@@ -464,26 +463,10 @@ def _matrix(counts, errors, classes):
     figure = go.Figure(heat)
     look.name_axes(figure, "predicted class", "true class")
     axis = look.class_ticks(classes)
-    axis.update(constrain="domain", showgrid=False)
+    is_named = len(classes) <= MANY_CLASSES
+    axis.update(constrain="domain", showgrid=False, showticklabels=is_named)
     figure.update_xaxes(axis)
     figure.update_yaxes(axis, autorange="reversed", scaleanchor="x")
-    return figure
-
-
-def _pairs(counts, errors, classes):
-    """Return bars of the ten most confused pairs of true and predicted class."""
-    supports = counts.sum(axis=1)
-    names = [look.short(name) for name in classes]
-    pairs = pd.DataFrame(errors).stack().nlargest(10)
-    figure = go.Figure()
-    for (true, predicted), photos in pairs[pairs > 0].items():
-        pair = f"{names[true]} → {names[predicted]}"
-        text = f"{photos:,} of {supports[true]:,}"
-        figure.add_bar(x=[photos], y=[pair], text=text, marker_color=look.RED)
-    figure.update_traces(orientation="h", hoverinfo="skip")
-    figure.layout.showlegend = False
-    figure.update_yaxes(autorange="reversed")
-    look.name_axes(figure, "photos", "true → predicted class")
     return figure
 
 

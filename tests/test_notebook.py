@@ -301,11 +301,13 @@ def test_such_a_picture_is_that_of_a_fresh_drawing(committed):
     ]
     model = scenes.classifier.load_classifier(ROOT / "classifier.keras")
     given = {"predict": scenes.classifier.predict, "Path": Path, "output": Mock()}
-    given |= {"read_photo": scenes.photos.read_photo, "drawings": scenes.drawings}
+    given["read_photo"] = scenes.photos.read_photo
     given |= {"model": model, "utils": utils}  # the mocked output has the Intel classes
-    given |= dict.fromkeys(["test_images", "correct", "covered"])
-    namespace = run_cells(committed, "use-load", cell.id, **given)
-    figure, fresh = namespace["show_maps"](namespace["pictures"]), io.BytesIO()
+    given["test_images"] = None
+    drawn = Mock()
+    given["drawings"] = Mock(maps=drawn)
+    run_cells(committed, "use-load", cell.id, **given)
+    figure, fresh = scenes.drawings.maps(*drawn.call_args.args), io.BytesIO()
     figure.savefig(fresh, format="png", bbox_inches="tight", dpi=figure.dpi)
     pictures = [
         Image.open(file) for file in (io.BytesIO(base64.b64decode(shown)), fresh)
@@ -378,7 +380,7 @@ def test_committed_results_are_of_the_settings_in_the_notebook(committed):
         len(kept[name]) for name in ("LEARNING_RATES", "DROPOUTS", "WEIGHT_DECAYS")
     ]
     assert len(results) == np.prod(sizes) * kept["FOLDS"] * kept["EPOCHS"]
-    best = evaluation.best_hyperparameters(results)
+    best = evaluation.summarize(results).iloc[0]
     assert f"other folds: {evaluation.accuracy_by_other_folds(results):.2%}\n" in text(
         committed
     )
@@ -761,8 +763,7 @@ def by_engine(run_on_features):
         X[~test], y[~test], grid, splits, cache=csv.parent, csv=csv
     )
     best = evaluation.best_hyperparameters(results)
-    names = ("learning_rate", "dropout", "weight_decay")
-    options = HeadOptions(**{name: best[name] for name in names}, epochs=best["epoch"])
+    options = HeadOptions(**best)
 
     def predict(training_rows, rows, seed=0):
         head = scenes.heads.train_head(
@@ -784,7 +785,7 @@ def by_engine(run_on_features):
     ]
     return SimpleNamespace(
         csv=csv,
-        best=best,
+        best=evaluation.summarize(results).iloc[0],
         by_other_folds=evaluation.accuracy_by_other_folds(results),
         curve={len(halves[0]): of_halves, train.sum(): [score(train)]},
         images=pd.concat([images[~test], images[test]]),
@@ -949,7 +950,7 @@ def test_without_photos_or_if_the_head_is_selected_its_folds_serve(
     printed = capsys.readouterr().out
     assert printed.startswith(said or "Cross-validated accuracy of 'head': 0.0% ")
     assert printed.endswith(
-        "optimistic, since its setting was chosen on these photos\n"
+        "optimistic, since its setting was chosen on these photos)\n"
     )
 
 
@@ -1064,6 +1065,7 @@ def test_the_last_cell_says_what_selected_the_model_and_the_lowest_recalls(
     names = [f"{code:02}" for code in range(n_classes)]
     images = pd.DataFrame({"label": pd.Categorical.from_codes(codes, names)})
     images = images.assign(path="a.jpg", split="test", corrected=False)
+    images["group"] = images.index
     predictions = images["label"].astype(str).to_numpy()
     predictions[2] = "00"
     correct = predictions == images["label"].astype(str)
@@ -1080,8 +1082,8 @@ def test_the_last_cell_says_what_selected_the_model_and_the_lowest_recalls(
     balanced = 1 - 0.5 / n_classes
     best = evaluation.best_hyperparameters(results)
     figures = f"{metric} {evaluation.accuracy_by_other_folds(results):.2%}"
-    assert f"{best['epoch']} epochs; cross-validated {figures}\n" in said
-    assert "Nothing is known that flatters these accuracies.\n" in said
+    assert f"{best['epochs']} epochs; cross-validated {figures}\n" in said
+    assert "No test photo was corrected, or is of a group that is in another" in said
     line = f"Selected by its validation {metric}, 87.5%; balanced accuracy on the test"
     assert f"{line} photos: {balanced:.1%}\nLowest recall: {lowest}\n" in said
     shown = run["shown_report"]
