@@ -25,17 +25,17 @@ import scenes  # isort: skip  (first: it keeps TensorFlow's logs out of the outp
 import keras
 import tensorflow as tf
 
-import scenes.base_model
-import scenes.chrome
 import scenes.classifier
-import scenes.dataset
-import scenes.evaluation
-import scenes.features
-import scenes.folders
-import scenes.heads
-import scenes.photos
-import scenes.plots
-import scenes.progress
+from scenes import (
+    base_model,
+    chrome,
+    dataset,
+    evaluation,
+    features,
+    folders,
+    plots,
+    progress,
+)
 from scenes.base_model import IMAGE_SIZE, N_FEATURES
 
 # The same cases in each run, and no time limit for one: CI machines stall.
@@ -54,7 +54,7 @@ def held_out() -> tuple[np.ndarray, np.ndarray]:
     """
     file = Path(__file__).parents[1] / "results" / "validation_predictions.csv"
     table = pd.read_csv(file)
-    selected = scenes.evaluation.compare_models(table).index[0]
+    selected = evaluation.compare_models(table).index[0]
     rows = table[table["model"] == selected]
     return rows[CLASSES].to_numpy(), rows["label"].map(CLASSES.index).to_numpy()
 
@@ -118,11 +118,11 @@ def drawn_once(tmp_path_factory):
     """
     root = tmp_path_factory.mktemp("drawn")
     seed = 0
-    folders = {f"seg_train/seg_train/{label}": 5 for label in CLASSES}
-    folders |= {f"seg_test/seg_test/{label}": 4 for label in CLASSES} | {
+    counts = {f"seg_train/seg_train/{label}": 5 for label in CLASSES}
+    counts |= {f"seg_test/seg_test/{label}": 4 for label in CLASSES} | {
         "seg_pred/seg_pred": 3
     }
-    for folder, count in folders.items():
+    for folder, count in counts.items():
         (root / folder).mkdir(parents=True)
         for number in range(count):
             Image.fromarray(draw(seed)).save(root / folder / f"{number}.jpg")
@@ -138,8 +138,8 @@ def drawn(drawn_once, tmp_path):
 
 def read_table(photos: Path):
     """Return the table of the photos with digests; groups are of equal pixels."""
-    images = scenes.folders.list_images(photos)
-    digests, _ = scenes.dataset.digest_photos(images)
+    images = folders.list_images(photos)
+    digests, _ = dataset.digest_photos(images)
     return images.join(digests).assign(group=digests["digest"])
 
 
@@ -163,7 +163,7 @@ def table():
 @pytest.fixture(scope="session")
 def real_photos():
     """Return the folder of the real photos; only for tests marked `photos`."""
-    return scenes.folders.find_photos()
+    return folders.find_photos()
 
 
 # --- Models ---------------------------------------------------------------------------
@@ -282,7 +282,7 @@ def count(base):
 @pytest.fixture(scope="session")
 def random_base_model():
     """Return MobileNetV2 with random weights whose features spread over 0 to 6."""
-    model = scenes.base_model.build_base_model(None)
+    model = base_model.build_base_model(None)
     rng = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
@@ -293,9 +293,9 @@ def random_base_model():
 @pytest.fixture(scope="session")
 def imagenet_base_model():
     """Return the real base, from weights that Keras has downloaded before."""
-    if not scenes.base_model.IMAGENET_WEIGHTS.exists():
+    if not base_model.IMAGENET_WEIGHTS.exists():
         pytest.skip("the ImageNet weights are not in Keras's cache")
-    return scenes.base_model.build_base_model("imagenet")
+    return base_model.build_base_model("imagenet")
 
 
 @pytest.fixture(scope="session")
@@ -309,7 +309,7 @@ def classifier():
 @pytest.fixture(scope="session")
 def bundled():
     """Return the committed table and features of the labelled photos, as float32."""
-    return scenes.features.load_bundled_features()
+    return features.load_bundled_features()
 
 
 # --- Files ----------------------------------------------------------------------------
@@ -379,20 +379,20 @@ def zip_edges(good: bytes) -> list[int]:
 def shown(monkeypatch):
     """Return the list of what `plots.show` shows; no browser is started for it."""
     outputs = []
-    monkeypatch.setattr(scenes.plots, "get_ipython", lambda: True)
-    monkeypatch.setattr(scenes.plots, "display", lambda data, raw: outputs.append(data))
-    monkeypatch.setattr(scenes.chrome, "draw", lambda figure: (None, "No Chrome."))
+    monkeypatch.setattr(plots, "get_ipython", lambda: True)
+    monkeypatch.setattr(plots, "display", lambda data, raw: outputs.append(data))
+    monkeypatch.setattr(chrome, "draw", lambda figure: (None, "No Chrome."))
     return outputs
 
 
 @pytest.fixture
 def bars(monkeypatch):
     """Return the list of the progress bars that are drawn from now on."""
-    drawn, bar = [], scenes.progress.bar
+    drawn, bar = [], progress.bar
 
     def draw_bar(*arguments):
         drawn.append(bar(*arguments))
         return drawn[-1]
 
-    monkeypatch.setattr(scenes.progress, "bar", draw_bar)
+    monkeypatch.setattr(progress, "bar", draw_bar)
     return drawn

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
 
-import scenes.base_model
-import scenes.heads
-import scenes.settings
+from scenes import base_model, heads, settings
 
 FLOATS = st.floats(0, 6, width=32)
 
@@ -36,19 +35,19 @@ def test_the_base_model_maps_photos_to_1280_frozen_features(random_base_model):
     photos = np.random.default_rng(0).uniform(-1, 1, (2, 224, 224, 3)).astype("float32")
     before = random_base_model.get_weights()
     features = random_base_model(photos, training=True).numpy()
-    np.testing.assert_array_equal(features, random_base_model(photos, training=False))
+    assert_array_equal(features, random_base_model(photos, training=False))
     for weight, same in zip(random_base_model.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(weight, same)
+        assert_array_equal(weight, same)
     assert 0 <= features.min() < features.max() <= 6
 
 
 def test_the_base_model_takes_its_weights_from_a_file(random_base_model, tmp_path):
     random_base_model.save_weights(tmp_path / "own.weights.h5")
-    again = scenes.base_model.build_base_model(tmp_path / "own.weights.h5")
+    again = base_model.build_base_model(tmp_path / "own.weights.h5")
     for weight, same in zip(
         again.get_weights(), random_base_model.get_weights(), strict=True
     ):
-        np.testing.assert_array_equal(weight, same)
+        assert_array_equal(weight, same)
 
 
 @pytest.mark.parametrize("which", ["own", "imagenet", "of another network"])
@@ -63,7 +62,7 @@ def test_weights_that_cannot_be_read_are_named_with_what_to_do(
         file["kernel"] = np.zeros(1000)
     if which != "of another network":
         path.write_bytes(path.read_bytes()[:-500])
-    monkeypatch.setattr(scenes.base_model, "IMAGENET_WEIGHTS", path)
+    monkeypatch.setattr(base_model, "IMAGENET_WEIGHTS", path)
     monkeypatch.setattr(
         keras.src.utils.file_utils, "get_file", lambda *a, **options: str(path)
     )
@@ -71,7 +70,7 @@ def test_weights_that_cannot_be_read_are_named_with_what_to_do(
     with pytest.raises(
         ValueError, match=rf"in {re.escape(str(path))} cannot .*\); {advice}"
     ):
-        scenes.base_model.build_base_model("imagenet" if which == "imagenet" else path)
+        base_model.build_base_model("imagenet" if which == "imagenet" else path)
 
 
 # --- The rounding ---------------------------------------------------------------------
@@ -80,19 +79,19 @@ def test_weights_that_cannot_be_read_are_named_with_what_to_do(
 @given(st.lists(FLOATS, min_size=1, max_size=50))
 def test_rounding_moves_a_feature_by_at_most_half_a_step(values):
     features = np.array(values, "float32")
-    rounded = scenes.base_model.round_features(features)
-    restored = scenes.base_model.restore_features(rounded)
+    rounded = base_model.round_features(features)
+    restored = base_model.restore_features(rounded)
     assert (rounded.dtype, restored.dtype) == (np.uint8, np.float32)
     assert (np.abs(restored - features) <= half_step(features) + 1e-6).all()
-    np.testing.assert_array_equal(scenes.base_model.round_features(restored), rounded)
+    assert_array_equal(base_model.round_features(restored), rounded)
 
 
 def test_rounding_is_finest_near_zero_and_keeps_the_ends():
-    restored = scenes.base_model.restore_features(np.arange(256, dtype="uint8"))
+    restored = base_model.restore_features(np.arange(256, dtype="uint8"))
     steps = np.diff(restored)
     assert (restored[0], restored[255]) == (0, 6)
     beyond = np.array([-0.1, 6.1], "float32")
-    assert scenes.base_model.round_features(beyond).tolist() == [0, 255]
+    assert base_model.round_features(beyond).tolist() == [0, 255]
     assert (np.diff(steps) > 0).all()
     assert steps[0] < 1e-4 < 0.04 < steps[-1] < 0.05
 
@@ -116,12 +115,12 @@ def test_rounding_moves_the_test_accuracy_by_at_most_a_fifth_of_a_point(bundled)
     unrounded = 6 * (np.clip(root, 0, 255) / 255) ** 2
     unrounded[rounded == 0] = 0  # most zeros are the ReLU's
     assert np.abs(unrounded - rounded).max() > 0.01
-    options = scenes.settings.HeadOptions(
+    options = settings.HeadOptions(
         learning_rate=0.001, dropout=0.1, weight_decay=1e-4, epochs=3
     )
     n, accuracies = len(train), []
     for features in (rounded, unrounded):
-        head = scenes.heads.train_head(features[:n], y[:n], options)
+        head = heads.train_head(features[:n], y[:n], options)
         predicted = head(features[n:]).numpy().argmax(axis=1)
         accuracies.append(np.mean(predicted == y[n:]))
     assert min(accuracies) > 0.88
@@ -172,7 +171,7 @@ def test_a_copy_has_weights_of_its_own_and_computes_in_float32():
     keras.config.set_dtype_policy("float32")
     for model in (functional, sequential):
         before = model.get_weights()
-        copy = scenes.base_model.copy_model(model)
+        copy = base_model.copy_model(model)
         assert type(copy) is type(model)
         assert [x.name for x in copy.layers[1:]] == [x.name for x in model.layers[1:]]
         assert {x.compute_dtype for x in copy.layers} == {"float32"}
@@ -186,14 +185,10 @@ def test_folded_is_unfolded_to_float_precision(kind, request):
     if kind == "imagenet":
         model = request.getfixturevalue("imagenet_base_model")
     else:
-        model = (
-            convolutions()
-            if kind == "small"
-            else scenes.base_model.build_base_model(None)
-        )
+        model = convolutions() if kind == "small" else base_model.build_base_model(None)
         randomize(model)
     before = model.get_weights()
-    folded = scenes.base_model.fold_batch_norm(model)
+    folded = base_model.fold_batch_norm(model)
     images = (
         np.random.default_rng(1)
         .uniform(-1, 1, (4, *model.input_shape[1:]))
@@ -207,13 +202,13 @@ def test_folded_is_unfolded_to_float_precision(kind, request):
     for right, found in zip(*answers, strict=True):
         assert np.std(right) > 0.01
         most = 1e-4 * np.abs(right).max()
-        np.testing.assert_allclose(found, right, rtol=0, atol=most)
+        assert_allclose(found, right, rtol=0, atol=most)
     assert not any(
         isinstance(x, keras.layers.BatchNormalization) for x in folded.layers
     )
     assert not folded.trainable_weights
     for weight, same in zip(model.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(weight, same)
+        assert_array_equal(weight, same)
 
 
 UNFOLDABLE = {
@@ -244,4 +239,4 @@ def test_what_cannot_be_folded_is_refused(fault):
     )
     model = keras.Model(image, UNFOLDABLE[fault](image, y, norm))
     with pytest.raises(ValueError, match=TOLD):
-        scenes.base_model.fold_batch_norm(model)
+        base_model.fold_batch_norm(model)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from conftest import held_out
+from numpy.testing import assert_allclose, assert_array_equal
 
 from scenes import calibration
 
@@ -24,13 +25,11 @@ def test_reliability_compares_confidence_and_accuracy_in_bins_of_equal_mass():
         [0.9, 0.6, 1.0, 0.7, 0.95, 0.8], [1, 0, 1, 1, 0, 1]
     )
     table = calibration.reliability(probabilities, labels, bins=3)
-    np.testing.assert_allclose(table["confidence"], [0.65, 0.85, 0.975])
-    np.testing.assert_allclose(table["accuracy"], [0.5, 1, 0.5])
+    assert_allclose(table["confidence"], [0.65, 0.85, 0.975])
+    assert_allclose(table["accuracy"], [0.5, 1, 0.5])
     assert list(table["photos"]) == [2, 2, 2]
     expected = calibration.accuracy([True, False])[["ci_low", "ci_high"]]
-    np.testing.assert_allclose(
-        table.loc[0, ["ci_low", "ci_high"]].astype(float), expected
-    )
+    assert_allclose(table.loc[0, ["ci_low", "ci_high"]].astype(float), expected)
     error = calibration.expected_calibration_error(table)
     assert error == pytest.approx((0.15 + 0.15 + 0.475) / 3)
 
@@ -38,7 +37,7 @@ def test_reliability_compares_confidence_and_accuracy_in_bins_of_equal_mass():
 def test_photos_of_the_same_confidence_share_a_bin_and_the_error_is_weighted_by_photos():
     probabilities, labels = with_confidence([0.5, 0.6, 1, 1, 1, 1], [1, 0, 1, 1, 1, 0])
     table = calibration.reliability(probabilities, labels, bins=6)
-    np.testing.assert_allclose(table["confidence"], [0.5, 0.6, 1])
+    assert_allclose(table["confidence"], [0.5, 0.6, 1])
     assert list(table["photos"]) == [1, 1, 4]
     error = calibration.expected_calibration_error(table)
     assert error == pytest.approx((0.5 + 0.6 + 4 * 0.25) / 6)
@@ -114,15 +113,11 @@ def test_few_photos_hardly_move_the_temperature_and_hundreds_of_errors_set_it():
 
 def test_a_temperature_of_1_changes_nothing_and_no_label_ever_changes():
     probabilities, _ = drawn_probabilities(2.0)
-    np.testing.assert_allclose(
-        calibration.apply_temperature(probabilities, 1), probabilities
-    )
+    assert_allclose(calibration.apply_temperature(probabilities, 1), probabilities)
     for temperature in (0.3, 5):
         cooled = calibration.apply_temperature(probabilities, temperature)
-        np.testing.assert_allclose(cooled.sum(axis=1), 1)
-        np.testing.assert_array_equal(
-            cooled.argmax(axis=1), probabilities.argmax(axis=1)
-        )
+        assert_allclose(cooled.sum(axis=1), 1)
+        assert_array_equal(cooled.argmax(axis=1), probabilities.argmax(axis=1))
 
 
 @pytest.mark.parametrize("accuracy", [0.8, 0.9, 0.95])
@@ -214,7 +209,7 @@ def test_each_point_of_the_coverage_curve_has_the_interval_of_its_photos():
     for n, correct in enumerate(([1], [1, 1], [1, 1, 0], [1, 1, 0, 0]), start=1):
         expected = calibration.accuracy(correct)
         columns = ["accuracy", "ci_low", "ci_high"]
-        np.testing.assert_allclose(curve.loc[n - 1, columns], expected[columns])
+        assert_allclose(curve.loc[n - 1, columns], expected[columns])
 
 
 def test_of_no_photos_nothing_is_known():

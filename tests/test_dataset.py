@@ -10,15 +10,13 @@ from unittest.mock import Mock
 import numpy as np
 import pandas as pd
 import pytest
+from pandas.testing import assert_frame_equal, assert_series_equal
 from PIL import Image
 from test_photos import PHOTO, UNREADABLE
 
 import scenes
-import scenes.dataset
-import scenes.files
-import scenes.folders
-import scenes.grid_search
 import utils
+from scenes import dataset, files, folders, grid_search
 
 # --- Digests --------------------------------------------------------------------------
 
@@ -32,9 +30,9 @@ def test_a_digest_knows_a_photo_by_its_pixels_and_shape(tmp_path):
     }
     for name, pixels in photos.items():
         Image.fromarray(pixels).save(tmp_path / name, lossless=True)
-    files = [str(tmp_path / name) for name in photos]
-    images = pd.DataFrame({"file": files}, index=[5, 6, 7, 8])
-    found, _ = scenes.dataset.digest_photos(images)
+    paths = [str(tmp_path / name) for name in photos]
+    images = pd.DataFrame({"file": paths}, index=[5, 6, 7, 8])
+    found, _ = dataset.digest_photos(images)
     assert list(found.index) == [5, 6, 7, 8]
     assert (found["problem"] == "").all()
     assert found["digest"].str.fullmatch("[0-9a-f]{32}").all()
@@ -48,8 +46,8 @@ def test_a_photo_is_measured_by_brightness_shape_and_size_of_its_file(tmp_path):
     images = pd.DataFrame(
         {"file": [str(tmp_path / name) for name in ("a.png", "b.png")]}
     )
-    digests, _ = scenes.dataset.digest_photos(images)
-    measures = digests[scenes.dataset.MEASURES]
+    digests, _ = dataset.digest_photos(images)
+    measures = digests[dataset.MEASURES]
     assert measures.iloc[0].tolist() == [30, 6, 8, (tmp_path / "a.png").stat().st_size]
     assert measures.iloc[1].isna().all()
 
@@ -60,11 +58,11 @@ def test_the_audit_finds_all_unreadable_photos_and_says_why_without_folders(draw
     names = {f"seg_train/seg_train/sea/{kind}.jpg": kind for kind in UNREADABLE}
     for name, kind in names.items():
         UNREADABLE[kind][0](drawn / name)
-    listed = scenes.folders.list_images(drawn)
+    listed = folders.list_images(drawn)
     others = pd.DataFrame({"path": list(names)})
     others["file"] = [str(drawn / name) for name in names]
     images = pd.concat([listed, others], ignore_index=True).drop_duplicates("file")
-    digests, _ = scenes.dataset.digest_photos(images)
+    digests, _ = dataset.digest_photos(images)
     findings = utils.audit_images(images.join(digests))
     assert set(findings["finding"]) == {"unreadable"}
     assert set(findings["path"]) == set(names)
@@ -88,13 +86,13 @@ def test_unreadable_photos_are_named_and_left_out_unless_they_are_many(
     if unreadable > max(2, photos / 20):
         listed = rf"^{unreadable} photo\(s\) .*\n    a/0.jpg: no known"
         with pytest.raises(ValueError, match=listed):
-            scenes.dataset.drop_unreadable(images)
+            dataset.drop_unreadable(images)
     else:
-        kept = scenes.dataset.drop_unreadable(images)
+        kept = dataset.drop_unreadable(images)
         assert list(kept["path"]) == names[unreadable:]
         said = f"Skipped {unreadable} unreadable photo(s): a/0.jpg (no known format)"
         assert capsys.readouterr().out.startswith(said)
-        pd.testing.assert_frame_equal(scenes.dataset.drop_unreadable(kept), kept)
+        assert_frame_equal(dataset.drop_unreadable(kept), kept)
         assert capsys.readouterr().out == ""
 
 
@@ -121,7 +119,7 @@ def measured(shortcut: str, sizes: tuple[int, int]) -> pd.DataFrame:
 def in_folds(images: pd.DataFrame) -> list:
     """Return three stratified folds of a table."""
     y = images["label"].cat.codes.to_numpy()
-    return scenes.grid_search.make_folds(y, None, folds=3, seed=0)
+    return grid_search.make_folds(y, None, folds=3, seed=0)
 
 
 @pytest.mark.parametrize("shortcut", ["brightness", "height", "bytes", "ratio", "type"])
@@ -129,7 +127,7 @@ def test_a_class_that_is_known_by_no_content_is_said_with_the_accuracies(
     shortcut, capsys
 ):
     images = measured(shortcut, (60, 40))
-    find = scenes.dataset.find_shortcut
+    find = dataset.find_shortcut
     assert find(images, in_folds(images), 0.95) > 0.9
     said = capsys.readouterr().out
     assert re.match(r"Brightness, .* reach (9\d.\d|100.0)% \(chance: 60.0%, head", said)
@@ -143,14 +141,14 @@ def test_photos_in_no_fold_do_not_count_in_the_accuracy_without_content():
     splits = in_folds(images)
     others = images.assign(label=images["label"].cat.codes.map({0: "b", 1: "a"}))
     both = pd.concat([images, others.astype({"label": "category"})])
-    find = scenes.dataset.find_shortcut
+    find = dataset.find_shortcut
     assert find(both, splits, 0.95) == find(images, splits, 0.95) > 0.9
 
 
 def test_nothing_is_said_of_measures_that_gain_little_or_are_not_known(capsys):
     images = measured("none", (80, 20))
     splits = in_folds(images)
-    find = scenes.dataset.find_shortcut
+    find = dataset.find_shortcut
     assert find(images, splits, 0.9) == pytest.approx(0.8, abs=0.05)
     assert np.isnan(find(images.drop(columns="brightness"), splits, 0.9))
     assert capsys.readouterr().out == ""
@@ -158,7 +156,7 @@ def test_nothing_is_said_of_measures_that_gain_little_or_are_not_known(capsys):
 
 def test_nothing_is_said_of_measures_that_gain_nothing_beside_a_poor_head(capsys):
     images = measured("none", (60, 40))
-    accuracy = scenes.dataset.find_shortcut(images, in_folds(images), 0.2)
+    accuracy = dataset.find_shortcut(images, in_folds(images), 0.2)
     assert 0.4 < accuracy < 0.6, "below chance, but above the middle of both"
     assert capsys.readouterr().out == ""
 
@@ -167,9 +165,9 @@ def test_with_class_weights_the_accuracy_without_content_is_balanced(monkeypatch
     """Here, all photos are taken for the larger class."""
     images = measured("none", (80, 20))
     forest = Mock(predict=lambda seen: np.zeros(len(seen)))
-    monkeypatch.setattr(scenes.dataset, "RandomForestClassifier", lambda **_: forest)
+    monkeypatch.setattr(dataset, "RandomForestClassifier", lambda **_: forest)
     splits = in_folds(images)
-    find = scenes.dataset.find_shortcut
+    find = dataset.find_shortcut
     assert find(images, splits, 0.9) == pytest.approx(0.8)
     balanced = find(images, splits, 0.9, class_weight="balanced")
     assert balanced == pytest.approx(0.5)
@@ -177,9 +175,9 @@ def test_with_class_weights_the_accuracy_without_content_is_balanced(monkeypatch
 
 def test_half_of_what_the_head_gains_is_the_most_that_is_not_said(capsys):
     images = measured("height", (60, 40))
-    accuracy = scenes.dataset.find_shortcut(images, in_folds(images), 2)
+    accuracy = dataset.find_shortcut(images, in_folds(images), 2)
     assert capsys.readouterr().out == "", "of 1.4 above chance, it gains 0.4"
-    scenes.dataset.find_shortcut(images, in_folds(images), 2 * accuracy - 0.61)
+    dataset.find_shortcut(images, in_folds(images), 2 * accuracy - 0.61)
     assert capsys.readouterr().out != ""
 
 
@@ -196,12 +194,12 @@ def test_copies_at_another_size_or_quality_are_found_across_splits_only(drawn, c
     for side, split in ((8, test), (9, train)):
         Image.new("RGB", (side, side)).save(split / "sea" / "black.png")
     (test / "sea" / "broken.jpg").touch()
-    images = scenes.folders.list_images(drawn)
-    digests, thumbnails = scenes.dataset.digest_photos(images)
+    images = folders.list_images(drawn)
+    digests, thumbnails = dataset.digest_photos(images)
     images = images.join(digests)
-    images = scenes.dataset.drop_unreadable(images[images["label"].notna()])
-    images["group"] = scenes.dataset.group_images(images, thumbnails)
-    divided = scenes.dataset.list_divided_groups(images)
+    images = dataset.drop_unreadable(images[images["label"].notna()])
+    images["group"] = dataset.group_images(images, thumbnails)
+    divided = dataset.list_divided_groups(images)
     assert list(divided.columns) == ["path", "split", "group"]
     names = {Path(path).name for path in divided["path"]}
     assert names == {"small.jpg", "gray.png", "0.jpg", "again.jpg"}
@@ -212,9 +210,9 @@ def test_copies_at_another_size_or_quality_are_found_across_splits_only(drawn, c
     alike = {Path(path).name for path in images["path"][is_alike]}
     assert alike == names | {"1.jpg", "1 again.jpg"}
     part = images[~images["path"].str.endswith("small.jpg")]
-    assert len(scenes.dataset.list_divided_groups(part)) == 3
+    assert len(dataset.list_divided_groups(part)) == 3
     capsys.readouterr()
-    assert scenes.dataset.list_divided_groups(images[:3]).empty
+    assert dataset.list_divided_groups(images[:3]).empty
     assert capsys.readouterr().out == ""
 
 
@@ -235,9 +233,9 @@ def photos_of(digests: list) -> pd.DataFrame:
 
 def test_copies_of_copies_are_one_group_that_is_called_by_its_least_digest():
     thumbnails = thumbnails_of(0.992, 0.992, 0.98, 0.992, 0.5)
-    groups = scenes.dataset.group_copies(photos_of([5, 3, 4, 9, 8, 7]), thumbnails)
+    groups = dataset.group_copies(photos_of([5, 3, 4, 9, 8, 7]), thumbnails)
     assert list(groups.astype(int)) == [3, 3, 3, 8, 8, 7]
-    equal = scenes.dataset.group_copies(photos_of([5, 3, 5, 3]), np.eye(4))
+    equal = dataset.group_copies(photos_of([5, 3, 5, 3]), np.eye(4))
     assert list(equal.astype(int)) == [5, 3, 5, 3]
 
 
@@ -247,7 +245,7 @@ def test_copies_are_found_far_apart_in_the_table():
     thumbnails = rng.normal(size=(600, 256)).astype("float32")
     thumbnails /= np.linalg.norm(thumbnails, axis=1, keepdims=True)
     thumbnails[[300, 599]] = thumbnails[[3, 10]]
-    groups = scenes.dataset.group_copies(photos_of(list(range(600))), thumbnails)
+    groups = dataset.group_copies(photos_of(list(range(600))), thumbnails)
     assert list(groups[groups.duplicated()].index) == [300, 599]
     assert list(groups[[300, 599]].astype(int)) == [3, 10]
 
@@ -256,7 +254,7 @@ def test_ten_thousand_frames_of_one_film_take_little_memory(capsys):
     thumbnails = thumbnails_of(*[0.9999] * 9999)
     images = photos_of(list(range(10000)))
     tracemalloc.start()
-    groups = scenes.dataset.group_copies(images, thumbnails)
+    groups = dataset.group_copies(images, thumbnails)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert groups.nunique() == 1
@@ -278,15 +276,15 @@ def test_groups_are_joined_by_looks_and_by_what_the_owner_says():
     paths = ["p1-a.jpg", "p2-a.jpg", "p3-a.jpg", "p2-b.jpg", "p4-a.jpg", "p5-a.jpg"]
     thumbnails = thumbnails_of(0.992, 0.5, 0.5, 0.992, 0.5)
     images = labelled_as("a" * 6, paths)
-    alike = scenes.dataset.group_images(images, thumbnails)
+    alike = dataset.group_images(images, thumbnails)
     assert list(alike.astype(int)) == [0, 0, 2, 3, 3, 5]
-    groups = scenes.dataset.group_images(images, thumbnails, r"p(\d+)-")
+    groups = dataset.group_images(images, thumbnails, r"p(\d+)-")
     assert list(groups.astype(int)) == [0, 0, 2, 0, 0, 5]
     assert groups.name == "group"
     bundled = images.assign(group=alike)  # as without photos, so without thumbnails
-    pd.testing.assert_series_equal(scenes.dataset.group_images(bundled, None), alike)
-    again = scenes.dataset.group_images(bundled, None, r"p(\d+)-")
-    pd.testing.assert_series_equal(again, groups)
+    assert_series_equal(dataset.group_images(bundled, None), alike)
+    again = dataset.group_images(bundled, None, r"p(\d+)-")
+    assert_series_equal(again, groups)
 
 
 @pytest.mark.parametrize(("size", "is_kept"), [(112, True), (111, False)])
@@ -303,7 +301,7 @@ def test_look_alikes_of_more_than_a_tenth_of_a_class_are_told_not_kept_together(
     images.loc[70, "digest"] = images["digest"][60]
     images.loc[71, "digest"] = images["digest"][60]  # counts once
     images.loc[[70, 71], "label"] = "b"
-    groups = scenes.dataset.group_images(images, thumbnails)
+    groups = dataset.group_images(images, thumbnails)
     assert groups[size:].nunique() == 1
     assert groups[[60, 70, 71]].nunique() == 1
     assert groups[50:61].nunique() == (1 if is_kept else 11)
@@ -320,14 +318,14 @@ def test_a_file_of_groups_is_read_as_spreadsheets_leave_it(table, tmp_path):
     csv = tmp_path / "groups.CSV"
     cells = table + "a.jpg,7\n'-b.jpg,ann\nc.jpg,7 \nother.jpg,8\n"
     csv.write_text(cells.replace(",", ";") if ";" in table else cells)
-    assert list(scenes.dataset.read_groups(images, str(csv))) == ["7", "ann", "7"]
+    assert list(dataset.read_groups(images, str(csv))) == ["7", "ann", "7"]
     csv.write_text("path,group\na.jpg,7\n-b.jpg,\n")
     told = r"groups\.CSV', which gives no group to -b\.jpg, c\.jpg; each photo needs"
     with pytest.raises(ValueError, match=told):
-        scenes.dataset.read_groups(images, str(csv))
+        dataset.read_groups(images, str(csv))
     csv.write_text("path,group\na.jpg,7\na.jpg,8\n")
     with pytest.raises(ValueError, match=r"gives a\.jpg different groups; keep one"):
-        scenes.dataset.read_groups(images, str(csv))
+        dataset.read_groups(images, str(csv))
 
 
 @pytest.mark.parametrize("groups", [r"p(\d)", r"(?:p(\d))?", r"p(\d)|q", r"p?(1?)\."])
@@ -337,7 +335,7 @@ def test_a_photo_that_the_expression_gives_no_group_is_named(groups):
     with pytest.raises(
         ValueError, match=r"GROUPS is .*, which gives no group to q\.jpg; each"
     ):
-        scenes.dataset.read_groups(images, groups)
+        dataset.read_groups(images, groups)
 
 
 # --- Sizes ----------------------------------------------------------------------------
@@ -347,7 +345,7 @@ def test_a_class_that_has_lost_all_photos_is_named():
     labels = pd.Categorical(["rose"] * 9, categories=["daisy", "rose"])
     images = pd.DataFrame({"label": labels, "split": "train", "group": range(9)})
     with pytest.raises(ValueError, match=r"^daisy has 0 photos; .*: add photos$"):
-        scenes.dataset.check_sizes(images, VALIDATION_RATIO=0.5, FOLDS=2)
+        dataset.check_sizes(images, VALIDATION_RATIO=0.5, FOLDS=2)
 
 
 @pytest.mark.parametrize(
@@ -398,9 +396,9 @@ def test_a_class_with_too_few_photos_is_named_with_the_settings_that_fit(
     if told:
         counted = rf"{size} photos, .* \(the largest holds 2 of its {size + 1}: "
         with pytest.raises(ValueError, match=f"^rose has {counted}.*; .*{told}"):
-            scenes.dataset.check_sizes(images, **settings)
+            dataset.check_sizes(images, **settings)
     else:
-        scenes.dataset.check_sizes(images, **settings)
+        dataset.check_sizes(images, **settings)
         train = images[images["split"] == "train"].astype({"group": str})
         rest = utils.create_test(train, 0.2) if split == "train" else train
         utils.create_validation(rest, 0.2)  # raises no error
@@ -414,22 +412,20 @@ def test_many_copies_of_few_photos_are_split_as_the_check_has_said(seed):
     images = pd.DataFrame({"group": groups, "split": "train"}).astype(str)
     images["label"] = pd.Categorical.from_codes(groups // 7, ["a", "b", "c"])
     settings = {"VALIDATION_RATIO": 0.2, "FOLDS": 5}
-    scenes.dataset.check_sizes(images, TEST_RATIO=0.2, **settings)
+    dataset.check_sizes(images, TEST_RATIO=0.2, **settings)
     images = utils.create_test(images, 0.2, seed=seed)
-    scenes.dataset.check_sizes(images, **settings)
+    dataset.check_sizes(images, **settings)
     images = utils.create_validation(images, 0.2, seed=seed)
     assert (images.groupby("split")["label"].nunique() == 3).all()
     rest = images[images["split"] != "test"]
     labels = rest["label"].to_numpy(dtype=str)
-    folds = scenes.grid_search.make_folds(labels, rest["group"], folds=5, seed=seed)
+    folds = grid_search.make_folds(labels, rest["group"], folds=5, seed=seed)
     assert all(len(set(labels[rows])) == 3 for pair in folds for rows in pair)
 
 
 def test_a_ratio_next_to_nothing_is_answered_at_once(table):
     with pytest.raises(ValueError, match=r"VALIDATION_RATIO 1e-12 .* 1250000000000: "):
-        scenes.dataset.check_sizes(
-            table, TEST_RATIO=0.2, VALIDATION_RATIO=1e-12, FOLDS=2
-        )
+        dataset.check_sizes(table, TEST_RATIO=0.2, VALIDATION_RATIO=1e-12, FOLDS=2)
 
 
 # --- Corrections ----------------------------------------------------------------------
@@ -449,7 +445,7 @@ def corrections(table, tmp_path):
 
     def apply(text: str, encoding: str = "utf-8") -> pd.DataFrame:
         (tmp_path / "labels.csv").write_bytes(text.encode(encoding, "surrogateescape"))
-        return scenes.dataset.apply_corrections(images, tmp_path / "labels.csv")
+        return dataset.apply_corrections(images, tmp_path / "labels.csv")
 
     apply.images = images
     return apply
@@ -468,11 +464,11 @@ def test_labels_are_corrected_and_photos_left_out(
 ):
     images = corrections.images.copy(deep=True)
     table = corrections(CORRECTIONS.replace(",", sep).replace("\n", newline), encoding)
-    pd.testing.assert_frame_equal(corrections.images, images)
+    assert_frame_equal(corrections.images, images)
     expected = images.drop([4, 7])
     expected.loc[[0, 9], "label"] = ["sea", "street"]
     expected["corrected"] = expected.index.isin([0, 9])
-    pd.testing.assert_frame_equal(table, expected)
+    assert_frame_equal(table, expected)
     said = (
         "labels.csv: 2 label(s) corrected and 2 photo(s) "
         "left out, 1 of them test photos"
@@ -509,8 +505,8 @@ def test_corrections_that_empty_a_split_or_class_are_refused(
 
 
 def test_without_a_file_no_label_is_corrected(corrections, capsys):
-    table = scenes.dataset.apply_corrections(corrections.images, None)
-    pd.testing.assert_frame_equal(table, corrections.images.assign(corrected=False))
+    table = dataset.apply_corrections(corrections.images, None)
+    assert_frame_equal(table, corrections.images.assign(corrected=False))
     assert capsys.readouterr().out == ""
 
 
@@ -545,7 +541,7 @@ SPREADSHEETS = {
 @pytest.mark.parametrize("kind", SPREADSHEETS)
 def test_a_file_is_read_as_spreadsheets_leave_it(corrections, kind):
     expected = corrections(GOOD)
-    pd.testing.assert_frame_equal(corrections(*SPREADSHEETS[kind]), expected)
+    assert_frame_equal(corrections(*SPREADSHEETS[kind]), expected)
 
 
 def test_names_that_a_spreadsheet_would_run_come_back(corrections, tmp_path):
@@ -563,10 +559,8 @@ def test_names_that_a_spreadsheet_would_run_come_back(corrections, tmp_path):
     corrections.images.loc[[8, 12], "label"] = ["buildings", "forest"]  # some stay
     given = pd.DataFrame({"path": names, "label": "sea"})
     given.loc[[3, 4], "path"] = ["café.jpg", "the\u0301.jpg"]
-    scenes.files.write_spreadsheet(given, tmp_path / "labels.csv")
-    table = scenes.dataset.apply_corrections(
-        corrections.images, tmp_path / "labels.csv"
-    )
+    files.write_spreadsheet(given, tmp_path / "labels.csv")
+    table = dataset.apply_corrections(corrections.images, tmp_path / "labels.csv")
     assert list(table["label"][:7]) == ["sea"] * 7
 
 
@@ -577,7 +571,7 @@ def test_names_of_a_file_that_windows_has_written_are_read(corrections, tmp_path
     table = corrections("path,label\na\\0.jpg,sea\nb\\0.jpg,street\n")
     assert list(table["label"][:3]) == ["sea", "street", "buildings"]
     csv.write_text("path,group\na\\0.jpg,1\nb\\0.jpg,2\nb/0.jpg,3\n")
-    groups = scenes.dataset.read_groups(images[:3], str(csv))
+    groups = dataset.read_groups(images[:3], str(csv))
     assert list(groups) == ["1", "2", "3"]
 
 

@@ -22,6 +22,7 @@ import search
 import tensorflow as tf
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose
 from search import (
     FOLDS,
     SMALL,
@@ -34,12 +35,8 @@ from search import (
 )
 
 import scenes
-import scenes.base_model
-import scenes.evaluation
-import scenes.files
-import scenes.grid_search
-import scenes.progress
 import utils
+from scenes import evaluation, files, grid_search, progress
 from scenes.grid_search import make_folds
 from scenes.settings import GridOptions
 from scenes.side_by_side import SideBySideHeads
@@ -88,7 +85,7 @@ class Trainings:
         self.parts = []
         self.last = None
         self.real = False
-        self.train_fold = scenes.grid_search.train_fold
+        self.train_fold = grid_search.train_fold
 
     def __call__(self, *arguments):
         if len(self.parts) == self.last:
@@ -107,7 +104,7 @@ class Trainings:
 @pytest.fixture
 def trainings(monkeypatch):
     stand_in = Trainings()
-    monkeypatch.setattr(scenes.grid_search, "train_fold", stand_in)
+    monkeypatch.setattr(grid_search, "train_fold", stand_in)
     return stand_in
 
 
@@ -169,18 +166,18 @@ def test_settings_in_blocks_train_as_all_at_once(
     searched, tmp_path, trainings, monkeypatch, step_by_step
 ):
     """To 1e-5, though those are not compiled."""
-    monkeypatch.setattr(scenes.grid_search, "BLOCK_COLUMNS", 4 * 6)
+    monkeypatch.setattr(grid_search, "BLOCK_COLUMNS", 4 * 6)
     trainings.real = True
     results = search_in(tmp_path)
     assert len(set(trainings.parts)) == FOLDS * 2
-    np.testing.assert_allclose(results, searched[1], rtol=0, atol=1e-5)
+    assert_allclose(results, searched[1], rtol=0, atol=1e-5)
 
 
 def divide(n_classes, counts):
     """Return a grid of as many values of each kind, and the lists of its blocks."""
     lists = [np.linspace(0.001, 0.5, n) for n in counts]
     grid = GridOptions(**dict(zip(LISTS, lists, strict=True)), epochs=1)
-    blocks = scenes.grid_search.divide(grid, n_classes)
+    blocks = grid_search.divide(grid, n_classes)
     return lists, [[getattr(block, name) for name in LISTS] for block in blocks]
 
 
@@ -213,7 +210,7 @@ def test_the_more_classes_the_smaller_the_blocks(n_classes, counts):
 
 
 def test_finished_blocks_are_kept(tmp_path, trainings, monkeypatch):
-    monkeypatch.setattr(scenes.grid_search, "BLOCK_COLUMNS", 4 * 6)
+    monkeypatch.setattr(grid_search, "BLOCK_COLUMNS", 4 * 6)
     uninterrupted = search_in(tmp_path / "uninterrupted")
     trainings.interrupt(tmp_path, after=3)
     assert search_in(tmp_path).equals(uninterrupted)
@@ -225,9 +222,9 @@ def test_finished_blocks_are_kept(tmp_path, trainings, monkeypatch):
 
 def set_threads(monkeypatch, number):
     """Let a search train so many folds at once."""
-    run = scenes.progress.run
+    run = progress.run
     at_once = lambda *given, threads, stop: run(*given, threads=number, stop=stop)  # noqa: E731
-    monkeypatch.setattr(scenes.progress, "run", at_once)
+    monkeypatch.setattr(progress, "run", at_once)
 
 
 @pytest.mark.parametrize("number", [2, 3])
@@ -235,7 +232,7 @@ def test_the_number_of_folds_at_once_changes_no_byte(
     searched, tmp_path, monkeypatch, number
 ):
     """They train at the same time, in an order that nobody knows."""
-    at_work, most, train_fold = [], [], scenes.grid_search.train_fold
+    at_work, most, train_fold = [], [], grid_search.train_fold
 
     def count(*arguments):
         at_work.append(arguments[-1])
@@ -246,7 +243,7 @@ def test_the_number_of_folds_at_once_changes_no_byte(
             at_work.remove(arguments[-1])
 
     set_threads(monkeypatch, number)
-    monkeypatch.setattr(scenes.grid_search, "train_fold", count)
+    monkeypatch.setattr(grid_search, "train_fold", count)
     search_in(tmp_path)
     assert (tmp_path / "grid_search.csv").read_bytes() == searched[0].read_bytes()
     assert max(most) == number
@@ -274,7 +271,7 @@ def test_two_folds_train_at_once_on_a_cpu_of_two_cores_or_more(
         time.sleep(0.05)
         return fake_training(*arguments)
 
-    monkeypatch.setattr(scenes.grid_search, "train_fold", train)
+    monkeypatch.setattr(grid_search, "train_fold", train)
     monkeypatch.setattr(joblib, "cpu_count", lambda: cores)
     monkeypatch.setattr(scenes, "has_gpu", lambda: gpu)
     with joblib.parallel_config(**config):
@@ -348,7 +345,7 @@ def assert_plain_fits_agree(results, X, y, options, groups=None):
         rows = results.set_index([*scenes.HYPERPARAMETERS, "fold"]).loc[
             (*setting, fold)
         ]
-        np.testing.assert_allclose(rows[list(scenes.METRICS)], alone, rtol=0, atol=1e-4)
+        assert_allclose(rows[list(scenes.METRICS)], alone, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -375,7 +372,7 @@ def test_a_search_on_real_photos_learns_and_is_what_plain_fits_give(bundled, tmp
     groups = images["digest"].to_numpy().copy()
     groups[1::2] = groups[: len(groups) // 2 * 2 : 2]
     results = search_in(tmp_path, options, X=photos[0], y=photos[1], groups=groups)
-    assert scenes.evaluation.best_hyperparameters(results)["val_accuracy"] > 0.88
+    assert evaluation.best_hyperparameters(results)["val_accuracy"] > 0.88
     assert_plain_fits_agree(results, *photos, options, groups)
 
 
@@ -409,11 +406,11 @@ def test_it_computes_in_float32_whatever_a_cell_has_set(tmp_path, step_by_step):
 
 def test_a_fold_that_trains_without_a_class_is_refused(tmp_path):
     splits = [(np.flatnonzero(Y != 2), np.flatnonzero(Y == 2))]
-    files = {"cache": tmp_path / "cache", "csv": tmp_path / "grid_search.csv"}
+    places = {"cache": tmp_path / "cache", "csv": tmp_path / "grid_search.csv"}
     with pytest.raises(ValueError, match="fold 1 has no class 2 to train on"):
-        scenes.grid_search.grid_search(X, Y, SMALL, splits, **files)
+        grid_search.grid_search(X, Y, SMALL, splits, **places)
     with pytest.raises(ValueError, match="splits holds no fold"):
-        scenes.grid_search.grid_search(X, Y, SMALL, iter([]), **files)
+        grid_search.grid_search(X, Y, SMALL, iter([]), **places)
     assert not any(tmp_path.iterdir())
 
 
@@ -594,7 +591,7 @@ def test_an_interrupt_ends_the_trainings_of_all_threads_before_the_call_returns(
 
     Though the traceback, which Jupyter keeps, keeps all that the frames hold.
     """
-    put, train_fold = Entry.put, scenes.grid_search.train_fold
+    put, train_fold = Entry.put, grid_search.train_fold
     press = functools.partial(os.kill, os.getpid(), signal.SIGINT)
     together = {"training": (2, press), "writing": (3, None)}[where]
     both = threading.Barrier(*together, timeout=60)
@@ -609,7 +606,7 @@ def test_an_interrupt_ends_the_trainings_of_all_threads_before_the_call_returns(
         try:
             longer = replace(options, epochs=60)
             return train_fold(X, y, rows, longer, fold, part)
-        except scenes.grid_search._StoppedError:
+        except grid_search._StoppedError:
             ended.append(fold)
             raise
 
@@ -621,7 +618,7 @@ def test_an_interrupt_ends_the_trainings_of_all_threads_before_the_call_returns(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(scenes.grid_search, "train_fold", train)
+        patch.setattr(grid_search, "train_fold", train)
         patch.setattr(Entry, "put", put_and_wait)
         set_threads(patch, 2)
         with pytest.raises(KeyboardInterrupt) as interrupt:
@@ -637,14 +634,14 @@ def test_an_interrupt_ends_the_trainings_of_all_threads_before_the_call_returns(
 def test_an_error_in_a_thread_ends_the_others_and_is_raised(
     tmp_path, monkeypatch, step_by_step
 ):
-    train_fold = scenes.grid_search.train_fold
+    train_fold = grid_search.train_fold
 
     def train(X, y, rows, options, fold, part):
         if fold == 1:
             raise ZeroDivisionError("an error of ours")
         return train_fold(X, y, rows, replace(options, epochs=60), fold, part)
 
-    monkeypatch.setattr(scenes.grid_search, "train_fold", train)
+    monkeypatch.setattr(grid_search, "train_fold", train)
     set_threads(monkeypatch, 2)
     with pytest.raises(ZeroDivisionError, match="an error of ours"):
         search_in(tmp_path)
@@ -656,7 +653,7 @@ def test_folds_outlive_a_table_that_cannot_be_written(tmp_path, trainings, monke
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(scenes.files, "write_csv", fail)
+        patch.setattr(files, "write_csv", fail)
         with pytest.raises(OSError, match="the disk is full"):
             search_in(tmp_path)
     search_in(tmp_path)
@@ -729,7 +726,7 @@ def test_a_damaged_fold_is_trained_again_with_a_word(
         arrays = dict(archive)
     if fault == "of another shape":
         arrays["table"] = arrays["table"][:-1]
-    scenes.files.write_arrays(part, arrays)
+    files.write_arrays(part, arrays)
     if fault == "cut off":
         part.write_bytes(part.read_bytes()[:-30])
     assert search_in(tmp_path).equals(expected)
@@ -743,7 +740,7 @@ def test_a_damaged_fold_is_trained_again_with_a_word(
 def test_a_second_run_stops_with_a_word_while_the_first_lives(
     start, tmp_path, trainings, monkeypatch
 ):
-    monkeypatch.setattr(scenes.files, "WAIT", 0)
+    monkeypatch.setattr(files, "WAIT", 0)
     csv = tmp_path / "grid_search.csv"
     csv.write_text("the old table")
     process, word = start(search.hold, folder=tmp_path, options=SMALL)

@@ -23,19 +23,23 @@ import pytest
 from clean_notebook import WITHOUT_PHOTOS, clean, main, tidy
 from conftest import CLASSES, draw, held_out
 from nbconvert import PythonExporter
+from numpy.testing import assert_allclose
 from PIL import Image
 
 import scenes.__main__
-import scenes.chrome
-import scenes.classifier
-import scenes.drawings
-import scenes.features
-import scenes.grid_search
-import scenes.heads
-import scenes.photos
-import scenes.runs
 import utils
-from scenes import calibration, evaluation
+from scenes import (
+    calibration,
+    chrome,
+    classifier,
+    drawings,
+    evaluation,
+    features,
+    grid_search,
+    heads,
+    photos,
+    runs,
+)
 from scenes.settings import GridOptions, HeadOptions
 from studies import large_search
 
@@ -299,9 +303,9 @@ def test_such_a_picture_is_that_of_a_fresh_drawing(committed):
     [shown] = [
         o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})
     ]
-    model = scenes.classifier.load_classifier(ROOT / "classifier.keras")
-    given = {"predict": scenes.classifier.predict, "Path": Path, "output": Mock()}
-    given |= {"read_photo": scenes.photos.read_photo, "drawings": scenes.drawings}
+    model = classifier.load_classifier(ROOT / "classifier.keras")
+    given = {"predict": classifier.predict, "Path": Path, "output": Mock()}
+    given |= {"read_photo": photos.read_photo, "drawings": drawings}
     given |= {"model": model, "utils": utils}  # the mocked output has the Intel classes
     given |= dict.fromkeys(["test_images", "correct", "covered"])
     namespace = run_cells(committed, "use-load", cell.id, **given)
@@ -328,7 +332,7 @@ def test_each_figure_is_also_a_file_and_an_image(committed):
         assert {PLOTLY, "image/png"} <= data.keys(), f"{name} needs both forms"
         image = base64.b64decode(data["image/png"])
         picture = (folder / f"{name}.png").read_bytes()
-        assert scenes.chrome.halve(picture) == image, f"{name} is of another run"
+        assert chrome.halve(picture) == image, f"{name} is of another run"
         with Image.open(io.BytesIO(image)) as opened:
             assert opened.width == data[PLOTLY]["layout"]["width"], (
                 "JupyterLab would cut it off"
@@ -388,7 +392,7 @@ def test_committed_results_are_of_the_settings_in_the_notebook(committed):
 
 
 def test_the_committed_predictions_are_of_the_committed_split(committed):
-    images, _ = scenes.features.load_bundled_features()
+    images, _ = features.load_bundled_features()
     images = utils.create_validation(utils.drop_leaks(images))
     files = (
         ROOT / "results" / f"{split}_predictions.csv"
@@ -589,10 +593,10 @@ def draw_photos(folder):
     """
     seeds = itertools.count()
     for number, (name, count) in enumerate(NAMES.items()):
-        for split, photos in {"train": count, "val": 4, "test": 4}.items():
+        for split, n in {"train": count, "val": 4, "test": 4}.items():
             place = folder / split / name
             place.mkdir(parents=True)
-            for i in range(photos):
+            for i in range(n):
                 pixels = draw(next(seeds)) // 2 + np.uint8(40 * number)
                 Image.fromarray(pixels).save(place / f"{i}.png")
 
@@ -621,9 +625,7 @@ def test_run_writes_its_results_to_a_folder_of_its_own(run):
     plots = {path.name for path in (run.results / "plotly_plots").iterdir()}
     assert {f"{name}.html" for name in figures(run.notebook)} <= plots
     committed = {path.name for path in (ROOT / "results").iterdir()}
-    known = {
-        path.name for name in scenes.runs.RESULTS for path in run.results.glob(name)
-    }
+    known = {path.name for name in runs.RESULTS for path in run.results.glob(name)}
     others = {path.name for path in run.results.iterdir()} - committed - known
     assert {name for name in others if not name.endswith(".lock")} == {"settings.json"}
 
@@ -673,22 +675,20 @@ def test_a_run_on_photos_of_other_classes_speaks_of_these(run_on_drawn_photos):
     predictions = pd.read_csv(results / "test_predictions.csv")
     assert list(predictions.columns) == ["model", "path", "label", *classes]
     assert len(predictions) == 12
-    np.testing.assert_allclose(predictions[classes].sum(axis=1), 1, atol=0.001)
+    assert_allclose(predictions[classes].sum(axis=1), 1, atol=0.001)
     said = text(run_on_drawn_photos.notebook)
     for word in ("glacier", "committed", "Intel", "six"):
         assert word not in said
-    model = scenes.classifier.load_classifier(
-        run_on_drawn_photos.results / "classifier.keras"
-    )
-    assert list(scenes.classifier.classes_of(model)) == classes
+    model = classifier.load_classifier(run_on_drawn_photos.results / "classifier.keras")
+    assert list(classifier.classes_of(model)) == classes
     assert predictions["path"].str.startswith("test/").all()
-    photos = [
+    paths = [
         run_on_drawn_photos.folder / "drawn" / path for path in predictions["path"]
     ]
-    again = scenes.classifier.predict(model, photos)
+    again = classifier.predict(model, paths)
     temperature = 1 / model.get_layer("temperature").scale
     cooled = calibration.apply_temperature(predictions[classes], temperature)
-    np.testing.assert_allclose(again[classes], cooled, atol=1e-3)
+    assert_allclose(again[classes], cooled, atol=1e-3)
 
 
 def test_a_run_on_photos_keeps_what_selected_the_model(run_on_drawn_photos):
@@ -725,7 +725,7 @@ def test_what_is_not_computed_is_shown_as_committed(run_on_features, committed):
     notebooks = run_on_features.notebook, committed
     shown, before = (curves(notebook, "fine_tuning") for notebook in notebooks)
     assert len(shown) == 4  # loss and accuracy, of training and validation
-    np.testing.assert_allclose(shown, before, atol=1e-5)
+    assert_allclose(shown, before, atol=1e-5)
 
 
 # --- A run shows what the engine gives ------------------------------------------------
@@ -737,9 +737,7 @@ def by_engine(run_on_features):
     Return the photos of the run on features as the notebook must take them, and what
     the engine gives for them when it is called by itself.
     """
-    found, X = scenes.features.load_bundled_features(
-        run_on_features.folder / "features.npz"
-    )
+    found, X = features.load_bundled_features(run_on_features.folder / "features.npz")
     images = utils.create_validation(utils.drop_leaks(found))
     assert len(images) < len(found), "rows of features and of the table differ"
     X, y = X[images.index], images["label"].cat.codes.to_numpy()
@@ -753,11 +751,9 @@ def by_engine(run_on_features):
         epochs=SMALL["EPOCHS"],
     )
     groups = images["group"][~test]
-    splits = scenes.grid_search.make_folds(
-        y[~test], groups, folds=SMALL["FOLDS"], seed=0
-    )
+    splits = grid_search.make_folds(y[~test], groups, folds=SMALL["FOLDS"], seed=0)
     csv = run_on_features.folder / ".cache" / "by_engine.csv"
-    results = scenes.grid_search.grid_search(
+    results = grid_search.grid_search(
         X[~test], y[~test], grid, splits, cache=csv.parent, csv=csv
     )
     best = evaluation.best_hyperparameters(results)
@@ -765,7 +761,7 @@ def by_engine(run_on_features):
     options = HeadOptions(**{name: best[name] for name in names}, epochs=best["epoch"])
 
     def predict(training_rows, rows, seed=0):
-        head = scenes.heads.train_head(
+        head = heads.train_head(
             X[training_rows], y[training_rows], dataclasses.replace(options, seed=seed)
         )
         return head.predict(X[rows], verbose=0)

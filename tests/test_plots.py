@@ -18,15 +18,13 @@ import plotly.express as px
 import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
+from numpy.testing import assert_allclose
 from PIL import Image
 from plotly.offline import get_plotlyjs
 from threadpoolctl import threadpool_limits
 
 import scenes
-import scenes.chrome
-import scenes.evaluation
-import scenes.look
-import scenes.plots
+from scenes import chrome, evaluation, look, plots
 
 RATES, DROPOUTS, DECAYS, FOLDS, EPOCHS = [0.001, 0.01], [0.1, 0.3, 0.5], [0, 1e-4], 3, 4
 LONG = "a name of a class that goes on and on and on"
@@ -65,13 +63,13 @@ def draw_results(*values):
 
 def draw_search(results):
     """Return the curves of the results of a grid search."""
-    return scenes.plots.grid_search(scenes.evaluation.rank_epochs(results))
+    return plots.grid_search(evaluation.rank_epochs(results))
 
 
 def draw_gaps(results):
     """Return the dots of the results of a grid search."""
-    summary = scenes.evaluation.summarize(results)
-    return scenes.plots.gaps(summary, scenes.evaluation.variation_shares(summary))
+    summary = evaluation.summarize(results)
+    return plots.gaps(summary, evaluation.variation_shares(summary))
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +133,7 @@ def tables():
 def short_tsne():
     """Let t-SNE stop early, in one thread: of what it shows, these tests ask little."""
     with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
-        patch.setattr(scenes.plots, "TSNE", partial(scenes.plots.TSNE, max_iter=300))
+        patch.setattr(plots, "TSNE", partial(plots.TSNE, max_iter=300))
         yield
 
 
@@ -155,18 +153,18 @@ def draw_all(results, history, photos, tables):
     drawn = {
         "grid_search": draw_search(results),
         "gaps": draw_gaps(results),
-        "history": scenes.plots.history(history, "A training"),
-        "learning_curve": scenes.plots.learning_curve(trainings),
-        "reliability": scenes.plots.reliability(tables, confidences),
-        "coverage": scenes.plots.coverage(curve, 0.75),
+        "history": plots.history(history, "A training"),
+        "learning_curve": plots.learning_curve(trainings),
+        "reliability": plots.reliability(tables, confidences),
+        "coverage": plots.coverage(curve, 0.75),
     }
     for number, (images, features, predictions) in photos.items():
         labels = images["label"]
-        drawn[f"counts {number}"] = scenes.plots.counts(images)
-        drawn[f"feature_map {number}"] = scenes.plots.feature_map(
+        drawn[f"counts {number}"] = plots.counts(images)
+        drawn[f"feature_map {number}"] = plots.feature_map(
             features, labels, labels.astype(str) != predictions
         )
-        drawn[f"confusion {number}"] = scenes.plots.confusion(labels, predictions)
+        drawn[f"confusion {number}"] = plots.confusion(labels, predictions)
     return drawn
 
 
@@ -252,19 +250,19 @@ def test_coverage_is_drawn_from_where_it_rests_on_some_photos_to_its_end():
     n = np.arange(1, 3001)
     table = pd.DataFrame({"coverage": n / 3000, "accuracy": 1.0})
     table = table.assign(ci_low=1 - 1 / n, ci_high=1.0)
-    band, line = scenes.plots.coverage(table, 1).data
+    band, line = plots.coverage(table, 1).data
     assert (line.x[0], line.x[-1]) == (10, 100)  # to the left it is single photos
-    np.testing.assert_allclose(band.y[[0, -1]], [100 - 100 / 300, 100])
+    assert_allclose(band.y[[0, -1]], [100 - 100 / 300, 100])
 
 
 def test_balanced_accuracies_are_called_so(results, history):
     """In the title and beside the axis; the loss is called loss."""
     metric = "balanced accuracy"
-    ranked = scenes.evaluation.rank_epochs(results)
+    ranked = evaluation.rank_epochs(results)
     table = pd.DataFrame({"photos": [1], "seed": [0], "val_accuracy": [0.5]})
-    search = scenes.plots.grid_search(ranked, metric=metric)
-    training = scenes.plots.history(history, "A training", metric=metric)
-    learning_curve = scenes.plots.learning_curve(table, metric=metric)
+    search = plots.grid_search(ranked, metric=metric)
+    training = plots.history(history, "A training", metric=metric)
+    learning_curve = plots.learning_curve(table, metric=metric)
     assert f"validation {metric} (%)" in texts(search) & texts(learning_curve)
     assert texts(training) == {"epoch", "loss", f"{metric} (%)"}
     assert training.layout.title.text.startswith(f"Validation {metric} after epoch 4")
@@ -308,7 +306,7 @@ def test_of_many_classes_those_that_mix_most_are_in_colour():
     centres[9] = centres[5]
     features = centres[codes] + rng.normal(0, 0.1, (150, 40))
     labels = pd.Series(pd.Categorical.from_codes(codes, names(25)))
-    figure = scenes.plots.feature_map(features, labels, codes < 0)
+    figure = plots.feature_map(features, labels, codes < 0)
     others, *clouds, _ = figure.data
     assert others.name == "other classes"
     assert len({cloud.marker.color for cloud in clouds}) == len(clouds) == 8
@@ -324,7 +322,7 @@ def test_of_many_classes_those_that_mix_most_are_in_colour():
 def test_pairs_that_are_not_confused_are_no_bars():
     labels = pd.Series(pd.Categorical(names(100)))
     predictions = [names(100)[1], *names(100)[1:]]
-    [bar] = scenes.plots.confusion(labels, predictions).data
+    [bar] = plots.confusion(labels, predictions).data
     assert (bar.x, bar.text) == ((1,), "1 of 1")
 
 
@@ -407,7 +405,7 @@ def test_feature_map_puts_photos_of_a_class_near_each_other(figures, photos):
 def test_feature_map_takes_a_sample_by_its_seed(photos):
     images, features, _ = photos[6]
     labels = images["label"]
-    draw = partial(scenes.plots.feature_map, features, labels, labels == "", sample=20)
+    draw = partial(plots.feature_map, features, labels, labels == "", sample=20)
     first, again = draw(seed=1), draw(seed=1)
     assert first == again
     assert sum(len(trace.x) for trace in first.data) == 20
@@ -416,7 +414,7 @@ def test_feature_map_takes_a_sample_by_its_seed(photos):
 def test_feature_map_bears_features_that_are_all_alike(photos):
     """As those of a base model without weights are."""
     labels = photos[6][0]["label"][:12]
-    figure = scenes.plots.feature_map(np.zeros((12, 1280)), labels, labels == "")
+    figure = plots.feature_map(np.zeros((12, 1280)), labels, labels == "")
     assert sum(len(trace.x) for trace in figure.data) == 12
 
 
@@ -443,7 +441,7 @@ def test_grid_search_shows_each_setting_in_the_panel_of_its_learning_rate(
     expected = by_setting.mean().unstack()
     assert list(curves) == [f"learning rate {rate:g}" for rate in RATES]
     for rate, shown in zip(RATES, curves.values(), strict=True):
-        np.testing.assert_allclose(shown, 100 * expected.loc[rate], rtol=1e-6)
+        assert_allclose(shown, 100 * expected.loc[rate], rtol=1e-6)
     assert list(figures["grid_search"].data[0].x)[:EPOCHS] == list(range(1, EPOCHS + 1))
 
 
@@ -455,10 +453,10 @@ def test_grid_search_shows_the_best_setting(results, folds, digits):
     assert np.isfinite(figure.layout.yaxis.range).all()
     *grey, line, point = figure.data
     assert [trace.showlegend for trace in grey] == [True, False]
-    best = scenes.evaluation.summarize(some).iloc[0]
+    best = evaluation.summarize(some).iloc[0]
     curve = some.set_index(scenes.HYPERPARAMETERS).loc[*best[scenes.HYPERPARAMETERS]]
     means = 100 * curve.groupby("epoch")["val_accuracy"].mean()
-    np.testing.assert_allclose(line.y, means, rtol=1e-6)
+    assert_allclose(line.y, means, rtol=1e-6)
     rate, dropout, decay = best[scenes.HYPERPARAMETERS]
     setting = f"learning rate {rate:g}, dropout {dropout:g}, weight decay {decay:g}"
     assert line.name == f"best setting: {setting}"
@@ -476,7 +474,7 @@ def test_grid_search_shows_the_best_setting(results, folds, digits):
     panel = grey[RATES.index(rate)]
     assert line.xaxis == point.xaxis == panel.xaxis
     assert {trace.line.color for trace in grey} == {"#BFBFBF"}
-    assert line.marker.color == point.marker.color == scenes.look.RED
+    assert line.marker.color == point.marker.color == look.RED
 
 
 def test_the_accuracy_axis_leaves_out_the_first_epochs(results):
@@ -516,7 +514,7 @@ def test_a_large_search_takes_little_room_in_the_notebook():
 
 def test_a_single_epoch_is_a_point_that_one_can_see(results, history):
     search = draw_search(results[results["epoch"] == 1])
-    training = scenes.plots.history(history[:1], "One epoch")
+    training = plots.history(history[:1], "One epoch")
     assert {trace.mode for trace in [*search.data, *training.data]} == {"markers"}
     low, high = search.layout.yaxis.range
     assert low < search.data[-1].y[0] < high
@@ -533,10 +531,10 @@ def test_gaps_shows_each_setting_and_which_are_not_measurably_worse():
     figure = draw_gaps(table)
     slow, fast = figure.data
     assert (slow.name, fast.name) == ("0.001", "0.01")
-    np.testing.assert_allclose(fast.x, [0, 1], atol=1e-9)
-    np.testing.assert_allclose(slow.x, [3, 3])
+    assert_allclose(fast.x, [0, 1], atol=1e-9)
+    assert_allclose(slow.x, [3, 3])
     half = 4.302653 * np.std([2, -1, 2], ddof=1) / 3**0.5  # t with two degrees
-    np.testing.assert_allclose(fast.error_x.array, [0, half], atol=1e-6)
+    assert_allclose(fast.error_x.array, [0, half], atol=1e-6)
     [ground] = figure.layout.shapes
     assert (ground.y0, ground.y1) == (-0.5, 1.5)
     assert list(fast.y) == [0, 1]
@@ -560,13 +558,13 @@ def test_history_shows_training_and_validation(figures, history):
     for line, metric in zip(lines, metrics, strict=True):
         assert list(line.x) == [1, 2, 3, 4]
         scale = 100 if "accuracy" in metric else 1
-        np.testing.assert_allclose(line.y, scale * history[metric])
+        assert_allclose(line.y, scale * history[metric])
     assert lines[0].line.color == lines[2].line.color != lines[1].line.color
 
 
 def test_fine_tuning_is_compared_with_the_head_and_the_floor_of_the_loss(history):
     levels = {"head_accuracy": 0.9, "loss_floor": 0.42}
-    figure = scenes.plots.history(history, "Fine-tuning", **levels)
+    figure = plots.history(history, "Fine-tuning", **levels)
     assert [(s.yref, s.y0) for s in figure.layout.shapes] == [("y", 0.42), ("y2", 90)]
     last = history["val_accuracy"].iloc[-1]
     gain = f"{100 * last - 90:+.1f} points against the head alone"
@@ -578,12 +576,12 @@ def test_learning_curve_shows_mean_and_range_over_seeds_by_number_of_photos(figu
     [line] = figure.data
     assert list(line.x) == list(figure.layout.xaxis.tickvals) == [100, 400, 800]
     assert figure.layout.xaxis.type == "log"
-    np.testing.assert_allclose(line.y, [73, 82, 90])
+    assert_allclose(line.y, [73, 82, 90])
     one = np.nan  # draws not even the cap of an error bar
-    np.testing.assert_allclose(line.error_y.array, [4, 1, one], atol=1e-9)
-    np.testing.assert_allclose(line.error_y.arrayminus, [3, 2, one], atol=1e-9)
+    assert_allclose(line.error_y.array, [4, 1, one], atol=1e-9)
+    assert_allclose(line.error_y.arrayminus, [3, 2, one], atol=1e-9)
     two = pd.DataFrame({"photos": [1, 1, 2, 2], "val_accuracy": [0.5, 0.6, 0.7, 0.9]})
-    title = scenes.plots.learning_curve(two).layout.title.text
+    title = plots.learning_curve(two).layout.title.text
     assert title == "From 1 to 2 photos: +25.0 points"
 
 
@@ -597,7 +595,7 @@ def test_confusion_shows_the_errors_in_colour(figures, photos, number):
         index=names(number), columns=names(number), fill_value=0
     ).to_numpy()
     shares = 100 * counts / counts.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(heat.z, shares * (1 - np.eye(number)))
+    assert_allclose(heat.z, shares * (1 - np.eye(number)))
     for shown, n, share in zip(
         heat.customdata.flat, counts.flat, shares.flat, strict=True
     ):
@@ -621,7 +619,7 @@ def test_confusion_shows_the_errors_in_colour(figures, photos, number):
 
 def test_confusion_bears_a_class_without_photos_and_no_error():
     labels = pd.Series(pd.Categorical(["sea"], names(6)))
-    figure = scenes.plots.confusion(labels, ["sea"])
+    figure = plots.confusion(labels, ["sea"])
     assert figure.data[0].customdata[4][4] == "1<br>100.0%"
     assert np.sum(figure.data[0].z) == 0
     assert figure.layout.title.text == "No error"
@@ -635,12 +633,12 @@ def test_reliability_shows_each_bin_with_its_interval_and_a_histogram(figures, t
         diagonal, points, steps = figure.data[3 * column : 3 * column + 3]
         assert list(diagonal.x) == list(diagonal.y)
         assert diagonal.yaxis == points.yaxis != steps.yaxis
-        np.testing.assert_allclose(points.x, 100 * table["confidence"])
-        np.testing.assert_allclose(points.y, 100 * table["accuracy"])
+        assert_allclose(points.x, 100 * table["confidence"])
+        assert_allclose(points.y, 100 * table["accuracy"])
         above = points.y + points.error_y.array
-        np.testing.assert_allclose(above, 100 * table["ci_high"])
+        assert_allclose(above, 100 * table["ci_high"])
         below = points.y - points.error_y.arrayminus
-        np.testing.assert_allclose(below, 100 * table["ci_low"])
+        assert_allclose(below, 100 * table["ci_low"])
         assert list(points.customdata) == [200] * 10
         photos, edges = np.array(steps.y[:-1]), np.array(steps.x)
         assert photos.sum() == table["photos"].sum()
@@ -652,7 +650,7 @@ def test_reliability_shows_each_bin_with_its_interval_and_a_histogram(figures, t
 def test_a_temperature_that_calibrates_no_better_is_no_finding(tables):
     turned = dict(reversed(tables.items()))
     confidences = {name: np.array([0.5]) for name in turned}
-    figure = scenes.plots.reliability(turned, confidences)
+    figure = plots.reliability(turned, confidences)
     assert figure.layout.title.text == "Reliability diagram"
 
 
@@ -672,14 +670,14 @@ def test_the_histogram_of_confidence_holds_every_photo(confidence):
     """Those below the mean of the lowest bin, at an edge, and beyond 1 by rounding."""
     table = pd.DataFrame({"confidence": [0.8], "accuracy": [0.9], "photos": [4]})
     table = table.assign(ci_low=0.75, ci_high=0.95)
-    figure = scenes.plots.reliability({"head": table}, {"head": np.array(confidence)})
+    figure = plots.reliability({"head": table}, {"head": np.array(confidence)})
     assert sum(figure.data[2].y) == len(confidence)
     assert figure.layout.xaxis.range[0] <= 100 * min(confidence)
 
 
 def test_a_model_that_always_abstains_is_given_no_selective_accuracy():
     table = pd.DataFrame({"coverage": [0.5, 1.0], "accuracy": [1.0, 0.5]})
-    figure = scenes.plots.coverage(table.assign(ci_low=0.2, ci_high=1.0), 0.0)
+    figure = plots.coverage(table.assign(ci_low=0.2, ci_high=1.0), 0.0)
     assert figure.layout.title.text == "The model always abstains"
     assert not figure.layout.annotations
 
@@ -689,11 +687,11 @@ def test_coverage_shows_the_accuracy_its_interval_the_target_and_the_chosen_one(
 ):
     figure = figures["coverage"]
     band, line = figure.data
-    np.testing.assert_allclose(line.x, np.arange(20, 201) / 2)
-    np.testing.assert_allclose(line.y, 100 - line.x / 10)
+    assert_allclose(line.x, np.arange(20, 201) / 2)
+    assert_allclose(line.y, 100 - line.x / 10)
     assert band.fill == "toself"
-    np.testing.assert_allclose(band.y[: len(line.y)], line.y - 2)
-    np.testing.assert_allclose(band.y[len(line.y) :], 100)
+    assert_allclose(band.y[: len(line.y)], line.y - 2)
+    assert_allclose(band.y[len(line.y) :], 100)
     [mark], [target] = figure.layout.annotations, figure.layout.shapes
     assert (mark.x, mark.y) == (75, pytest.approx(92.5))
     assert mark.text == "threshold: coverage 75.0%,<br>selective accuracy 92.5%"
@@ -710,7 +708,7 @@ def test_a_saved_page_holds_the_figure_needs_no_network_and_replaces_what_is_old
         (tmp_path / name).write_bytes(b"older")
     pages = {}
     for name in ("counts 6", "gaps", "gaps"):
-        scenes.plots.show(figures[name], name, tmp_path)
+        plots.show(figures[name], name, tmp_path)
         page = (tmp_path / f"{name}.html").read_text(encoding="utf-8")
         assert re.findall(r"(?:src|href)=[\"']?([^\"'> ]*)", page) == ["plotly.min.js"]
         assert not re.search(r"import\s*\(|fetch\s*\(|cdn", page, re.IGNORECASE)
@@ -730,10 +728,8 @@ def test_a_picture_is_saved_and_shown_at_half_its_size(
 ):
     """JupyterLab cuts off one that is larger than its figure."""
     Image.new("RGB", (40, 20), "#0072B2").save(picture := io.BytesIO(), "PNG")
-    monkeypatch.setattr(
-        scenes.chrome, "draw", lambda figure: (picture.getvalue(), None)
-    )
-    scenes.plots.show(figures["gaps"], "heat", tmp_path)
+    monkeypatch.setattr(chrome, "draw", lambda figure: (picture.getvalue(), None))
+    plots.show(figures["gaps"], "heat", tmp_path)
     assert (tmp_path / "heat.png").read_bytes() == picture.getvalue()
     [data] = shown
     assert set(data) == {"application/vnd.plotly.v1+json", "image/png"}
@@ -748,9 +744,9 @@ def test_a_picture_is_saved_and_shown_at_half_its_size(
 def test_without_chrome_the_first_figure_carries_the_reason_and_the_script_each_time(
     figures, shown, monkeypatch, tmp_path, capsys
 ):
-    monkeypatch.setattr(scenes.plots, "_first", {})
+    monkeypatch.setattr(plots, "_first", {})
     for name in ("first", "second", "third", "first"):
-        scenes.plots.show(figures["counts 20"], name, tmp_path)
+        plots.show(figures["counts 20"], name, tmp_path)
     assert capsys.readouterr().out == "No Chrome.\n" * 2
     assert {tuple(data) for data in shown} == {
         ("application/vnd.plotly.v1+json", "text/html")
@@ -765,7 +761,7 @@ def test_without_chrome_the_first_figure_carries_the_reason_and_the_script_each_
 
 def entitled(title):
     """Return a figure with a title."""
-    return scenes.look.style(go.Figure(go.Bar(y=[1])), "its name", title)
+    return look.style(go.Figure(go.Bar(y=[1])), "its name", title)
 
 
 @pytest.fixture
@@ -773,19 +769,19 @@ def drawing(shown, monkeypatch):
     """Let a picture be drawn for each figure, without a browser."""
     Image.new("RGB", (4, 2)).save(picture := io.BytesIO(), "PNG")
     drawn = picture.getvalue(), None
-    monkeypatch.setattr(scenes.chrome, "draw", lambda figure: drawn)
+    monkeypatch.setattr(chrome, "draw", lambda figure: drawn)
 
 
 def test_the_readme_of_a_folder_shows_each_picture_under_its_title(drawing, tmp_path):
-    odd = scenes.look.short("<b>a_b</b>\n# [c](d)")
+    odd = look.short("<b>a_b</b>\n# [c](d)")
     titles = {"second": "91.9% of all<br><sup>a note</sup>", "first": f"{odd} mix most"}
     for name, title in (*titles.items(), ("second", "92.0%: +0.1 points")):
-        scenes.plots.show(entitled(title), name, tmp_path)
+        plots.show(entitled(title), name, tmp_path)
         if name == "first":
             earlier = (tmp_path / "README.md").read_text()
     assert "## [91.9% of all](second.html)\n" in earlier
     (tmp_path / "second.png").unlink()
-    scenes.plots.show(entitled(""), "third", tmp_path)
+    plots.show(entitled(""), "third", tmp_path)
     assert (tmp_path / "README.md").read_text() == (
         "# The plots and what they show\n\n"
         "Written by the code that draws the plots. "
@@ -807,7 +803,7 @@ def test_the_readme_leaves_out_what_is_no_plot_with_a_title(drawing, tmp_path):
     odd.append(go.Figure().to_html(include_plotlyjs=False).encode())
     for number, content in enumerate(odd):
         (tmp_path / f"{number}.html").write_bytes(content)
-    scenes.plots.show(entitled("A title"), "one", tmp_path)
+    plots.show(entitled("A title"), "one", tmp_path)
     found = re.findall("(?m)^[#!].*", (tmp_path / "README.md").read_text())
     assert found[1:] == ["## [A title](one.html)", "![one](one.png)"]
 
@@ -815,7 +811,7 @@ def test_the_readme_leaves_out_what_is_no_plot_with_a_title(drawing, tmp_path):
 @pytest.mark.parametrize("text", ["", "# The plots and what they show\n\nMine"])
 def test_a_readme_that_no_run_has_written_stays_as_it_is(text, drawing, tmp_path):
     (tmp_path / "README.md").write_text(text)
-    scenes.plots.show(entitled("A title"), "one", tmp_path)
+    plots.show(entitled("A title"), "one", tmp_path)
     assert (tmp_path / "README.md").read_text() == text
 
 
@@ -823,6 +819,6 @@ def test_the_committed_readme_is_the_one_that_a_run_writes(tmp_path):
     there = Path(__file__).parents[1] / "plotly_plots"
     for path in [*there.glob("*.html"), *there.glob("*.png")]:
         shutil.copy(path, tmp_path)
-    scenes.plots.write_contents(tmp_path)
+    plots.write_contents(tmp_path)
     expected = (there / "README.md").read_bytes()
     assert (tmp_path / "README.md").read_bytes() == expected

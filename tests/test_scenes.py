@@ -15,11 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 import scenes
-import scenes.features
-import scenes.fine_tuning
-import scenes.grid_search
-import scenes.heads
-import scenes.photos
+from scenes import photos
 
 ROOT = Path(__file__).parents[1]
 SHOW = """
@@ -113,7 +109,7 @@ def test_photos_are_resized_on_the_cpu():
     tf.config.set_soft_device_placement(False)
     try:
         with tf.device("GPU:0"):  # there is none
-            resized = scenes.photos.resize_photos([np.zeros((9, 9, 3), "uint8")])
+            resized = photos.resize_photos([np.zeros((9, 9, 3), "uint8")])
     finally:
         tf.config.set_soft_device_placement(True)
     assert resized.device.endswith("CPU:0")

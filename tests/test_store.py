@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
-import scenes.files
-from scenes import store
+from scenes import files, store
 from scenes.store import Entry
 
 KIND, MADE_OF, OTHER = "features", "0123456789abcdef", "fedcba9876543210"
@@ -67,7 +67,7 @@ def test_an_entry_is_there_whole_under_its_kind_fingerprint_and_part(cache):
     for number, (one, part) in enumerate(places):
         found = one.get(SCHEMA, part)
         assert set(found) == set(SCHEMA)
-        np.testing.assert_array_equal(found["rows"], ARRAYS["rows"] + number)
+        assert_array_equal(found["rows"], ARRAYS["rows"] + number)
         assert found["names"].tolist() == ARRAYS["names"].tolist()
     assert entry.parts() == ["a", "b", "c"]
     assert other.parts() == Entry(cache, "none", MADE_OF).parts() == []
@@ -116,7 +116,7 @@ def test_what_vanishes_between_two_calls_is_missing_and_stops_nothing(
     """Another run drops it after this one has seen it."""
     entry.put(ARRAYS)
     put_blocks(maps)
-    begins_with, glob = scenes.files.begins_with, Path.glob
+    begins_with, glob = files.begins_with, Path.glob
 
     def see_and_drop(path, *parts):
         seen = begins_with(path, *parts)
@@ -128,11 +128,11 @@ def test_what_vanishes_between_two_calls_is_missing_and_stops_nothing(
             path.unlink()
             yield path
 
-    monkeypatch.setattr(scenes.files, "begins_with", see_and_drop)
+    monkeypatch.setattr(files, "begins_with", see_and_drop)
     assert entry.get(SCHEMA) is None
     assert maps.map() is None
     assert names(cache) == []
-    monkeypatch.setattr(scenes.files, "begins_with", begins_with)
+    monkeypatch.setattr(files, "begins_with", begins_with)
     entry.put(ARRAYS)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "glob", find_and_drop)
@@ -168,7 +168,7 @@ def test_blocks_are_mapped_from_disk_and_others_of_the_kind_deleted(maps, cache)
     for array in (written, found):
         assert isinstance(array, np.memmap)
         assert array.dtype == BLOCKS.dtype
-        np.testing.assert_array_equal(array, BLOCKS)
+        assert_array_equal(array, BLOCKS)
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
     assert other.map() is None
@@ -185,7 +185,7 @@ def test_a_damaged_array_is_missing(maps, cache, harm):
     bad = {"cut off": content[:-20], "a changed byte": content, "empty": b""}
     path.write_bytes(bad[harm])
     assert maps.map() is None
-    np.testing.assert_array_equal(put_blocks(maps), BLOCKS)
+    assert_array_equal(put_blocks(maps), BLOCKS)
 
 
 def test_a_drive_that_cannot_map_memory_is_read(maps, monkeypatch):
@@ -199,7 +199,7 @@ def test_a_drive_that_cannot_map_memory_is_read(maps, monkeypatch):
     monkeypatch.setattr(np, "load", refuse)
     for array in (put_blocks(maps), maps.map()):
         assert not isinstance(array, np.memmap)
-        np.testing.assert_array_equal(array, BLOCKS)
+        assert_array_equal(array, BLOCKS)
 
 
 def test_a_disk_without_room_is_told_before_any_block_is_made(maps, cache, monkeypatch):
@@ -219,7 +219,7 @@ def test_a_disk_without_room_is_told_before_any_block_is_made(maps, cache, monke
     assert caught.value.errno == errno.ENOSPC
     assert other.map() is not None
     full = usage._replace(free=size)
-    np.testing.assert_array_equal(put_blocks(maps), BLOCKS)
+    assert_array_equal(put_blocks(maps), BLOCKS)
 
 
 def test_interrupted_blocks_are_left_nowhere_and_a_killed_runs_go_with_the_lock(
@@ -270,7 +270,7 @@ def test_the_oldest_entries_go_but_for_those_in_use(cache):
 
 
 def test_an_entry_is_locked_for_one_run_at_a_time(entry, maps, cache, monkeypatch):
-    monkeypatch.setattr(scenes.files, "WAIT", 0)
+    monkeypatch.setattr(files, "WAIT", 0)
     with entry.lock():
         with (
             pytest.raises(RuntimeError, match=f"another run is writing .*{MADE_OF}"),
@@ -320,7 +320,7 @@ def test_a_users_own_file_is_never_read_replaced_or_deleted(
     for part in ("", "part"):
         entry.put(ARRAYS, part)
     if path.name in taken:
-        np.testing.assert_array_equal(put_blocks(maps), mapped)
+        assert_array_equal(put_blocks(maps), mapped)
     told = capsys.readouterr().out.splitlines()
     stays = "was not written by this project: it stays, and nothing is kept."
     assert told == [f"{cache / name} {stays}" for name in taken]

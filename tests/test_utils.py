@@ -11,13 +11,14 @@ import requests
 from conftest import draw, read_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+from pandas.testing import assert_frame_equal
 from PIL import Image
 
 import scenes
 import scenes.classifier
-import scenes.evaluation
-import scenes.photos
 import utils
+from scenes import evaluation, photos
 
 
 def contents(folder: Path) -> dict[Path, tuple]:
@@ -63,7 +64,7 @@ def copied(drawn):
     shutil.copy(train / "sea" / "0.jpg", train / "sea" / "copy.jpg")
     shutil.copy(train / "glacier" / "0.jpg", train / "mountain" / "glacier.jpg")
     shutil.copy(test / "street" / "0.jpg", train / "street" / "test.jpg")
-    pixels = scenes.photos.read_photo(test / "forest" / "0.jpg")
+    pixels = photos.read_photo(test / "forest" / "0.jpg")
     Image.fromarray(pixels).save(train / "buildings" / "forest.png")
     return read_table(drawn)
 
@@ -119,12 +120,12 @@ def test_drop_leaks_takes_out_what_another_split_is_judged_by():
     images["label"] = np.where(images["split"] == "prediction", None, "sea")
     images["split"] = pd.Categorical(images["split"], scenes.SPLITS)
     left = utils.drop_leaks(images)
-    pd.testing.assert_frame_equal(left, images[images["fate"] == "stays"])
+    assert_frame_equal(left, images[images["fate"] == "stays"])
 
 
 def photos_in(**splits: str) -> pd.DataFrame:
     """Return a table of photos of two classes, A and b, that are known by a letter."""
-    rows = [(letter, split) for split, photos in splits.items() for letter in photos]
+    rows = [(letter, split) for split, letters in splits.items() for letter in letters]
     images = pd.DataFrame(rows, columns=["digest", "split"])
     labels = ["cats" if letter.isupper() else "dogs" for letter in images["digest"]]
     images["label"] = pd.Categorical(labels)
@@ -176,9 +177,7 @@ def test_the_audit_finds_the_known_copies_by_the_bundled_digests(bundled):
 def test_what_the_audit_calls_copies_are_copies(bundled, real_photos):
     copies = utils.audit_images(bundled[0]).query("finding == 'duplicate'")
     for _, paths in copies.groupby("digest")["path"]:
-        first, *others = (
-            scenes.photos.read_photo(real_photos / path) for path in paths
-        )
+        first, *others = (photos.read_photo(real_photos / path) for path in paths)
         assert others
         assert all(np.array_equal(first, other) for other in others)
 
@@ -227,7 +226,7 @@ def tables(draw_from):
 @given(tables(), st.integers(1, 15), st.integers(0, 3))
 def test_shrink_keeps_every_nth_photo_of_each_class_and_split(images, factor, start):
     left = utils.shrink(images, factor, start=start)
-    pd.testing.assert_frame_equal(left, images.loc[left.index])
+    assert_frame_equal(left, images.loc[left.index])
     assert left.index.is_monotonic_increasing
     for key, rows in images.groupby(["split", "label"], observed=True):
         kept = left[(left["split"] == key[0]) & (left["label"] == key[1])]
@@ -254,11 +253,11 @@ def test_a_photo_is_never_parted_from_its_group(images, name, ratio, seed):
     labelled = split[split["split"].isin(["train", name])]
     assert labelled.groupby("group")["split"].nunique().max() == 1
     assert (images["split"][moved] == "train").all()
-    pd.testing.assert_frame_equal(split.loc[~moved, images.columns], images[~moved])
+    assert_frame_equal(split.loc[~moved, images.columns], images[~moved])
     kept = images.columns.drop("split")
-    pd.testing.assert_frame_equal(split[kept], images[kept])
-    pd.testing.assert_frame_equal(split, SET_APART[name](images, ratio, seed=seed))
-    pd.testing.assert_frame_equal(split, SET_APART[name](split, ratio, seed=seed))
+    assert_frame_equal(split[kept], images[kept])
+    assert_frame_equal(split, SET_APART[name](images, ratio, seed=seed))
+    assert_frame_equal(split, SET_APART[name](split, ratio, seed=seed))
 
 
 @settings(max_examples=20)
@@ -289,7 +288,7 @@ def test_the_same_share_of_each_class_is_set_apart_within_one_photo(
 def test_a_split_that_is_given_is_left_as_it_is(drawn, name):
     images = read_table(drawn)
     images.loc[images.index[:3], "split"] = name
-    pd.testing.assert_frame_equal(SET_APART[name](images)[images.columns], images)
+    assert_frame_equal(SET_APART[name](images)[images.columns], images)
 
 
 @pytest.mark.parametrize("name", SET_APART)
@@ -366,7 +365,7 @@ def test_no_helper_of_the_table_touches_a_file_or_the_table_it_is_given(copied, 
     for images in (utils.shrink(utils.drop_leaks(copied), 2), copied):
         utils.audit_images(utils.create_validation(images, 0.5))
     assert contents(drawn) == before
-    pd.testing.assert_frame_equal(copied, table)
+    assert_frame_equal(copied, table)
     assert len(before) > 50
 
 
@@ -388,7 +387,7 @@ def test_show_images_shows_each_photo_under_its_title(gallery):
     assert not any(axis.axison for axis in figure.axes)
     for seed, axis in enumerate(figure.axes):
         assert axis.get_title() == titles[seed]
-        np.testing.assert_array_equal(axis.images[0].get_array(), draw(seed))
+        assert_array_equal(axis.images[0].get_array(), draw(seed))
     assert not plt.get_fignums(), "left for the notebook to show twice"
 
 
@@ -401,8 +400,8 @@ def test_show_images_hides_no_line_of_a_title(lines, size, tmp_path):
     titles = ["\n".join(["glacier"] * lines)] * 14
     figure = utils.show_images([tmp_path / "a.png"] * 14, titles)
     figure.canvas.draw()
-    photos = [axis.get_window_extent() for axis in figure.axes[:14]]
-    ceilings = [figure.bbox.y1] * 6 + [photo.y0 for photo in photos]
+    pictures = [axis.get_window_extent() for axis in figure.axes[:14]]
+    ceilings = [figure.bbox.y1] * 6 + [photo.y0 for photo in pictures]
     for axis, ceiling in zip(figure.axes[:14], ceilings, strict=False):
         assert axis.title.get_window_extent().y1 <= ceiling
 
@@ -466,14 +465,14 @@ def test_the_first_photos_of_a_folder_are_shown_under_their_predictions(
     assert "a.jpg cannot be read as a photo: " in capsys.readouterr().out
     for number in range(40):
         Image.fromarray(draw(number)).save(tmp_path / f"{number:02}.png")
-    read, read_photo = [], scenes.photos.read_photo
+    read, read_photo = [], photos.read_photo
     monkeypatch.setattr(
-        scenes.photos, "read_photo", lambda path: read.append(path) or read_photo(path)
+        photos, "read_photo", lambda path: read.append(path) or read_photo(path)
     )
     figure = utils.show_predictions(classifier, tmp_path)
     drawn = [axis for axis in figure.axes if axis.images]
     assert len(drawn) == len({Path(path).name for path in read}) == 36
-    np.testing.assert_array_equal(drawn[35].images[0].get_array(), draw(35))
+    assert_array_equal(drawn[35].images[0].get_array(), draw(35))
     first = scenes.classifier.predict(classifier, tmp_path / "00.png")
     assert drawn[0].get_title().startswith(first["label"][0])
     assert "The first 36 of 41 photos are shown.\n" in capsys.readouterr().out
@@ -523,5 +522,5 @@ def test_a_search_is_described_beside_the_committed_one_if_asked(search):
     assert balanced == line.replace("accuracy", "balanced one")
     beside = utils.describe_search(search, beside_committed=True)
     committed = pd.read_csv(Path(utils.__file__).with_name("grid_search.csv"))
-    accuracy = scenes.evaluation.accuracy_by_other_folds(committed)
+    accuracy = evaluation.accuracy_by_other_folds(committed)
     assert beside == f"{line} (committed search: accuracy {accuracy:.2%})"
