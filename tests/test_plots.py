@@ -18,9 +18,10 @@ import plotly.express as px
 import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from plotly.offline import get_plotlyjs
+from scipy.spatial.distance import cdist
 from threadpoolctl import threadpool_limits
 
 import scenes
@@ -114,18 +115,11 @@ def photos():
 def tables():
     """Return the reliability of an overconfident and of a calibrated classifier."""
     confidence = np.linspace(0.35, 0.95, 10)
-    table = pd.DataFrame(
-        {"confidence": confidence, "accuracy": confidence, "photos": 200}
-    )
-    tables = {
-        "before": table.assign(accuracy=confidence**2),
-        "after": table.assign(accuracy=confidence - 0.01),
-    }
+    table = pd.DataFrame({"confidence": confidence, "photos": 200})
+    accuracies = {"before": confidence**2, "after": confidence - 0.01}
     return {
-        name: table.assign(
-            ci_low=table["accuracy"] - 0.02, ci_high=table["accuracy"] + 0.01
-        )
-        for name, table in tables.items()
+        name: table.assign(accuracy=a, ci_low=a - 0.02, ci_high=a + 0.01)
+        for name, a in accuracies.items()
     }
 
 
@@ -141,9 +135,9 @@ def draw_all(results, history, photos, tables):
     """
     Return one figure of each plot of numbers, and three for each number of classes.
     """
-    trainings = pd.DataFrame({"photos": [100, 400] * 3, "seed": [0, 0, 1, 1, 2, 2]})
-    trainings["val_accuracy"] = [0.7, 0.8, 0.72, 0.83, 0.77, 0.83]
-    trainings.loc[len(trainings)] = {"photos": 800, "seed": 0, "val_accuracy": 0.9}
+    trainings = pd.DataFrame({"photos": [100, 400, 100, 400, 100, 400, 800]})
+    trainings["seed"] = [0, 0, 1, 1, 2, 2, 0]
+    trainings["val_accuracy"] = [0.7, 0.8, 0.72, 0.83, 0.77, 0.83, 0.9]
     confidences = {
         name: np.repeat(table["confidence"], 200) for name, table in tables.items()
     }
@@ -207,13 +201,29 @@ def read(shown):
     return html.unescape(str(shown))
 
 
+def read_all(shown):
+    return list(map(read, shown))
+
+
+def title_of(figure):
+    return figure.layout.title.text
+
+
+def confusion_of(photos, number):
+    """Return of how many photos of each class each class is predicted."""
+    images, _, predicted = photos[number]
+    classes = names(number)
+    table = pd.crosstab(images["label"].astype(str), predicted)
+    return table.reindex(index=classes, columns=classes, fill_value=0).to_numpy()
+
+
 # --- One look -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", AXES)
 def test_a_plot_has_a_title_named_axes_and_the_common_look(figures, name):
     figure, common = figures[name], figures["counts 6"].layout
-    assert figure.layout.title.text
+    assert title_of(figure)
     assert texts(figure) >= AXES[name]
     assert figure.layout.template == common.template
     assert figure.layout.width == 850
@@ -265,7 +275,7 @@ def test_balanced_accuracies_are_called_so(results, history):
     learning_curve = plots.learning_curve(table, metric=metric)
     assert f"validation {metric} (%)" in texts(search) & texts(learning_curve)
     assert texts(training) == {"epoch", "loss", f"{metric} (%)"}
-    assert training.layout.title.text.startswith(f"Validation {metric} after epoch 4")
+    assert title_of(training).startswith(f"Validation {metric} after epoch 4")
 
 
 # --- Any classes ----------------------------------------------------------------------
@@ -275,17 +285,13 @@ def test_balanced_accuracies_are_called_so(results, history):
 def test_classes_have_the_same_order_and_names_everywhere(figures, number):
     classes = names(number)
     for bars in figures[f"counts {number}"].data:
-        assert [read(name) for name in bars.x] == classes
+        assert read_all(bars.x) == classes
     if number <= 20:
         clouds = figures[f"feature_map {number}"].data[:number]
-        hovers = [
-            read(cloud.hovertemplate.removesuffix("<extra></extra>"))
-            for cloud in clouds
-        ]
-        assert hovers == classes
+        hovers = [c.hovertemplate.removesuffix("<extra></extra>") for c in clouds]
+        assert read_all(hovers) == classes
         heat = figures[f"confusion {number}"]
-        assert [read(name) for name in heat.data[0].x] == classes
-        assert [read(name) for name in heat.data[0].y] == classes
+        assert read_all(heat.data[0].x) == read_all(heat.data[0].y) == classes
         assert heat.layout.yaxis.autorange == "reversed"
 
 
@@ -313,8 +319,8 @@ def test_of_many_classes_those_that_mix_most_are_in_colour():
     assert sum(len(cloud.x) for cloud in figure.data) == 150
     in_colour = {read(cloud.hovertemplate[:-15]) for cloud in clouds}
     assert in_colour >= {names(25)[5], names(25)[9]}
-    assert set(map(read, others.text)) == {*names(25)} - in_colour
-    title = read(figure.layout.title.text)
+    assert set(read_all(others.text)) == {*names(25)} - in_colour
+    title = read(title_of(figure))
     assert title.endswith(" mix most")
     assert names(25)[9] in title
 
@@ -330,12 +336,7 @@ def test_many_classes_are_counted_by_size_and_confused_in_pairs(figures, photos)
     axis = figures["counts 100"].layout.xaxis
     assert (axis.categoryorder, axis.showticklabels) == ("total descending", False)
     assert figures["counts 100"].data[0].texttemplate is None
-    images, _, predicted = photos[100]
-    classes = list(images["label"].cat.categories)
-    table = pd.crosstab(images["label"].astype(str), np.asarray(predicted))
-    errors = table.reindex(index=classes, columns=classes, fill_value=0)
-    errors = errors.to_numpy(copy=True)
-    np.fill_diagonal(errors, 0)
+    errors = confusion_of(photos, 100) * (1 - np.eye(100, dtype=int))
     most = np.sort(errors, axis=None)[:-11:-1]
     bars = figures["confusion 100"].data
     assert [bar.text for bar in bars] == [f"{photos} of 3" for photos in most]
@@ -354,9 +355,9 @@ def test_no_name_is_read_as_html_a_formula_or_a_template(figures, number):
 def test_a_long_name_is_shown_short_and_stays_a_class_of_its_own(figures, kind):
     figure = figures[f"{kind} 20"]
     axis = figure.layout.xaxis
-    assert [read(name) for name in axis.tickvals] == names(20)
+    assert read_all(axis.tickvals) == names(20)
     shown = [name if name != LONG else f"{LONG[:23]}…" for name in names(20)]
-    assert [read(name) for name in axis.ticktext] == shown
+    assert read_all(axis.ticktext) == shown
     assert LONG in figure.data[0].x
 
 
@@ -369,7 +370,7 @@ def test_counts_shows_the_number_of_photos_of_each_class_and_split(
 ):
     images, figure = photos[number][0], figures[f"counts {number}"]
     shown = {
-        bars.name: dict(zip(map(read, bars.x), bars.y, strict=True))
+        bars.name: dict(zip(read_all(bars.x), bars.y, strict=True))
         for bars in figure.data
     }
     assert list(shown) == ["train", "validation", "test"]
@@ -389,17 +390,13 @@ def test_feature_map_puts_photos_of_a_class_near_each_other(figures, photos):
     assert not figures["feature_map 6"].layout.xaxis.showticklabels
     wrong = places.pop("misclassified")
     assert [len(rows) for rows in places.values()] == [20] * 6
-    centres = {name: rows.mean(axis=0) for name, rows in places.items()}
-    for name, rows in places.items():
-        distances = {
-            c: np.linalg.norm(rows - centre, axis=1) for c, centre in centres.items()
-        }
-        assert set(pd.DataFrame(distances).idxmin(axis=1)) == {name}
+    rows = np.concatenate([*places.values()])
+    centres = rows.reshape(6, 20, 2).mean(axis=1)
+    nearest = cdist(rows, centres).argmin(axis=1)
+    assert_array_equal(nearest, np.repeat(np.arange(6), 20))
     images, _, predicted = photos[6]
     assert len(wrong) == (images["label"].astype(str) != predicted).sum() > 0
-    assert set(map(tuple, wrong)) <= {
-        tuple(p) for rows in places.values() for p in rows
-    }
+    assert set(map(tuple, wrong)) <= set(map(tuple, rows))
 
 
 def test_feature_map_takes_a_sample_by_its_seed(photos):
@@ -467,7 +464,7 @@ def test_grid_search_shows_the_best_setting(results, folds, digits):
     assert point.name == f"its best epoch: {best['epoch']:g}"
     [other] = {*RATES} - {rate}
     tops = some.groupby([*scenes.HYPERPARAMETERS, "epoch"])["val_accuracy"].mean()
-    assert figure.layout.title.text == (
+    assert title_of(figure) == (
         f"Highest accuracy: {best['val_accuracy']:.2%}, with learning rate {rate:g} "
         f"({other:g}: {tops[other].max():.2%})"
     )
@@ -538,7 +535,7 @@ def test_gaps_shows_each_setting_and_which_are_not_measurably_worse():
     [ground] = figure.layout.shapes
     assert (ground.y0, ground.y1) == (-0.5, 1.5)
     assert list(fast.y) == [0, 1]
-    assert figure.layout.title.text == (
+    assert title_of(figure) == (
         "Learning rate matters most; 1 of 3 others are not measurably worse than the "
         "best"
     )
@@ -568,7 +565,7 @@ def test_fine_tuning_is_compared_with_the_head_and_the_floor_of_the_loss(history
     assert [(s.yref, s.y0) for s in figure.layout.shapes] == [("y", 0.42), ("y2", 90)]
     last = history["val_accuracy"].iloc[-1]
     gain = f"{100 * last - 90:+.1f} points against the head alone"
-    assert figure.layout.title.text.endswith(f"{last:.1%}, {gain}")
+    assert title_of(figure).endswith(f"{last:.1%}, {gain}")
 
 
 def test_learning_curve_shows_mean_and_range_over_seeds_by_number_of_photos(figures):
@@ -581,19 +578,15 @@ def test_learning_curve_shows_mean_and_range_over_seeds_by_number_of_photos(figu
     assert_allclose(line.error_y.array, [4, 1, one], atol=1e-9)
     assert_allclose(line.error_y.arrayminus, [3, 2, one], atol=1e-9)
     two = pd.DataFrame({"photos": [1, 1, 2, 2], "val_accuracy": [0.5, 0.6, 0.7, 0.9]})
-    title = plots.learning_curve(two).layout.title.text
+    title = title_of(plots.learning_curve(two))
     assert title == "From 1 to 2 photos: +25.0 points"
 
 
 @pytest.mark.parametrize("number", [6, 20])
 def test_confusion_shows_the_errors_in_colour(figures, photos, number):
-    images, _, predicted = photos[number]
     figure = figures[f"confusion {number}"]
     heat = figure.data[0]
-    counts = pd.crosstab(images["label"].astype(str), predicted)
-    counts = counts.reindex(
-        index=names(number), columns=names(number), fill_value=0
-    ).to_numpy()
+    counts = confusion_of(photos, number)
     shares = 100 * counts / counts.sum(axis=1, keepdims=True)
     assert_allclose(heat.z, shares * (1 - np.eye(number)))
     for shown, n, share in zip(
@@ -611,10 +604,10 @@ def test_confusion_shows_the_errors_in_colour(figures, photos, number):
     first, second = np.argwhere(both == both.max())[0]
     errors = counts.sum() - np.trace(counts)
     told = f"{both.max()} of {errors} errors are between "
-    assert figure.layout.title.text.startswith(told)
+    assert title_of(figure).startswith(told)
     if number == 6:
         pair = f"{names(6)[first]} and {names(6)[second]}"
-        assert figure.layout.title.text == told + pair
+        assert title_of(figure) == told + pair
 
 
 def test_confusion_bears_a_class_without_photos_and_no_error():
@@ -622,7 +615,7 @@ def test_confusion_bears_a_class_without_photos_and_no_error():
     figure = plots.confusion(labels, ["sea"])
     assert figure.data[0].customdata[4][4] == "1<br>100.0%"
     assert np.sum(figure.data[0].z) == 0
-    assert figure.layout.title.text == "No error"
+    assert title_of(figure) == "No error"
 
 
 def test_reliability_shows_each_bin_with_its_interval_and_a_histogram(figures, tables):
@@ -651,7 +644,7 @@ def test_a_temperature_that_calibrates_no_better_is_no_finding(tables):
     turned = dict(reversed(tables.items()))
     confidences = {name: np.array([0.5]) for name in turned}
     figure = plots.reliability(turned, confidences)
-    assert figure.layout.title.text == "Reliability diagram"
+    assert title_of(figure) == "Reliability diagram"
 
 
 def test_the_reliability_diagram_shows_all_that_is_in_it(figures, tables):
@@ -678,7 +671,7 @@ def test_the_histogram_of_confidence_holds_every_photo(confidence):
 def test_a_model_that_always_abstains_is_given_no_selective_accuracy():
     table = pd.DataFrame({"coverage": [0.5, 1.0], "accuracy": [1.0, 0.5]})
     figure = plots.coverage(table.assign(ci_low=0.2, ci_high=1.0), 0.0)
-    assert figure.layout.title.text == "The model always abstains"
+    assert title_of(figure) == "The model always abstains"
     assert not figure.layout.annotations
 
 
@@ -723,14 +716,20 @@ def test_a_saved_page_holds_the_figure_needs_no_network_and_replaces_what_is_old
     assert found["plotly.min.js"] == get_plotlyjs().encode()
 
 
+@pytest.fixture
+def picture(shown, monkeypatch):
+    """Return the picture that is drawn of each figure, without a browser."""
+    Image.new("RGB", (40, 20), "#0072B2").save(file := io.BytesIO(), "PNG")
+    monkeypatch.setattr(chrome, "draw", lambda figure: (file.getvalue(), None))
+    return file.getvalue()
+
+
 def test_a_picture_is_saved_and_shown_at_half_its_size(
-    figures, shown, monkeypatch, tmp_path
+    figures, shown, picture, tmp_path
 ):
     """JupyterLab cuts off one that is larger than its figure."""
-    Image.new("RGB", (40, 20), "#0072B2").save(picture := io.BytesIO(), "PNG")
-    monkeypatch.setattr(chrome, "draw", lambda figure: (picture.getvalue(), None))
     plots.show(figures["gaps"], "heat", tmp_path)
-    assert (tmp_path / "heat.png").read_bytes() == picture.getvalue()
+    assert (tmp_path / "heat.png").read_bytes() == picture
     [data] = shown
     assert set(data) == {"application/vnd.plotly.v1+json", "image/png"}
     assert data["application/vnd.plotly.v1+json"] == json.loads(
@@ -764,15 +763,7 @@ def entitled(title):
     return look.style(go.Figure(go.Bar(y=[1])), "its name", title)
 
 
-@pytest.fixture
-def drawing(shown, monkeypatch):
-    """Let a picture be drawn for each figure, without a browser."""
-    Image.new("RGB", (4, 2)).save(picture := io.BytesIO(), "PNG")
-    drawn = picture.getvalue(), None
-    monkeypatch.setattr(chrome, "draw", lambda figure: drawn)
-
-
-def test_the_readme_of_a_folder_shows_each_picture_under_its_title(drawing, tmp_path):
+def test_the_readme_of_a_folder_shows_each_picture_under_its_title(picture, tmp_path):
     odd = look.short("<b>a_b</b>\n# [c](d)")
     titles = {"second": "91.9% of all<br><sup>a note</sup>", "first": f"{odd} mix most"}
     for name, title in (*titles.items(), ("second", "92.0%: +0.1 points")):
@@ -794,7 +785,7 @@ def test_the_readme_of_a_folder_shows_each_picture_under_its_title(drawing, tmp_
     )
 
 
-def test_the_readme_leaves_out_what_is_no_plot_with_a_title(drawing, tmp_path):
+def test_the_readme_leaves_out_what_is_no_plot_with_a_title(picture, tmp_path):
     """Files of a user, of an interrupted run or of another version."""
     (tmp_path / "folder.html").mkdir()
     odd = [b"\xff", b"<p>Plotly</p>", b'Plotly.newPlot("call", figure)']
@@ -809,7 +800,7 @@ def test_the_readme_leaves_out_what_is_no_plot_with_a_title(drawing, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "# The plots and what they show\n\nMine"])
-def test_a_readme_that_no_run_has_written_stays_as_it_is(text, drawing, tmp_path):
+def test_a_readme_that_no_run_has_written_stays_as_it_is(text, picture, tmp_path):
     (tmp_path / "README.md").write_text(text)
     plots.show(entitled("A title"), "one", tmp_path)
     assert (tmp_path / "README.md").read_text() == text
