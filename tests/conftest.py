@@ -2,6 +2,7 @@
 What the tests share: drawn photos, small models, disks that fill, and the real photos.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -312,6 +313,23 @@ def bundled():
     return features.load_bundled_features()
 
 
+POLICIES = ["mixed_float16", "mixed_bfloat16", "float64"]
+
+
+@contextlib.contextmanager
+def cell_sets(policy):
+    """Give what a reader's cell may set, and take it back."""
+    keras.config.set_dtype_policy(policy)
+    if policy == "float64":
+        keras.config.set_floatx(policy)
+    try:
+        yield
+        assert keras.config.dtype_policy().name == policy, "as the reader has set it"
+    finally:
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
+
+
 # --- Files ----------------------------------------------------------------------------
 
 
@@ -367,6 +385,13 @@ def damage(
             place = min(rng.choice(edges) + rng.integers(60), len(good) - 1)
         bad[place] ^= rng.integers(1, 256)
     return bytes(bad)
+
+
+def flip(path: Path, place: int | None = None) -> None:
+    """Change a bit of a file, of the byte in its middle if no place is given."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 if place is None else place] ^= 1
+    path.write_bytes(content)
 
 
 def zip_edges(good: bytes) -> list[int]:

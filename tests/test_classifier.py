@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -17,8 +18,11 @@ import pandas as pd
 import pytest
 from conftest import (
     CLASSES,
+    POLICIES,
     Payload,
+    cell_sets,
     draw,
+    flip,
     held_out,
     read_table,
     small_base_model,
@@ -28,7 +32,6 @@ from conftest import (
 from numpy.testing import assert_allclose, assert_array_equal
 from pandas.testing import assert_frame_equal
 from PIL import Image
-from test_features import POLICIES, cell_sets
 from test_photos import ODD_PHOTOS
 
 from scenes import base_model, calibration, features, photos
@@ -456,12 +459,6 @@ def nan(saved, path):
     model.save(path)
 
 
-def flip(saved, path):
-    content = bytearray(saved.read_bytes())
-    content[len(content) // 2] ^= 4
-    path.write_bytes(content)
-
-
 def other_classes(saved, path, classes):
     """Write the classifier's file again with another list of classes."""
     config = json.loads(read_part(saved, "config.json"))
@@ -482,7 +479,7 @@ def fewer_outputs(saved, path):
 
 DAMAGES = {
     "cut off": lambda saved, path: path.write_bytes(saved.read_bytes()[:-100]),
-    "a changed byte": flip,
+    "a changed byte": lambda saved, path: flip(shutil.copy(saved, path)),
     "NaN": nan,
     "another shape": lambda saved, path: take_weights(
         saved, path, small_classifier(CLASSES[:5])

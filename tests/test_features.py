@@ -2,7 +2,6 @@
 The features are right, computed once, kept, and never read wrong from a damaged file.
 """
 
-import contextlib
 import functools
 import os
 import shutil
@@ -20,8 +19,11 @@ import pytest
 import tensorflow as tf
 from conftest import (
     CLASSES,
+    POLICIES,
     CountPhotos,
+    cell_sets,
     draw,
+    flip,
     read_table,
     small_base_model,
     small_head,
@@ -416,23 +418,6 @@ def test_another_version_computes_again(extract, count, monkeypatch, name):
     assert count() == 0
 
 
-POLICIES = ["mixed_float16", "mixed_bfloat16", "float64"]
-
-
-@contextlib.contextmanager
-def cell_sets(policy):
-    """Give what a reader's cell may set, and take it back."""
-    keras.config.set_dtype_policy(policy)
-    if policy == "float64":
-        keras.config.set_floatx(policy)
-    try:
-        yield
-        assert keras.config.dtype_policy().name == policy, "as the reader has set it"
-    finally:
-        keras.config.set_floatx("float32")
-        keras.config.set_dtype_policy("float32")
-
-
 @pytest.mark.parametrize("policy", POLICIES)
 def test_features_are_computed_in_float32_whatever_a_cell_has_set(
     drawn, tmp_path, policy
@@ -449,12 +434,6 @@ def test_features_are_computed_in_float32_whatever_a_cell_has_set(
             found = extract(images, base, cache=tmp_path / name)
             assert_array_equal(found, features)
             assert found.dtype == "float32"
-
-
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 4
-    path.write_bytes(content)
 
 
 def rewrite(path, **changed):

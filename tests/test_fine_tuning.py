@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from conftest import CLASSES, read_table, small_network
+from conftest import CLASSES, POLICIES, cell_sets, flip, read_table, small_network
 from numpy.testing import assert_allclose, assert_array_equal
-from test_features import POLICIES, cell_sets
+from sklearn.utils.class_weight import compute_sample_weight
+from test_features import rewrite
 
 import scenes
 import utils
@@ -139,6 +140,16 @@ def sent(monkeypatch):
     return numbers
 
 
+def keep_and_stop(self, epoch, logs=None, keep=Checkpoint.on_epoch_end):
+    """Interrupt a training when its first epoch has been kept."""
+    keep(self, epoch, logs)
+    raise KeyboardInterrupt
+
+
+def all_train(images):
+    return images.assign(split=images["split"].replace("validation", "train"))
+
+
 def assert_same(first, second):
     """
     Assert that two trainings gave the same weights, to the last bit, and histories.
@@ -194,8 +205,7 @@ def test_mobilenet_is_cut_before_the_first_layer_and_normalization_stays_frozen(
 
 
 def test_without_validation_photos_all_train(tune, images):
-    everything = images.assign(split=images["split"].replace("validation", "train"))
-    *_, history = tune(images=everything, epochs=1)
+    *_, history = tune(images=all_train(images), epochs=1)
     assert list(history.columns) == ["epoch", "loss", "accuracy"]
 
 
@@ -211,10 +221,8 @@ def test_it_trains_as_the_whole_network_would(
     base, head, history = tune(head=start, epochs=1, weight_decay=20.0, seed=3)
 
     training = images[images["split"].isin(["train", "validation"])]
-    rng, rows = (
-        np.random.default_rng([3, 0]),
-        np.flatnonzero(training["split"] == "train"),
-    )
+    rng = np.random.default_rng([3, 0])
+    rows = np.flatnonzero(training["split"] == "train")
     order, flipped = rng.permutation(rows), rng.integers(2, size=len(rows))
     pixels = read_photos(training.iloc[order], drawn_once)
     pixels = np.where(flipped[:, None, None, None], pixels[:, :, ::-1], pixels)
@@ -223,10 +231,8 @@ def test_it_trains_as_the_whole_network_would(
     plain, plain_head = (keras.models.clone_model(model) for model in (network, start))
     plain.set_weights(network.get_weights())
     plain_head.set_weights(start.get_weights())
-    plain.trainable, first = (
-        True,
-        network.layers.index(network.get_layer(SMALL["first_layer"])),
-    )
+    plain.trainable = True
+    first = network.layers.index(network.get_layer(SMALL["first_layer"]))
     for number, layer in enumerate(plain.layers):
         is_norm = isinstance(layer, keras.layers.BatchNormalization)
         layer.trainable = number >= first and not is_norm
@@ -340,10 +346,7 @@ def test_balanced_class_weights_are_those_of_each_split(tune, images, drawn_once
         images=rare, epochs=1, class_weight="balanced", label_smoothing=0.0
     )
     held_out = rare[rare["split"] == "validation"]
-    counts = held_out["label"].value_counts()
-    weights = (
-        len(held_out) / (6 * held_out["label"].map(counts).astype(float))
-    ).to_numpy()
+    weights = compute_sample_weight("balanced", held_out["label"])
     assert weights.max() > 3 * weights.min()
     probabilities = head(
         base.predict(read_photos(held_out, drawn_once), verbose=0)
@@ -371,19 +374,15 @@ def test_each_epoch_has_its_own_order_and_flips():
     options = FineTuningOptions(**SMALL | {"batch_size": 8})
     parts = list(fine_tuning._draw_batches(activations, data, options, range(3)))
     assert [len(x) for x, _, _ in parts] == [8, 8, 4] * 3
-    seen = np.concatenate([x[:, 0] for x, _, _ in parts]).reshape(3, 20)
     for x, y, weight in parts:
         assert_array_equal(x[:, 0] // 2, y.argmax(axis=1))
         assert_array_equal(x[:, 0] // 2, weight)
-    for epoch in seen:
-        assert_array_equal(np.sort(epoch // 2), rows)
+    seen = np.concatenate([x[:, 0] for x, _, _ in parts]).reshape(3, 20)
+    order, by_photo = seen // 2, np.sort(seen)  # which tells how each is flipped
+    assert_array_equal(by_photo // 2, [rows] * 3)
     for one, other in ((0, 1), (1, 2)):
-        assert (seen[one] // 2 != seen[other] // 2).any()
-        by_photo = [
-            dict(zip(epoch // 2, epoch % 2, strict=True))
-            for epoch in seen[[one, other]]
-        ]
-        assert by_photo[0] != by_photo[1]
+        assert (order[one] != order[other]).any()
+        assert (by_photo[one] != by_photo[other]).any()
     later = list(fine_tuning._draw_batches(activations, data, options, range(2, 3)))
     for one, other in zip(parts[6:], later, strict=True):
         assert_array_equal(one[0], other[0])
@@ -455,12 +454,7 @@ def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(
 def test_a_compiled_training_that_is_interrupted_ends_with_the_same_weights(
     tune, compiled, interrupt
 ):
-    whole, keep = tune(), Checkpoint.on_epoch_end
-
-    def keep_and_stop(self, epoch, logs=None):
-        keep(self, epoch, logs)
-        raise KeyboardInterrupt
-
+    whole = tune()
     interrupt(Checkpoint, "on_epoch_end", keep_and_stop)
     assert_same(tune(anew=False), whole)
 
@@ -542,11 +536,7 @@ OTHERS = {
     "another validation set": lambda *given: {"images": exchange(given[2])},
     "fewer photos": lambda *given: {"images": given[2].iloc[1:]},
     "their order": lambda *given: {"images": given[2].iloc[::-1]},
-    "no validation": lambda *given: {
-        "images": given[2].assign(
-            split=given[2]["split"].replace("validation", "train")
-        )
-    },
+    "no validation": lambda *given: {"images": all_train(given[2])},
 }
 
 
@@ -622,13 +612,13 @@ def test_a_damaged_checkpoint_is_told_and_not_used(tune, tuned, cache, capsys):
     """Cut off, with a changed byte, and with an array of another shape."""
     tune()
     (path,) = cache.glob("fine-tuning-*.npz")
-    good, changed = path.read_bytes(), bytearray(path.read_bytes())
-    changed[len(changed) // 2] ^= 1
-    with np.load(path) as archive:
-        arrays = {**archive, "history": np.zeros((2, 3))}
-    np.savez(path, **arrays)
-    for bad in (path.read_bytes(), good[: len(good) // 2], changed):
-        path.write_bytes(bad)
+    harms = [
+        lambda: path.write_bytes(path.read_bytes()[:-1000]),
+        lambda: flip(path),
+        lambda: rewrite(path, history=np.zeros((2, 3))),
+    ]
+    for harm in harms:
+        harm()
         assert_same(tune(anew=False), tuned)
         assert "computed again" in capsys.readouterr().out
 
@@ -754,11 +744,11 @@ def test_activations_are_made_once_and_again_for_other_photos(
 
 
 @pytest.fixture
-def activate(images, network, cache):
+def activate(images, network, tmp_path):
     """Return a function that computes the activations of the photos in float32."""
     few = images[images["split"] == "validation"]
 
-    def compute(base=network, first_layer="block_16_expand", cache=cache):
+    def compute(base=network, first_layer="block_16_expand", cache=tmp_path):
         lower = keras.Model(base.input, base.get_layer(first_layer).input)
         return fine_tuning.compute_activations(few, lower, cache)
 
@@ -770,11 +760,11 @@ def test_activations_of_other_lower_weights_are_not_taken(
     activate, network, sent, tmp_path, number
 ):
     """One array of them is another: the first, the second or the last."""
-    before = np.array(activate(cache=tmp_path))
+    before = np.array(activate())
     layers = [network.get_layer(f"block_15_project{end}") for end in ("", "_BN")]
     names = [weight.path for layer in layers for weight in layer.weights]
     place = [weight.path for weight in network.weights].index(names[number])
-    other = activate(other_base(network, place), cache=tmp_path)
+    other = activate(other_base(network, place))
     assert not np.array_equal(other, before)
     assert sent == [6, 6]
 
@@ -782,12 +772,12 @@ def test_activations_of_other_lower_weights_are_not_taken(
 def test_activations_of_other_upper_weights_are_the_same(
     activate, network, sent, tmp_path
 ):
-    before = np.array(activate(cache=tmp_path))
+    before = np.array(activate())
     last = len(network.weights) - 1
-    again = activate(other_base(network, last), cache=tmp_path)
+    again = activate(other_base(network, last))
     assert_array_equal(again, before)
     assert sent == [6]
-    assert activate(first_layer="Conv_1", cache=tmp_path).shape[2:] == (7, 7, 32)
+    assert activate(first_layer="Conv_1").shape[2:] == (7, 7, 32)
     assert sent == [6, 6]
 
 
@@ -795,9 +785,9 @@ def test_activations_of_other_upper_weights_are_the_same(
 def test_activations_of_another_version_are_not_taken(
     activate, sent, monkeypatch, tmp_path, version
 ):
-    activate(cache=tmp_path)
+    activate()
     monkeypatch.setattr(scenes, "VERSIONS", scenes.VERSIONS | {version: "99"})
-    activate(cache=tmp_path)
+    activate()
     assert sent == [6, 6]
 
 
@@ -816,7 +806,7 @@ def test_activations_are_those_of_the_lower_layers_for_both_views(
 def test_activations_are_made_by_one_run_at_a_time(
     activate, sent, monkeypatch, tmp_path
 ):
-    activate(cache=tmp_path)
+    activate()
     (path,) = tmp_path.glob("activations-*.npy")
     path.unlink()
     monkeypatch.setattr(files, "WAIT", 0)
@@ -825,7 +815,7 @@ def test_activations_are_made_by_one_run_at_a_time(
         Entry(tmp_path, fine_tuning.ACTIVATIONS, fingerprint).lock(),
         pytest.raises(RuntimeError, match=r"another run is writing .*activations"),
     ):
-        activate(cache=tmp_path)
+        activate()
     assert sent == [6]
 
 
@@ -847,11 +837,9 @@ def test_activations_that_no_run_has_written_stay_and_stop_no_run(
 def test_damaged_activations_are_made_again(tune, sent, tmp_path):
     before = tune(cache=tmp_path)
     (path,) = tmp_path.glob("activations-*")
-    bad = bytearray(path.read_bytes())
-    bad[len(bad) // 2] ^= 1
-    path.write_bytes(bad)
+    flip(path)
     assert_same(tune(cache=tmp_path), before)
-    path.write_bytes(bad[:-1])
+    path.write_bytes(path.read_bytes()[:-1])
     assert_same(tune(cache=tmp_path), before)
     assert sent == [30, 30, 30]
 
@@ -993,12 +981,6 @@ def test_the_model_selected_on_few_real_photos_is_no_worse_than_the_head(
 
 def test_the_bars_end_with_all_photos_and_all_batches(tune, interrupt, tmp_path, bars):
     """Of 30 photos and two epochs of three batches, interrupted between the two."""
-    keep = Checkpoint.on_epoch_end
-
-    def keep_and_stop(self, epoch, logs=None):
-        keep(self, epoch, logs)
-        raise KeyboardInterrupt
-
     interrupt(Checkpoint, "on_epoch_end", keep_and_stop, cache=tmp_path)
     tune(anew=False, cache=tmp_path)
     assert [bar.n for bar in bars] == [30, 3, 6]

@@ -12,6 +12,7 @@ import zipfile
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from unittest.mock import Mock
 
 import joblib
 import keras
@@ -20,6 +21,7 @@ import pandas as pd
 import pytest
 import search
 import tensorflow as tf
+from conftest import cell_sets
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
@@ -129,22 +131,17 @@ def labels_and_groups(draw):
 @given(labels_and_groups(), st.integers(2, 6), st.integers(0, 99))
 def test_each_photo_validates_once_and_groups_stay_together(data, folds, seed):
     labels, groups = data
-    members = (
-        pd.DataFrame({"label": labels, "group": groups})
-        .groupby("label")["group"]
-        .nunique()
-    )
+    members = pd.Series(groups).groupby(labels).nunique()
     if folds > members.min():
         with pytest.raises(ValueError, match=f"folds is {folds}, but"):
             make_folds(labels, groups, folds=folds, seed=seed)
         return
     splits = make_folds(labels, groups, folds=folds, seed=seed)
     assert len(splits) == folds
-    assert sorted(np.concatenate([val for _, val in splits])) == list(
-        range(len(labels))
-    )
+    rows = list(range(len(labels)))
+    assert sorted(np.concatenate([val for _, val in splits])) == rows
     for train, val in splits:
-        assert sorted([*train, *val]) == list(range(len(labels)))
+        assert sorted([*train, *val]) == rows
         assert not set(groups[train]) & set(groups[val])
         assert len(val)
         assert set(labels[train]) == set(labels)
@@ -332,10 +329,8 @@ def assert_plain_fits_agree(results, X, y, options, groups=None):
     Let no figure of a search stand in another setting's row, nor in another fold's.
     """
     splits = make_folds(y, groups, folds=FOLDS, seed=options.seed)
-    training = {
-        name: getattr(options, name)
-        for name in ("epochs", "batch_size", "class_weight")
-    }
+    names = ("epochs", "batch_size", "class_weight")
+    training = {name: getattr(options, name) for name in names}
     for fold, setting in ((1, (0.001, 0.0, 1e-2)), (2, (0.005, 0.3, 1e-4))):
         halves = [(X[rows], y[rows]) for rows in splits[fold - 1]]
         seeds = np.random.SeedSequence([options.seed, fold])
@@ -391,17 +386,12 @@ def test_it_computes_in_float32_whatever_a_cell_has_set(tmp_path, step_by_step):
     """In the thread of the cell and in those of the folds."""
     options = replace(SMALL, epochs=1)
     expected = search_in(tmp_path / "expected", options, folds=2)
-    keras.config.set_dtype_policy("mixed_float16")
-    keras.config.set_floatx("float64")
-    try:
+    with cell_sets("mixed_float16"):
+        keras.config.set_floatx("float64")
         with joblib.parallel_config("threading", n_jobs=2):
             assert search_in(tmp_path / "threads", options, folds=2).equals(expected)
         assert search_in(tmp_path / "here", options, folds=2).equals(expected)
-        assert keras.config.dtype_policy().name == "mixed_float16"
         assert keras.config.floatx() == "float64"
-    finally:
-        keras.config.set_floatx("float32")
-        keras.config.set_dtype_policy("float32")
 
 
 def test_a_fold_that_trains_without_a_class_is_refused(tmp_path):
@@ -649,11 +639,9 @@ def test_an_error_in_a_thread_ends_the_others_and_is_raised(
 
 
 def test_folds_outlive_a_table_that_cannot_be_written(tmp_path, trainings, monkeypatch):
-    def fail(*arguments):
-        raise OSError("the disk is full")
-
+    full = Mock(side_effect=OSError("the disk is full"))
     with monkeypatch.context() as patch:
-        patch.setattr(files, "write_csv", fail)
+        patch.setattr(files, "write_csv", full)
         with pytest.raises(OSError, match="the disk is full"):
             search_in(tmp_path)
     search_in(tmp_path)

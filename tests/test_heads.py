@@ -5,7 +5,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from conftest import CLASSES, small_base_model, small_head
+from conftest import CLASSES, POLICIES, cell_sets, small_base_model, small_head
 from numpy.testing import assert_allclose, assert_array_equal
 from search import SMALL, fit_plainly, make_photos, make_unequal
 from sklearn.utils.class_weight import compute_class_weight
@@ -87,21 +87,16 @@ def test_heads_of_one_kind_share_a_graph_and_of_the_last_kind_alone(photos):
     assert (found.hits, found.misses, found.currsize) == (1, 3, 1)
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
+@pytest.mark.parametrize("policy", POLICIES)
 def test_it_computes_in_float32_whatever_a_cell_has_set(policy, trained, photos):
     """And leaves it as it was; a classifier that is built is float32, too."""
     heads._graph_of.cache_clear()
     parts = small_base_model(0), small_head(6)
-    keras.config.set_dtype_policy(policy)
-    keras.config.set_floatx("float64")
-    try:
+    with cell_sets(policy):
+        keras.config.set_floatx("float64")
         head = heads.train_head(*photos, OPTIONS)
         built = classifier.build_classifier(*parts, CLASSES)
-        assert keras.config.dtype_policy().name == policy
         assert keras.config.floatx() == "float64"
-    finally:
-        keras.config.set_floatx("float32")
-        keras.config.set_dtype_policy("float32")
     assert_same_weights(head, trained)
     assert built.output["probabilities"].dtype == "float32"
     layers = [*head.layers, built.get_layer("scaling"), built.get_layer("temperature")]

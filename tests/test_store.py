@@ -7,9 +7,11 @@ import os
 import shutil
 import zipfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from conftest import flip
 from numpy.testing import assert_array_equal
 
 from scenes import files, store
@@ -76,12 +78,9 @@ def test_an_entry_is_there_whole_under_its_kind_fingerprint_and_part(cache):
     assert names(cache) == [f"{KIND}-{OTHER}.npz", f"{KIND}-more-{MADE_OF}.npz"]
 
 
-def flip(path: Path) -> None:
+def flip_in_rows(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
-        place = archive.getinfo("rows.npy").header_offset + 170
-    content = bytearray(path.read_bytes())
-    content[place] ^= 1
-    path.write_bytes(content)
+        flip(path, archive.getinfo("rows.npy").header_offset + 170)
 
 
 def put(path: Path, arrays: dict) -> None:
@@ -90,7 +89,7 @@ def put(path: Path, arrays: dict) -> None:
 
 HARMS = {
     "cut off": lambda path: path.write_bytes(path.read_bytes()[:-40]),
-    "a changed byte": flip,
+    "a changed byte": flip_in_rows,
     "another shape": lambda path: put(path, ARRAYS | {"names": np.array(["a"])}),
     "another type": lambda path: put(path, ARRAYS | {"rows": np.zeros((3, 2))}),
     "an array missing": lambda path: put(path, {"rows": ARRAYS["rows"]}),
@@ -143,11 +142,9 @@ def test_what_vanishes_between_two_calls_is_missing_and_stops_nothing(
 def test_a_failed_put_leaves_what_was_there(entry, cache, monkeypatch):
     entry.put(ARRAYS)
 
-    def fail(source, target):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+    full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", fail)
+        patch.setattr(os, "replace", full)
         with pytest.raises(OSError, match=f"cannot write {path_of(entry)} .No space"):
             entry.put({"rows": ARRAYS["rows"][:1]})
     assert names(cache) == [path_of(entry).name]
@@ -180,10 +177,9 @@ def test_blocks_are_mapped_from_disk_and_others_of_the_kind_deleted(maps, cache)
 def test_a_damaged_array_is_missing(maps, cache, harm):
     put_blocks(maps)
     (path,) = cache.glob("maps-*.npy")
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    bad = {"cut off": content[:-20], "a changed byte": content, "empty": b""}
-    path.write_bytes(bad[harm])
+    flip(path, -1)
+    bad = path.read_bytes()
+    path.write_bytes({"cut off": bad[:-20], "a changed byte": bad, "empty": b""}[harm])
     assert maps.map() is None
     assert_array_equal(put_blocks(maps), BLOCKS)
 
