@@ -22,6 +22,7 @@ import papermill.cli
 import pytest
 import sklearn
 from conftest import CLASSES, draw, small_base_model, small_head
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
 import scenes.classifier
@@ -40,6 +41,12 @@ def model(classifier, tmp_path):
 
 
 @pytest.fixture
+def classify(model):
+    """Return a function that classifies with the small model and returns the status."""
+    return lambda *arguments: main(["classify", *map(str, arguments), *model])
+
+
+@pytest.fixture
 def album(tmp_path):
     """Return a folder of three photos, one of them in a folder below it."""
     folder = tmp_path / "album"
@@ -51,21 +58,13 @@ def album(tmp_path):
 
 def test_the_committed_model_classifies_in_a_new_process(tmp_path):
     """The whole way as a reader takes it, from another folder than the checkout's."""
-    command = [
-        sys.executable,
-        "-m",
-        "scenes",
-        "classify",
-        *sorted(PICTURES.glob("*.jpg")),
-    ]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "scenes", "classify"]
     done = subprocess.run(
-        command,
+        [*command, *sorted(PICTURES.glob("*.jpg"))],
         cwd=tmp_path,
-        env=environment,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        check=False,
     )
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(ROOT / "results" / "sample_predictions.csv")
@@ -100,9 +99,9 @@ def test_a_reader_that_has_enough_ends_it_without_a_word(model, album):
     assert started.wait(timeout=300) == -signal.SIGPIPE
 
 
-def test_a_folder_is_walked_and_each_photo_has_a_row(model, album, tmp_path, capsys):
+def test_a_folder_is_walked_and_each_photo_has_a_row(classify, album, tmp_path, capsys):
     csv = tmp_path / "out.csv"
-    assert main(["classify", str(album), "--csv", str(csv), *model]) == 0
+    assert classify(album, "--csv", csv) == 0
     table = pd.read_csv(csv)
     names = [Path(path).relative_to(album).as_posix() for path in table["path"]]
     assert names == ["a.jpg", "b.png", "deep er/c.jpg"]
@@ -112,7 +111,7 @@ def test_a_folder_is_walked_and_each_photo_has_a_row(model, album, tmp_path, cap
 
 
 def test_what_cannot_be_read_is_named_at_the_end_and_the_rest_is_done(
-    model, album, tmp_path, capsys
+    classify, album, tmp_path, capsys
 ):
     (album / "broken.jpg").write_bytes(b"no photo")
     (tmp_path / "empty").mkdir()
@@ -125,18 +124,18 @@ def test_what_cannot_be_read_is_named_at_the_end_and_the_rest_is_done(
         "": "the name is empty",
         "~nobody at all/x": "~nobody at all/x cannot be read",
     }
-    assert main(["classify", *problems, *model]) == 1
+    assert classify(*problems) == 1
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 3
     end = err[err.index("6 file(s) failed:") :]
     assert [problem for problem in problems.values() if problem not in end] == []
 
 
-def test_what_is_skipped_in_a_folder_is_said(model, album, capsys):
+def test_what_is_skipped_in_a_folder_is_said(classify, album, capsys):
     for name in ["b.heic", "d.dng", "i.jpg.download", "j"]:
         (album / name).touch()
     (album / "up").symlink_to("..")
-    assert main(["classify", str(album), *model]) == 0
+    assert classify(album) == 0
     (line,) = re.findall("^Skipped: .*", capsys.readouterr().err, re.MULTILINE)
     for part in (
         r"b.heic, .*d.dng \(.*convert",
@@ -146,11 +145,13 @@ def test_what_is_skipped_in_a_folder_is_said(model, album, capsys):
         assert re.search(part, line)
 
 
-def test_a_name_that_begins_with_a_tilde_is_a_name(album, model, monkeypatch, capsys):
+def test_a_name_that_begins_with_a_tilde_is_a_name(
+    album, classify, monkeypatch, capsys
+):
     (album / "a.jpg").rename(album / "~a.jpg")
     (album / "deep er").rename(album / "~home")
     monkeypatch.chdir(album)
-    assert main(["classify", "~a.jpg", "~home", *model]) == 0
+    assert classify("~a.jpg", "~home") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["~a.jpg", "~home/c.jpg"]
 
@@ -189,13 +190,8 @@ def test_no_name_of_a_class_forges_a_line(album, tmp_path, capsys):
     base, head = small_base_model(0), small_head(3)
     foreign = scenes.classifier.build_classifier(base, head, classes)
     scenes.classifier.save_classifier(foreign, tmp_path / "foreign.keras")
-    options = [
-        "--model",
-        str(tmp_path / "foreign.keras"),
-        "--csv",
-        str(tmp_path / "a.csv"),
-    ]
-    assert main(["classify", str(album), *options]) == 0
+    given = [album, "--model", tmp_path / "foreign.keras", "--csv", tmp_path / "a.csv"]
+    assert main(["classify", *map(str, given)]) == 0
     out = capsys.readouterr().out
     assert len(out.splitlines()) == 3
     assert all(character.isprintable() for character in out.replace("\n", ""))
@@ -211,14 +207,16 @@ NAMES = {
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_names_of_any_bytes_are_shown_and_written(kind, model, album, tmp_path, capsys):
+def test_names_of_any_bytes_are_shown_and_written(
+    kind, classify, album, tmp_path, capsys
+):
     name, shown = NAMES[kind]
     try:
         (album / "a.jpg").rename(album / name)
     except OSError:
         pytest.skip("this file system takes text alone")
     csv = tmp_path / ("🏔" * 62 + ".csv")
-    assert main(["classify", str(album / name), "--csv", str(csv), *model]) == 0
+    assert classify(album / name, "--csv", csv) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"{album / shown}  ")
     assert csv.read_bytes().startswith(codecs.BOM_UTF8)
@@ -227,13 +225,12 @@ def test_names_of_any_bytes_are_shown_and_written(kind, model, album, tmp_path, 
 
 
 def test_nothing_but_unreadable_files_leaves_an_earlier_table(
-    model, album, tmp_path, capsys
+    classify, album, tmp_path, capsys
 ):
     (album / "broken.jpg").write_bytes(b"no photo")
     csv = tmp_path / "out.csv"
     csv.write_text("of an earlier call")
-    arguments = ["classify", str(album / "broken.jpg"), "--csv", str(csv), *model]
-    assert main(arguments) == 1
+    assert classify(album / "broken.jpg", "--csv", csv) == 1
     said = capsys.readouterr()
     assert said.out == ""
     assert "1 file(s) failed:" in said.err
@@ -274,12 +271,10 @@ def test_what_would_be_written_over_is_refused_before_the_work(
     assert (album / "a.jpg").read_bytes() == before
 
 
-def test_an_interrupt_is_no_traceback(model, album, monkeypatch):
-    def interrupt(*arguments, **options):
-        raise KeyboardInterrupt
-
+def test_an_interrupt_is_no_traceback(classify, album, monkeypatch):
+    interrupt = Mock(side_effect=KeyboardInterrupt)
     monkeypatch.setattr(scenes.classifier, "predict_readable", interrupt)
-    assert main(["classify", str(album), *model]) == 130
+    assert classify(album) == 130
 
 
 # --- export ---------------------------------------------------------------------------
@@ -308,16 +303,15 @@ def small_project(tmp_path, monkeypatch):
     Work in a folder with a notebook of three cells, of which one fails at 4 epochs.
     """
     parameters = "PHOTOS = None\nOUTPUT = None\nEPOCHS = 25\nDROPOUTS = [0.1]"
-    new = nbformat.v4.new_code_cell
     cells = [
-        new(parameters, id="parameters", metadata={"tags": ["parameters"]}),
-        new("if EPOCHS == 4:\n    raise ValueError('4 is\\nodd')"),
-        new(
+        new_code_cell(parameters, id="parameters", metadata={"tags": ["parameters"]}),
+        new_code_cell("if EPOCHS == 4:\n    raise ValueError('4 is\\nodd')"),
+        new_code_cell(
             "print(f'Model: {PHOTOS}\\n{OUTPUT} \\x1b[2J {EPOCHS!r} {DROPOUTS!r}')",
             id="summary",
         ),
     ]
-    notebook = nbformat.v4.new_notebook(cells=cells)
+    notebook = new_notebook(cells=cells)
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     notebook.metadata.kernelspec = kernel
     nbformat.write(notebook, tmp_path / "intel_classification.ipynb")
@@ -413,7 +407,7 @@ def test_train_replaces_no_file_that_no_run_has_written(
 ):
     output = small_project / "out"
     output.mkdir()
-    own = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])
+    own = new_notebook(cells=[new_code_cell("1")])
     nbformat.write(own, output / name)
     before = files_of(output)
     command = ["train", "my classes", "-p", "OUTPUT", "out"]
@@ -443,14 +437,14 @@ def test_an_interrupted_run_leaves_the_notebook_and_report_of_an_earlier_one(
 def test_train_says_what_was_understood_and_the_summary_however_it_was_cut(
     small_project, monkeypatch, capsys
 ):
-    pieces = [nbformat.v4.new_output("stream", text=text) for text in ("Mo", "del\n1")]
-    table = nbformat.v4.new_output("execute_result", {"text/plain": "1"})
-    understood = [nbformat.v4.new_output("stream", text="Found 2\n"), table]
-    new = functools.partial(nbformat.v4.new_code_cell, execution_count=1)
+    pieces = [new_output("stream", text=text) for text in ("Mo", "del\n1")]
+    table = new_output("execute_result", {"text/plain": "1"})
+    understood = [new_output("stream", text="Found 2\n"), table]
+    new = functools.partial(new_code_cell, execution_count=1)
     cells = [new(id="split", outputs=understood), new(id="summary", outputs=pieces)]
 
     def execute(source, path, parameters):
-        run = nbformat.v4.new_notebook(cells=cells)
+        run = new_notebook(cells=cells)
         nbformat.write(run, path)
         return run
 

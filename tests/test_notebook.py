@@ -24,6 +24,7 @@ import pytest
 from clean_notebook import WITHOUT_PHOTOS, clean, main, tidy
 from conftest import CLASSES, draw, held_out
 from nbconvert import PythonExporter
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 from numpy.testing import assert_allclose
 from PIL import Image
 
@@ -192,32 +193,33 @@ def run_cells(notebook, *names, **variables):
 @pytest.fixture
 def untidy():
     """Return a notebook with a photo, remains of bars, a set parameter and times."""
-    new, output = nbformat.v4.new_code_cell, nbformat.v4.new_output
-    photo = output("display_data", {"image/png": "cGhvdG8="})
-    bar = output("display_data", {})
+    photo = new_output("display_data", {"image/png": "cGhvdG8="})
+    bar = new_output("display_data", {})
     said = [
-        output("stream", name=name, text=text)
+        new_output("stream", name=name, text=text)
         for name, text in [("stdout", "92"), ("stdout", ".4%\n"), ("stderr", "why\n")]
     ]
-    table = output("execute_result", {"text/plain": "1"}, execution_count=4)
+    table = new_output("execute_result", {"text/plain": "1"}, execution_count=4)
     tags = {
         "tags": ["photos"],
         "papermill": {"duration": 1.5},
         "execution": {"iopub.status": "t"},
     }
     cells = [
-        new("show()", execution_count=1, outputs=[photo], metadata=tags),
-        new(
+        new_code_cell("show()", execution_count=1, outputs=[photo], metadata=tags),
+        new_code_cell(
             "OUTPUT = '.'",
             execution_count=2,
             metadata={"tags": ["injected-parameters"]},
         ),
-        new("train()", execution_count=3, outputs=[bar], metadata={"tags": []}),
-        new("say()", execution_count=4, outputs=[said[0], bar, *said[1:], table]),
+        new_code_cell(
+            "train()", execution_count=3, outputs=[bar], metadata={"tags": []}
+        ),
+        new_code_cell(
+            "say()", execution_count=4, outputs=[said[0], bar, *said[1:], table]
+        ),
     ]
-    return nbformat.v4.new_notebook(
-        cells=cells, metadata={"papermill": {"start_time": "today"}}
-    )
+    return new_notebook(cells=cells, metadata={"papermill": {"start_time": "today"}})
 
 
 def test_cleaning_removes_photos_bars_cuts_and_traces_of_the_run(untidy):
