@@ -16,10 +16,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
-sys.path[:0] = [
-    str(Path(__file__).parents[1]),
-    str(Path(__file__).parents[1] / "tools"),
-]
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import scenes  # isort: skip  (first: it keeps TensorFlow's logs out of the output)
 
@@ -53,7 +51,7 @@ def held_out() -> tuple[np.ndarray, np.ndarray]:
     Return the probabilities of the committed model before it was trained again, on the
     validation photos, and the numbers of their classes.
     """
-    file = Path(__file__).parents[1] / "results" / "validation_predictions.csv"
+    file = ROOT / "results" / "validation_predictions.csv"
     table = pd.read_csv(file)
     selected = evaluation.compare_models(table).index[0]
     rows = table[table["model"] == selected]
@@ -144,21 +142,28 @@ def read_table(photos: Path):
     return images.join(digests).assign(group=digests["digest"])
 
 
-@pytest.fixture(scope="module")
-def table():
-    """Return a table of four training photos a class, all different."""
-    labels = np.repeat(CLASSES, 4)
+def make_table(labels, classes=CLASSES):
+    """
+    Return a table of training photos, all different, called 0.jpg, 1.jpg and so on.
+    """
+    digests = [f"{number:032}" for number in range(len(labels))]
     return pd.DataFrame(
         {
             "path": [f"{number}.jpg" for number in range(len(labels))],
-            "label": pd.Categorical(labels, CLASSES),
+            "label": pd.Categorical(labels, classes),
             "split": pd.Categorical(["train"] * len(labels), scenes.SPLITS),
             "file": None,
-            "digest": [f"{number:032}" for number in range(len(labels))],
-            "group": [f"{number:032}" for number in range(len(labels))],
+            "digest": digests,
+            "group": digests,
             "problem": "",
         }
     )
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Return a table of four training photos a class."""
+    return make_table(np.repeat(CLASSES, 4))
 
 
 @pytest.fixture(scope="session")
@@ -398,6 +403,12 @@ def zip_edges(good: bytes) -> list[int]:
     """Return where the headers of a zip file begin."""
     marks = (b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06")
     return [i for i in range(len(good)) if good[i : i + 4] in marks]
+
+
+@pytest.fixture
+def printed(capsys):
+    """Return a function that returns what was printed since its last call."""
+    return lambda: capsys.readouterr().out
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
+from functools import partial
 
 import keras
 import numpy as np
@@ -19,6 +19,7 @@ import pytest
 from conftest import (
     CLASSES,
     POLICIES,
+    ROOT,
     Payload,
     cell_sets,
     draw,
@@ -118,14 +119,13 @@ def test_a_classifier_does_not_change_when_its_parts_train_on(classifier):
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_classifier_computes_in_float32_whatever_a_cell_has_set(policy):
     """Its head may have been trained under that policy, too."""
-    right = build_classifier(small_network(0), small_head(6), CLASSES, temperature=2)
+    build = partial(build_classifier, classes=CLASSES, temperature=2)
+    right = build(small_network(0), small_head(6))
     with cell_sets(policy):
-        model = build_classifier(
-            small_network(0), small_head(6), CLASSES, temperature=2
-        )
+        model = build(small_network(0), small_head(6))
     model.set_weights(right.get_weights())
-    for name, values in right.predict(noise(), verbose=0).items():
-        assert_array_equal(model.predict(noise(), verbose=0)[name], values)
+    for name, values in answers(right).items():
+        assert_array_equal(answers(model)[name], values)
 
 
 def test_predict_gives_a_row_for_each_photo_in_the_order_of_the_names(
@@ -235,10 +235,15 @@ def noise():
     return np.random.default_rng(0).integers(0, 256, (4, 50, 60, 3)).astype("float32")
 
 
+def answers(model):
+    """Return what a model says of four photos of noise."""
+    return model.predict(noise(), verbose=0)
+
+
 @pytest.mark.parametrize("temperature", [0.5, 3])
 def test_a_temperature_divides_the_scores_and_leaves_the_label(classifier, temperature):
-    plain = classifier.predict(noise(), verbose=0)
-    given = small_classifier(temperature=temperature).predict(noise(), verbose=0)
+    plain = answers(classifier)
+    given = answers(small_classifier(temperature=temperature))
     right = plain["probabilities"] ** (1 / temperature)
     right /= right.sum(axis=1, keepdims=True)
     assert_allclose(given["probabilities"], right, atol=1e-5)
@@ -250,15 +255,15 @@ def test_a_temperature_divides_the_scores_and_leaves_the_label(classifier, tempe
 )
 def test_photos_below_the_threshold_are_unsure(classifier, threshold, unsure):
     if threshold == "second":
-        highest = classifier.predict(noise(), verbose=0)["probabilities"].max(axis=1)
+        highest = answers(classifier)["probabilities"].max(axis=1)
         threshold = float(np.sort(highest)[1])  # it is not below it itself
     model = small_classifier(threshold=threshold)
-    assert model.predict(noise(), verbose=0)["unsure"].sum() == unsure
+    assert answers(model)["unsure"].sum() == unsure
 
 
 def test_a_plain_call_draws_no_dropout(classifier):
     """Keras's Resizing would put all layers behind it into training."""
-    called, predicted = classifier(noise()), classifier.predict(noise(), verbose=0)
+    called, predicted = classifier(noise()), answers(classifier)
     assert_allclose(called["probabilities"], predicted["probabilities"], atol=1e-6)
 
 
@@ -348,7 +353,6 @@ def test_an_exported_model_gives_the_same_probabilities(album, tmp_path, int8, r
 
 # --- The committed model --------------------------------------------------------------
 
-ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "classifier.keras"
 RESULTS = ROOT / "results"
 SHA256 = "33eb1dcb8498a2410d697385c6a33b2875a5f1fa9b89fb87cbaf9e848b23d2f0"

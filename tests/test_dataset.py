@@ -75,7 +75,7 @@ def test_the_audit_finds_all_unreadable_photos_and_says_why_without_folders(draw
     ("unreadable", "photos"), [(1, 3), (2, 3), (3, 60), (3, 59), (4, 60)]
 )
 def test_unreadable_photos_are_named_and_left_out_unless_they_are_many(
-    unreadable, photos, capsys
+    unreadable, photos, printed
 ):
     names = [f"a/{number}.jpg" for number in range(photos)] + ["b/0.jpg", "pred/0.jpg"]
     labels = pd.Categorical(["a"] * photos + ["b", None])
@@ -91,9 +91,9 @@ def test_unreadable_photos_are_named_and_left_out_unless_they_are_many(
         kept = dataset.drop_unreadable(images)
         assert list(kept["path"]) == names[unreadable:]
         said = f"Skipped {unreadable} unreadable photo(s): a/0.jpg (no known format)"
-        assert capsys.readouterr().out.startswith(said)
+        assert printed().startswith(said)
         assert_frame_equal(dataset.drop_unreadable(kept), kept)
-        assert capsys.readouterr().out == ""
+        assert printed() == ""
 
 
 # --- Shortcuts ------------------------------------------------------------------------
@@ -124,16 +124,16 @@ def in_folds(images: pd.DataFrame) -> list:
 
 @pytest.mark.parametrize("shortcut", ["brightness", "height", "bytes", "ratio", "type"])
 def test_a_class_that_is_known_by_no_content_is_said_with_the_accuracies(
-    shortcut, capsys
+    shortcut, printed
 ):
     images = measured(shortcut, (60, 40))
     find = dataset.find_shortcut
     assert find(images, in_folds(images), 0.95) > 0.9
-    said = capsys.readouterr().out
+    said = printed()
     assert re.match(r"Brightness, .* reach (9\d.\d|100.0)% \(chance: 60.0%, head", said)
     assert "head: 95.0%): the classes may be recognized by how" in said
     assert find(images, in_folds(images), 0.95, class_weight="balanced") > 0.9
-    assert "(chance: 50.0%, head: 95.0%)" in capsys.readouterr().out
+    assert "(chance: 50.0%, head: 95.0%)" in printed()
 
 
 def test_photos_in_no_fold_do_not_count_in_the_accuracy_without_content():
@@ -145,20 +145,20 @@ def test_photos_in_no_fold_do_not_count_in_the_accuracy_without_content():
     assert find(both, splits, 0.95) == find(images, splits, 0.95) > 0.9
 
 
-def test_nothing_is_said_of_measures_that_gain_little_or_are_not_known(capsys):
+def test_nothing_is_said_of_measures_that_gain_little_or_are_not_known(printed):
     images = measured("none", (80, 20))
     splits = in_folds(images)
     find = dataset.find_shortcut
     assert find(images, splits, 0.9) == pytest.approx(0.8, abs=0.05)
     assert np.isnan(find(images.drop(columns="brightness"), splits, 0.9))
-    assert capsys.readouterr().out == ""
+    assert printed() == ""
 
 
-def test_nothing_is_said_of_measures_that_gain_nothing_beside_a_poor_head(capsys):
+def test_nothing_is_said_of_measures_that_gain_nothing_beside_a_poor_head(printed):
     images = measured("none", (60, 40))
     accuracy = dataset.find_shortcut(images, in_folds(images), 0.2)
     assert 0.4 < accuracy < 0.6, "below chance, but above the middle of both"
-    assert capsys.readouterr().out == ""
+    assert printed() == ""
 
 
 def test_with_class_weights_the_accuracy_without_content_is_balanced(monkeypatch):
@@ -173,18 +173,18 @@ def test_with_class_weights_the_accuracy_without_content_is_balanced(monkeypatch
     assert balanced == pytest.approx(0.5)
 
 
-def test_half_of_what_the_head_gains_is_the_most_that_is_not_said(capsys):
+def test_half_of_what_the_head_gains_is_the_most_that_is_not_said(printed):
     images = measured("height", (60, 40))
     accuracy = dataset.find_shortcut(images, in_folds(images), 2)
-    assert capsys.readouterr().out == "", "of 1.4 above chance, it gains 0.4"
+    assert printed() == "", "of 1.4 above chance, it gains 0.4"
     dataset.find_shortcut(images, in_folds(images), 2 * accuracy - 0.61)
-    assert capsys.readouterr().out != ""
+    assert printed() != ""
 
 
 # --- Copies ---------------------------------------------------------------------------
 
 
-def test_copies_at_another_size_or_quality_are_found_across_splits_only(drawn, capsys):
+def test_copies_at_another_size_or_quality_are_found_across_splits_only(drawn, printed):
     test, train = drawn / "seg_test" / "seg_test", drawn / "seg_train" / "seg_train"
     photo = Image.open(test / "sea" / "0.jpg")
     photo.resize((27, 20)).save(train / "sea" / "small.jpg", quality=50)
@@ -204,16 +204,16 @@ def test_copies_at_another_size_or_quality_are_found_across_splits_only(drawn, c
     names = {Path(path).name for path in divided["path"]}
     assert names == {"small.jpg", "gray.png", "0.jpg", "again.jpg"}
     assert set(divided["group"]) == {1}
-    said = capsys.readouterr().out
+    said = printed()
     assert "4 photos, in 1 group(s), look like copies" in said
     is_alike = images["group"].duplicated(keep=False)
     alike = {Path(path).name for path in images["path"][is_alike]}
     assert alike == names | {"1.jpg", "1 again.jpg"}
     part = images[~images["path"].str.endswith("small.jpg")]
     assert len(dataset.list_divided_groups(part)) == 3
-    capsys.readouterr()
+    printed()
     assert dataset.list_divided_groups(images[:3]).empty
-    assert capsys.readouterr().out == ""
+    assert printed() == ""
 
 
 def thumbnails_of(*correlations: float) -> np.ndarray:
@@ -250,7 +250,7 @@ def test_copies_are_found_far_apart_in_the_table():
     assert list(groups[[300, 599]].astype(int)) == [3, 10]
 
 
-def test_ten_thousand_frames_of_one_film_take_little_memory(capsys):
+def test_ten_thousand_frames_of_one_film_take_little_memory(printed):
     thumbnails = thumbnails_of(*[0.9999] * 9999)
     images = photos_of(list(range(10000)))
     tracemalloc.start()
@@ -289,7 +289,7 @@ def test_groups_are_joined_by_looks_and_by_what_the_owner_says():
 
 @pytest.mark.parametrize(("size", "is_kept"), [(112, True), (111, False)])
 def test_look_alikes_of_more_than_a_tenth_of_a_class_are_told_not_kept_together(
-    size, is_kept, capsys
+    size, is_kept, printed
 ):
     """Ten photos of a class are kept together, however small it is; so are equal ones."""
     noise = np.random.default_rng(0).normal(size=(size + 10, 256))
@@ -305,7 +305,7 @@ def test_look_alikes_of_more_than_a_tenth_of_a_class_are_told_not_kept_together(
     assert groups[size:].nunique() == 1
     assert groups[[60, 70, 71]].nunique() == 1
     assert groups[50:61].nunique() == (1 if is_kept else 11)
-    said = capsys.readouterr().out
+    said = printed()
     if is_kept:
         assert said == ""
     else:
@@ -460,7 +460,7 @@ CORRECTIONS = (
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize(("sep", "newline"), [(",", "\n"), (";", "\r\n")])
 def test_labels_are_corrected_and_photos_left_out(
-    corrections, capsys, encoding, sep, newline
+    corrections, printed, encoding, sep, newline
 ):
     images = corrections.images.copy(deep=True)
     table = corrections(CORRECTIONS.replace(",", sep).replace("\n", newline), encoding)
@@ -473,17 +473,12 @@ def test_labels_are_corrected_and_photos_left_out(
         "labels.csv: 2 label(s) corrected and 2 photo(s) "
         "left out, 1 of them test photos"
     )
-    assert (
-        f"{said}; corrections of test photos flatter the model.\n"
-        in capsys.readouterr().out
-    )
+    assert f"{said}; corrections of test photos flatter the model.\n" in printed()
 
 
-def test_corrections_of_training_photos_flatter_nobody(corrections, capsys):
+def test_corrections_of_training_photos_flatter_nobody(corrections, printed):
     corrections("path,label\n0.jpg,sea\n0.jpg,sea\n")
-    assert capsys.readouterr().out.endswith(
-        ": 1 label(s) corrected and 0 photo(s) left out.\n"
-    )
+    assert printed().endswith(": 1 label(s) corrected and 0 photo(s) left out.\n")
 
 
 @pytest.mark.parametrize(
@@ -504,10 +499,10 @@ def test_corrections_that_empty_a_split_or_class_are_refused(
         corrections("".join(["path,label\n", *lines]))
 
 
-def test_without_a_file_no_label_is_corrected(corrections, capsys):
+def test_without_a_file_no_label_is_corrected(corrections, printed):
     table = dataset.apply_corrections(corrections.images, None)
     assert_frame_equal(table, corrections.images.assign(corrected=False))
-    assert capsys.readouterr().out == ""
+    assert printed() == ""
 
 
 def test_photos_with_names_of_any_bytes_are_corrected(corrections):

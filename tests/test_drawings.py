@@ -124,7 +124,9 @@ def fonts(monkeypatch):
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(("weight", "right"), [(400, "山"), (900, r"\u5c71")])
-def test_a_title_is_drawn_in_a_font_that_has_it(weight, right, fonts, tmp_path, capsys):
+def test_a_title_is_drawn_in_a_font_that_has_it(
+    weight, right, fonts, tmp_path, printed
+):
     pen = TTGlyphPen(None)
     pen.moveTo((100, 0))
     pen.lineTo((500, 900))
@@ -145,22 +147,22 @@ def test_a_title_is_drawn_in_a_font_that_has_it(weight, right, fonts, tmp_path, 
     figure = titled_photo("山")
     assert figure.axes[0].get_title() == right
     assert not np.array_equal(seen(figure), seen(titled_photo("谷")))
-    assert (capsys.readouterr().out == "") == (weight == 400)
+    assert (printed() == "") == (weight == 400)
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(("one", "other"), ["猫狗", "山海", "मन", "ไน", "🐈🐕"])
 def test_titles_that_no_font_has_differ_and_one_line_says_why(
-    one, other, fonts, capsys
+    one, other, fonts, printed
 ):
     assert not np.array_equal(seen(titled_photo(one)), seen(titled_photo(other)))
-    said = capsys.readouterr().out
+    said = printed()
     assert said.count("\n") == 1
     assert "no installed font has" in said
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_title_in_the_letters_of_the_first_font_stays(fonts, capsys):
+def test_a_title_in_the_letters_of_the_first_font_stays(fonts, printed):
     figure = drawings.grid([draw(0)] * 2, ["кот\n37%", "بحر"], columns=2)
     assert [axis.get_title() for axis in figure.axes] == ["кот\n37%", "بحر"]
-    assert capsys.readouterr().out == ""
+    assert printed() == ""

@@ -24,6 +24,7 @@ from conftest import (
     cell_sets,
     draw,
     flip,
+    make_table,
     read_table,
     small_base_model,
     small_head,
@@ -48,22 +49,6 @@ from scenes.features import (
     save_features,
     send_through,
 )
-
-
-def make_table(classes, labels):
-    """Return a table of training photos that are called 0.jpg, 1.jpg and so on."""
-    numbers = range(len(labels))
-    return pd.DataFrame(
-        {
-            "path": [f"{i}.jpg" for i in numbers],
-            "label": pd.Categorical(labels, classes),
-            "split": pd.Categorical(["train"] * len(labels), scenes.SPLITS),
-            "file": None,
-            "digest": [f"{i:032x}" for i in numbers],
-            "group": [f"{i // 2:032x}" for i in numbers],
-            "problem": "",
-        }
-    )
 
 
 def by_hand(photo, base):
@@ -140,7 +125,7 @@ def test_bundled_features_are_those_of_the_real_photos(
 def test_an_odd_photo_gives_the_features_of_its_pixels(base, tmp_path):
     for number, (write, _, _) in enumerate(ODD_PHOTOS.values()):
         write(tmp_path / f"{number}.jpg")
-    images = make_table(CLASSES, ["sea"] * len(ODD_PHOTOS))
+    images = make_table(["sea"] * len(ODD_PHOTOS))
     images["file"] = [str(tmp_path / path) for path in images["path"]]
     images["digest"] = dataset.digest_photos(images)[0]["digest"]
     features = extract_features(images, base, cache=tmp_path)
@@ -453,7 +438,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("harm", DAMAGES)
 def test_a_damaged_cache_never_changes_the_features(
-    extract, count, capsys, tmp_path, harm, monkeypatch
+    extract, count, printed, tmp_path, harm, monkeypatch
 ):
     """Only the block that is damaged is computed again."""
     monkeypatch.setattr("scenes.features.BLOCK_BATCHES", 1)
@@ -463,7 +448,7 @@ def test_a_damaged_cache_never_changes_the_features(
         count()
         assert_array_equal(extract(), features)
         assert count() in (computed, len(features) % 8 if computed else 0)
-        assert ("computed again: " in capsys.readouterr().out) == (computed > 0)
+        assert ("computed again: " in printed()) == (computed > 0)
 
 
 @pytest.mark.parametrize("file", ["bundled", "text", "arrays"])
@@ -522,6 +507,7 @@ def test_the_bundled_features_are_compact_and_need_no_pickle():
 )
 def test_a_file_of_features_keeps_any_classes(classes, base, tmp_path):
     images, path = make_table(classes, classes), tmp_path / "features.npz"
+    images["group"] = images["digest"].to_numpy()[::-1]
     rng = np.random.default_rng(0)
     X = base_model.STEPS[rng.integers(0, 256, (len(classes), 1280))]
     save_features(path, images, X, base)
@@ -554,7 +540,7 @@ def fill(path, name, value):
 @pytest.mark.parametrize("harm", [*DAMAGES, *MEANINGLESS])
 def test_a_damaged_file_of_features_is_refused_or_read_right(harm, base, tmp_path):
     path = tmp_path / "features.npz"
-    images = make_table(CLASSES, ["sea", "street", None])
+    images = make_table(["sea", "street", None])
     X = np.random.default_rng(0).uniform(0, 6, (3, 1280))
     save_features(path, images, X, base)
     load_bundled_features(path)

@@ -192,7 +192,7 @@ def test_only_what_a_killed_process_left_unfinished_is_cleared_away(tmp_path):
 
 
 def test_a_second_writer_waits_with_a_word_and_then_stops(
-    tmp_path, monkeypatch, capsys
+    tmp_path, monkeypatch, printed
 ):
     path = tmp_path / "a.csv"
     first = files.locked(path)
@@ -202,16 +202,16 @@ def test_a_second_writer_waits_with_a_word_and_then_stops(
     with files.locked(path):
         release.join()
         told = f"Another run is writing {path}; waiting up to 60 s for its end.\n"
-        assert capsys.readouterr().out == told
+        assert printed() == told
         monkeypatch.setattr(files, "WAIT", 0.1)
         with (
             pytest.raises(RuntimeError, match=r"another run is writing .*a\.csv; wait"),
             files.locked(path),
         ):
             pass
-    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert len(printed().splitlines()) == 1
     with files.locked(path):
-        assert capsys.readouterr().out == ""
+        assert printed() == ""
 
 
 def test_two_processes_that_write_one_file_do_not_mix(tmp_path, monkeypatch):
@@ -360,7 +360,7 @@ def test_names_of_any_bytes_are_written_and_read(tmp_path):
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
 def test_a_file_system_without_locks_is_told_and_used(
-    number, tmp_path, monkeypatch, capsys
+    number, tmp_path, monkeypatch, printed
 ):
     fcntl = pytest.importorskip("fcntl", reason="Windows has other locks")
     monkeypatch.setattr(
@@ -371,7 +371,7 @@ def test_a_file_system_without_locks_is_told_and_used(
         with files.locked(path):
             others.touch()
             assert not files.is_locked(path)
-        assert "No file can be locked in" in capsys.readouterr().out
+        assert "No file can be locked in" in printed()
         assert others.exists(), "another run may be writing it"
 
 

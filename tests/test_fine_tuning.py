@@ -320,12 +320,12 @@ def test_few_images_train_for_more_epochs_in_smaller_batches(
 
 
 def test_how_long_it_takes_is_announced_for_all_trainings_and_by_none(
-    tune, monkeypatch, capsys
+    tune, monkeypatch, printed
 ):
     """By hand: 29 epochs of 224 images, 31 of 200, 5 of 3,200: 28,696; 7,500 a min."""
     *_, history = tune(epochs=3)
     assert list(history["epoch"]) == [1, 2, 3]
-    assert "CPU" not in capsys.readouterr().out
+    assert "CPU" not in printed()
     monkeypatch.setattr(fine_tuning, "MIN_STEPS", 400)
     said = fine_tuning.describe_time([224, 200, 3200], epochs=5)
     assert said.startswith("Fine-tuning: up to 3 trainings, about 4 min on two CPU")
@@ -565,11 +565,11 @@ def test_each_option_is_tried():
 
 @pytest.mark.parametrize("what", OTHERS)
 def test_the_checkpoint_of_another_training_is_not_taken(
-    kept, resume, network, head, images, what, capsys
+    kept, resume, network, head, images, what, printed
 ):
     """It is not even looked at."""
     assert resume(**OTHERS[what](network, head, images)) == 0
-    assert capsys.readouterr().out == ""
+    assert printed() == ""
 
 
 @pytest.mark.parametrize("version", scenes.VERSIONS)
@@ -608,7 +608,7 @@ def test_a_finished_training_is_not_done_again(tune, tuned, sent, monkeypatch):
     assert sent == []
 
 
-def test_a_damaged_checkpoint_is_told_and_not_used(tune, tuned, cache, capsys):
+def test_a_damaged_checkpoint_is_told_and_not_used(tune, tuned, cache, printed):
     """Cut off, with a changed byte, and with an array of another shape."""
     tune()
     (path,) = cache.glob("fine-tuning-*.npz")
@@ -620,7 +620,7 @@ def test_a_damaged_checkpoint_is_told_and_not_used(tune, tuned, cache, capsys):
     for harm in harms:
         harm()
         assert_same(tune(anew=False), tuned)
-        assert "computed again" in capsys.readouterr().out
+        assert "computed again" in printed()
 
 
 def test_the_oldest_checkpoints_are_forgotten_but_for_those_in_use(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import CLASSES, draw
+from conftest import CLASSES, ROOT, draw
 from pandas.testing import assert_frame_equal
 from PIL import Image
 
@@ -71,7 +71,7 @@ def test_a_folder_that_is_not_there_is_asked_for_by_the_name_of_one_beside_it(na
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("place", ["intel", "datasets/x/intel"])
 def test_find_photos_finds_the_intel_photos_on_kaggles_machines(
-    monkeypatch, capsys, place
+    monkeypatch, printed, place
 ):
     monkeypatch.setattr(folders, "KAGGLE_INPUT", Path("input"))
     assert folders.find_photos() is None
@@ -79,7 +79,7 @@ def test_find_photos_finds_the_intel_photos_on_kaggles_machines(
     assert folders.find_photos() is None
     make(Path("input"), f"{place}/seg_train/seg_train/sea/1.jpg")
     assert folders.find_photos() == Path("input", place)
-    assert capsys.readouterr().out == f"Using the photos in input/{place}.\n"
+    assert printed() == f"Using the photos in input/{place}.\n"
 
 
 @pytest.mark.usefixtures("elsewhere")
@@ -124,7 +124,7 @@ def make(root: Path, *names: str) -> Path:
     """
     file = io.BytesIO()
     Image.fromarray(draw(0)).save(file, "PNG")
-    ours = (Path(__file__).parents[1] / "settings.json").read_bytes()
+    ours = (ROOT / "settings.json").read_bytes()
     for path in (root / name for name in names):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(ours if path.name == "settings.json" else file.getvalue())
@@ -210,7 +210,7 @@ LAYOUTS = dict(block.split(": ", 1) for block in re.split(r"\n(?! )", LAYOUTS.st
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)
-def test_a_folder_is_understood_or_refused_and_this_is_said(kind, tmp_path, capsys):
+def test_a_folder_is_understood_or_refused_and_this_is_said(kind, tmp_path, printed):
     names, expected, *said = LAYOUTS[kind].split("\n    ")
     folder = make(tmp_path / "photos", *names.split(", "))
     if expected.startswith("train/"):
@@ -222,11 +222,11 @@ def test_a_folder_is_understood_or_refused_and_this_is_said(kind, tmp_path, caps
         with pytest.raises((ValueError, FileNotFoundError), match=expected) as error:
             folders.list_images(folder)
         str(error.value).encode()  # can be written to any file
-    printed = capsys.readouterr().out
-    assert [line for line in said if line not in printed] == []
+    out = printed()
+    assert [line for line in said if line not in out] == []
 
 
-def test_linked_folders_are_named_and_not_followed(tmp_path, capsys):
+def test_linked_folders_are_named_and_not_followed(tmp_path, printed):
     folder = make(tmp_path / "photos", "a/1.jpg", "b/1.jpg")
     make(tmp_path / "elsewhere", "2.jpg")
     (folder / "a" / "more").symlink_to(tmp_path / "elsewhere")
@@ -238,7 +238,7 @@ def test_linked_folders_are_named_and_not_followed(tmp_path, capsys):
     said = (
         "Skipped: a/more, b/back (linked folders are not followed); 1 other file(s).\n"
     )
-    assert said in capsys.readouterr().out
+    assert said in printed()
 
 
 @pytest.mark.parametrize("output", ["train", "train/a/mine", "pred/runs", "c/new"])
@@ -292,13 +292,13 @@ def test_list_images_does_not_depend_on_the_order_of_the_file_system(
     assert_frame_equal(folders.list_images(drawn), before)
 
 
-def test_list_images_says_what_it_skips(drawn, capsys):
+def test_list_images_says_what_it_skips(drawn, printed):
     before = folders.list_images(drawn)
     found = (
         "Found 6 classes in photos: 30 photos for training, "
         "24 for testing, 3 to predict.\n"
     )
-    assert capsys.readouterr().out == found
+    assert printed() == found
     folder = drawn / "seg_train" / "seg_train"
     names = [
         "sea/.hidden.jpg",
@@ -313,7 +313,7 @@ def test_list_images_says_what_it_skips(drawn, capsys):
     os.mkfifo(folder / "sea" / "pipe.jpg")  # reading it would never end
     (drawn / "seg_pred" / "seg_pred" / ".DS_Store").write_bytes(b"x")
     assert_frame_equal(folders.list_images(drawn), before)
-    assert capsys.readouterr().out == (
+    assert printed() == (
         "Skipped: sea/a.heic, sea/caf\\udce9.dng (HEIC, raw and "
         "similar formats: convert to JPEG); "
         "sea/b.PJPEG (if they are photos, rename them to end "

@@ -77,6 +77,12 @@ def searched(tmp_path_factory):
         return folder / "grid_search.csv", search_in(folder)
 
 
+def assert_same_table(folder, searched):
+    """Assert that a search has written the bytes of the small one."""
+    table = (folder / "grid_search.csv").read_bytes()
+    assert table == searched[0].read_bytes()
+
+
 class Trainings:
     """
     Takes the place of `train_fold`: counts the tasks, trains if `real`, and can be
@@ -242,7 +248,7 @@ def test_the_number_of_folds_at_once_changes_no_byte(
     set_threads(monkeypatch, number)
     monkeypatch.setattr(grid_search, "train_fold", count)
     search_in(tmp_path)
-    assert (tmp_path / "grid_search.csv").read_bytes() == searched[0].read_bytes()
+    assert_same_table(tmp_path, searched)
     assert max(most) == number
 
 
@@ -283,7 +289,7 @@ def test_two_folds_train_at_once_on_a_cpu_of_two_cores_or_more(
 def test_threads_and_processes_give_the_same_bytes(searched, tmp_path, backend):
     with joblib.parallel_config(backend, n_jobs=2):
         search_in(tmp_path)
-    assert (tmp_path / "grid_search.csv").read_bytes() == searched[0].read_bytes()
+    assert_same_table(tmp_path, searched)
 
 
 def test_no_model_outlives_its_fold(tmp_path, monkeypatch, step_by_step):
@@ -379,7 +385,7 @@ def test_neither_the_order_of_the_lists_nor_the_type_of_numbers_matters(
         changed[name] = np.int64(getattr(SMALL, name))
     photos = {"X": np.asfortranarray(X, "float64"), "y": Y.astype("uint8")}
     search_in(tmp_path, GridOptions(**changed), **photos)
-    assert (tmp_path / "grid_search.csv").read_bytes() == searched[0].read_bytes()
+    assert_same_table(tmp_path, searched)
 
 
 def test_it_computes_in_float32_whatever_a_cell_has_set(tmp_path, step_by_step):
@@ -569,7 +575,7 @@ def test_the_interrupt_button_keeps_the_finished_folds(searched, tmp_path, train
     assert len(parts_in(tmp_path)) == 2
     assert search_in(tmp_path).attrs == {"resumed": True}
     assert len(trainings.parts) == 2 + 1
-    assert (tmp_path / "grid_search.csv").read_bytes() == searched[0].read_bytes()
+    assert_same_table(tmp_path, searched)
 
 
 @pytest.mark.parametrize("where", ["training", "writing"])
@@ -694,18 +700,18 @@ def test_another_search_does_not_take_the_folds_of_this_one(
     ],
 )
 def test_another_version_does_not_take_the_folds(
-    tmp_path, trainings, monkeypatch, capsys, part, value, blocks
+    tmp_path, trainings, monkeypatch, printed, part, value, blocks
 ):
     trainings.interrupt(tmp_path, after=2)
     monkeypatch.setattr(part, value)
     search_in(tmp_path)
     assert len(trainings.parts) == 2 + FOLDS * blocks
-    assert "computed again" not in capsys.readouterr().out
+    assert "computed again" not in printed()
 
 
 @pytest.mark.parametrize("fault", ["cut off", "of another shape"])
 def test_a_damaged_fold_is_trained_again_with_a_word(
-    tmp_path, trainings, fault, capsys
+    tmp_path, trainings, fault, printed
 ):
     expected = search_in(tmp_path)
     trainings.interrupt(tmp_path, after=2)
@@ -718,7 +724,7 @@ def test_a_damaged_fold_is_trained_again_with_a_word(
     if fault == "cut off":
         part.write_bytes(part.read_bytes()[:-30])
     assert search_in(tmp_path).equals(expected)
-    assert capsys.readouterr().out.count("This is computed again: ") == 1
+    assert printed().count("This is computed again: ") == 1
     assert trainings.parts[-2:] == ["fold-1-block-1", "fold-3-block-1"]
 
 

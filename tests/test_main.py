@@ -21,7 +21,7 @@ import papermill
 import papermill.cli
 import pytest
 import sklearn
-from conftest import CLASSES, draw, small_base_model, small_head
+from conftest import CLASSES, ROOT, draw, small_base_model, small_head
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
@@ -29,7 +29,6 @@ import scenes.classifier
 from scenes import photos, settings
 from scenes.__main__ import main, read_parameters
 
-ROOT = Path(__file__).parents[1]
 PICTURES = Path(sklearn.__file__).parent / "datasets" / "images"
 
 
@@ -99,7 +98,9 @@ def test_a_reader_that_has_enough_ends_it_without_a_word(model, album):
     assert started.wait(timeout=300) == -signal.SIGPIPE
 
 
-def test_a_folder_is_walked_and_each_photo_has_a_row(classify, album, tmp_path, capsys):
+def test_a_folder_is_walked_and_each_photo_has_a_row(
+    classify, album, tmp_path, printed
+):
     csv = tmp_path / "out.csv"
     assert classify(album, "--csv", csv) == 0
     table = pd.read_csv(csv)
@@ -107,7 +108,7 @@ def test_a_folder_is_walked_and_each_photo_has_a_row(classify, album, tmp_path, 
     assert names == ["a.jpg", "b.png", "deep er/c.jpg"]
     assert list(table.columns) == ["path", "label", "unsure", "confidence", *CLASSES]
     np.testing.assert_allclose(table[CLASSES].sum(axis=1), 1, atol=1e-4)
-    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert len(printed().splitlines()) == 3
 
 
 def test_what_cannot_be_read_is_named_at_the_end_and_the_rest_is_done(
@@ -146,13 +147,13 @@ def test_what_is_skipped_in_a_folder_is_said(classify, album, capsys):
 
 
 def test_a_name_that_begins_with_a_tilde_is_a_name(
-    album, classify, monkeypatch, capsys
+    album, classify, monkeypatch, printed
 ):
     (album / "a.jpg").rename(album / "~a.jpg")
     (album / "deep er").rename(album / "~home")
     monkeypatch.chdir(album)
     assert classify("~a.jpg", "~home") == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = printed().splitlines()
     assert [line.split("  ")[0] for line in lines] == ["~a.jpg", "~home/c.jpg"]
 
 
@@ -184,7 +185,7 @@ def test_a_user_without_a_home_and_without_an_entry_can_classify(
     assert len(done.stdout.splitlines()) == 3
 
 
-def test_no_name_of_a_class_forges_a_line(album, tmp_path, capsys):
+def test_no_name_of_a_class_forges_a_line(album, tmp_path, printed):
     """And none runs as a formula."""
     classes = ["=1+1\x1b[2Ksea", "b\nforged.jpg  sea  99.9%", "c\u2028gpj"]
     base, head = small_base_model(0), small_head(3)
@@ -192,7 +193,7 @@ def test_no_name_of_a_class_forges_a_line(album, tmp_path, capsys):
     scenes.classifier.save_classifier(foreign, tmp_path / "foreign.keras")
     given = [album, "--model", tmp_path / "foreign.keras", "--csv", tmp_path / "a.csv"]
     assert main(["classify", *map(str, given)]) == 0
-    out = capsys.readouterr().out
+    out = printed()
     assert len(out.splitlines()) == 3
     assert all(character.isprintable() for character in out.replace("\n", ""))
     table = pd.read_csv(tmp_path / "a.csv", encoding="utf-8-sig")
@@ -208,7 +209,7 @@ NAMES = {
 
 @pytest.mark.parametrize("kind", NAMES)
 def test_names_of_any_bytes_are_shown_and_written(
-    kind, classify, album, tmp_path, capsys
+    kind, classify, album, tmp_path, printed
 ):
     name, shown = NAMES[kind]
     try:
@@ -217,7 +218,7 @@ def test_names_of_any_bytes_are_shown_and_written(
         pytest.skip("this file system takes text alone")
     csv = tmp_path / ("🏔" * 62 + ".csv")
     assert classify(album / name, "--csv", csv) == 0
-    (line,) = capsys.readouterr().out.splitlines()
+    (line,) = printed().splitlines()
     assert line.startswith(f"{album / shown}  ")
     assert csv.read_bytes().startswith(codecs.BOM_UTF8)
     table = pd.read_csv(csv, encoding_errors="surrogateescape")
@@ -435,7 +436,7 @@ def test_an_interrupted_run_leaves_the_notebook_and_report_of_an_earlier_one(
 
 
 def test_train_says_what_was_understood_and_the_summary_however_it_was_cut(
-    small_project, monkeypatch, capsys
+    small_project, monkeypatch, printed
 ):
     pieces = [new_output("stream", text=text) for text in ("Mo", "del\n1")]
     table = new_output("execute_result", {"text/plain": "1"})
@@ -450,7 +451,7 @@ def test_train_says_what_was_understood_and_the_summary_however_it_was_cut(
 
     monkeypatch.setattr(papermill, "execute_notebook", execute)
     assert main(["train", "my classes"]) == 0
-    assert capsys.readouterr().out.splitlines()[1:] == ["Found 2", "Model", "1"]
+    assert printed().splitlines()[1:] == ["Found 2", "Model", "1"]
 
 
 @pytest.mark.slow

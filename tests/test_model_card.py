@@ -1,18 +1,16 @@
 """Each number in the model card and in the README is computed from the result files."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import papermill.iorw
-from conftest import CLASSES, draw, held_out
+from conftest import CLASSES, ROOT, draw, held_out
 from PIL import Image
 
 import utils
 from scenes import calibration, classifier, evaluation, features, fine_tuning
 
-ROOT = Path(__file__).parents[1]
 CARD = (ROOT / "MODEL_CARD.md").read_text()
 README = (ROOT / "README.md").read_text()
 percent = calibration.percent
@@ -191,7 +189,7 @@ def test_the_readme_says_what_stays_in_the_cache():
 
 
 def test_the_snippet_of_the_card_says_of_a_turned_photo_what_classify_says(
-    tmp_path, monkeypatch, capsys
+    tmp_path, monkeypatch, printed
 ):
     turned = Image.Exif()
     turned[274] = 6  # the orientation: a quarter turn
@@ -202,7 +200,7 @@ def test_the_snippet_of_the_card_says_of_a_turned_photo_what_classify_says(
     exec(re.search(r"```python\n(.*?)```", CARD, re.DOTALL)[1], found)
     model = classifier.load_classifier("classifier.keras")
     table = classifier.predict(model, "photo.jpg")
-    assert capsys.readouterr().out.splitlines()[0] == table["label"][0]
+    assert printed().splitlines()[0] == table["label"][0]
     np.testing.assert_allclose(
         found["answer"]["probabilities"], table[CLASSES], atol=1e-5
     )

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from clean_notebook import WITHOUT_PHOTOS, clean, main, tidy
-from conftest import CLASSES, draw, held_out
+from conftest import CLASSES, ROOT, draw, held_out
 from nbconvert import PythonExporter
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from numpy.testing import assert_allclose
@@ -45,7 +45,6 @@ from scenes import (
 from scenes.settings import GridOptions, HeadOptions
 from studies import large_search
 
-ROOT = Path(__file__).parents[1]
 NOTEBOOK = "intel_classification.ipynb"
 PLOTLY = "application/vnd.plotly.v1+json"
 ABSOLUTE_PATH = re.compile(
@@ -712,13 +711,13 @@ def test_a_run_on_photos_keeps_what_selected_the_model(run_on_drawn_photos):
 
 
 def test_the_command_of_the_summary_classifies(
-    run_on_drawn_photos, monkeypatch, capsys
+    run_on_drawn_photos, monkeypatch, printed
 ):
     said = printed_by(run_on_drawn_photos.notebook, "summary")
     command = re.search(r"python -m scenes (classify --model \S+) FOLDER", said)
     monkeypatch.chdir(run_on_drawn_photos.folder)
     assert scenes.__main__.main([*command[1].split(), "drawn"]) == 0
-    assert any(name in capsys.readouterr().out for name in NAMES)
+    assert any(name in printed() for name in NAMES)
 
 
 def test_what_is_not_computed_is_shown_as_committed(run_on_features, committed):
@@ -925,13 +924,13 @@ def cross_fit(committed, monkeypatch):
 
 
 def test_the_selected_setting_is_tuned_on_folds_of_the_training_photos_alone(
-    cross_fit, capsys
+    cross_fit, printed
 ):
     """Photos of a given validation set are in no fold."""
     cell, fit = cross_fit
     run = cell(CROSS_FIT=True, with_photos=True, selected="tuned")
     assert (run["oof_model"], run["of_test"]) == ("tuned", "of tuned")
-    assert "accuracy of 'tuned': 100.0%" in capsys.readouterr().out
+    assert "accuracy of 'tuned': 100.0%" in printed()
     table, _, splits, *_ = fit.call_args.args
     assert list(table["split"]) == ["train"] * 10 + ["validation"] * 8
     assert splits == "of the folds"
@@ -946,17 +945,15 @@ def test_the_selected_setting_is_tuned_on_folds_of_the_training_photos_alone(
     ],
 )
 def test_without_photos_or_if_the_head_is_selected_its_folds_serve(
-    cross_fit, capsys, wanted, with_photos, selected, said
+    cross_fit, printed, wanted, with_photos, selected, said
 ):
     cell, fit = cross_fit
     run = cell(CROSS_FIT=wanted, with_photos=with_photos, selected=selected)
     assert (run["oof_model"], run["of_test"]) == ("head", "of head")
     assert not fit.called
-    printed = capsys.readouterr().out
-    assert printed.startswith(said or "Cross-validated accuracy of 'head': 0.0% ")
-    assert printed.endswith(
-        "optimistic, since its setting was chosen on these photos\n"
-    )
+    out = printed()
+    assert out.startswith(said or "Cross-validated accuracy of 'head': 0.0% ")
+    assert out.endswith("optimistic, since its setting was chosen on these photos\n")
 
 
 def test_a_selected_head_is_fitted_on_its_out_of_fold_predictions(committed):
@@ -1081,7 +1078,7 @@ def test_a_test_photo_that_corrections_leave_out_still_counts_in_one_row(committ
     ],
 )
 def test_the_last_cell_says_what_selected_the_model_and_the_lowest_recalls(
-    committed, capsys, n_classes, metric, lowest
+    committed, printed, n_classes, metric, lowest
 ):
     """In each class are two photos, and one photo of the second class is an error."""
     codes = np.repeat(np.arange(n_classes), 2)
@@ -1107,7 +1104,7 @@ def test_the_last_cell_says_what_selected_the_model_and_the_lowest_recalls(
         **dict.fromkeys(["correct", "head_correct", "covered"], correct),
         **dict.fromkeys(["left_out", "divided"], images[:0]),
     )
-    said = capsys.readouterr().out
+    said = printed()
     balanced = 1 - 0.5 / n_classes
     best = evaluation.best_hyperparameters(results)
     figures = f"{metric} {evaluation.accuracy_by_other_folds(results):.2%}"

@@ -10,7 +10,6 @@ import json
 import re
 import shutil
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,6 +17,7 @@ import plotly.express as px
 import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
+from conftest import ROOT
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from plotly.offline import get_plotlyjs
@@ -741,12 +741,12 @@ def test_a_picture_is_saved_and_shown_at_half_its_size(
 
 
 def test_without_chrome_the_first_figure_carries_the_reason_and_the_script_each_time(
-    figures, shown, monkeypatch, tmp_path, capsys
+    figures, shown, monkeypatch, tmp_path, printed
 ):
     monkeypatch.setattr(plots, "_first", {})
     for name in ("first", "second", "third", "first"):
         plots.show(figures["counts 20"], name, tmp_path)
-    assert capsys.readouterr().out == "No Chrome.\n" * 2
+    assert printed() == "No Chrome.\n" * 2
     assert {tuple(data) for data in shown} == {
         ("application/vnd.plotly.v1+json", "text/html")
     }
@@ -807,7 +807,7 @@ def test_a_readme_that_no_run_has_written_stays_as_it_is(text, picture, tmp_path
 
 
 def test_the_committed_readme_is_the_one_that_a_run_writes(tmp_path):
-    there = Path(__file__).parents[1] / "plotly_plots"
+    there = ROOT / "plotly_plots"
     for path in [*there.glob("*.html"), *there.glob("*.png")]:
         shutil.copy(path, tmp_path)
     plots.write_contents(tmp_path)

@@ -30,14 +30,14 @@ ROOT = Path(progress.__file__).parents[1]
 # --- Progress bars --------------------------------------------------------------------
 
 
-def test_on_a_terminal_a_bar_shows_the_time_left_and_goes(capsys):
+def test_on_a_terminal_a_bar_shows_the_time_left_and_goes(printed):
     with progress.bar(4, "Trying", "step") as bar:
         bar.mininterval = 0
         bar.update(2)
-        shown = capsys.readouterr().out
+        shown = printed()
     assert "Trying:  50%|" in shown
     assert "2/4 [00:00<00:00" in shown
-    assert capsys.readouterr().out.rpartition("\r")[0].split("\r")[-1].strip() == ""
+    assert printed().rpartition("\r")[0].split("\r")[-1].strip() == ""
 
 
 def test_in_a_notebook_a_bar_leaves_nothing_and_keeps_what_is_printed():

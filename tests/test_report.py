@@ -5,12 +5,11 @@ import functools
 import io
 import json
 import re
-from pathlib import Path
 
 import nbformat
 import pandas as pd
 import pytest
-from conftest import CLASSES, draw
+from conftest import CLASSES, ROOT, draw
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
@@ -66,7 +65,7 @@ def test_a_page_holds_text_tables_photos_and_each_plot_with_the_script_once(run)
     assert png(0) not in page, "the plots are live"
     assert png(1) in page, "a photo of the owner stays in the report"
     assert "<td>0.942</td>" in page
-    svg = (Path(__file__).parents[1] / "docs" / "idea.svg").read_bytes()
+    svg = (ROOT / "docs" / "idea.svg").read_bytes()
     assert base64.b64encode(svg).decode() in page
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import joblib
 import numpy as np
 import tensorflow as tf
+from conftest import ROOT
 
 import scenes
 from scenes import photos
 
-ROOT = Path(__file__).parents[1]
 SHOW = """
 import os
 import tensorflow as tf

@@ -204,7 +204,7 @@ def test_a_possible_setting_is_the_number_or_text_that_it_is(name, value):
         ({"GROUPS": "b.csv"}, ["groups"]),
     ],
 )
-def test_a_repeated_run_says_what_is_not_as_it_was(changed, told, capsys, monkeypatch):
+def test_a_repeated_run_says_what_is_not_as_it_was(changed, told, printed, monkeypatch):
     for name in ("a.csv", "b.csv", "g.CSV", "w.h5"):
         Path(name).write_text(name)
     monkeypatch.setattr(base_model, "check_weights", str)
@@ -213,20 +213,20 @@ def test_a_repeated_run_says_what_is_not_as_it_was(changed, told, capsys, monkey
     recorded = {"versions": scenes.VERSIONS, "photos": "of another room"}
     recorded |= settings.hash_files(given)
     settings.check_settings({**given, **changed, "recorded": recorded})
-    said = capsys.readouterr().out.splitlines()
+    said = printed().splitlines()
     assert len(said) == len(told)
     for line, name in zip(said, told, strict=True):
         assert re.match(
             f"This run does not repeat the recorded one: {name} .*, not ", line
         )
     settings.check_settings({**given, **changed})
-    assert capsys.readouterr().out == ""
+    assert printed() == ""
 
 
-def test_a_run_of_other_versions_is_told(capsys):
+def test_a_run_of_other_versions_is_told(printed):
     recorded = {"versions": scenes.VERSIONS | {"keras": "1"}}
     settings.check_settings({**SETTINGS, "recorded": recorded})
-    assert "versions {" in capsys.readouterr().out
+    assert "versions {" in printed()
 
 
 # --- What else the numbers depend on --------------------------------------------------

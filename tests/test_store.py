@@ -97,20 +97,20 @@ HARMS = {
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_damaged_entry_is_missing_with_a_word_and_replaced(entry, harm, capsys):
+def test_a_damaged_entry_is_missing_with_a_word_and_replaced(entry, harm, printed):
     entry.put(ARRAYS)
     HARMS[harm](path_of(entry))
     assert entry.get(SCHEMA) is None
-    said = capsys.readouterr().out
+    said = printed()
     assert said.startswith(f"This is computed again: {path_of(entry)} cannot be read")
     assert said.count("\n") == 1
     entry.put(ARRAYS)
     assert entry.get(SCHEMA) is not None
-    assert capsys.readouterr().out == ""
+    assert printed() == ""
 
 
 def test_what_vanishes_between_two_calls_is_missing_and_stops_nothing(
-    entry, maps, cache, monkeypatch, capsys
+    entry, maps, cache, monkeypatch, printed
 ):
     """Another run drops it after this one has seen it."""
     entry.put(ARRAYS)
@@ -136,7 +136,7 @@ def test_what_vanishes_between_two_calls_is_missing_and_stops_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "glob", find_and_drop)
         store.prune(cache, KIND, keep=0)
-    assert capsys.readouterr().out == ""
+    assert printed() == ""
 
 
 def test_a_failed_put_leaves_what_was_there(entry, cache, monkeypatch):
@@ -296,7 +296,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("what", FOREIGN)
 def test_a_users_own_file_is_never_read_replaced_or_deleted(
-    entry, maps, cache, what, capsys
+    entry, maps, cache, what, printed
 ):
     """Under any name: also under that of an entry, a part or a mapped array."""
     mapped = put_blocks(maps)
@@ -312,12 +312,12 @@ def test_a_users_own_file_is_never_read_replaced_or_deleted(
     assert entry.get(SCHEMA) is None
     assert entry.get(SCHEMA, "part") is None
     assert maps.map() is None
-    assert capsys.readouterr().out == ""
+    assert printed() == ""
     for part in ("", "part"):
         entry.put(ARRAYS, part)
     if path.name in taken:
         assert_array_equal(put_blocks(maps), mapped)
-    told = capsys.readouterr().out.splitlines()
+    told = printed().splitlines()
     stays = "was not written by this project: it stays, and nothing is kept."
     assert told == [f"{cache / name} {stays}" for name in taken]
     entry.drop()

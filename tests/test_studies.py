@@ -6,14 +6,13 @@ computed.
 import importlib
 import itertools
 import re
-from pathlib import Path
 from unittest.mock import Mock
 
 import few_photos
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CLASSES, draw
+from conftest import CLASSES, ROOT, draw
 from numpy.testing import assert_allclose
 from PIL import Image
 from search import fake_training
@@ -28,7 +27,6 @@ from scenes import calibration, dataset, evaluation, grid_search
 from scenes.settings import GridOptions
 from studies import common, label_noise, large_search, unknown_classes
 
-ROOT = Path(__file__).parents[1]
 BENCHMARK = (ROOT / "tools" / "BENCHMARK.md").read_text("utf-8")
 STUDIES = ["label_noise", "large_search", "mobile_export", "unknown_classes"]
 # The class that each one is confused with most.

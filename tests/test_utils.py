@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import requests
-from conftest import draw, read_table
+from conftest import draw, make_table, read_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
@@ -153,16 +153,16 @@ def photos_in(**splits: str) -> pd.DataFrame:
     ],
 )
 def test_how_many_copies_are_left_out_is_said_and_no_class_vanishes(
-    images, said, refused, capsys
+    images, said, refused, printed
 ):
     if refused:
         with pytest.raises(ValueError, match=refused):
             utils.drop_leaks(images)
     else:
         utils.drop_leaks(images)
-    printed = capsys.readouterr().out
-    assert printed.startswith(said)
-    assert len(printed.splitlines()) == bool(said)
+    out = printed()
+    assert out.startswith(said)
+    assert len(out.splitlines()) == bool(said)
 
 
 def test_the_audit_finds_the_known_copies_by_the_bundled_digests(bundled):
@@ -271,14 +271,7 @@ def test_the_same_share_of_each_class_is_set_apart_within_one_photo(
     sizes, name, ratio, seed
 ):
     classes = [f"class {i:02}" for i in range(len(sizes))]
-    labels = np.repeat(classes, sizes)
-    images = pd.DataFrame(
-        {
-            "label": pd.Categorical(labels, classes),
-            "split": pd.Categorical(["train"] * len(labels), scenes.SPLITS),
-            "group": [f"{i:032}" for i in range(len(labels))],
-        }
-    )
+    images = make_table(np.repeat(classes, sizes), classes)
     split = SET_APART[name](images, ratio, seed=seed)
     taken = split[split["split"] == name]["label"].value_counts()[classes]
     assert (np.abs(taken.to_numpy() - np.array(sizes) / round(1 / ratio)) < 1).all()
@@ -326,13 +319,13 @@ def test_an_impossible_share_is_refused_by_name(drawn):
         ),
     ],
 )
-def test_what_becomes_a_split_is_said(name, ratio, said, drawn, capsys):
+def test_what_becomes_a_split_is_said(name, ratio, said, drawn, printed):
     images = read_table(drawn)
-    capsys.readouterr()
+    printed()
     SET_APART[name](images[images["split"] == "train"], ratio)
-    printed = capsys.readouterr().out
-    assert printed.startswith(said)
-    assert len(printed.splitlines()) == 1
+    out = printed()
+    assert out.startswith(said)
+    assert len(out.splitlines()) == 1
 
 
 @pytest.mark.parametrize("given", [True, False])
@@ -415,14 +408,14 @@ def test_show_images_takes_any_title_as_text(gallery):
     assert shown == [*titles[:2], "caf\\udce9.jpg", *titles[3:]]
 
 
-def test_photos_are_shown_if_there_are_files(gallery, capsys):
+def test_photos_are_shown_if_there_are_files(gallery, printed):
     images = pd.DataFrame({"file": list(map(str, gallery))})
     assert len(utils.show_photos(images, ["a"] * 7).axes) == 7
-    assert capsys.readouterr().out == ""
+    assert printed() == ""
     assert utils.show_photos(images[:0], []) is None
-    assert capsys.readouterr().out == "Nothing found.\n"
+    assert printed() == "Nothing found.\n"
     assert utils.show_photos(images.assign(file=None), ["a"] * 7) is None
-    assert capsys.readouterr().out.startswith("With the photos, ")
+    assert printed().startswith("With the photos, ")
 
 
 def test_examples_are_errors_and_unsure_photos_or_those_that_scikit_learn_ships():
@@ -450,19 +443,19 @@ def test_examples_are_errors_and_unsure_photos_or_those_that_scikit_learn_ships(
 
 
 def test_the_first_photos_of_a_folder_are_shown_under_their_predictions(
-    classifier, tmp_path, monkeypatch, capsys
+    classifier, tmp_path, monkeypatch, printed
 ):
     """The others are neither read nor drawn, and how many there are is said."""
     assert utils.show_predictions(classifier, tmp_path / "none") is None
-    assert capsys.readouterr().out.startswith("Put photos into ")
+    assert printed().startswith("Put photos into ")
     (tmp_path / "b.heic").touch()
     assert utils.show_predictions(classifier, tmp_path) is None
-    said = capsys.readouterr().out
+    said = printed()
     assert "b.heic (HEIC, raw" in said
     assert said.endswith(f"There is no photo in {tmp_path}/.\n")
     (tmp_path / "a.jpg").touch()
     assert utils.show_predictions(classifier, tmp_path) is None
-    assert "a.jpg cannot be read as a photo: " in capsys.readouterr().out
+    assert "a.jpg cannot be read as a photo: " in printed()
     for number in range(40):
         Image.fromarray(draw(number)).save(tmp_path / f"{number:02}.png")
     read, read_photo = [], photos.read_photo
@@ -475,7 +468,7 @@ def test_the_first_photos_of_a_folder_are_shown_under_their_predictions(
     assert_array_equal(drawn[35].images[0].get_array(), draw(35))
     first = scenes.classifier.predict(classifier, tmp_path / "00.png")
     assert drawn[0].get_title().startswith(first["label"][0])
-    assert "The first 36 of 41 photos are shown.\n" in capsys.readouterr().out
+    assert "The first 36 of 41 photos are shown.\n" in printed()
 
 
 # --- Tables and lines -----------------------------------------------------------------
