@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, settings
+from numpy.random import default_rng
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +24,7 @@ import scenes  # isort: skip  (first: it keeps TensorFlow's logs out of the outp
 
 import keras
 import tensorflow as tf
+from keras import layers
 
 import scenes.classifier
 from scenes import (
@@ -104,7 +106,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def draw(seed: int, *, width: int = 40, height: int = 30) -> np.ndarray:
     """Return the pixels of a photo: 3 x 4 fields of random colours."""
-    fields = np.random.default_rng(seed).integers(0, 256, (3, 4, 3)).astype("uint8")
+    fields = default_rng(seed).integers(0, 256, (3, 4, 3)).astype("uint8")
     return np.array(
         Image.fromarray(fields).resize((width, height), Image.Resampling.NEAREST)
     )
@@ -175,7 +177,7 @@ def real_photos():
 # --- Models ---------------------------------------------------------------------------
 
 
-class CountPhotos(keras.layers.Layer):
+class CountPhotos(layers.Layer):
     """
     Passes its input on and counts the photos in it, outside of the model's weights.
     """
@@ -190,19 +192,17 @@ class CountPhotos(keras.layers.Layer):
         return shape
 
 
-def small_base_model(seed: int, *layers: keras.layers.Layer) -> keras.Model:
+def small_base_model(seed: int, *first: layers.Layer) -> keras.Model:
     """
     Return a model in the place of MobileNetV2 that tells photos apart and is fast.
     """
     photos = x = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3))
     spread = keras.initializers.RandomNormal(stddev=2.0, seed=seed)
-    dense = keras.layers.Dense(
-        N_FEATURES, activation="relu6", kernel_initializer=spread
-    )
+    dense = layers.Dense(N_FEATURES, activation="relu6", kernel_initializer=spread)
     for layer in (
-        *layers,
-        keras.layers.AveragePooling2D(112),
-        keras.layers.Flatten(),
+        *first,
+        layers.AveragePooling2D(112),
+        layers.Flatten(),
         dense,
     ):
         x = layer(x)
@@ -212,19 +212,17 @@ def small_base_model(seed: int, *layers: keras.layers.Layer) -> keras.Model:
 def small_head(classes: int) -> keras.Sequential:
     """Return a head with dropout that tells the features of photos apart."""
     spread = keras.initializers.RandomNormal(stddev=0.05, seed=0)
-    dense = keras.layers.Dense(classes, activation="softmax", kernel_initializer=spread)
-    return keras.Sequential(
-        [keras.Input((N_FEATURES,)), keras.layers.Dropout(0.1), dense]
-    )
+    dense = layers.Dense(classes, activation="softmax", kernel_initializer=spread)
+    return keras.Sequential([keras.Input((N_FEATURES,)), layers.Dropout(0.1), dense])
 
 
-def spread_weights(layer: keras.layers.Layer, rng: np.random.Generator) -> None:
+def spread_weights(layer: layers.Layer, rng: np.random.Generator) -> None:
     """
     Draw a convolution's weights as He does: Keras's own shrink what passes, layer by
     layer.
     """
     shape = layer.kernel.shape
-    depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+    depthwise = isinstance(layer, layers.DepthwiseConv2D)
     inputs = shape[0] * shape[1] * (1 if depthwise else shape[2])
     layer.set_weights([rng.normal(0, np.sqrt(2 / inputs), shape)])
 
@@ -236,29 +234,27 @@ def small_network(seed: int) -> keras.Model:
 
     Frozen; BatchNormalization has statistics that matter; features spread over 0 to 6.
     """
-    rng = np.random.default_rng(seed)
+    rng = default_rng(seed)
     photos = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3))
-    x = keras.layers.AveragePooling2D(32)(photos)
+    x = layers.AveragePooling2D(32)(photos)
     convolutions = {
-        "block_15_project": keras.layers.Conv2D(160, 1, use_bias=False),
-        "block_16_expand": keras.layers.Conv2D(24, 1, use_bias=False),
-        "block_16_depthwise": keras.layers.DepthwiseConv2D(
-            3, padding="same", use_bias=False
-        ),
-        "block_16_project": keras.layers.Conv2D(32, 1, use_bias=False),
-        "Conv_1": keras.layers.Conv2D(N_FEATURES, 1, use_bias=False),
+        "block_15_project": layers.Conv2D(160, 1, use_bias=False),
+        "block_16_expand": layers.Conv2D(24, 1, use_bias=False),
+        "block_16_depthwise": layers.DepthwiseConv2D(3, padding="same", use_bias=False),
+        "block_16_project": layers.Conv2D(32, 1, use_bias=False),
+        "Conv_1": layers.Conv2D(N_FEATURES, 1, use_bias=False),
     }
     for name, layer in convolutions.items():
         layer.name = name
-        norm = keras.layers.BatchNormalization(name=f"{name}_BN")
+        norm = layers.BatchNormalization(name=f"{name}_BN")
         x = norm(layer(x))
         spread_weights(layer, rng)
         gamma, variance = rng.uniform(0.8, 1.2, (2, *norm.gamma.shape))
         beta, mean = rng.normal(0, 0.1, (2, *norm.gamma.shape))
         norm.set_weights([gamma, beta, mean, variance])
         if not name.endswith("project"):
-            x = keras.layers.ReLU(6.0, name=f"{name}_relu")(x)
-    model = keras.Model(photos, keras.layers.GlobalAveragePooling2D()(x))
+            x = layers.ReLU(6.0, name=f"{name}_relu")(x)
+    model = keras.Model(photos, layers.GlobalAveragePooling2D()(x))
     model.trainable = False
     return model
 
@@ -289,9 +285,9 @@ def count(base):
 def random_base_model():
     """Return MobileNetV2 with random weights whose features spread over 0 to 6."""
     model = base_model.build_base_model(None)
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     for layer in model.layers:
-        if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
+        if isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D):
             spread_weights(layer, rng)
     return model
 

@@ -23,6 +23,7 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
+from numpy.random import default_rng
 from sklearn.utils.class_weight import compute_class_weight
 
 import scenes
@@ -36,10 +37,8 @@ def make_photos(
     """
     Return features from 0 to 6, most of them small, of classes that overlap; labels.
     """
-    centres = np.random.default_rng(1).gamma(
-        0.5, 0.2, (n_classes, base_model.N_FEATURES)
-    )
-    rng = np.random.default_rng(seed)
+    centres = default_rng(1).gamma(0.5, 0.2, (n_classes, base_model.N_FEATURES))
+    rng = default_rng(seed)
     labels = rng.permutation(np.arange(n) % n_classes)
     features = centres[labels] + rng.gamma(0.5, 1.0, (n, base_model.N_FEATURES))
     return np.clip(features, 0, 6).astype("float32"), labels
@@ -112,7 +111,7 @@ def fake_training(X, y, rows, options, fold, part=""):
         "epoch": range(1, options.epochs + 1),
     }
     table = pd.MultiIndex.from_product(axes.values(), names=axes).to_frame(index=False)
-    rng = np.random.default_rng([options.seed, fold])
+    rng = default_rng([options.seed, fold])
     for name in scenes.METRICS:
         table[name] = rng.random(len(table), dtype="float32")
     return table, part

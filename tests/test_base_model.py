@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from keras import layers
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
 
 from scenes import base_model, heads, settings
@@ -32,7 +34,7 @@ def test_the_base_model_maps_photos_to_1280_frozen_features(random_base_model):
     assert random_base_model.input_shape == (None, 224, 224, 3)
     assert random_base_model.output_shape == (None, 1280)
     assert not random_base_model.trainable_weights
-    photos = np.random.default_rng(0).uniform(-1, 1, (2, 224, 224, 3)).astype("float32")
+    photos = default_rng(0).uniform(-1, 1, (2, 224, 224, 3)).astype("float32")
     before = random_base_model.get_weights()
     features = random_base_model(photos, training=True).numpy()
     assert_array_equal(features, random_base_model(photos, training=False))
@@ -111,7 +113,7 @@ def test_rounding_moves_the_test_accuracy_by_at_most_a_fifth_of_a_point(bundled)
     rows = np.concatenate([train, test])
     y, rounded = images["label"].cat.codes.to_numpy()[rows], rounded[rows]
     root = np.sqrt(rounded / 6) * 255
-    root += np.random.default_rng(0).uniform(-0.5, 0.5, root.shape).astype("float32")
+    root += default_rng(0).uniform(-0.5, 0.5, root.shape).astype("float32")
     unrounded = 6 * (np.clip(root, 0, 255) / 255) ** 2
     unrounded[rounded == 0] = 0  # most zeros are the ReLU's
     assert np.abs(unrounded - rounded).max() > 0.01
@@ -135,13 +137,13 @@ def convolutions() -> keras.Model:
     Return convolutions with groups, a multiplier or another epsilon.
     """
     x = image = keras.Input((9, 9, 3))
-    norm, relu = keras.layers.BatchNormalization, keras.layers.ReLU(6.0)
-    x = relu(norm()(keras.layers.Conv2D(4, 3, use_bias=False)(x)))
+    norm, relu = layers.BatchNormalization, layers.ReLU(6.0)
+    x = relu(norm()(layers.Conv2D(4, 3, use_bias=False)(x)))
     x = norm(epsilon=0.1)(
-        keras.layers.DepthwiseConv2D(3, depth_multiplier=2, use_bias=False)(x)
+        layers.DepthwiseConv2D(3, depth_multiplier=2, use_bias=False)(x)
     )
-    y = norm()(keras.layers.Conv2D(8, 1, groups=2, use_bias=False)(x))
-    return keras.Model(image, keras.layers.Add()([keras.layers.Conv2D(8, 1)(x), y]))
+    y = norm()(layers.Conv2D(8, 1, groups=2, use_bias=False)(x))
+    return keras.Model(image, layers.Add()([layers.Conv2D(8, 1)(x), y]))
 
 
 def randomize(model: keras.Model) -> keras.Model:
@@ -149,13 +151,13 @@ def randomize(model: keras.Model) -> keras.Model:
     Return the model with random weights; Keras's own make batch normalization the
     identity.
     """
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     for layer in model.layers:
         shapes = [weight.shape for weight in layer.get_weights()]
-        if isinstance(layer, keras.layers.BatchNormalization):
+        if isinstance(layer, layers.BatchNormalization):
             layer.set_weights([rng.uniform(0.5, 1.5, shape) for shape in shapes])
         else:
-            inputs = 9 if isinstance(layer, keras.layers.DepthwiseConv2D) else 0
+            inputs = 9 if isinstance(layer, layers.DepthwiseConv2D) else 0
             spread = [np.sqrt(2 / (inputs or np.prod(shape[:-1]))) for shape in shapes]
             layer.set_weights(
                 [rng.normal(0, *pair) for pair in zip(spread, shapes, strict=True)]
@@ -167,7 +169,7 @@ def test_a_copy_has_weights_of_its_own_and_computes_in_float32():
     """Of models of both kinds; the layers keep their names."""
     keras.config.set_dtype_policy("mixed_float16")
     functional = randomize(convolutions())
-    sequential = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    sequential = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
     keras.config.set_dtype_policy("float32")
     for model in (functional, sequential):
         before = model.get_weights()
@@ -190,9 +192,7 @@ def test_folded_is_unfolded_to_float_precision(kind, request):
     before = model.get_weights()
     folded = base_model.fold_batch_norm(model)
     images = (
-        np.random.default_rng(1)
-        .uniform(-1, 1, (4, *model.input_shape[1:]))
-        .astype("float32")
+        default_rng(1).uniform(-1, 1, (4, *model.input_shape[1:])).astype("float32")
     )
     cuts = ["block_1_expand", "block_10_expand", "Conv_1"] if kind != "small" else []
     answers = []
@@ -203,27 +203,23 @@ def test_folded_is_unfolded_to_float_precision(kind, request):
         assert np.std(right) > 0.01
         most = 1e-4 * np.abs(right).max()
         assert_allclose(found, right, rtol=0, atol=most)
-    assert not any(
-        isinstance(x, keras.layers.BatchNormalization) for x in folded.layers
-    )
+    assert not any(isinstance(x, layers.BatchNormalization) for x in folded.layers)
     assert not folded.trainable_weights
     for weight, same in zip(model.get_weights(), before, strict=True):
         assert_array_equal(weight, same)
 
 
 UNFOLDABLE = {
-    "no convolution": lambda x, y, norm: norm(keras.layers.Dense(3)(x)),
+    "no convolution": lambda x, y, norm: norm(layers.Dense(3)(x)),
     "an activation inside": lambda x, y, norm: norm(
-        keras.layers.Conv2D(3, 1, activation="relu")(x)
+        layers.Conv2D(3, 1, activation="relu")(x)
     ),
     "no convolution at all": lambda x, y, norm: norm(x),
-    "something between": lambda x, y, norm: norm(keras.layers.ReLU()(y)),
-    "another reader": lambda x, y, norm: keras.layers.Add()([norm(y), y]),
-    "an earlier reader": lambda x, y, norm: keras.layers.Add()(
-        [keras.layers.ReLU()(y), norm(y)]
-    ),
-    "two of them": lambda x, y, norm: keras.layers.Add()(
-        [norm(y), keras.layers.BatchNormalization(name="norm_2")(y)]
+    "something between": lambda x, y, norm: norm(layers.ReLU()(y)),
+    "another reader": lambda x, y, norm: layers.Add()([norm(y), y]),
+    "an earlier reader": lambda x, y, norm: layers.Add()([layers.ReLU()(y), norm(y)]),
+    "two of them": lambda x, y, norm: layers.Add()(
+        [norm(y), layers.BatchNormalization(name="norm_2")(y)]
     ),
     "an output of the model": lambda x, y, norm: [norm(y), y],
 }
@@ -234,8 +230,8 @@ TOLD = "norm cannot be folded: it must directly follow a convo|names should be u
 def test_what_cannot_be_folded_is_refused(fault):
     image = keras.Input((8, 8, 3))
     norm, y = (
-        keras.layers.BatchNormalization(name="norm"),
-        keras.layers.Conv2D(3, 1, use_bias=False)(image),
+        layers.BatchNormalization(name="norm"),
+        layers.Conv2D(3, 1, use_bias=False)(image),
     )
     model = keras.Model(image, UNFOLDABLE[fault](image, y, norm))
     with pytest.raises(ValueError, match=TOLD):

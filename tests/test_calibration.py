@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from conftest import held_out
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
 
 from scenes import calibration
@@ -46,7 +47,7 @@ def test_photos_of_the_same_confidence_share_a_bin_and_the_error_is_weighted_by_
 
 @pytest.mark.parametrize("photos", [3, 100, 3001])
 def test_reliability_has_15_bins_of_as_many_photos_as_there_are(photos):
-    confidence = np.random.default_rng(0).uniform(0.4, 1, photos)
+    confidence = default_rng(0).uniform(0.4, 1, photos)
     table = calibration.reliability(*with_confidence(list(confidence), [1] * photos))
     assert len(table) == min(photos, 15)
     assert table["photos"].sum() == photos
@@ -61,7 +62,7 @@ def drawn_probabilities(
     temperature: float, n: int = 20_000
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return probabilities that are too sure by a known temperature, and labels."""
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     honest = rng.dirichlet(np.full(4, 0.5), n)
     labels = (
         (honest.cumsum(axis=1) < rng.random((len(honest), 1))).sum(axis=1).clip(0, 3)
@@ -168,7 +169,7 @@ def test_few_photos_need_confidence_and_many_one_wrong_answer_more(
 def test_few_photos_promise_more_than_others_keep_half_as_often_as_the_best_coverage():
     """Of the Intel model: 83 photos of the validation set judged by the others."""
     probabilities, y = held_out()
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     selective = []
     for _ in range(100):
         few = np.isin(np.arange(len(y)), rng.permutation(len(y))[:83])

@@ -30,6 +30,8 @@ from conftest import (
     small_head,
     small_network,
 )
+from keras import layers
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
 from pandas.testing import assert_frame_equal
 from PIL import Image
@@ -232,7 +234,7 @@ def test_a_saved_classifier_works_in_a_new_process_with_keras_alone(album, tmp_p
 
 
 def noise():
-    return np.random.default_rng(0).integers(0, 256, (4, 50, 60, 3)).astype("float32")
+    return default_rng(0).integers(0, 256, (4, 50, 60, 3)).astype("float32")
 
 
 def answers(model):
@@ -406,7 +408,7 @@ def test_of_two_photos_side_by_side_each_class_is_seen_on_its_half(
     """
     images, _ = features.load_bundled_features()
     images = images[images["split"] == "test"].assign(label=images["label"].astype(str))
-    rng, paths, pairs = np.random.default_rng(0), [], []
+    rng, paths, pairs = default_rng(0), [], []
     for number in range(50):
         pairs.append(rng.choice(6, 2, replace=False))
         names = [
@@ -472,7 +474,7 @@ def other_classes(saved, path, classes):
 
 
 def other_outputs(saved, path):
-    keras.Sequential([keras.Input((4,)), keras.layers.Dense(10)]).save(path)
+    keras.Sequential([keras.Input((4,)), layers.Dense(10)]).save(path)
 
 
 def fewer_outputs(saved, path):
@@ -548,14 +550,12 @@ def test_a_lambda_in_a_file_is_not_run(tmp_path, monkeypatch):
         base_model, "fold_batch_norm", lambda base: base
     )  # it is safe, too
     photo = keras.Input((224, 224, 3))
-    x = keras.layers.Lambda(
+    x = layers.Lambda(
         lambda x: (open(__import__("os").environ["PROOF"], "w").close(), x)[1],
         output_shape=photo.shape[1:],
     )(photo)
-    base = keras.Model(photo, keras.layers.GlobalAveragePooling2D()(x))
-    head = keras.Sequential(
-        [keras.Input((3,)), keras.layers.Dense(6, activation="softmax")]
-    )
+    base = keras.Model(photo, layers.GlobalAveragePooling2D()(x))
+    head = keras.Sequential([keras.Input((3,)), layers.Dense(6, activation="softmax")])
     build_classifier(base, head, CLASSES).save(path)
     proof.unlink(missing_ok=True)
     with pytest.raises(ValueError, match=r"(?s)no saved classifier: .*safe_mode"):

@@ -10,6 +10,7 @@ from unittest.mock import Mock
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.random import default_rng
 from pandas.testing import assert_frame_equal, assert_series_equal
 from PIL import Image
 from test_photos import PHOTO, UNREADABLE
@@ -17,6 +18,7 @@ from test_photos import PHOTO, UNREADABLE
 import scenes
 import utils
 from scenes import dataset, files, folders, grid_search
+from scenes.dataset import find_shortcut
 
 # --- Digests --------------------------------------------------------------------------
 
@@ -102,7 +104,7 @@ def test_unreadable_photos_are_named_and_left_out_unless_they_are_many(
 def measured(shortcut: str, sizes: tuple[int, int]) -> pd.DataFrame:
     """Return a table of two classes, which one of the measures tells apart."""
     of_b = np.repeat([False, True], sizes)
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     images = pd.DataFrame(
         {"label": pd.Categorical.from_codes(of_b.astype(int), ["a", "b"])}
     )
@@ -127,12 +129,11 @@ def test_a_class_that_is_known_by_no_content_is_said_with_the_accuracies(
     shortcut, printed
 ):
     images = measured(shortcut, (60, 40))
-    find = dataset.find_shortcut
-    assert find(images, in_folds(images), 0.95) > 0.9
+    assert find_shortcut(images, in_folds(images), 0.95) > 0.9
     said = printed()
     assert re.match(r"Brightness, .* reach (9\d.\d|100.0)% \(chance: 60.0%, head", said)
     assert "head: 95.0%): the classes may be recognized by how" in said
-    assert find(images, in_folds(images), 0.95, class_weight="balanced") > 0.9
+    assert find_shortcut(images, in_folds(images), 0.95, class_weight="balanced") > 0.9
     assert "(chance: 50.0%, head: 95.0%)" in printed()
 
 
@@ -141,22 +142,22 @@ def test_photos_in_no_fold_do_not_count_in_the_accuracy_without_content():
     splits = in_folds(images)
     others = images.assign(label=images["label"].cat.codes.map({0: "b", 1: "a"}))
     both = pd.concat([images, others.astype({"label": "category"})])
-    find = dataset.find_shortcut
-    assert find(both, splits, 0.95) == find(images, splits, 0.95) > 0.9
+    assert (
+        find_shortcut(both, splits, 0.95) == find_shortcut(images, splits, 0.95) > 0.9
+    )
 
 
 def test_nothing_is_said_of_measures_that_gain_little_or_are_not_known(printed):
     images = measured("none", (80, 20))
     splits = in_folds(images)
-    find = dataset.find_shortcut
-    assert find(images, splits, 0.9) == pytest.approx(0.8, abs=0.05)
-    assert np.isnan(find(images.drop(columns="brightness"), splits, 0.9))
+    assert find_shortcut(images, splits, 0.9) == pytest.approx(0.8, abs=0.05)
+    assert np.isnan(find_shortcut(images.drop(columns="brightness"), splits, 0.9))
     assert printed() == ""
 
 
 def test_nothing_is_said_of_measures_that_gain_nothing_beside_a_poor_head(printed):
     images = measured("none", (60, 40))
-    accuracy = dataset.find_shortcut(images, in_folds(images), 0.2)
+    accuracy = find_shortcut(images, in_folds(images), 0.2)
     assert 0.4 < accuracy < 0.6, "below chance, but above the middle of both"
     assert printed() == ""
 
@@ -167,17 +168,16 @@ def test_with_class_weights_the_accuracy_without_content_is_balanced(monkeypatch
     forest = Mock(predict=lambda seen: np.zeros(len(seen)))
     monkeypatch.setattr(dataset, "RandomForestClassifier", lambda **_: forest)
     splits = in_folds(images)
-    find = dataset.find_shortcut
-    assert find(images, splits, 0.9) == pytest.approx(0.8)
-    balanced = find(images, splits, 0.9, class_weight="balanced")
+    assert find_shortcut(images, splits, 0.9) == pytest.approx(0.8)
+    balanced = find_shortcut(images, splits, 0.9, class_weight="balanced")
     assert balanced == pytest.approx(0.5)
 
 
 def test_half_of_what_the_head_gains_is_the_most_that_is_not_said(printed):
     images = measured("height", (60, 40))
-    accuracy = dataset.find_shortcut(images, in_folds(images), 2)
+    accuracy = find_shortcut(images, in_folds(images), 2)
     assert printed() == "", "of 1.4 above chance, it gains 0.4"
-    dataset.find_shortcut(images, in_folds(images), 2 * accuracy - 0.61)
+    find_shortcut(images, in_folds(images), 2 * accuracy - 0.61)
     assert printed() != ""
 
 
@@ -241,7 +241,7 @@ def test_copies_of_copies_are_one_group_that_is_called_by_its_least_digest():
 
 def test_copies_are_found_far_apart_in_the_table():
     """Not only within the blocks that are compared at once."""
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     thumbnails = rng.normal(size=(600, 256)).astype("float32")
     thumbnails /= np.linalg.norm(thumbnails, axis=1, keepdims=True)
     thumbnails[[300, 599]] = thumbnails[[3, 10]]
@@ -292,7 +292,7 @@ def test_look_alikes_of_more_than_a_tenth_of_a_class_are_told_not_kept_together(
     size, is_kept, printed
 ):
     """Ten photos of a class are kept together, however small it is; so are equal ones."""
-    noise = np.random.default_rng(0).normal(size=(size + 10, 256))
+    noise = default_rng(0).normal(size=(size + 10, 256))
     thumbnails = noise.astype("float32")
     thumbnails[50:61] = thumbnails[50]  # eleven of the first class
     thumbnails[size:] = thumbnails[size]  # all ten of the second one
@@ -407,7 +407,7 @@ def test_a_class_with_too_few_photos_is_named_with_the_settings_that_fit(
 @pytest.mark.parametrize("seed", [11, 41, 53])
 def test_many_copies_of_few_photos_are_split_as_the_check_has_said(seed):
     """A class needs 7 different photos, however many copies there are of some."""
-    copies = np.random.default_rng(seed).choice([1, 1, 1, 1, 10, 20], size=21)
+    copies = default_rng(seed).choice([1, 1, 1, 1, 10, 20], size=21)
     groups = np.repeat(np.arange(21), copies)
     images = pd.DataFrame({"group": groups, "split": "train"}).astype(str)
     images["label"] = pd.Categorical.from_codes(groups // 7, ["a", "b", "c"])

@@ -30,6 +30,8 @@ from conftest import (
     small_head,
     small_network,
 )
+from keras import layers
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from test_base_model import half_step
@@ -89,11 +91,7 @@ def test_features_equal_the_base_models_within_the_rounding(
         "e": (150, 150),
     }
     for seed, (name, (width, height)) in enumerate(sizes.items()):
-        noise = (
-            np.random.default_rng(seed)
-            .integers(0, 256, (height, width, 3))
-            .astype("uint8")
-        )
+        noise = default_rng(seed).integers(0, 256, (height, width, 3)).astype("uint8")
         mixed = (draw(seed, width=width, height=height) * 0.7 + noise * 0.3).astype(
             "uint8"
         )
@@ -184,7 +182,7 @@ def test_a_photo_that_vanishes_or_changes_in_the_middle_is_named(
     assert count() == len(images) - 16 + len(images)
 
 
-class MakesNumbersOfNaN(keras.layers.Layer):
+class MakesNumbersOfNaN(layers.Layer):
     """As the activation does on some processors."""
 
     def call(self, x):
@@ -194,9 +192,9 @@ class MakesNumbersOfNaN(keras.layers.Layer):
 @pytest.mark.parametrize(
     ("value", "layer"),
     [
-        (np.nan, keras.layers.Activation("linear")),
+        (np.nan, layers.Activation("linear")),
         (np.nan, MakesNumbersOfNaN()),
-        (0, keras.layers.Rescaling(np.inf)),
+        (0, layers.Rescaling(np.inf)),
     ],
 )
 def test_a_base_model_that_gives_nan_is_refused(extract, value, layer):
@@ -284,7 +282,7 @@ def test_rows_follow_the_table_whatever_its_order(drawn, extract, count):
     images = read_table(drawn)
     features = extract(images)
     assert count() == len(images) == 6 * 9 + 3
-    order = np.random.default_rng(0).permutation(len(images))[:30]
+    order = default_rng(0).permutation(len(images))[:30]
     assert_array_equal(extract(images.iloc[order]), features[order])
     assert count() == 0
 
@@ -379,7 +377,7 @@ def test_a_run_with_other_weights_leaves_the_features_of_the_first(
 def test_a_base_model_with_another_array_of_weights_is_another(drawn, tmp_path, number):
     """Its first, its last, or one between."""
     images = read_table(drawn).iloc[:4]
-    base = small_base_model(0, keras.layers.Dense(3), CountPhotos())
+    base = small_base_model(0, layers.Dense(3), CountPhotos())
     extract = functools.partial(extract_features, images, base, cache=tmp_path)
     before, seen = extract(), base.layers[2].seen
     weights = base.get_weights()
@@ -508,7 +506,7 @@ def test_the_bundled_features_are_compact_and_need_no_pickle():
 def test_a_file_of_features_keeps_any_classes(classes, base, tmp_path):
     images, path = make_table(classes, classes), tmp_path / "features.npz"
     images["group"] = images["digest"].to_numpy()[::-1]
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     X = base_model.STEPS[rng.integers(0, 256, (len(classes), 1280))]
     save_features(path, images, X, base)
     read, restored = load_bundled_features(path)
@@ -541,7 +539,7 @@ def fill(path, name, value):
 def test_a_damaged_file_of_features_is_refused_or_read_right(harm, base, tmp_path):
     path = tmp_path / "features.npz"
     images = make_table(["sea", "street", None])
-    X = np.random.default_rng(0).uniform(0, 6, (3, 1280))
+    X = default_rng(0).uniform(0, 6, (3, 1280))
     save_features(path, images, X, base)
     load_bundled_features(path)
     DAMAGES[harm](path) if harm in DAMAGES else fill(path, *harm)

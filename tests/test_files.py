@@ -23,6 +23,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from conftest import Payload, damage, zip_edges
+from numpy.random import default_rng
 
 import scenes.classifier
 from scenes import features, files, plots
@@ -38,7 +39,7 @@ def write(request, table, base, classifier, shown, monkeypatch):
     """
     figure = go.Figure(go.Scatter(y=np.arange(20_000)))  # too large for the small disk
     many = pd.concat([table] * 9, ignore_index=True)
-    X = np.random.default_rng(0).uniform(0, 6, (len(many), 1280))
+    X = default_rng(0).uniform(0, 6, (len(many), 1280))
     if request.param == "plot.html":
         monkeypatch.setattr(plots, "get_plotlyjs", str)  # an empty script has room
 
@@ -149,7 +150,7 @@ def test_an_interrupt_while_writing_leaves_the_old_file(tmp_path, error):
 def test_a_kill_while_writing_leaves_a_whole_file_and_the_next_run_works(tmp_path):
     """A child writes two versions in turn; 20 times it is killed at a random moment."""
     path = tmp_path / "arrays.npz"
-    rng, delays = np.random.default_rng(0), random.Random(0)
+    rng, delays = default_rng(0), random.Random(0)
     versions = [rng.integers(0, 256, (60, 1280)).astype("uint8") for _ in range(2)]
     files.write_arrays(path, {"features": versions[0]})
     killed_in_the_middle = 0
@@ -315,7 +316,7 @@ def test_an_array_that_is_missing_or_is_no_array_is_refused(arrays):
 def test_a_damaged_file_is_refused_or_read_right(arrays, seed):
     """1,500 cases: cut off somewhere, or with one to eight bytes changed."""
     good = arrays.read_bytes()
-    rng, edges, found = np.random.default_rng(seed), zip_edges(good), 0
+    rng, edges, found = default_rng(seed), zip_edges(good), 0
     for _ in range(500):
         arrays.write_bytes(damage(good, rng, edges))
         try:

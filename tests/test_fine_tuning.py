@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 from conftest import CLASSES, POLICIES, cell_sets, flip, read_table, small_network
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.utils.class_weight import compute_sample_weight
 from test_features import rewrite
@@ -190,7 +191,7 @@ def test_mobilenet_is_cut_before_the_first_layer_and_normalization_stays_frozen(
     head = build_head(6, dropout=0.0, weight_decay=0.0)
     base = base_model.copy_model(random_base_model)
     lower, model = fine_tuning.cut(base, head, "block_10_expand")
-    batch = np.random.default_rng(0).uniform(-1, 1, (2, 224, 224, 3)).astype("float32")
+    batch = default_rng(0).uniform(-1, 1, (2, 224, 224, 3)).astype("float32")
     whole = head(random_base_model(batch)).numpy()
     assert_allclose(model(lower(batch)).numpy(), whole, atol=1e-4)
     names = [layer.name for layer in base.layers]
@@ -221,7 +222,7 @@ def test_it_trains_as_the_whole_network_would(
     base, head, history = tune(head=start, epochs=1, weight_decay=20.0, seed=3)
 
     training = images[images["split"].isin(["train", "validation"])]
-    rng = np.random.default_rng([3, 0])
+    rng = default_rng([3, 0])
     rows = np.flatnonzero(training["split"] == "train")
     order, flipped = rng.permutation(rows), rng.integers(2, size=len(rows))
     pixels = read_photos(training.iloc[order], drawn_once)
@@ -654,7 +655,7 @@ def test_no_checkpoint_of_the_last_day_is_forgotten(tmp_path):
 def cross_fit(images, network, tmp_path):
     """Return a function that cross-fits training photos in two folds, and its data."""
     training = images[images["split"] != "test"]
-    X = np.random.default_rng(0).random((len(training), 1280), "float32")
+    X = default_rng(0).random((len(training), 1280), "float32")
     head_options = settings.HeadOptions(
         learning_rate=0.01, dropout=0.0, weight_decay=0.0, epochs=1
     )

@@ -28,16 +28,14 @@ def elsewhere(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path / "work")
 
 
-@pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("beside", ["intel-image-classification", "archive", "."])
-def test_find_photos_looks_beside_the_notebook(beside):
+def test_find_photos_looks_beside_the_notebook(elsewhere, beside):
     make(Path(beside), "train/a/1.jpg")
     assert folders.find_photos() == Path(beside)
 
 
-@pytest.mark.usefixtures("elsewhere")
 def test_find_photos_prefers_what_it_is_told_and_knows_the_home_folder(
-    drawn, monkeypatch
+    elsewhere, drawn, monkeypatch
 ):
     make(Path("archive"), "train/a/1.jpg")
     for name in ("HOME", "USERPROFILE"):
@@ -54,9 +52,10 @@ def test_find_photos_prefers_what_it_is_told_and_knows_the_home_folder(
             folders.find_photos(told)
 
 
-@pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("name", ["my_flower", "data/my_flovers", "Flowers"])
-def test_a_folder_that_is_not_there_is_asked_for_by_the_name_of_one_beside_it(name):
+def test_a_folder_that_is_not_there_is_asked_for_by_the_name_of_one_beside_it(
+    elsewhere, name
+):
     make(Path(name).parent, "my_flowers/a/1.jpg", "other/1.jpg")
     (Path(name).parent / "Flowers.zip").touch()
     meant = Path(name).parent / "my_flowers"
@@ -68,10 +67,9 @@ def test_a_folder_that_is_not_there_is_asked_for_by_the_name_of_one_beside_it(na
             folders.find_photos(other)
 
 
-@pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("place", ["intel", "datasets/x/intel"])
 def test_find_photos_finds_the_intel_photos_on_kaggles_machines(
-    monkeypatch, printed, place
+    elsewhere, monkeypatch, printed, place
 ):
     monkeypatch.setattr(folders, "KAGGLE_INPUT", Path("input"))
     assert folders.find_photos() is None
@@ -82,8 +80,7 @@ def test_find_photos_finds_the_intel_photos_on_kaggles_machines(
     assert printed() == f"Using the photos in input/{place}.\n"
 
 
-@pytest.mark.usefixtures("elsewhere")
-def test_a_file_in_the_place_of_the_photos_is_to_be_unpacked(monkeypatch):
+def test_a_file_in_the_place_of_the_photos_is_to_be_unpacked(elsewhere, monkeypatch):
     Path("photos.zip").write_bytes(b"PK")
     monkeypatch.setenv("INTEL_PHOTOS", "photos.zip")
     for told in ("photos.zip", None):
@@ -93,8 +90,9 @@ def test_a_file_in_the_place_of_the_photos_is_to_be_unpacked(monkeypatch):
             folders.find_photos(told)
 
 
-@pytest.mark.usefixtures("elsewhere")
-def test_a_name_with_a_tilde_that_is_there_is_not_the_home_folder(monkeypatch):
+def test_a_name_with_a_tilde_that_is_there_is_not_the_home_folder(
+    elsewhere, monkeypatch
+):
     monkeypatch.setenv("HOME", str(Path.cwd() / "home"))
     make(Path("home"), "photos/a/1.jpg", "photos/b/1.jpg")
     assert folders.find_photos("~/photos") == Path.cwd() / "home" / "photos"
@@ -106,8 +104,7 @@ def test_a_name_with_a_tilde_that_is_there_is_not_the_home_folder(monkeypatch):
     ]
 
 
-@pytest.mark.usefixtures("elsewhere")
-def test_without_a_home_folder_a_tilde_is_one_sentence(monkeypatch):
+def test_without_a_home_folder_a_tilde_is_one_sentence(elsewhere, monkeypatch):
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as it then does
     with pytest.raises(FileNotFoundError, match=r"^there is no folder ~/photos; "):
         folders.find_photos("~/photos")

@@ -18,6 +18,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
 from conftest import ROOT
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from plotly.offline import get_plotlyjs
@@ -56,9 +57,7 @@ def draw_results(*values):
     """
     names = [*scenes.HYPERPARAMETERS, "fold", "epoch"]
     table = pd.DataFrame(itertools.product(*values), columns=names)
-    accuracies = np.random.default_rng(0).uniform(
-        0.5, 1, (len(table), len(scenes.METRICS))
-    )
+    accuracies = default_rng(0).uniform(0.5, 1, (len(table), len(scenes.METRICS)))
     return table.join(pd.DataFrame(accuracies.round(4), columns=list(scenes.METRICS)))
 
 
@@ -83,7 +82,7 @@ def results():
 @pytest.fixture(scope="module")
 def history():
     """Return the history of a training of four epochs."""
-    values = np.random.default_rng(0).uniform(0, 1, (4, 4))
+    values = default_rng(0).uniform(0, 1, (4, 4))
     return pd.DataFrame(values, columns=list(scenes.METRICS)).assign(epoch=range(1, 5))
 
 
@@ -94,7 +93,7 @@ def photos():
     """
 
     def draw(number):
-        rng = np.random.default_rng(0)
+        rng = default_rng(0)
         codes = rng.permutation(np.arange(max(120, 3 * number)) % number)
         labels = pd.Series(pd.Categorical.from_codes(codes, names(number)))
         splits = rng.choice(
@@ -307,7 +306,7 @@ def test_each_class_has_a_look_of_its_own_and_its_name_in_the_legend(figures, nu
 def test_of_many_classes_those_that_mix_most_are_in_colour():
     """Among 25 classes, two look alike."""
     codes = np.arange(150) % 25
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     centres = rng.uniform(0, 6, (25, 40))
     centres[9] = centres[5]
     features = centres[codes] + rng.normal(0, 0.1, (150, 40))

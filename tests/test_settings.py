@@ -104,12 +104,17 @@ def folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
+def check_with(**changed):
+    """Check the settings of the notebook, some of them changed."""
+    return settings.check_settings(SETTINGS | changed)
+
+
 # --- The settings of the notebook -----------------------------------------------------
 
 
 def test_the_settings_of_the_notebook_are_those_of_the_rules():
     assert set(SETTINGS) == {name.upper() for name in settings.RULES}
-    assert settings.check_settings(dict(SETTINGS)) == SETTINGS
+    assert check_with() == SETTINGS
 
 
 def test_settings_are_picked_out_of_the_variables_of_a_notebook():
@@ -134,7 +139,7 @@ def test_settings_are_picked_out_of_the_variables_of_a_notebook():
 def test_a_mistyped_setting_is_named_with_what_was_meant(name, meant):
     told = f"^Unknown setting {name}; did you mean {meant}\\?$"
     with pytest.raises(ValueError, match=told):
-        settings.check_settings({**SETTINGS, name: 4})
+        check_with(**{name: 4})
 
 
 def test_a_home_folder_is_found_in_each_path(monkeypatch, tmp_path):
@@ -155,7 +160,7 @@ def test_an_impossible_setting_is_refused_by_name_value_and_what_is_allowed(
         f"{name} is {value!r}; it must be {settings.RULES[name.lower()][0]}"
     )
     with pytest.raises(ValueError, match=told):
-        settings.check_settings({**SETTINGS, name: value})
+        check_with(**{name: value})
     assert not Path(".cache").exists()
 
 
@@ -225,7 +230,7 @@ def test_a_repeated_run_says_what_is_not_as_it_was(changed, told, printed, monke
 
 def test_a_run_of_other_versions_is_told(printed):
     recorded = {"versions": scenes.VERSIONS | {"keras": "1"}}
-    settings.check_settings({**SETTINGS, "recorded": recorded})
+    check_with(recorded=recorded)
     assert "versions {" in printed()
 
 
@@ -261,7 +266,7 @@ def test_a_cell_that_changes_all_numbers_is_refused_by_name(name):
     change(value)
     try:
         with pytest.raises(ValueError, match=f"^.*{name}.* is .*; it must be .*: rest"):
-            settings.check_settings(dict(SETTINGS))
+            check_with()
     finally:
         change(back)
     settings.check_configuration()
@@ -270,7 +275,7 @@ def test_a_cell_that_changes_all_numbers_is_refused_by_name(name):
 def test_a_compiler_by_environment_variable_is_refused(monkeypatch):
     monkeypatch.setenv("TF_XLA_FLAGS", "--tf_xla_auto_jit=2")
     with pytest.raises(ValueError, match="TF_XLA_FLAGS is '--tf_xla_auto_jit=2'; it"):
-        settings.check_settings(dict(SETTINGS))
+        check_with()
 
 
 # --- Files ----------------------------------------------------------------------------
@@ -283,7 +288,7 @@ def test_a_cache_that_cannot_be_written_to_is_refused_at_once(cache, small_disk)
     with pytest.raises(
         ValueError, match=rf"^CACHE is '{cache}'; .* can be written to.*\(\[Errno"
     ):
-        settings.check_settings({**SETTINGS, "CACHE": cache})
+        check_with(CACHE=cache)
 
 
 def test_a_reason_without_words_is_its_kind(monkeypatch):
@@ -291,17 +296,16 @@ def test_a_reason_without_words_is_its_kind(monkeypatch):
     with pytest.raises(
         ValueError, match=r"^CORRECTIONS is 'a.csv'; .* \(MemoryError\)"
     ):
-        settings.check_settings({**SETTINGS, "CORRECTIONS": "a.csv"})
+        check_with(CORRECTIONS="a.csv")
 
 
 def test_corrections_that_cannot_be_read_are_refused_at_once():
     with pytest.raises(
         ValueError, match=r"^CORRECTIONS is 'none.csv'; it must be .* \(\[Errno"
     ):
-        settings.check_settings({**SETTINGS, "CORRECTIONS": "none.csv"})
+        check_with(CORRECTIONS="none.csv")
     Path("labels.csv").touch()
-    given = {**SETTINGS, "CORRECTIONS": Path("labels.csv")}
-    assert settings.check_settings(given)["CORRECTIONS"] == "labels.csv"
+    assert check_with(CORRECTIONS=Path("labels.csv"))["CORRECTIONS"] == "labels.csv"
 
 
 def write_arrays(name: str, shapes: list) -> None:
@@ -321,7 +325,7 @@ def test_weights_that_are_not_those_of_the_base_model_are_refused_at_once(
     for file in ["none.h5", "text.h5", "whole.weights.h5", "folder.h5", "empty.h5"]:
         told = f"^WEIGHTS is '{file}'; it must be 'imagenet', None or .*\\(.+\\)$"
         with pytest.raises(ValueError, match=told):
-            settings.check_settings({**SETTINGS, "WEIGHTS": file})
+            check_with(WEIGHTS=file)
     assert not recwarn.list
 
 
@@ -337,8 +341,7 @@ def test_weights_are_known_by_their_shapes_and_no_network_is_built(
         file["optimizer/vars/0"] = 1.0
     monkeypatch.delattr(base_model, "build_base_model")
     for file in ("own.weights.h5", "whole.h5"):
-        given = {**SETTINGS, "WEIGHTS": file}
-        assert settings.check_settings({**given, "WEIGHTS": Path(file)}) == given
+        assert check_with(WEIGHTS=Path(file)) == SETTINGS | {"WEIGHTS": file}
     shapes = [weight.shape for weight in random_base_model.weights]
     turned = [shape[::-1] for shape in shapes]  # of as many numbers
     faults = {
@@ -351,7 +354,7 @@ def test_weights_are_known_by_their_shapes_and_no_network_is_built(
     for name, (arrays, told) in faults.items():
         write_arrays(f"{name}.h5", arrays)
         with pytest.raises(ValueError, match=told):
-            settings.check_settings({**SETTINGS, "WEIGHTS": f"{name}.h5"})
+            check_with(WEIGHTS=f"{name}.h5")
 
 
 # --- Arguments ------------------------------------------------------------------------

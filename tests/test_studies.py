@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import CLASSES, ROOT, draw
+from numpy.random import default_rng
 from numpy.testing import assert_allclose
 from PIL import Image
 from search import fake_training
@@ -73,7 +74,7 @@ def test_the_benchmark_says_what_training_on_all_photos_changed():
 
 
 def test_a_model_is_judged_on_test_photos_and_fitted_on_others():
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     honest = rng.dirichlet(np.full(3, 0.1), 4000)
     y = (honest.cumsum(axis=1) < rng.random((len(honest), 1))).sum(axis=1).clip(0, 2)
     sharp = calibration.apply_temperature(honest, 0.5)
@@ -196,9 +197,7 @@ def test_labels_that_were_made_wrong_are_found(bundled, share, precision):
     """
     images, features = (part[::4] for part in bundled)
     labels = images["label"].cat.codes.to_numpy().astype(int)
-    rows = np.random.default_rng(0).choice(
-        len(labels), round(share * len(labels)), replace=False
-    )
+    rows = default_rng(0).choice(len(labels), round(share * len(labels)), replace=False)
     wrong = labels.copy()
     wrong[rows] = np.array([CLASSES.index(name) for name in NEIGHBOURS])[labels[rows]]
     crude = make_pipeline(PCA(20, random_state=0), LinearDiscriminantAnalysis())
