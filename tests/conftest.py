@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, settings
 from numpy.random import default_rng
+from numpy.testing import assert_array_equal
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -329,6 +330,12 @@ def cell_sets(policy):
     finally:
         keras.config.set_floatx("float32")
         keras.config.set_dtype_policy("float32")
+
+
+def assert_same_arrays(found, right):
+    """Assert that two lists, as of weights, hold the same arrays, to the last bit."""
+    for one, other in zip(found, right, strict=True):
+        assert_array_equal(one, other)
 
 
 # --- Files ----------------------------------------------------------------------------

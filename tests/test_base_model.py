@@ -8,6 +8,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from conftest import assert_same_arrays
 from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
@@ -38,18 +39,14 @@ def test_the_base_model_maps_photos_to_1280_frozen_features(random_base_model):
     before = random_base_model.get_weights()
     features = random_base_model(photos, training=True).numpy()
     assert_array_equal(features, random_base_model(photos, training=False))
-    for weight, same in zip(random_base_model.get_weights(), before, strict=True):
-        assert_array_equal(weight, same)
+    assert_same_arrays(random_base_model.get_weights(), before)
     assert 0 <= features.min() < features.max() <= 6
 
 
 def test_the_base_model_takes_its_weights_from_a_file(random_base_model, tmp_path):
     random_base_model.save_weights(tmp_path / "own.weights.h5")
     again = base_model.build_base_model(tmp_path / "own.weights.h5")
-    for weight, same in zip(
-        again.get_weights(), random_base_model.get_weights(), strict=True
-    ):
-        assert_array_equal(weight, same)
+    assert_same_arrays(again.get_weights(), random_base_model.get_weights())
 
 
 @pytest.mark.parametrize("which", ["own", "imagenet", "of another network"])
@@ -177,9 +174,9 @@ def test_a_copy_has_weights_of_its_own_and_computes_in_float32():
         assert type(copy) is type(model)
         assert [x.name for x in copy.layers[1:]] == [x.name for x in model.layers[1:]]
         assert {x.compute_dtype for x in copy.layers} == {"float32"}
-        assert all(map(np.array_equal, copy.get_weights(), before))
+        assert_same_arrays(copy.get_weights(), before)
         copy.set_weights([weight + 1 for weight in before])
-        assert all(map(np.array_equal, model.get_weights(), before))
+        assert_same_arrays(model.get_weights(), before)
 
 
 @pytest.mark.parametrize("kind", ["small", "random", "imagenet"])
@@ -205,8 +202,7 @@ def test_folded_is_unfolded_to_float_precision(kind, request):
         assert_allclose(found, right, rtol=0, atol=most)
     assert not any(isinstance(x, layers.BatchNormalization) for x in folded.layers)
     assert not folded.trainable_weights
-    for weight, same in zip(model.get_weights(), before, strict=True):
-        assert_array_equal(weight, same)
+    assert_same_arrays(model.get_weights(), before)
 
 
 UNFOLDABLE = {

@@ -21,6 +21,7 @@ from conftest import (
     POLICIES,
     ROOT,
     Payload,
+    assert_same_arrays,
     cell_sets,
     draw,
     flip,
@@ -102,7 +103,7 @@ def test_a_saved_classifier_gives_what_the_head_gives_for_the_features(drawn, tm
     classifier = build_classifier(base, head, CLASSES)
     save_classifier(classifier, tmp_path / "whole.keras")
     loaded = load_classifier(tmp_path / "whole.keras")
-    assert all(map(np.array_equal, loaded.get_weights(), classifier.get_weights()))
+    assert_same_arrays(loaded.get_weights(), classifier.get_weights())
     table = predict(loaded, list(images["file"]))
     expected = head.predict(X, verbose=0)
     assert_allclose(table[CLASSES], expected, atol=0.02)
@@ -115,7 +116,7 @@ def test_a_classifier_does_not_change_when_its_parts_train_on(classifier):
     before = built.get_weights()
     for model in (base, head):
         model.set_weights([weight + 1 for weight in model.get_weights()])
-    assert all(map(np.array_equal, built.get_weights(), before))
+    assert_same_arrays(built.get_weights(), before)
 
 
 @pytest.mark.parametrize("policy", POLICIES)

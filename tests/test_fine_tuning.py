@@ -14,7 +14,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from conftest import CLASSES, POLICIES, cell_sets, flip, read_table, small_network
+from conftest import (
+    CLASSES,
+    POLICIES,
+    assert_same_arrays,
+    cell_sets,
+    flip,
+    read_table,
+    small_network,
+)
 from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.utils.class_weight import compute_sample_weight
@@ -156,8 +164,7 @@ def assert_same(first, second):
     Assert that two trainings gave the same weights, to the last bit, and histories.
     """
     for one, other in zip(first[:2], second[:2], strict=True):
-        for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
-            assert_array_equal(a, b)
+        assert_same_arrays(one.get_weights(), other.get_weights())
     assert first[2].equals(second[2])
 
 

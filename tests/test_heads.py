@@ -5,8 +5,15 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from conftest import CLASSES, POLICIES, cell_sets, small_base_model, small_head
-from numpy.testing import assert_allclose, assert_array_equal
+from conftest import (
+    CLASSES,
+    POLICIES,
+    assert_same_arrays,
+    cell_sets,
+    small_base_model,
+    small_head,
+)
+from numpy.testing import assert_allclose
 from search import SMALL, fit_plainly, make_photos, make_unequal
 from sklearn.utils.class_weight import compute_class_weight
 
@@ -37,8 +44,7 @@ def trained(photos):
 
 
 def assert_same_weights(head, other):
-    for weights, same in zip(head.get_weights(), other.get_weights(), strict=True):
-        assert_array_equal(weights, same)
+    assert_same_arrays(head.get_weights(), other.get_weights())
 
 
 def build_head(n_classes):

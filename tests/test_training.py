@@ -7,7 +7,7 @@ from functools import partial
 import keras
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from conftest import assert_same_arrays
 from search import run_example
 from tensorflow.python.eager.context import context
 
@@ -87,16 +87,14 @@ def test_a_training_by_a_graph_used_before_has_the_bytes_of_a_plain_fit(graph, s
     plain = build(seed)
     expected = train(plain.fit, **CASES[seed])
     assert history.history == expected.history
-    for weights, same in zip(model.get_weights(), plain.get_weights(), strict=True):
-        assert_array_equal(weights, same)
+    assert_same_arrays(model.get_weights(), plain.get_weights())
 
 
 def test_a_model_keeps_its_weights_when_others_are_trained(graph):
     model, _ = train(partial(graph.fit, 1))
     kept = model.get_weights()
     train(partial(graph.fit, 2))
-    for weights, same in zip(model.get_weights(), kept, strict=True):
-        assert_array_equal(weights, same)
+    assert_same_arrays(model.get_weights(), kept)
 
 
 def test_memory_does_not_grow_with_the_number_of_trainings(graph):
@@ -148,8 +146,7 @@ def test_fits_in_threads_have_each_the_order_of_its_own_seed():
     for seed in models:
         models[seed] = build(0)
         fit(seed, [])
-        for weights, same in zip(found[seed], models[seed].get_weights(), strict=True):
-            assert_array_equal(weights, same)
+        assert_same_arrays(found[seed], models[seed].get_weights())
 
 
 def test_an_error_before_the_training_lets_the_next_one_begin():
