@@ -105,18 +105,16 @@ def test_drop_leaks_takes_out_what_another_split_is_judged_by():
     """
     Unreadable photos, which have no digest, are left to the error that names them.
     """
-    rows = [
-        *[("a", "train", "goes"), ("a", "validation", "goes"), ("a", "test", "stays")],
-        *[("b", "train", "goes"), ("b", "validation", "stays")],
-        *[("c", "train", "goes"), ("c", "test", "stays"), ("c", "prediction", "stays")],
-        *[
-            ("d", "train", "stays"),
-            ("d", "train", "stays"),
-            ("e", "validation", "stays"),
-        ],
-        *[("", "train", "stays"), ("", "validation", "stays"), ("", "test", "stays")],
-    ]
+    fates = """
+        a train goes, a validation goes, a test stays,
+        b train goes, b validation stays,
+        c train goes, c test stays, c prediction stays,
+        d train stays, d train stays, e validation stays,
+        - train stays, - validation stays, - test stays
+    """
+    rows = [fate.split() for fate in fates.split(",")]
     images = pd.DataFrame(rows, columns=["digest", "split", "fate"])
+    images["digest"] = images["digest"].replace("-", "")
     images["label"] = np.where(images["split"] == "prediction", None, "sea")
     images["split"] = pd.Categorical(images["split"], scenes.SPLITS)
     left = utils.drop_leaks(images)
@@ -190,36 +188,22 @@ def tables(draw_from):
     """
     Return a table of photos, some of them copies of others, and some without a label.
     """
-    rows = draw_from(
-        st.lists(
-            st.tuples(
-                st.sampled_from(range(3)),
-                st.sampled_from(["train", "test", "prediction"]),
-                st.integers(0, 12),
-            ),
-            max_size=60,
-        )
+    classes, splits = ["first", "second", "third"], ["train", "test", "prediction"]
+    row = st.tuples(
+        st.sampled_from(classes), st.sampled_from(splits), st.integers(0, 12)
     )
+    rows = draw_from(st.lists(row, max_size=60))
     # Every class has enough different photos to be split.
-    rows += [
-        (label, "train", 100 * (label + 1) + i) for label in range(3) for i in range(11)
-    ]
-    order = np.random.default_rng(draw_from(st.integers(0, 99))).permutation(len(rows))
-    label, split, digest = zip(*(rows[i] for i in order), strict=True)
-    classes = ["first", "second", "third"]
-    names = [
-        None if s == "prediction" else classes[i]
-        for i, s in zip(label, split, strict=True)
-    ]
-    return pd.DataFrame(
-        {
-            "path": [f"{i}.jpg" for i in range(len(rows))],
-            "label": pd.Categorical(names, classes),
-            "split": pd.Categorical(split, scenes.SPLITS),
-            "digest": [f"{d:032}" for d in digest],
-            "group": [f"{d - (d % 100 == 1):032}" for d in digest],  # two of a patient
-        }
-    )
+    for number, label in enumerate(classes, start=1):
+        rows += [(label, "train", 100 * number + i) for i in range(11)]
+    rows = pd.DataFrame(rows, columns=["label", "split", "number"])
+    rows = rows.sample(frac=1, random_state=draw_from(st.integers(0, 99)))
+    labels = rows["label"].where(rows["split"] != "prediction")
+    images = make_table(labels.to_numpy(), classes)
+    images["split"] = pd.Categorical(rows["split"], scenes.SPLITS)
+    images["digest"] = [f"{n:032}" for n in rows["number"]]
+    of_a_patient = [n - (n % 100 == 1) for n in rows["number"]]  # two of one
+    return images.assign(group=[f"{n:032}" for n in of_a_patient])
 
 
 @settings(max_examples=20)
