@@ -2,6 +2,7 @@
 What the tests share: drawn photos, small models, disks that fill, and the real photos.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -13,29 +14,30 @@ import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, settings
+from numpy.random import default_rng
+from numpy.testing import assert_array_equal
 from PIL import Image
 
-sys.path[:0] = [
-    str(Path(__file__).parents[1]),
-    str(Path(__file__).parents[1] / "tools"),
-]
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import scenes  # isort: skip  (first: it keeps TensorFlow's logs out of the output)
 
 import keras
 import tensorflow as tf
+from keras import layers
 
-import scenes.base_model
-import scenes.chrome
 import scenes.classifier
-import scenes.dataset
-import scenes.evaluation
-import scenes.features
-import scenes.folders
-import scenes.heads
-import scenes.photos
-import scenes.plots
-import scenes.progress
+from scenes import (
+    base_model,
+    chrome,
+    dataset,
+    evaluation,
+    features,
+    folders,
+    plots,
+    progress,
+)
 from scenes.base_model import IMAGE_SIZE, N_FEATURES
 
 # The same cases in each run, and no time limit for one: CI machines stall.
@@ -52,9 +54,9 @@ def held_out() -> tuple[np.ndarray, np.ndarray]:
     Return the probabilities of the committed model before it was trained again, on the
     validation photos, and the numbers of their classes.
     """
-    file = Path(__file__).parents[1] / "results" / "validation_predictions.csv"
+    file = ROOT / "results" / "validation_predictions.csv"
     table = pd.read_csv(file)
-    selected = scenes.evaluation.compare_models(table).index[0]
+    selected = evaluation.compare_models(table).index[0]
     rows = table[table["model"] == selected]
     return rows[CLASSES].to_numpy(), rows["label"].map(CLASSES.index).to_numpy()
 
@@ -105,7 +107,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def draw(seed: int, *, width: int = 40, height: int = 30) -> np.ndarray:
     """Return the pixels of a photo: 3 x 4 fields of random colours."""
-    fields = np.random.default_rng(seed).integers(0, 256, (3, 4, 3)).astype("uint8")
+    fields = default_rng(seed).integers(0, 256, (3, 4, 3)).astype("uint8")
     return np.array(
         Image.fromarray(fields).resize((width, height), Image.Resampling.NEAREST)
     )
@@ -118,11 +120,11 @@ def drawn_once(tmp_path_factory):
     """
     root = tmp_path_factory.mktemp("drawn")
     seed = 0
-    folders = {f"seg_train/seg_train/{label}": 5 for label in CLASSES}
-    folders |= {f"seg_test/seg_test/{label}": 4 for label in CLASSES} | {
+    counts = {f"seg_train/seg_train/{label}": 5 for label in CLASSES}
+    counts |= {f"seg_test/seg_test/{label}": 4 for label in CLASSES} | {
         "seg_pred/seg_pred": 3
     }
-    for folder, count in folders.items():
+    for folder, count in counts.items():
         (root / folder).mkdir(parents=True)
         for number in range(count):
             Image.fromarray(draw(seed)).save(root / folder / f"{number}.jpg")
@@ -138,38 +140,45 @@ def drawn(drawn_once, tmp_path):
 
 def read_table(photos: Path):
     """Return the table of the photos with digests; groups are of equal pixels."""
-    images = scenes.folders.list_images(photos)
-    digests, _ = scenes.dataset.digest_photos(images)
+    images = folders.list_images(photos)
+    digests, _ = dataset.digest_photos(images)
     return images.join(digests).assign(group=digests["digest"])
 
 
-@pytest.fixture(scope="module")
-def table():
-    """Return a table of four training photos a class, all different."""
-    labels = np.repeat(CLASSES, 4)
+def make_table(labels, classes=CLASSES):
+    """
+    Return a table of training photos, all different, called 0.jpg, 1.jpg and so on.
+    """
+    digests = [f"{number:032}" for number in range(len(labels))]
     return pd.DataFrame(
         {
             "path": [f"{number}.jpg" for number in range(len(labels))],
-            "label": pd.Categorical(labels, CLASSES),
+            "label": pd.Categorical(labels, classes),
             "split": pd.Categorical(["train"] * len(labels), scenes.SPLITS),
             "file": None,
-            "digest": [f"{number:032}" for number in range(len(labels))],
-            "group": [f"{number:032}" for number in range(len(labels))],
+            "digest": digests,
+            "group": digests,
             "problem": "",
         }
     )
 
 
+@pytest.fixture(scope="module")
+def table():
+    """Return a table of four training photos a class."""
+    return make_table(np.repeat(CLASSES, 4))
+
+
 @pytest.fixture(scope="session")
 def real_photos():
     """Return the folder of the real photos; only for tests marked `photos`."""
-    return scenes.folders.find_photos()
+    return folders.find_photos()
 
 
 # --- Models ---------------------------------------------------------------------------
 
 
-class CountPhotos(keras.layers.Layer):
+class CountPhotos(layers.Layer):
     """
     Passes its input on and counts the photos in it, outside of the model's weights.
     """
@@ -184,19 +193,17 @@ class CountPhotos(keras.layers.Layer):
         return shape
 
 
-def small_base_model(seed: int, *layers: keras.layers.Layer) -> keras.Model:
+def small_base_model(seed: int, *first: layers.Layer) -> keras.Model:
     """
     Return a model in the place of MobileNetV2 that tells photos apart and is fast.
     """
     photos = x = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3))
     spread = keras.initializers.RandomNormal(stddev=2.0, seed=seed)
-    dense = keras.layers.Dense(
-        N_FEATURES, activation="relu6", kernel_initializer=spread
-    )
+    dense = layers.Dense(N_FEATURES, activation="relu6", kernel_initializer=spread)
     for layer in (
-        *layers,
-        keras.layers.AveragePooling2D(112),
-        keras.layers.Flatten(),
+        *first,
+        layers.AveragePooling2D(112),
+        layers.Flatten(),
         dense,
     ):
         x = layer(x)
@@ -206,19 +213,17 @@ def small_base_model(seed: int, *layers: keras.layers.Layer) -> keras.Model:
 def small_head(classes: int) -> keras.Sequential:
     """Return a head with dropout that tells the features of photos apart."""
     spread = keras.initializers.RandomNormal(stddev=0.05, seed=0)
-    dense = keras.layers.Dense(classes, activation="softmax", kernel_initializer=spread)
-    return keras.Sequential(
-        [keras.Input((N_FEATURES,)), keras.layers.Dropout(0.1), dense]
-    )
+    dense = layers.Dense(classes, activation="softmax", kernel_initializer=spread)
+    return keras.Sequential([keras.Input((N_FEATURES,)), layers.Dropout(0.1), dense])
 
 
-def spread_weights(layer: keras.layers.Layer, rng: np.random.Generator) -> None:
+def spread_weights(layer: layers.Layer, rng: np.random.Generator) -> None:
     """
     Draw a convolution's weights as He does: Keras's own shrink what passes, layer by
     layer.
     """
     shape = layer.kernel.shape
-    depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+    depthwise = isinstance(layer, layers.DepthwiseConv2D)
     inputs = shape[0] * shape[1] * (1 if depthwise else shape[2])
     layer.set_weights([rng.normal(0, np.sqrt(2 / inputs), shape)])
 
@@ -230,29 +235,27 @@ def small_network(seed: int) -> keras.Model:
 
     Frozen; BatchNormalization has statistics that matter; features spread over 0 to 6.
     """
-    rng = np.random.default_rng(seed)
+    rng = default_rng(seed)
     photos = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3))
-    x = keras.layers.AveragePooling2D(32)(photos)
+    x = layers.AveragePooling2D(32)(photos)
     convolutions = {
-        "block_15_project": keras.layers.Conv2D(160, 1, use_bias=False),
-        "block_16_expand": keras.layers.Conv2D(24, 1, use_bias=False),
-        "block_16_depthwise": keras.layers.DepthwiseConv2D(
-            3, padding="same", use_bias=False
-        ),
-        "block_16_project": keras.layers.Conv2D(32, 1, use_bias=False),
-        "Conv_1": keras.layers.Conv2D(N_FEATURES, 1, use_bias=False),
+        "block_15_project": layers.Conv2D(160, 1, use_bias=False),
+        "block_16_expand": layers.Conv2D(24, 1, use_bias=False),
+        "block_16_depthwise": layers.DepthwiseConv2D(3, padding="same", use_bias=False),
+        "block_16_project": layers.Conv2D(32, 1, use_bias=False),
+        "Conv_1": layers.Conv2D(N_FEATURES, 1, use_bias=False),
     }
     for name, layer in convolutions.items():
         layer.name = name
-        norm = keras.layers.BatchNormalization(name=f"{name}_BN")
+        norm = layers.BatchNormalization(name=f"{name}_BN")
         x = norm(layer(x))
         spread_weights(layer, rng)
         gamma, variance = rng.uniform(0.8, 1.2, (2, *norm.gamma.shape))
         beta, mean = rng.normal(0, 0.1, (2, *norm.gamma.shape))
         norm.set_weights([gamma, beta, mean, variance])
         if not name.endswith("project"):
-            x = keras.layers.ReLU(6.0, name=f"{name}_relu")(x)
-    model = keras.Model(photos, keras.layers.GlobalAveragePooling2D()(x))
+            x = layers.ReLU(6.0, name=f"{name}_relu")(x)
+    model = keras.Model(photos, layers.GlobalAveragePooling2D()(x))
     model.trainable = False
     return model
 
@@ -282,10 +285,10 @@ def count(base):
 @pytest.fixture(scope="session")
 def random_base_model():
     """Return MobileNetV2 with random weights whose features spread over 0 to 6."""
-    model = scenes.base_model.build_base_model(None)
-    rng = np.random.default_rng(0)
+    model = base_model.build_base_model(None)
+    rng = default_rng(0)
     for layer in model.layers:
-        if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
+        if isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D):
             spread_weights(layer, rng)
     return model
 
@@ -293,9 +296,9 @@ def random_base_model():
 @pytest.fixture(scope="session")
 def imagenet_base_model():
     """Return the real base, from weights that Keras has downloaded before."""
-    if not scenes.base_model.IMAGENET_WEIGHTS.exists():
+    if not base_model.IMAGENET_WEIGHTS.exists():
         pytest.skip("the ImageNet weights are not in Keras's cache")
-    return scenes.base_model.build_base_model("imagenet")
+    return base_model.build_base_model("imagenet")
 
 
 @pytest.fixture(scope="session")
@@ -309,7 +312,30 @@ def classifier():
 @pytest.fixture(scope="session")
 def bundled():
     """Return the committed table and features of the labelled photos, as float32."""
-    return scenes.features.load_bundled_features()
+    return features.load_bundled_features()
+
+
+POLICIES = ["mixed_float16", "mixed_bfloat16", "float64"]
+
+
+@contextlib.contextmanager
+def cell_sets(policy):
+    """Give what a reader's cell may set, and take it back."""
+    keras.config.set_dtype_policy(policy)
+    if policy == "float64":
+        keras.config.set_floatx(policy)
+    try:
+        yield
+        assert keras.config.dtype_policy().name == policy, "as the reader has set it"
+    finally:
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
+
+
+def assert_same_arrays(found, right):
+    """Assert that two lists, as of weights, hold the same arrays, to the last bit."""
+    for one, other in zip(found, right, strict=True):
+        assert_array_equal(one, other)
 
 
 # --- Files ----------------------------------------------------------------------------
@@ -369,6 +395,13 @@ def damage(
     return bytes(bad)
 
 
+def flip(path: Path, place: int | None = None) -> None:
+    """Change a bit of a file, of the byte in its middle if no place is given."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 if place is None else place] ^= 1
+    path.write_bytes(content)
+
+
 def zip_edges(good: bytes) -> list[int]:
     """Return where the headers of a zip file begin."""
     marks = (b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06")
@@ -376,23 +409,29 @@ def zip_edges(good: bytes) -> list[int]:
 
 
 @pytest.fixture
+def printed(capsys):
+    """Return a function that returns what was printed since its last call."""
+    return lambda: capsys.readouterr().out
+
+
+@pytest.fixture
 def shown(monkeypatch):
     """Return the list of what `plots.show` shows; no browser is started for it."""
     outputs = []
-    monkeypatch.setattr(scenes.plots, "get_ipython", lambda: True)
-    monkeypatch.setattr(scenes.plots, "display", lambda data, raw: outputs.append(data))
-    monkeypatch.setattr(scenes.chrome, "draw", lambda figure: (None, "No Chrome."))
+    monkeypatch.setattr(plots, "get_ipython", lambda: True)
+    monkeypatch.setattr(plots, "display", lambda data, raw: outputs.append(data))
+    monkeypatch.setattr(chrome, "draw", lambda figure: (None, "No Chrome."))
     return outputs
 
 
 @pytest.fixture
 def bars(monkeypatch):
     """Return the list of the progress bars that are drawn from now on."""
-    drawn, bar = [], scenes.progress.bar
+    drawn, bar = [], progress.bar
 
     def draw_bar(*arguments):
         drawn.append(bar(*arguments))
         return drawn[-1]
 
-    monkeypatch.setattr(scenes.progress, "bar", draw_bar)
+    monkeypatch.setattr(progress, "bar", draw_bar)
     return drawn

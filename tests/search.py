@@ -23,12 +23,11 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
+from numpy.random import default_rng
 from sklearn.utils.class_weight import compute_class_weight
 
 import scenes
-import scenes.base_model
-import scenes.grid_search
-import scenes.heads
+from scenes import base_model, grid_search, heads
 from scenes.settings import GridOptions
 
 
@@ -38,12 +37,10 @@ def make_photos(
     """
     Return features from 0 to 6, most of them small, of classes that overlap; labels.
     """
-    centres = np.random.default_rng(1).gamma(
-        0.5, 0.2, (n_classes, scenes.base_model.N_FEATURES)
-    )
-    rng = np.random.default_rng(seed)
+    centres = default_rng(1).gamma(0.5, 0.2, (n_classes, base_model.N_FEATURES))
+    rng = default_rng(seed)
     labels = rng.permutation(np.arange(n) % n_classes)
-    features = centres[labels] + rng.gamma(0.5, 1.0, (n, scenes.base_model.N_FEATURES))
+    features = centres[labels] + rng.gamma(0.5, 1.0, (n, base_model.N_FEATURES))
     return np.clip(features, 0, 6).astype("float32"), labels
 
 
@@ -93,8 +90,8 @@ def fit_alone(train, validation, setting, *, seed, **options):
     """
     learning_rate, dropout, weight_decay = setting
     keras.utils.set_random_seed(seed)  # it decides the order of the photos
-    shape = scenes.base_model.N_FEATURES, len(np.unique(train[1]))
-    head = scenes.heads.build_head(*shape, dropout=dropout, weight_decay=weight_decay)
+    shape = base_model.N_FEATURES, len(np.unique(train[1]))
+    head = heads.build_head(*shape, dropout=dropout, weight_decay=weight_decay)
     drop, dense = head.layers
     dense.kernel.assign(keras.initializers.GlorotUniform(seed)(shape))
     if dropout:
@@ -114,7 +111,7 @@ def fake_training(X, y, rows, options, fold, part=""):
         "epoch": range(1, options.epochs + 1),
     }
     table = pd.MultiIndex.from_product(axes.values(), names=axes).to_frame(index=False)
-    rng = np.random.default_rng([options.seed, fold])
+    rng = default_rng([options.seed, fold])
     for name in scenes.METRICS:
         table[name] = rng.random(len(table), dtype="float32")
     return table, part
@@ -159,9 +156,9 @@ def search_in(
     folds: int = FOLDS,
 ) -> pd.DataFrame:
     """Search with the cache and the CSV in one folder."""
-    splits = scenes.grid_search.make_folds(y, groups, folds=folds, seed=options.seed)
+    splits = grid_search.make_folds(y, groups, folds=folds, seed=options.seed)
     files = {"cache": folder / "cache", "csv": folder / "grid_search.csv"}
-    return scenes.grid_search.grid_search(X, y, options, splits, **files)
+    return grid_search.grid_search(X, y, options, splits, **files)
 
 
 # In a process of its own, each tells its words to the tests.
@@ -203,7 +200,7 @@ def run_step_by_step(
         with one_word:
             word.send("a step is done")
 
-    scenes.grid_search._StopIfAsked.on_train_batch_end = tell
+    grid_search._StopIfAsked.on_train_batch_end = tell
     run(word, folder=folder, folds=folds, options=options)
 
 
@@ -213,7 +210,7 @@ def run_and_die(
     """Search without training, and die of `kill -9` just before a file operation."""
     gc.freeze()
     joblib.cpu_count = lambda: 1
-    scenes.grid_search.train_fold = fake_training
+    grid_search.train_fold = fake_training
     told = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
     operations = 0
 
@@ -236,7 +233,7 @@ def hold(word: Connection, *, folder: Path, options: GridOptions) -> None:
         time.sleep(3600)
 
     joblib.cpu_count = lambda: 1
-    scenes.grid_search.train_fold = train
+    grid_search.train_fold = train
     search_in(folder, options)
 
 

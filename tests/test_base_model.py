@@ -8,12 +8,14 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from conftest import assert_same_arrays
 from hypothesis import given
 from hypothesis import strategies as st
+from keras import layers
+from numpy.random import default_rng
+from numpy.testing import assert_allclose, assert_array_equal
 
-import scenes.base_model
-import scenes.heads
-import scenes.settings
+from scenes import base_model, heads, settings
 
 FLOATS = st.floats(0, 6, width=32)
 
@@ -33,22 +35,18 @@ def test_the_base_model_maps_photos_to_1280_frozen_features(random_base_model):
     assert random_base_model.input_shape == (None, 224, 224, 3)
     assert random_base_model.output_shape == (None, 1280)
     assert not random_base_model.trainable_weights
-    photos = np.random.default_rng(0).uniform(-1, 1, (2, 224, 224, 3)).astype("float32")
+    photos = default_rng(0).uniform(-1, 1, (2, 224, 224, 3)).astype("float32")
     before = random_base_model.get_weights()
     features = random_base_model(photos, training=True).numpy()
-    np.testing.assert_array_equal(features, random_base_model(photos, training=False))
-    for weight, same in zip(random_base_model.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(weight, same)
+    assert_array_equal(features, random_base_model(photos, training=False))
+    assert_same_arrays(random_base_model.get_weights(), before)
     assert 0 <= features.min() < features.max() <= 6
 
 
 def test_the_base_model_takes_its_weights_from_a_file(random_base_model, tmp_path):
     random_base_model.save_weights(tmp_path / "own.weights.h5")
-    again = scenes.base_model.build_base_model(tmp_path / "own.weights.h5")
-    for weight, same in zip(
-        again.get_weights(), random_base_model.get_weights(), strict=True
-    ):
-        np.testing.assert_array_equal(weight, same)
+    again = base_model.build_base_model(tmp_path / "own.weights.h5")
+    assert_same_arrays(again.get_weights(), random_base_model.get_weights())
 
 
 @pytest.mark.parametrize("which", ["own", "imagenet", "of another network"])
@@ -63,7 +61,7 @@ def test_weights_that_cannot_be_read_are_named_with_what_to_do(
         file["kernel"] = np.zeros(1000)
     if which != "of another network":
         path.write_bytes(path.read_bytes()[:-500])
-    monkeypatch.setattr(scenes.base_model, "IMAGENET_WEIGHTS", path)
+    monkeypatch.setattr(base_model, "IMAGENET_WEIGHTS", path)
     monkeypatch.setattr(
         keras.src.utils.file_utils, "get_file", lambda *a, **options: str(path)
     )
@@ -71,7 +69,7 @@ def test_weights_that_cannot_be_read_are_named_with_what_to_do(
     with pytest.raises(
         ValueError, match=rf"in {re.escape(str(path))} cannot .*\); {advice}"
     ):
-        scenes.base_model.build_base_model("imagenet" if which == "imagenet" else path)
+        base_model.build_base_model("imagenet" if which == "imagenet" else path)
 
 
 # --- The rounding ---------------------------------------------------------------------
@@ -80,19 +78,19 @@ def test_weights_that_cannot_be_read_are_named_with_what_to_do(
 @given(st.lists(FLOATS, min_size=1, max_size=50))
 def test_rounding_moves_a_feature_by_at_most_half_a_step(values):
     features = np.array(values, "float32")
-    rounded = scenes.base_model.round_features(features)
-    restored = scenes.base_model.restore_features(rounded)
+    rounded = base_model.round_features(features)
+    restored = base_model.restore_features(rounded)
     assert (rounded.dtype, restored.dtype) == (np.uint8, np.float32)
     assert (np.abs(restored - features) <= half_step(features) + 1e-6).all()
-    np.testing.assert_array_equal(scenes.base_model.round_features(restored), rounded)
+    assert_array_equal(base_model.round_features(restored), rounded)
 
 
 def test_rounding_is_finest_near_zero_and_keeps_the_ends():
-    restored = scenes.base_model.restore_features(np.arange(256, dtype="uint8"))
+    restored = base_model.restore_features(np.arange(256, dtype="uint8"))
     steps = np.diff(restored)
     assert (restored[0], restored[255]) == (0, 6)
     beyond = np.array([-0.1, 6.1], "float32")
-    assert scenes.base_model.round_features(beyond).tolist() == [0, 255]
+    assert base_model.round_features(beyond).tolist() == [0, 255]
     assert (np.diff(steps) > 0).all()
     assert steps[0] < 1e-4 < 0.04 < steps[-1] < 0.05
 
@@ -112,16 +110,16 @@ def test_rounding_moves_the_test_accuracy_by_at_most_a_fifth_of_a_point(bundled)
     rows = np.concatenate([train, test])
     y, rounded = images["label"].cat.codes.to_numpy()[rows], rounded[rows]
     root = np.sqrt(rounded / 6) * 255
-    root += np.random.default_rng(0).uniform(-0.5, 0.5, root.shape).astype("float32")
+    root += default_rng(0).uniform(-0.5, 0.5, root.shape).astype("float32")
     unrounded = 6 * (np.clip(root, 0, 255) / 255) ** 2
     unrounded[rounded == 0] = 0  # most zeros are the ReLU's
     assert np.abs(unrounded - rounded).max() > 0.01
-    options = scenes.settings.HeadOptions(
+    options = settings.HeadOptions(
         learning_rate=0.001, dropout=0.1, weight_decay=1e-4, epochs=3
     )
     n, accuracies = len(train), []
     for features in (rounded, unrounded):
-        head = scenes.heads.train_head(features[:n], y[:n], options)
+        head = heads.train_head(features[:n], y[:n], options)
         predicted = head(features[n:]).numpy().argmax(axis=1)
         accuracies.append(np.mean(predicted == y[n:]))
     assert min(accuracies) > 0.88
@@ -136,13 +134,13 @@ def convolutions() -> keras.Model:
     Return convolutions with groups, a multiplier or another epsilon.
     """
     x = image = keras.Input((9, 9, 3))
-    norm, relu = keras.layers.BatchNormalization, keras.layers.ReLU(6.0)
-    x = relu(norm()(keras.layers.Conv2D(4, 3, use_bias=False)(x)))
+    norm, relu = layers.BatchNormalization, layers.ReLU(6.0)
+    x = relu(norm()(layers.Conv2D(4, 3, use_bias=False)(x)))
     x = norm(epsilon=0.1)(
-        keras.layers.DepthwiseConv2D(3, depth_multiplier=2, use_bias=False)(x)
+        layers.DepthwiseConv2D(3, depth_multiplier=2, use_bias=False)(x)
     )
-    y = norm()(keras.layers.Conv2D(8, 1, groups=2, use_bias=False)(x))
-    return keras.Model(image, keras.layers.Add()([keras.layers.Conv2D(8, 1)(x), y]))
+    y = norm()(layers.Conv2D(8, 1, groups=2, use_bias=False)(x))
+    return keras.Model(image, layers.Add()([layers.Conv2D(8, 1)(x), y]))
 
 
 def randomize(model: keras.Model) -> keras.Model:
@@ -150,13 +148,13 @@ def randomize(model: keras.Model) -> keras.Model:
     Return the model with random weights; Keras's own make batch normalization the
     identity.
     """
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     for layer in model.layers:
         shapes = [weight.shape for weight in layer.get_weights()]
-        if isinstance(layer, keras.layers.BatchNormalization):
+        if isinstance(layer, layers.BatchNormalization):
             layer.set_weights([rng.uniform(0.5, 1.5, shape) for shape in shapes])
         else:
-            inputs = 9 if isinstance(layer, keras.layers.DepthwiseConv2D) else 0
+            inputs = 9 if isinstance(layer, layers.DepthwiseConv2D) else 0
             spread = [np.sqrt(2 / (inputs or np.prod(shape[:-1]))) for shape in shapes]
             layer.set_weights(
                 [rng.normal(0, *pair) for pair in zip(spread, shapes, strict=True)]
@@ -168,17 +166,17 @@ def test_a_copy_has_weights_of_its_own_and_computes_in_float32():
     """Of models of both kinds; the layers keep their names."""
     keras.config.set_dtype_policy("mixed_float16")
     functional = randomize(convolutions())
-    sequential = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    sequential = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
     keras.config.set_dtype_policy("float32")
     for model in (functional, sequential):
         before = model.get_weights()
-        copy = scenes.base_model.copy_model(model)
+        copy = base_model.copy_model(model)
         assert type(copy) is type(model)
         assert [x.name for x in copy.layers[1:]] == [x.name for x in model.layers[1:]]
         assert {x.compute_dtype for x in copy.layers} == {"float32"}
-        assert all(map(np.array_equal, copy.get_weights(), before))
+        assert_same_arrays(copy.get_weights(), before)
         copy.set_weights([weight + 1 for weight in before])
-        assert all(map(np.array_equal, model.get_weights(), before))
+        assert_same_arrays(model.get_weights(), before)
 
 
 @pytest.mark.parametrize("kind", ["small", "random", "imagenet"])
@@ -186,18 +184,12 @@ def test_folded_is_unfolded_to_float_precision(kind, request):
     if kind == "imagenet":
         model = request.getfixturevalue("imagenet_base_model")
     else:
-        model = (
-            convolutions()
-            if kind == "small"
-            else scenes.base_model.build_base_model(None)
-        )
+        model = convolutions() if kind == "small" else base_model.build_base_model(None)
         randomize(model)
     before = model.get_weights()
-    folded = scenes.base_model.fold_batch_norm(model)
+    folded = base_model.fold_batch_norm(model)
     images = (
-        np.random.default_rng(1)
-        .uniform(-1, 1, (4, *model.input_shape[1:]))
-        .astype("float32")
+        default_rng(1).uniform(-1, 1, (4, *model.input_shape[1:])).astype("float32")
     )
     cuts = ["block_1_expand", "block_10_expand", "Conv_1"] if kind != "small" else []
     answers = []
@@ -207,28 +199,23 @@ def test_folded_is_unfolded_to_float_precision(kind, request):
     for right, found in zip(*answers, strict=True):
         assert np.std(right) > 0.01
         most = 1e-4 * np.abs(right).max()
-        np.testing.assert_allclose(found, right, rtol=0, atol=most)
-    assert not any(
-        isinstance(x, keras.layers.BatchNormalization) for x in folded.layers
-    )
+        assert_allclose(found, right, rtol=0, atol=most)
+    assert not any(isinstance(x, layers.BatchNormalization) for x in folded.layers)
     assert not folded.trainable_weights
-    for weight, same in zip(model.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(weight, same)
+    assert_same_arrays(model.get_weights(), before)
 
 
 UNFOLDABLE = {
-    "no convolution": lambda x, y, norm: norm(keras.layers.Dense(3)(x)),
+    "no convolution": lambda x, y, norm: norm(layers.Dense(3)(x)),
     "an activation inside": lambda x, y, norm: norm(
-        keras.layers.Conv2D(3, 1, activation="relu")(x)
+        layers.Conv2D(3, 1, activation="relu")(x)
     ),
     "no convolution at all": lambda x, y, norm: norm(x),
-    "something between": lambda x, y, norm: norm(keras.layers.ReLU()(y)),
-    "another reader": lambda x, y, norm: keras.layers.Add()([norm(y), y]),
-    "an earlier reader": lambda x, y, norm: keras.layers.Add()(
-        [keras.layers.ReLU()(y), norm(y)]
-    ),
-    "two of them": lambda x, y, norm: keras.layers.Add()(
-        [norm(y), keras.layers.BatchNormalization(name="norm_2")(y)]
+    "something between": lambda x, y, norm: norm(layers.ReLU()(y)),
+    "another reader": lambda x, y, norm: layers.Add()([norm(y), y]),
+    "an earlier reader": lambda x, y, norm: layers.Add()([layers.ReLU()(y), norm(y)]),
+    "two of them": lambda x, y, norm: layers.Add()(
+        [norm(y), layers.BatchNormalization(name="norm_2")(y)]
     ),
     "an output of the model": lambda x, y, norm: [norm(y), y],
 }
@@ -239,9 +226,9 @@ TOLD = "norm cannot be folded: it must directly follow a convo|names should be u
 def test_what_cannot_be_folded_is_refused(fault):
     image = keras.Input((8, 8, 3))
     norm, y = (
-        keras.layers.BatchNormalization(name="norm"),
-        keras.layers.Conv2D(3, 1, use_bias=False)(image),
+        layers.BatchNormalization(name="norm"),
+        layers.Conv2D(3, 1, use_bias=False)(image),
     )
     model = keras.Model(image, UNFOLDABLE[fault](image, y, norm))
     with pytest.raises(ValueError, match=TOLD):
-        scenes.base_model.fold_batch_norm(model)
+        base_model.fold_batch_norm(model)

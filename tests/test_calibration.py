@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 from conftest import held_out
+from numpy.random import default_rng
+from numpy.testing import assert_allclose, assert_array_equal
 
 from scenes import calibration
 
@@ -24,13 +26,11 @@ def test_reliability_compares_confidence_and_accuracy_in_bins_of_equal_mass():
         [0.9, 0.6, 1.0, 0.7, 0.95, 0.8], [1, 0, 1, 1, 0, 1]
     )
     table = calibration.reliability(probabilities, labels, bins=3)
-    np.testing.assert_allclose(table["confidence"], [0.65, 0.85, 0.975])
-    np.testing.assert_allclose(table["accuracy"], [0.5, 1, 0.5])
+    assert_allclose(table["confidence"], [0.65, 0.85, 0.975])
+    assert_allclose(table["accuracy"], [0.5, 1, 0.5])
     assert list(table["photos"]) == [2, 2, 2]
     expected = calibration.accuracy([True, False])[["ci_low", "ci_high"]]
-    np.testing.assert_allclose(
-        table.loc[0, ["ci_low", "ci_high"]].astype(float), expected
-    )
+    assert_allclose(table.loc[0, ["ci_low", "ci_high"]].astype(float), expected)
     error = calibration.expected_calibration_error(table)
     assert error == pytest.approx((0.15 + 0.15 + 0.475) / 3)
 
@@ -38,7 +38,7 @@ def test_reliability_compares_confidence_and_accuracy_in_bins_of_equal_mass():
 def test_photos_of_the_same_confidence_share_a_bin_and_the_error_is_weighted_by_photos():
     probabilities, labels = with_confidence([0.5, 0.6, 1, 1, 1, 1], [1, 0, 1, 1, 1, 0])
     table = calibration.reliability(probabilities, labels, bins=6)
-    np.testing.assert_allclose(table["confidence"], [0.5, 0.6, 1])
+    assert_allclose(table["confidence"], [0.5, 0.6, 1])
     assert list(table["photos"]) == [1, 1, 4]
     error = calibration.expected_calibration_error(table)
     assert error == pytest.approx((0.5 + 0.6 + 4 * 0.25) / 6)
@@ -47,7 +47,7 @@ def test_photos_of_the_same_confidence_share_a_bin_and_the_error_is_weighted_by_
 
 @pytest.mark.parametrize("photos", [3, 100, 3001])
 def test_reliability_has_15_bins_of_as_many_photos_as_there_are(photos):
-    confidence = np.random.default_rng(0).uniform(0.4, 1, photos)
+    confidence = default_rng(0).uniform(0.4, 1, photos)
     table = calibration.reliability(*with_confidence(list(confidence), [1] * photos))
     assert len(table) == min(photos, 15)
     assert table["photos"].sum() == photos
@@ -62,7 +62,7 @@ def drawn_probabilities(
     temperature: float, n: int = 20_000
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return probabilities that are too sure by a known temperature, and labels."""
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     honest = rng.dirichlet(np.full(4, 0.5), n)
     labels = (
         (honest.cumsum(axis=1) < rng.random((len(honest), 1))).sum(axis=1).clip(0, 3)
@@ -127,15 +127,11 @@ def test_few_photos_hardly_move_the_temperature_and_hundreds_of_errors_set_it():
 
 def test_a_temperature_of_1_changes_nothing_and_no_label_ever_changes():
     probabilities, _ = drawn_probabilities(2.0)
-    np.testing.assert_allclose(
-        calibration.apply_temperature(probabilities, 1), probabilities
-    )
+    assert_allclose(calibration.apply_temperature(probabilities, 1), probabilities)
     for temperature in (0.3, 5):
         cooled = calibration.apply_temperature(probabilities, temperature)
-        np.testing.assert_allclose(cooled.sum(axis=1), 1)
-        np.testing.assert_array_equal(
-            cooled.argmax(axis=1), probabilities.argmax(axis=1)
-        )
+        assert_allclose(cooled.sum(axis=1), 1)
+        assert_array_equal(cooled.argmax(axis=1), probabilities.argmax(axis=1))
 
 
 @pytest.mark.parametrize("accuracy", [0.8, 0.9, 0.95])
@@ -186,7 +182,7 @@ def test_few_photos_need_confidence_and_many_one_wrong_answer_more(
 def test_few_photos_promise_more_than_others_keep_half_as_often_as_the_best_coverage():
     """Of the Intel model: 83 photos of the validation set judged by the others."""
     probabilities, y = held_out()
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     selective = []
     for _ in range(100):
         few = np.isin(np.arange(len(y)), rng.permutation(len(y))[:83])
@@ -227,7 +223,7 @@ def test_each_point_of_the_coverage_curve_has_the_interval_of_its_photos():
     for n, correct in enumerate(([1], [1, 1], [1, 1, 0], [1, 1, 0, 0]), start=1):
         expected = calibration.accuracy(correct)
         columns = ["accuracy", "ci_low", "ci_high"]
-        np.testing.assert_allclose(curve.loc[n - 1, columns], expected[columns])
+        assert_allclose(curve.loc[n - 1, columns], expected[columns])
 
 
 def test_of_no_photos_nothing_is_known():

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import plotly.graph_objects as go
 import pytest
-from conftest import find_browser
+from conftest import ROOT, find_browser
 from PIL import Image
 
 import scenes.chrome
@@ -114,7 +114,7 @@ def test_a_run_without_a_chrome_ends_well_with_pages_and_advice(tmp_path, kind):
     if kind == "hangs":
         write_program(program, WAITS)
     variables = {"PATH": str(program.parent), "BROWSER_PATH": str(program)}
-    variables |= {"PYTHONPATH": str(Path(__file__).parents[1])}
+    variables |= {"PYTHONPATH": str(ROOT)}
     options = {
         "cwd": tmp_path,
         "env": os.environ | variables,

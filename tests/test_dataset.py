@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.random import default_rng
+from pandas.testing import assert_frame_equal, assert_series_equal
 from PIL import Image
 from sklearn.dummy import DummyClassifier
 from test_photos import PHOTO, UNREADABLE
 
 import scenes
-import scenes.dataset
-import scenes.files
-import scenes.folders
-import scenes.grid_search
 import utils
+from scenes import dataset, files, folders, grid_search
+from scenes.dataset import find_shortcut
 
 # --- Digests --------------------------------------------------------------------------
 
@@ -32,9 +32,9 @@ def test_a_digest_knows_a_photo_by_its_pixels_and_shape(tmp_path):
     }
     for name, pixels in photos.items():
         Image.fromarray(pixels).save(tmp_path / name, lossless=True)
-    files = [str(tmp_path / name) for name in photos]
-    images = pd.DataFrame({"file": files}, index=[5, 6, 7, 8])
-    found, _ = scenes.dataset.digest_photos(images)
+    paths = [str(tmp_path / name) for name in photos]
+    images = pd.DataFrame({"file": paths}, index=[5, 6, 7, 8])
+    found, _ = dataset.digest_photos(images)
     assert list(found.index) == [5, 6, 7, 8]
     assert (found["problem"] == "").all()
     assert found["digest"].str.fullmatch("[0-9a-f]{32}").all()
@@ -48,8 +48,8 @@ def test_a_photo_is_measured_by_brightness_shape_and_size_of_its_file(tmp_path):
     images = pd.DataFrame(
         {"file": [str(tmp_path / name) for name in ("a.png", "b.png")]}
     )
-    digests, _ = scenes.dataset.digest_photos(images)
-    measures = digests[scenes.dataset.MEASURES]
+    digests, _ = dataset.digest_photos(images)
+    measures = digests[dataset.MEASURES]
     assert measures.iloc[0].tolist() == [30, 6, 8, (tmp_path / "a.png").stat().st_size]
     assert measures.iloc[1].isna().all()
 
@@ -60,11 +60,11 @@ def test_the_audit_finds_all_unreadable_photos_and_says_why_without_folders(draw
     names = {f"seg_train/seg_train/sea/{kind}.jpg": kind for kind in UNREADABLE}
     for name, kind in names.items():
         UNREADABLE[kind][0](drawn / name)
-    listed = scenes.folders.list_images(drawn)
+    listed = folders.list_images(drawn)
     others = pd.DataFrame({"path": list(names)})
     others["file"] = [str(drawn / name) for name in names]
     images = pd.concat([listed, others], ignore_index=True).drop_duplicates("file")
-    digests, _ = scenes.dataset.digest_photos(images)
+    digests, _ = dataset.digest_photos(images)
     findings = utils.audit_images(images.join(digests))
     assert set(findings["finding"]) == {"unreadable"}
     assert set(findings["path"]) == set(names)
@@ -77,7 +77,7 @@ def test_the_audit_finds_all_unreadable_photos_and_says_why_without_folders(draw
     ("unreadable", "photos"), [(1, 3), (2, 3), (3, 60), (3, 59), (4, 60)]
 )
 def test_unreadable_photos_are_named_and_left_out_unless_they_are_many(
-    unreadable, photos, capsys
+    unreadable, photos, printed
 ):
     names = [f"a/{number}.jpg" for number in range(photos)] + ["b/0.jpg", "pred/0.jpg"]
     labels = pd.Categorical(["a"] * photos + ["b", None])
@@ -88,14 +88,14 @@ def test_unreadable_photos_are_named_and_left_out_unless_they_are_many(
     if unreadable > max(2, photos / 20):
         listed = rf"^{unreadable} photo\(s\) .*\n    a/0.jpg: no known"
         with pytest.raises(ValueError, match=listed):
-            scenes.dataset.drop_unreadable(images)
+            dataset.drop_unreadable(images)
     else:
-        kept = scenes.dataset.drop_unreadable(images)
+        kept = dataset.drop_unreadable(images)
         assert list(kept["path"]) == names[unreadable:]
         said = f"Skipped {unreadable} unreadable photo(s): a/0.jpg (no known format)"
-        assert capsys.readouterr().out.startswith(said)
-        pd.testing.assert_frame_equal(scenes.dataset.drop_unreadable(kept), kept)
-        assert capsys.readouterr().out == ""
+        assert printed().startswith(said)
+        assert_frame_equal(dataset.drop_unreadable(kept), kept)
+        assert printed() == ""
 
 
 # --- Shortcuts ------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def test_unreadable_photos_are_named_and_left_out_unless_they_are_many(
 def measured(shortcut: str, sizes: tuple[int, int]) -> pd.DataFrame:
     """Return a table of two classes, which one of the measures tells apart."""
     of_b = np.repeat([False, True], sizes)
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     images = pd.DataFrame(
         {"label": pd.Categorical.from_codes(of_b.astype(int), ["a", "b"])}
     )
@@ -121,21 +121,20 @@ def measured(shortcut: str, sizes: tuple[int, int]) -> pd.DataFrame:
 def in_folds(images: pd.DataFrame) -> list:
     """Return three stratified folds of a table."""
     y = images["label"].cat.codes.to_numpy()
-    return scenes.grid_search.make_folds(y, None, folds=3, seed=0)
+    return grid_search.make_folds(y, None, folds=3, seed=0)
 
 
 @pytest.mark.parametrize("shortcut", ["brightness", "height", "bytes", "ratio", "type"])
 def test_a_class_that_is_known_by_no_content_is_said_with_the_accuracies(
-    shortcut, capsys
+    shortcut, printed
 ):
     images = measured(shortcut, (60, 40))
-    find = scenes.dataset.find_shortcut
-    assert find(images, in_folds(images), 0.95) > 0.9
-    said = capsys.readouterr().out
+    assert find_shortcut(images, in_folds(images), 0.95) > 0.9
+    said = printed()
     assert re.match(r"Brightness, .* reach (9\d.\d|100.0)% \(chance: 60.0%, head", said)
     assert "head: 95.0%): the classes may be recognized by how" in said
-    assert find(images, in_folds(images), 0.95, class_weight="balanced") > 0.9
-    assert "(chance: 50.0%, head: 95.0%)" in capsys.readouterr().out
+    assert find_shortcut(images, in_folds(images), 0.95, class_weight="balanced") > 0.9
+    assert "(chance: 50.0%, head: 95.0%)" in printed()
 
 
 def test_photos_in_no_fold_do_not_count_in_the_accuracy_without_content():
@@ -143,50 +142,49 @@ def test_photos_in_no_fold_do_not_count_in_the_accuracy_without_content():
     splits = in_folds(images)
     others = images.assign(label=images["label"].cat.codes.map({0: "b", 1: "a"}))
     both = pd.concat([images, others.astype({"label": "category"})])
-    find = scenes.dataset.find_shortcut
-    assert find(both, splits, 0.95) == find(images, splits, 0.95) > 0.9
+    assert (
+        find_shortcut(both, splits, 0.95) == find_shortcut(images, splits, 0.95) > 0.9
+    )
 
 
-def test_nothing_is_said_of_measures_that_gain_little_or_are_not_known(capsys):
+def test_nothing_is_said_of_measures_that_gain_little_or_are_not_known(printed):
     images = measured("none", (80, 20))
     splits = in_folds(images)
-    find = scenes.dataset.find_shortcut
-    assert find(images, splits, 0.9) == pytest.approx(0.8, abs=0.05)
-    assert np.isnan(find(images.drop(columns="brightness"), splits, 0.9))
-    assert capsys.readouterr().out == ""
+    assert find_shortcut(images, splits, 0.9) == pytest.approx(0.8, abs=0.05)
+    assert np.isnan(find_shortcut(images.drop(columns="brightness"), splits, 0.9))
+    assert printed() == ""
 
 
-def test_nothing_is_said_of_measures_that_gain_nothing_beside_a_poor_head(capsys):
+def test_nothing_is_said_of_measures_that_gain_nothing_beside_a_poor_head(printed):
     images = measured("none", (60, 40))
-    accuracy = scenes.dataset.find_shortcut(images, in_folds(images), 0.2)
+    accuracy = find_shortcut(images, in_folds(images), 0.2)
     assert 0.4 < accuracy < 0.6, "below chance, but above the middle of both"
-    assert capsys.readouterr().out == ""
+    assert printed() == ""
 
 
 def test_with_class_weights_the_accuracy_without_content_is_balanced(monkeypatch):
     """Here, all photos are taken for the larger class."""
     images = measured("none", (80, 20))
     guess = DummyClassifier()
-    monkeypatch.setattr(scenes.dataset, "RandomForestClassifier", lambda **_: guess)
+    monkeypatch.setattr(dataset, "RandomForestClassifier", lambda **_: guess)
     splits = in_folds(images)
-    find = scenes.dataset.find_shortcut
-    assert find(images, splits, 0.9) == pytest.approx(0.8, abs=0.001)
-    balanced = find(images, splits, 0.9, class_weight="balanced")
+    assert find_shortcut(images, splits, 0.9) == pytest.approx(0.8, abs=0.001)
+    balanced = find_shortcut(images, splits, 0.9, class_weight="balanced")
     assert balanced == pytest.approx(0.5)
 
 
-def test_half_of_what_the_head_gains_is_the_most_that_is_not_said(capsys):
+def test_half_of_what_the_head_gains_is_the_most_that_is_not_said(printed):
     images = measured("height", (60, 40))
-    accuracy = scenes.dataset.find_shortcut(images, in_folds(images), 2)
-    assert capsys.readouterr().out == "", "of 1.4 above chance, it gains 0.4"
-    scenes.dataset.find_shortcut(images, in_folds(images), 2 * accuracy - 0.61)
-    assert capsys.readouterr().out != ""
+    accuracy = find_shortcut(images, in_folds(images), 2)
+    assert printed() == "", "of 1.4 above chance, it gains 0.4"
+    find_shortcut(images, in_folds(images), 2 * accuracy - 0.61)
+    assert printed() != ""
 
 
 # --- Copies ---------------------------------------------------------------------------
 
 
-def test_copies_at_another_size_or_quality_are_found_across_splits_only(drawn, capsys):
+def test_copies_at_another_size_or_quality_are_found_across_splits_only(drawn, printed):
     test, train = drawn / "seg_test" / "seg_test", drawn / "seg_train" / "seg_train"
     photo = Image.open(test / "sea" / "0.jpg")
     photo.resize((27, 20)).save(train / "sea" / "small.jpg", quality=50)
@@ -196,26 +194,26 @@ def test_copies_at_another_size_or_quality_are_found_across_splits_only(drawn, c
     for side, split in ((8, test), (9, train)):
         Image.new("RGB", (side, side)).save(split / "sea" / "black.png")
     (test / "sea" / "broken.jpg").touch()
-    images = scenes.folders.list_images(drawn)
-    digests, thumbnails = scenes.dataset.digest_photos(images)
+    images = folders.list_images(drawn)
+    digests, thumbnails = dataset.digest_photos(images)
     images = images.join(digests)
-    images = scenes.dataset.drop_unreadable(images[images["label"].notna()])
-    images["group"] = scenes.dataset.group_images(images, thumbnails)
-    divided = scenes.dataset.list_divided_groups(images)
+    images = dataset.drop_unreadable(images[images["label"].notna()])
+    images["group"] = dataset.group_images(images, thumbnails)
+    divided = dataset.list_divided_groups(images)
     assert list(divided.columns) == ["path", "split", "group"]
     names = {Path(path).name for path in divided["path"]}
     assert names == {"small.jpg", "gray.png", "0.jpg", "again.jpg"}
     assert set(divided["group"]) == {1}
-    said = capsys.readouterr().out
+    said = printed()
     assert "4 photos, in 1 group(s), look like copies" in said
     is_alike = images["group"].duplicated(keep=False)
     alike = {Path(path).name for path in images["path"][is_alike]}
     assert alike == names | {"1.jpg", "1 again.jpg"}
     part = images[~images["path"].str.endswith("small.jpg")]
-    assert len(scenes.dataset.list_divided_groups(part)) == 3
-    capsys.readouterr()
-    assert scenes.dataset.list_divided_groups(images[:3]).empty
-    assert capsys.readouterr().out == ""
+    assert len(dataset.list_divided_groups(part)) == 3
+    printed()
+    assert dataset.list_divided_groups(images[:3]).empty
+    assert printed() == ""
 
 
 def thumbnails_of(*correlations: float) -> np.ndarray:
@@ -235,28 +233,28 @@ def photos_of(digests: list) -> pd.DataFrame:
 
 def test_copies_of_copies_are_one_group_that_is_called_by_its_least_digest():
     thumbnails = thumbnails_of(0.992, 0.992, 0.98, 0.992, 0.5)
-    groups = scenes.dataset.group_copies(photos_of([5, 3, 4, 9, 8, 7]), thumbnails)
+    groups = dataset.group_copies(photos_of([5, 3, 4, 9, 8, 7]), thumbnails)
     assert list(groups.astype(int)) == [3, 3, 3, 8, 8, 7]
-    equal = scenes.dataset.group_copies(photos_of([5, 3, 5, 3]), np.eye(4))
+    equal = dataset.group_copies(photos_of([5, 3, 5, 3]), np.eye(4))
     assert list(equal.astype(int)) == [5, 3, 5, 3]
 
 
 def test_copies_are_found_far_apart_in_the_table():
     """Not only within the blocks that are compared at once."""
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     thumbnails = rng.normal(size=(600, 256)).astype("float32")
     thumbnails /= np.linalg.norm(thumbnails, axis=1, keepdims=True)
     thumbnails[[300, 599]] = thumbnails[[3, 10]]
-    groups = scenes.dataset.group_copies(photos_of(list(range(600))), thumbnails)
+    groups = dataset.group_copies(photos_of(list(range(600))), thumbnails)
     assert list(groups[groups.duplicated()].index) == [300, 599]
     assert list(groups[[300, 599]].astype(int)) == [3, 10]
 
 
-def test_ten_thousand_frames_of_one_film_take_little_memory(capsys):
+def test_ten_thousand_frames_of_one_film_take_little_memory(printed):
     thumbnails = thumbnails_of(*[0.9999] * 9999)
     images = photos_of(list(range(10000)))
     tracemalloc.start()
-    groups = scenes.dataset.group_copies(images, thumbnails)
+    groups = dataset.group_copies(images, thumbnails)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert groups.nunique() == 1
@@ -273,31 +271,30 @@ def labelled_as(labels: str, paths: list | None = None) -> pd.DataFrame:
     return images.assign(path=paths or images["path"], group=images["digest"])
 
 
-def test_groups_are_joined_by_looks_and_by_what_the_owner_says(capsys):
+def test_groups_are_joined_by_looks_and_by_what_the_owner_says(printed):
     """Photo 1 looks like 0, and is of one patient with 3, which 4 looks like."""
     paths = ["p1-a.jpg", "p2-a.jpg", "p3-a.jpg", "p2-b.jpg", "p4-a.jpg", "p5-a.jpg"]
     thumbnails = thumbnails_of(0.992, 0.5, 0.5, 0.992, 0.5)
     images = labelled_as("a" * 6, paths)
-    alike = scenes.dataset.group_images(images, thumbnails)
+    alike = dataset.group_images(images, thumbnails)
     assert list(alike.astype(int)) == [0, 0, 2, 3, 3, 5]
-    groups = scenes.dataset.group_images(images, thumbnails, r"p(\d+)-")
+    groups = dataset.group_images(images, thumbnails, r"p(\d+)-")
     assert list(groups.astype(int)) == [0, 0, 2, 0, 0, 5]
     assert groups.name == "group"
     bundled = images.assign(group=alike)  # as without photos, so without thumbnails
-    pd.testing.assert_series_equal(scenes.dataset.group_images(bundled, None), alike)
-    capsys.readouterr()
-    again = scenes.dataset.group_images(bundled, None, r"p(\d+)-")
-    pd.testing.assert_series_equal(again, groups)
-    said = "GROUPS joins 6 photos into 5 groups; the largest holds 2.\n"
-    assert capsys.readouterr().out == said
+    assert_series_equal(dataset.group_images(bundled, None), alike)
+    printed()
+    again = dataset.group_images(bundled, None, r"p(\d+)-")
+    assert_series_equal(again, groups)
+    assert printed() == "GROUPS joins 6 photos into 5 groups; the largest holds 2.\n"
 
 
 @pytest.mark.parametrize(("size", "is_kept"), [(112, True), (111, False)])
 def test_look_alikes_of_more_than_a_tenth_of_a_class_are_told_not_kept_together(
-    size, is_kept, capsys
+    size, is_kept, printed
 ):
     """Ten photos of a class are kept together, however small it is; so are equal ones."""
-    noise = np.random.default_rng(0).normal(size=(size + 10, 256))
+    noise = default_rng(0).normal(size=(size + 10, 256))
     thumbnails = noise.astype("float32")
     thumbnails[50:61] = thumbnails[50]  # eleven of the first class
     thumbnails[size:] = thumbnails[size]  # all ten of the second one
@@ -306,11 +303,11 @@ def test_look_alikes_of_more_than_a_tenth_of_a_class_are_told_not_kept_together(
     images.loc[70, "digest"] = images["digest"][60]
     images.loc[71, "digest"] = images["digest"][60]  # counts once
     images.loc[[70, 71], "label"] = "b"
-    groups = scenes.dataset.group_images(images, thumbnails)
+    groups = dataset.group_images(images, thumbnails)
     assert groups[size:].nunique() == 1
     assert groups[[60, 70, 71]].nunique() == 1
     assert groups[50:61].nunique() == (1 if is_kept else 11)
-    said = capsys.readouterr().out
+    said = printed()
     if is_kept:
         assert said == ""
     else:
@@ -323,19 +320,19 @@ def test_a_file_of_groups_is_read_as_spreadsheets_leave_it(table, tmp_path):
     csv = tmp_path / "groups.CSV"
     cells = table + "a.jpg,7\n'-b.jpg,ann\nc.jpg,7 \nother.jpg,8\n"
     csv.write_text(cells.replace(",", ";") if ";" in table else cells)
-    assert list(scenes.dataset.read_groups(images, str(csv))) == ["7", "ann", "7"]
+    assert list(dataset.read_groups(images, str(csv))) == ["7", "ann", "7"]
     csv.write_text("path,group\na.jpg,7\n-b.jpg,\n")
     told = r"groups\.CSV', which gives no group to -b\.jpg, c\.jpg; each photo needs"
     with pytest.raises(ValueError, match=told):
-        scenes.dataset.read_groups(images, str(csv))
+        dataset.read_groups(images, str(csv))
     csv.write_text("path,group\na.jpg,7\na.jpg,8\n")
     with pytest.raises(ValueError, match=r"gives a\.jpg different groups; keep one"):
-        scenes.dataset.read_groups(images, str(csv))
+        dataset.read_groups(images, str(csv))
     csv.write_text("path,group,Group\na.jpg,7,8\n-b.jpg,7,8\nc.jpg,7,8\n")
     with pytest.raises(
         ValueError, match=r"no CSV file with the columns path and group"
     ):
-        scenes.dataset.read_groups(images, str(csv))
+        dataset.read_groups(images, str(csv))
 
 
 @pytest.mark.parametrize("groups", [r"p(\d)", r"(?:p(\d))?", r"p(\d)|q", r"p?(1?)\."])
@@ -345,7 +342,7 @@ def test_a_photo_that_the_expression_gives_no_group_is_named(groups):
     with pytest.raises(
         ValueError, match=r"GROUPS is .*, which gives no group to q\.jpg; each"
     ):
-        scenes.dataset.read_groups(images, groups)
+        dataset.read_groups(images, groups)
 
 
 # --- Corrections ----------------------------------------------------------------------
@@ -365,7 +362,7 @@ def corrections(table, tmp_path):
 
     def apply(text: str, encoding: str = "utf-8") -> pd.DataFrame:
         (tmp_path / "labels.csv").write_bytes(text.encode(encoding, "surrogateescape"))
-        return scenes.dataset.apply_corrections(images, tmp_path / "labels.csv")
+        return dataset.apply_corrections(images, tmp_path / "labels.csv")
 
     apply.images, apply.path = images, tmp_path / "labels.csv"
     return apply
@@ -377,47 +374,42 @@ CORRECTIONS = (
 )
 
 
-def test_corrections_may_name_photos_that_the_run_leaves_out(corrections, capsys):
+def test_corrections_may_name_photos_that_the_run_leaves_out(corrections, printed):
     """As a smaller table, of `shrink`, does: only names of no photo are refused."""
     images, path = corrections.images, corrections.path
     path.write_text("path,label\n0.jpg,sea\n1.jpg,buildings\n")
     some = images.drop(1)
-    table = scenes.dataset.apply_corrections(some, path, images)
+    table = dataset.apply_corrections(some, path, images)
     assert table.index[table["corrected"]].tolist() == [0]
-    assert "1 photo(s) that it names are not in this run.\n" in capsys.readouterr().out
+    assert "1 photo(s) that it names are not in this run.\n" in printed()
     with pytest.raises(
         ValueError, match=r"names 1\.jpg, which is the path of no label"
     ):
-        scenes.dataset.apply_corrections(some, path)
+        dataset.apply_corrections(some, path)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize(("sep", "newline"), [(",", "\n"), (";", "\r\n")])
 def test_labels_are_corrected_and_photos_left_out(
-    corrections, capsys, encoding, sep, newline
+    corrections, printed, encoding, sep, newline
 ):
     images = corrections.images.copy(deep=True)
     table = corrections(CORRECTIONS.replace(",", sep).replace("\n", newline), encoding)
-    pd.testing.assert_frame_equal(corrections.images, images)
+    assert_frame_equal(corrections.images, images)
     expected = images.drop([4, 7])
     expected.loc[[0, 9], "label"] = ["sea", "street"]
     expected["corrected"] = expected.index.isin([0, 9])
-    pd.testing.assert_frame_equal(table, expected)
+    assert_frame_equal(table, expected)
     said = (
         "labels.csv: 2 label(s) corrected and 2 photo(s) "
         "left out, 1 of them test photos"
     )
-    assert (
-        f"{said}; corrections of test photos flatter the model.\n"
-        in capsys.readouterr().out
-    )
+    assert f"{said}; corrections of test photos flatter the model.\n" in printed()
 
 
-def test_corrections_of_training_photos_flatter_nobody(corrections, capsys):
+def test_corrections_of_training_photos_flatter_nobody(corrections, printed):
     corrections("path,label\n0.jpg,sea\n0.jpg,sea\n")
-    assert capsys.readouterr().out.endswith(
-        ": 1 label(s) corrected and 0 photo(s) left out.\n"
-    )
+    assert printed().endswith(": 1 label(s) corrected and 0 photo(s) left out.\n")
 
 
 @pytest.mark.parametrize(
@@ -438,10 +430,10 @@ def test_corrections_that_empty_a_split_or_class_are_refused(
         corrections("".join(["path,label\n", *lines]))
 
 
-def test_without_a_file_no_label_is_corrected(corrections, capsys):
-    table = scenes.dataset.apply_corrections(corrections.images, None)
-    pd.testing.assert_frame_equal(table, corrections.images.assign(corrected=False))
-    assert capsys.readouterr().out == ""
+def test_without_a_file_no_label_is_corrected(corrections, printed):
+    table = dataset.apply_corrections(corrections.images, None)
+    assert_frame_equal(table, corrections.images.assign(corrected=False))
+    assert printed() == ""
 
 
 def test_photos_with_names_of_any_bytes_are_corrected(corrections):
@@ -475,7 +467,7 @@ SPREADSHEETS = {
 @pytest.mark.parametrize("kind", SPREADSHEETS)
 def test_a_file_is_read_as_spreadsheets_leave_it(corrections, kind):
     expected = corrections(GOOD)
-    pd.testing.assert_frame_equal(corrections(*SPREADSHEETS[kind]), expected)
+    assert_frame_equal(corrections(*SPREADSHEETS[kind]), expected)
 
 
 def test_names_that_a_spreadsheet_would_run_come_back(corrections, tmp_path):
@@ -493,10 +485,8 @@ def test_names_that_a_spreadsheet_would_run_come_back(corrections, tmp_path):
     corrections.images.loc[[8, 12], "label"] = ["buildings", "forest"]  # some stay
     given = pd.DataFrame({"path": names, "label": "sea"})
     given.loc[[3, 4], "path"] = ["café.jpg", "the\u0301.jpg"]
-    scenes.files.write_spreadsheet(given, tmp_path / "labels.csv")
-    table = scenes.dataset.apply_corrections(
-        corrections.images, tmp_path / "labels.csv"
-    )
+    files.write_spreadsheet(given, tmp_path / "labels.csv")
+    table = dataset.apply_corrections(corrections.images, tmp_path / "labels.csv")
     assert list(table["label"][:7]) == ["sea"] * 7
 
 
@@ -507,7 +497,7 @@ def test_names_of_a_file_that_windows_has_written_are_read(corrections, tmp_path
     table = corrections("path,label\na\\0.jpg,sea\nb\\0.jpg,street\n")
     assert list(table["label"][:3]) == ["sea", "street", "buildings"]
     csv.write_text("path,group\na\\0.jpg,1\nb\\0.jpg,2\nb/0.jpg,3\n")
-    groups = scenes.dataset.read_groups(images[:3], str(csv))
+    groups = dataset.read_groups(images[:3], str(csv))
     assert list(groups) == ["1", "2", "3"]
 
 

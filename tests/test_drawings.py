@@ -13,7 +13,7 @@ from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-import scenes.drawings
+from scenes import drawings
 
 
 def seen(figure: Figure) -> np.ndarray:
@@ -28,11 +28,11 @@ def five_maps() -> Figure:
     """
     photos = [draw(i) for i in range(4)] + [draw(4, width=30, height=40)]
     values = np.add.outer(np.arange(7.0), np.arange(7.0)) - 5
-    return scenes.drawings.maps(photos, [values] * 5, ["$a$ <b>", "b", "c", "d", "e"])
+    return drawings.maps(photos, [values] * 5, ["$a$ <b>", "b", "c", "d", "e"])
 
 
 def titled_photo(title: str) -> Figure:
-    return scenes.drawings.grid([draw(0)], [title], columns=1)
+    return drawings.grid([draw(0)], [title], columns=1)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_maps_lie_over_the_whole_of_their_photos_under_their_titles(figure):
 def test_long_titles_do_not_run_into_each_other():
     long = "Mediterranean Sea, in the evening_and_the_night_before_the_day"
     titles = [long, f"{long}\n{long}", "short", long]
-    drawn = scenes.drawings.grid([draw(0)] * 4, titles, columns=2)
+    drawn = drawings.grid([draw(0)] * 4, titles, columns=2)
     texts = [axis.title for axis in drawn.axes]
     boxes = [part.get_window_extent() for part in [*texts, *drawn.axes]]
     for first, second in itertools.combinations(boxes, 2):
@@ -76,7 +76,7 @@ def test_a_map_is_brightest_where_its_values_are_highest(figure):
 
 
 def test_a_map_without_a_highest_place_is_drawn_without_a_word(recwarn):
-    figure = scenes.drawings.maps([draw(0)], [np.zeros((7, 7))], ["flat"])
+    figure = drawings.maps([draw(0)], [np.zeros((7, 7))], ["flat"])
     assert np.ptp(figure.axes[0].images[1].get_array()) == 0
     assert not recwarn.list
 
@@ -118,13 +118,15 @@ def fonts(monkeypatch):
     few = [font_manager.FontEntry("deleted.ttf", weight=400)]
     few += [font for font in manager.ttflist if font.name.startswith(("DejaVu", "Las"))]
     monkeypatch.setattr(manager, "ttflist", few)
-    scenes.drawings._say_once.cache_clear()
+    drawings._say_once.cache_clear()
     return manager
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(("weight", "right"), [(400, "山"), (900, r"\u5c71")])
-def test_a_title_is_drawn_in_a_font_that_has_it(weight, right, fonts, tmp_path, capsys):
+def test_a_title_is_drawn_in_a_font_that_has_it(
+    weight, right, fonts, tmp_path, printed
+):
     pen = TTGlyphPen(None)
     pen.moveTo((100, 0))
     pen.lineTo((500, 900))
@@ -145,22 +147,22 @@ def test_a_title_is_drawn_in_a_font_that_has_it(weight, right, fonts, tmp_path, 
     figure = titled_photo("山")
     assert figure.axes[0].get_title() == right
     assert not np.array_equal(seen(figure), seen(titled_photo("谷")))
-    assert (capsys.readouterr().out == "") == (weight == 400)
+    assert (printed() == "") == (weight == 400)
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(("one", "other"), ["猫狗", "山海", "मन", "ไน", "🐈🐕"])
 def test_titles_that_no_font_has_differ_and_one_line_says_why(
-    one, other, fonts, capsys
+    one, other, fonts, printed
 ):
     assert not np.array_equal(seen(titled_photo(one)), seen(titled_photo(other)))
-    said = capsys.readouterr().out
+    said = printed()
     assert said.count("\n") == 1
     assert "no installed font has" in said
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_title_in_the_letters_of_the_first_font_stays(fonts, capsys):
-    figure = scenes.drawings.grid([draw(0)] * 2, ["кот\n37%", "بحر"], columns=2)
+def test_a_title_in_the_letters_of_the_first_font_stays(fonts, printed):
+    figure = drawings.grid([draw(0)] * 2, ["кот\n37%", "بحر"], columns=2)
     assert [axis.get_title() for axis in figure.axes] == ["кот\n37%", "بحر"]
-    assert capsys.readouterr().out == ""
+    assert printed() == ""

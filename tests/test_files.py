@@ -23,11 +23,10 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from conftest import Payload, damage, zip_edges
+from numpy.random import default_rng
 
 import scenes.classifier
-import scenes.features
-import scenes.files
-import scenes.plots
+from scenes import features, files, plots
 
 OLD = b"what was there before"
 SCHEMA = {"features": (np.uint8, (60, 1280))}
@@ -40,19 +39,17 @@ def write(request, table, base, classifier, shown, monkeypatch):
     """
     figure = go.Figure(go.Scatter(y=np.arange(20_000)))  # too large for the small disk
     many = pd.concat([table] * 9, ignore_index=True)
-    X = np.random.default_rng(0).uniform(0, 6, (len(many), 1280))
+    X = default_rng(0).uniform(0, 6, (len(many), 1280))
     if request.param == "plot.html":
-        monkeypatch.setattr(
-            scenes.plots, "get_plotlyjs", str
-        )  # an empty script has room
+        monkeypatch.setattr(plots, "get_plotlyjs", str)  # an empty script has room
 
     def save(folder: Path) -> None:
         if request.param == "f.npz":
-            scenes.features.save_features(folder / "f.npz", many, X, base)
+            features.save_features(folder / "f.npz", many, X, base)
         elif request.param == "c.keras":
             scenes.classifier.save_classifier(classifier, folder / "c.keras")
         else:
-            scenes.plots.show(figure, "plot", folder)
+            plots.show(figure, "plot", folder)
 
     return request.param, save
 
@@ -66,7 +63,7 @@ def test_a_spreadsheet_runs_no_text_as_a_formula(tmp_path):
         "two\nlines",
     ]
     table = pd.DataFrame({"path": texts, "label": pd.Categorical(texts), "-1": -0.5})
-    scenes.files.write_spreadsheet(table, tmp_path / "table.csv")
+    files.write_spreadsheet(table, tmp_path / "table.csv")
     with open(tmp_path / "table.csv", newline="", encoding="utf-8-sig") as file:
         header, *rows = csv.reader(file)
     assert header == ["path", "label", "'-1"]
@@ -133,7 +130,7 @@ def test_a_read_only_folder_leaves_the_old_file_and_says_so(write, small_disk):
 
 def test_a_table_in_a_folder_that_is_not_there_is_an_error_with_a_number(tmp_path):
     with pytest.raises(OSError, match=r"cannot write .*none/a\.csv \(") as caught:
-        scenes.files.write_csv(pd.DataFrame(), tmp_path / "none" / "a.csv")
+        files.write_csv(pd.DataFrame(), tmp_path / "none" / "a.csv")
     assert caught.value.errno == errno.EIO  # pandas gives none
 
 
@@ -141,7 +138,7 @@ def test_a_table_in_a_folder_that_is_not_there_is_an_error_with_a_number(tmp_pat
 def test_an_interrupt_while_writing_leaves_the_old_file(tmp_path, error):
     path = tmp_path / "results.csv"
     path.write_bytes(OLD)
-    with pytest.raises(error), scenes.files.replacing(path) as beside:  # noqa: PT012
+    with pytest.raises(error), files.replacing(path) as beside:  # noqa: PT012
         beside.write_bytes(b"half of the new o")
         raise error
     assert path.read_bytes() == OLD
@@ -153,25 +150,25 @@ def test_an_interrupt_while_writing_leaves_the_old_file(tmp_path, error):
 def test_a_kill_while_writing_leaves_a_whole_file_and_the_next_run_works(tmp_path):
     """A child writes two versions in turn; 20 times it is killed at a random moment."""
     path = tmp_path / "arrays.npz"
-    rng, delays = np.random.default_rng(0), random.Random(0)
+    rng, delays = default_rng(0), random.Random(0)
     versions = [rng.integers(0, 256, (60, 1280)).astype("uint8") for _ in range(2)]
-    scenes.files.write_arrays(path, {"features": versions[0]})
+    files.write_arrays(path, {"features": versions[0]})
     killed_in_the_middle = 0
     for _ in range(20):
         child = os.fork()
         if child == 0:
             while True:
                 for version in versions:
-                    scenes.files.write_arrays(path, {"features": version})
+                    files.write_arrays(path, {"features": version})
         time.sleep(delays.uniform(0.01, 0.05))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         killed_in_the_middle += len(left_behind(tmp_path, path.name)) > 0
-        found = scenes.files.read_arrays(path, SCHEMA)["features"]
+        found = files.read_arrays(path, SCHEMA)["features"]
         assert any(np.array_equal(found, version) for version in versions)
     assert killed_in_the_middle > 0
-    with scenes.files.locked(path):
-        scenes.files.write_arrays(path, {"features": versions[1]})
+    with files.locked(path):
+        files.write_arrays(path, {"features": versions[1]})
     assert not left_behind(tmp_path, path.name, ".arrays.npz.lock")
 
 
@@ -190,42 +187,42 @@ def test_only_what_a_killed_process_left_unfinished_is_cleared_away(tmp_path):
         os.utime(tmp_path / name, (0, 0))
     an_hour_ago = time.time() - 3500
     os.utime(tmp_path / ".b.unfinished-1.csv", (an_hour_ago, an_hour_ago))
-    with scenes.files.locked(tmp_path / "a.csv"):
+    with files.locked(tmp_path / "a.csv"):
         assert left_behind(tmp_path, ".a.csv.lock") == others | young
-    scenes.files.clear_unfinished(tmp_path / "none")
+    files.clear_unfinished(tmp_path / "none")
 
 
 def test_a_second_writer_waits_with_a_word_and_then_stops(
-    tmp_path, monkeypatch, capsys
+    tmp_path, monkeypatch, printed
 ):
     path = tmp_path / "a.csv"
-    first = scenes.files.locked(path)
+    first = files.locked(path)
     first.__enter__()
     release = threading.Timer(0.3, first.__exit__, (None, None, None))
     release.start()
-    with scenes.files.locked(path):
+    with files.locked(path):
         release.join()
         told = f"Another run is writing {path}; waiting up to 60 s for its end.\n"
-        assert capsys.readouterr().out == told
-        monkeypatch.setattr(scenes.files, "WAIT", 0.1)
+        assert printed() == told
+        monkeypatch.setattr(files, "WAIT", 0.1)
         with (
             pytest.raises(RuntimeError, match=r"another run is writing .*a\.csv; wait"),
-            scenes.files.locked(path),
+            files.locked(path),
         ):
             pass
-    assert len(capsys.readouterr().out.splitlines()) == 1
-    with scenes.files.locked(path):
-        assert capsys.readouterr().out == ""
+    assert len(printed().splitlines()) == 1
+    with files.locked(path):
+        assert printed() == ""
 
 
 def test_two_processes_that_write_one_file_do_not_mix(tmp_path, monkeypatch):
     """The second begins when the first is half done, and ends after it."""
     path = tmp_path / "results.csv"
     monkeypatch.setattr(os, "getpid", lambda: 1)
-    with scenes.files.replacing(path) as first:
+    with files.replacing(path) as first:
         first.write_text("first, half")
         monkeypatch.setattr(os, "getpid", lambda: 2)
-        second = scenes.files.replacing(path)
+        second = files.replacing(path)
         second.__enter__().write_text("second, half")
         first.write_text("first, whole")
     assert path.read_text() == "first, whole"
@@ -255,7 +252,7 @@ GOOD = {
 @pytest.fixture
 def arrays(tmp_path):
     """Return the path of a file of arrays."""
-    scenes.files.write_arrays(tmp_path / "arrays.npz", GOOD)
+    files.write_arrays(tmp_path / "arrays.npz", GOOD)
     return tmp_path / "arrays.npz"
 
 
@@ -271,21 +268,18 @@ def refused(path: Path, word: str = "") -> None:
         rf"Delete it or fetch it again"
     )
     with pytest.raises(ValueError, match=told):
-        scenes.files.read_arrays(path, KINDS)
+        files.read_arrays(path, KINDS)
 
 
 def test_arrays_are_read_as_they_were_written(arrays):
-    check_same(scenes.files.read_arrays(arrays, KINDS))
+    check_same(files.read_arrays(arrays, KINDS))
     few = {"format": ("i", ()), "losses": ("f", ("m", 2))}  # others are passed over
-    assert set(scenes.files.read_arrays(arrays, few)) == set(few)
-    scenes.files.write_arrays(arrays, {"labels": np.zeros(0, "int16")})
-    assert (
-        len(scenes.files.read_arrays(arrays, {"labels": KINDS["labels"]})["labels"])
-        == 0
-    )
+    assert set(files.read_arrays(arrays, few)) == set(few)
+    files.write_arrays(arrays, {"labels": np.zeros(0, "int16")})
+    assert len(files.read_arrays(arrays, {"labels": KINDS["labels"]})["labels"]) == 0
     arrays.unlink()
     with pytest.raises(FileNotFoundError):
-        scenes.files.read_arrays(arrays, KINDS)
+        files.read_arrays(arrays, KINDS)
 
 
 # What can be wrong with an array in a file whose checksums are right.
@@ -322,11 +316,11 @@ def test_an_array_that_is_missing_or_is_no_array_is_refused(arrays):
 def test_a_damaged_file_is_refused_or_read_right(arrays, seed):
     """1,500 cases: cut off somewhere, or with one to eight bytes changed."""
     good = arrays.read_bytes()
-    rng, edges, found = np.random.default_rng(seed), zip_edges(good), 0
+    rng, edges, found = default_rng(seed), zip_edges(good), 0
     for _ in range(500):
         arrays.write_bytes(damage(good, rng, edges))
         try:
-            check_same(scenes.files.read_arrays(arrays, KINDS))
+            check_same(files.read_arrays(arrays, KINDS))
         except ValueError as error:
             assert str(error).startswith(f"{arrays} cannot be read: ")  # noqa: PT017
             found += 1
@@ -354,20 +348,20 @@ def test_names_of_any_bytes_are_written_and_read(tmp_path):
     name = os.fsdecode(b"sea-\xff.jpg")
     table = pd.DataFrame({"path": [name, "straße 北.jpg"], "n": [1, 2]})
     csv = tmp_path / os.fsdecode(b"\xfe.csv")
-    scenes.files.write_csv(table, csv)
+    files.write_csv(table, csv)
     assert (
         csv.read_bytes() == b"path,n\nsea-\xff.jpg,1\n" + "straße 北.jpg,2\n".encode()
     )
-    assert scenes.files.read_csv(csv)["path"].tolist() == table["path"].tolist()
-    scenes.files.write_arrays(tmp_path / "a.npz", {"path": np.array([name])})
-    found = scenes.files.read_arrays(tmp_path / "a.npz", {"path": ("U", ("n",))})
+    assert files.read_csv(csv)["path"].tolist() == table["path"].tolist()
+    files.write_arrays(tmp_path / "a.npz", {"path": np.array([name])})
+    found = files.read_arrays(tmp_path / "a.npz", {"path": ("U", ("n",))})
     assert found["path"].tolist() == [name]
-    assert len(scenes.files.fingerprint(table)) == 16
+    assert len(files.fingerprint(table)) == 16
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
 def test_a_file_system_without_locks_is_told_and_used(
-    number, tmp_path, monkeypatch, capsys
+    number, tmp_path, monkeypatch, printed
 ):
     fcntl = pytest.importorskip("fcntl", reason="Windows has other locks")
     monkeypatch.setattr(
@@ -375,22 +369,22 @@ def test_a_file_system_without_locks_is_told_and_used(
     )
     path, others = tmp_path / "new" / "a.csv", tmp_path / "new" / ".a.unfinished-1.csv"
     for _ in range(2):  # nothing stays that would keep a later run out
-        with scenes.files.locked(path):
+        with files.locked(path):
             others.touch()
-            assert not scenes.files.is_locked(path)
-        assert "No file can be locked in" in capsys.readouterr().out
+            assert not files.is_locked(path)
+        assert "No file can be locked in" in printed()
         assert others.exists(), "another run may be writing it"
 
 
 def test_a_file_is_locked_while_a_run_writes_it(tmp_path, monkeypatch):
     path, other = tmp_path / "a.csv", tmp_path / "b.csv"
-    with scenes.files.locked(path):
-        assert scenes.files.is_locked(path)
-        assert not scenes.files.is_locked(other)
-    assert not scenes.files.is_locked(path)
+    with files.locked(path):
+        assert files.is_locked(path)
+        assert not files.is_locked(other)
+    assert not files.is_locked(path)
     monkeypatch.setattr(os, "open", Mock(side_effect=OSError(errno.EIO, "no disk")))
     with pytest.raises(OSError, match="no disk"):
-        scenes.files.is_locked(path)
+        files.is_locked(path)
 
 
 # --- Fingerprints ---------------------------------------------------------------------
@@ -403,17 +397,17 @@ def test_a_fingerprint_is_of_values_and_the_same_everywhere():
     table = pd.DataFrame({"label": pd.Categorical(["sea", "forest"]), "n": [1, 2]})
     rows = np.arange(6, dtype="int32").reshape(2, 3)
     parts = [{"b": [1, 0.1], "a": ("x", None, True)}, rows, table, "é"]
-    assert scenes.files.fingerprint(*parts) == "14babb64ab86d4ed"
+    assert files.fingerprint(*parts) == "14babb64ab86d4ed"
     same = [
         {"a": ["x", None, np.bool_(True)], "b": (np.int64(1), np.float64(0.1))},
         np.asfortranarray(rows),
         table.astype({"label": str}),
         "é",
     ]
-    assert scenes.files.fingerprint(*same) == scenes.files.fingerprint(*parts)
+    assert files.fingerprint(*same) == files.fingerprint(*parts)
     for part, other in zip(same, (0, rows.T, table.iloc[::-1], "e"), strict=True):
         others = [other if p is part else p for p in same]
-        assert scenes.files.fingerprint(*others) != scenes.files.fingerprint(*parts)
+        assert files.fingerprint(*others) != files.fingerprint(*parts)
 
 
 def test_fingerprints_tell_types_and_shapes_apart():
@@ -427,28 +421,28 @@ def test_fingerprints_tell_types_and_shapes_apart():
         zeros.tolist(),
     ]
     kinds += [["ab", "c"], ["a", "bc"], ["abc"], [["a", "b"], []]]
-    assert len({scenes.files.fingerprint(kind) for kind in kinds}) == len(kinds)
+    assert len({files.fingerprint(kind) for kind in kinds}) == len(kinds)
     for part, same in (
         (Path("a"), "a"),
         (texts, ["a", "b"]),
         (pd.Series(texts), ["a", "b"]),
     ):
-        assert scenes.files.fingerprint(part) == scenes.files.fingerprint(same)
+        assert files.fingerprint(part) == files.fingerprint(same)
     with pytest.raises(TypeError, match="not object"):
-        scenes.files.fingerprint(object())
+        files.fingerprint(object())
 
 
 def test_a_lock_ends_with_the_writing_and_not_with_its_object(tmp_path, monkeypatch):
     monkeypatch.delattr(filelock.BaseFileLock, "__del__")  # which Python may call later
-    with scenes.files.locked(tmp_path / "a.csv"):
+    with files.locked(tmp_path / "a.csv"):
         pass
-    assert not scenes.files.is_locked(tmp_path / "a.csv")
+    assert not files.is_locked(tmp_path / "a.csv")
 
 
 def test_a_table_keeps_7_digits_and_names_that_look_like_numbers(tmp_path):
     names = {"path": ["1.50"], "digest": ["0e1"], "label": ["01"]}
-    scenes.files.write_csv(pd.DataFrame(names | {"n": [1 / 3]}), tmp_path / "a.csv")
-    read = scenes.files.read_csv(tmp_path / "a.csv")
+    files.write_csv(pd.DataFrame(names | {"n": [1 / 3]}), tmp_path / "a.csv")
+    read = files.read_csv(tmp_path / "a.csv")
     assert read.to_dict("list") == names | {"n": [0.3333333]}
 
 
@@ -461,7 +455,7 @@ def test_a_spreadsheet_is_read_as_text_in_each_of_its_forms(sep, coding, tmp_pat
     text = "".join(sep.join(row) + "\r\n" for row in [["sep=" + sep], *rows])
     text = text.replace("1,5;", '"1,5;"')
     (tmp_path / "a.csv").write_bytes(text.encode(coding))
-    table = scenes.files.read_spreadsheet(tmp_path / "a.csv", ["label", "path"])
+    table = files.read_spreadsheet(tmp_path / "a.csv", ["label", "path"])
     assert table.to_dict("split") == {
         "index": [0, 2],
         "columns": ["label", "path"],
@@ -471,9 +465,9 @@ def test_a_spreadsheet_is_read_as_text_in_each_of_its_forms(sep, coding, tmp_pat
 
 def test_digits_and_bytes_of_another_coding_are_kept_in_a_spreadsheet(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"path,label\ncaf\xe9.jpg,01\n")
-    table = scenes.files.read_spreadsheet(tmp_path / "a.csv", ["path", "label"])
+    table = files.read_spreadsheet(tmp_path / "a.csv", ["path", "label"])
     assert table.to_numpy().tolist() == [["caf\udce9.jpg", "01"]]
 
 
 def test_what_cannot_be_read_is_not_taken_for_our_own(tmp_path):
-    assert not scenes.files.begins_with(tmp_path, b"")
+    assert not files.begins_with(tmp_path, b"")

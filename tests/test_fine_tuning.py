@@ -14,28 +14,39 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from conftest import CLASSES, read_table, small_network
-from test_features import POLICIES, cell_sets
+from conftest import (
+    CLASSES,
+    POLICIES,
+    assert_same_arrays,
+    cell_sets,
+    flip,
+    read_table,
+    small_network,
+)
+from numpy.random import default_rng
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.utils.class_weight import compute_sample_weight
+from test_features import rewrite
 
 import scenes
-import scenes.base_model
-import scenes.classifier
-import scenes.evaluation
-import scenes.features
-import scenes.files
-import scenes.fine_tuning
-import scenes.grid_search
-import scenes.heads
-import scenes.photos
-import scenes.settings
-import scenes.store
 import utils
+from scenes import (
+    base_model,
+    classifier,
+    evaluation,
+    features,
+    files,
+    fine_tuning,
+    heads,
+    photos,
+    settings,
+    store,
+)
 
-FineTuningOptions = scenes.settings.FineTuningOptions
-Entry = scenes.store.Entry
-build_head = functools.partial(scenes.heads.build_head, scenes.base_model.N_FEATURES)
-fine_tuning = scenes.fine_tuning
-Checkpoint = scenes.fine_tuning._Checkpoint
+FineTuningOptions = settings.FineTuningOptions
+Entry = store.Entry
+build_head = functools.partial(heads.build_head, base_model.N_FEATURES)
+Checkpoint = fine_tuning._Checkpoint
 
 SMALL = {
     "first_layer": "block_16_expand",
@@ -128,14 +139,24 @@ def tuned(images, network, head, cache):
 def sent(monkeypatch):
     """Return a list of how many photos went through lower layers in each call."""
     numbers = []
-    original = scenes.features.send_through
+    original = features.send_through
 
     def count(model, images, *rest):
         numbers.append(len(images))
         return original(model, images, *rest)
 
-    monkeypatch.setattr(scenes.features, "send_through", count)
+    monkeypatch.setattr(features, "send_through", count)
     return numbers
+
+
+def keep_and_stop(self, epoch, logs=None, keep=Checkpoint.on_epoch_end):
+    """Interrupt a training when its first epoch has been kept."""
+    keep(self, epoch, logs)
+    raise KeyboardInterrupt
+
+
+def all_train(images):
+    return images.assign(split=images["split"].replace("validation", "train"))
 
 
 def assert_same(first, second):
@@ -143,15 +164,14 @@ def assert_same(first, second):
     Assert that two trainings gave the same weights, to the last bit, and histories.
     """
     for one, other in zip(first[:2], second[:2], strict=True):
-        for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
-            np.testing.assert_array_equal(a, b)
+        assert_same_arrays(one.get_weights(), other.get_weights())
     assert first[2].equals(second[2])
 
 
-def read_photos(images, photos):
+def read_photos(images, folder):
     """Return what goes into the base."""
-    arrays = [scenes.photos.read_photo(photos / path) for path in images["path"]]
-    return scenes.photos.resize_photos(arrays).numpy() / 127.5 - 1
+    arrays = [photos.read_photo(folder / path) for path in images["path"]]
+    return photos.resize_photos(arrays).numpy() / 127.5 - 1
 
 
 # --- What is trained, and how ---------------------------------------------------------
@@ -176,11 +196,11 @@ def test_mobilenet_is_cut_before_the_first_layer_and_normalization_stays_frozen(
     random_base_model,
 ):
     head = build_head(6, dropout=0.0, weight_decay=0.0)
-    base = scenes.base_model.copy_model(random_base_model)
+    base = base_model.copy_model(random_base_model)
     lower, model = fine_tuning.cut(base, head, "block_10_expand")
-    photos = np.random.default_rng(0).uniform(-1, 1, (2, 224, 224, 3)).astype("float32")
-    whole = head(random_base_model(photos)).numpy()
-    np.testing.assert_allclose(model(lower(photos)).numpy(), whole, atol=1e-4)
+    batch = default_rng(0).uniform(-1, 1, (2, 224, 224, 3)).astype("float32")
+    whole = head(random_base_model(batch)).numpy()
+    assert_allclose(model(lower(batch)).numpy(), whole, atol=1e-4)
     names = [layer.name for layer in base.layers]
     kernels = [
         weight.path
@@ -193,8 +213,7 @@ def test_mobilenet_is_cut_before_the_first_layer_and_normalization_stays_frozen(
 
 
 def test_without_validation_photos_all_train(tune, images):
-    everything = images.assign(split=images["split"].replace("validation", "train"))
-    *_, history = tune(images=everything, epochs=1)
+    *_, history = tune(images=all_train(images), epochs=1)
     assert list(history.columns) == ["epoch", "loss", "accuracy"]
 
 
@@ -210,10 +229,8 @@ def test_it_trains_as_the_whole_network_would(
     base, head, history = tune(head=start, epochs=1, weight_decay=20.0, seed=3)
 
     training = images[images["split"].isin(["train", "validation"])]
-    rng, rows = (
-        np.random.default_rng([3, 0]),
-        np.flatnonzero(training["split"] == "train"),
-    )
+    rng = default_rng([3, 0])
+    rows = np.flatnonzero(training["split"] == "train")
     order, flipped = rng.permutation(rows), rng.integers(2, size=len(rows))
     pixels = read_photos(training.iloc[order], drawn_once)
     pixels = np.where(flipped[:, None, None, None], pixels[:, :, ::-1], pixels)
@@ -222,10 +239,8 @@ def test_it_trains_as_the_whole_network_would(
     plain, plain_head = (keras.models.clone_model(model) for model in (network, start))
     plain.set_weights(network.get_weights())
     plain_head.set_weights(start.get_weights())
-    plain.trainable, first = (
-        True,
-        network.layers.index(network.get_layer(SMALL["first_layer"])),
-    )
+    plain.trainable = True
+    first = network.layers.index(network.get_layer(SMALL["first_layer"]))
     for number, layer in enumerate(plain.layers):
         is_norm = isinstance(layer, keras.layers.BatchNormalization)
         layer.trainable = number >= first and not is_norm
@@ -251,7 +266,7 @@ def test_it_trains_as_the_whole_network_would(
 
 def compile_small(head, **options):
     """Return a head compiled as fine-tuning compiles, for 24 steps."""
-    model = scenes.base_model.copy_model(head)
+    model = base_model.copy_model(head)
     fine_tuning.compile_model(model, FineTuningOptions(**SMALL | options), steps=24)
     return model
 
@@ -261,7 +276,7 @@ def test_the_learning_rate_rises_for_a_tenth_of_all_steps(head, interrupt):
     optimizer = compile_small(head).optimizer
     rates = [float(optimizer._learning_rate(n)) for n in (0, 1, 2, 3, 10, 17, 24)]
     right = np.array([0, 1 / 3, 2 / 3, 1, 0.75, 0.25, 0])
-    np.testing.assert_allclose(rates, right * 1e-3, atol=1e-9)
+    assert_allclose(rates, right * 1e-3, atol=1e-9)
     compiling = Mock(side_effect=KeyboardInterrupt)
     interrupt(fine_tuning, "compile_model", compiling, batch_size=2)
     assert compiling.call_args.kwargs == {"steps": 24}
@@ -289,8 +304,8 @@ def test_weights_but_no_biases_decay(head):
     model.optimizer.iterations.assign(3)
     model.optimizer.apply([np.zeros_like(weight) for weight in before])
     kernel, bias = model.get_weights()
-    np.testing.assert_allclose(kernel, before[0] * (1 - 1e-3 * 0.25), rtol=1e-6)
-    np.testing.assert_array_equal(bias, before[1])
+    assert_allclose(kernel, before[0] * (1 - 1e-3 * 0.25), rtol=1e-6)
+    assert_array_equal(bias, before[1])
 
 
 @pytest.mark.parametrize(
@@ -313,12 +328,12 @@ def test_few_images_train_for_more_epochs_in_smaller_batches(
 
 
 def test_how_long_it_takes_is_announced_for_all_trainings_and_by_none(
-    tune, monkeypatch, capsys
+    tune, monkeypatch, printed
 ):
     """By hand: 29 epochs of 224 images, 31 of 200, 5 of 3,200: 28,696; 7,500 a min."""
     *_, history = tune(epochs=3)
     assert list(history["epoch"]) == [1, 2, 3]
-    assert "CPU" not in capsys.readouterr().out
+    assert "CPU" not in printed()
     monkeypatch.setattr(fine_tuning, "MIN_STEPS", 400)
     said = fine_tuning.describe_time([224, 200, 3200], epochs=5)
     assert said.startswith("Fine-tuning: up to 3 trainings, about 4 min on two CPU")
@@ -339,10 +354,7 @@ def test_balanced_class_weights_are_those_of_each_split(tune, images, drawn_once
         images=rare, epochs=1, class_weight="balanced", label_smoothing=0.0
     )
     held_out = rare[rare["split"] == "validation"]
-    counts = held_out["label"].value_counts()
-    weights = (
-        len(held_out) / (6 * held_out["label"].map(counts).astype(float))
-    ).to_numpy()
+    weights = compute_sample_weight("balanced", held_out["label"])
     assert weights.max() > 3 * weights.min()
     probabilities = head(
         base.predict(read_photos(held_out, drawn_once), verbose=0)
@@ -370,22 +382,18 @@ def test_each_epoch_has_its_own_order_and_flips():
     options = FineTuningOptions(**SMALL | {"batch_size": 8})
     parts = list(fine_tuning._draw_batches(activations, data, options, range(3)))
     assert [len(x) for x, _, _ in parts] == [8, 8, 4] * 3
-    seen = np.concatenate([x[:, 0] for x, _, _ in parts]).reshape(3, 20)
     for x, y, weight in parts:
-        np.testing.assert_array_equal(x[:, 0] // 2, y.argmax(axis=1))
-        np.testing.assert_array_equal(x[:, 0] // 2, weight)
-    for epoch in seen:
-        np.testing.assert_array_equal(np.sort(epoch // 2), rows)
+        assert_array_equal(x[:, 0] // 2, y.argmax(axis=1))
+        assert_array_equal(x[:, 0] // 2, weight)
+    seen = np.concatenate([x[:, 0] for x, _, _ in parts]).reshape(3, 20)
+    order, by_photo = seen // 2, np.sort(seen)  # which tells how each is flipped
+    assert_array_equal(by_photo // 2, [rows] * 3)
     for one, other in ((0, 1), (1, 2)):
-        assert (seen[one] // 2 != seen[other] // 2).any()
-        by_photo = [
-            dict(zip(epoch // 2, epoch % 2, strict=True))
-            for epoch in seen[[one, other]]
-        ]
-        assert by_photo[0] != by_photo[1]
+        assert (order[one] != order[other]).any()
+        assert (by_photo[one] != by_photo[other]).any()
     later = list(fine_tuning._draw_batches(activations, data, options, range(2, 3)))
     for one, other in zip(parts[6:], later, strict=True):
-        np.testing.assert_array_equal(one[0], other[0])
+        assert_array_equal(one[0], other[0])
 
 
 def test_the_seed_decides(tune, tuned):
@@ -404,11 +412,11 @@ def interrupt(tune, monkeypatch):
     Return a function that trains while something is replaced by what interrupts it.
     """
 
-    def train(owner, name, interrupting, **settings):
+    def train(owner, name, interrupting, **options):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, interrupting)
             with pytest.raises(KeyboardInterrupt):
-                tune(**settings)
+                tune(**options)
 
     return train
 
@@ -454,12 +462,7 @@ def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(
 def test_a_compiled_training_that_is_interrupted_ends_with_the_same_weights(
     tune, compiled, interrupt
 ):
-    whole, keep = tune(), Checkpoint.on_epoch_end
-
-    def keep_and_stop(self, epoch, logs=None):
-        keep(self, epoch, logs)
-        raise KeyboardInterrupt
-
+    whole = tune()
     interrupt(Checkpoint, "on_epoch_end", keep_and_stop)
     assert_same(tune(anew=False), whole)
 
@@ -490,7 +493,7 @@ def other_head(head, bias=0.0, **rates):
 
 def other_base(network, number):
     """Return a base model with another array of weights."""
-    other, weights = scenes.base_model.copy_model(network), network.get_weights()
+    other, weights = base_model.copy_model(network), network.get_weights()
     weights[number] = weights[number] * 1.01
     other.set_weights(weights)
     return other
@@ -541,11 +544,7 @@ OTHERS = {
     "another validation set": lambda *given: {"images": exchange(given[2])},
     "fewer photos": lambda *given: {"images": given[2].iloc[1:]},
     "their order": lambda *given: {"images": given[2].iloc[::-1]},
-    "no validation": lambda *given: {
-        "images": given[2].assign(
-            split=given[2]["split"].replace("validation", "train")
-        )
-    },
+    "no validation": lambda *given: {"images": all_train(given[2])},
 }
 
 
@@ -574,11 +573,11 @@ def test_each_option_is_tried():
 
 @pytest.mark.parametrize("what", OTHERS)
 def test_the_checkpoint_of_another_training_is_not_taken(
-    kept, resume, network, head, images, what, capsys
+    kept, resume, network, head, images, what, printed
 ):
     """It is not even looked at."""
     assert resume(**OTHERS[what](network, head, images)) == 0
-    assert capsys.readouterr().out == ""
+    assert printed() == ""
 
 
 @pytest.mark.parametrize("version", scenes.VERSIONS)
@@ -593,18 +592,18 @@ def test_the_checkpoint_of_the_same_training_is_taken(
     kept, resume, network, head, images
 ):
     """Of equal models, and photos that lie elsewhere."""
-    same = scenes.base_model.copy_model(network)
+    same = base_model.copy_model(network)
     moved = images.assign(path="elsewhere/" + images["path"], file="nowhere")
     assert resume() == 2
     assert resume(base=same, head=other_head(head), images=moved) == 2
 
 
 def test_a_second_training_at_the_same_time_is_refused(tune, cache, monkeypatch):
-    monkeypatch.setattr(scenes.files, "WAIT", 0)
+    monkeypatch.setattr(files, "WAIT", 0)
     tune()
     (path,) = cache.glob("fine-tuning-*.npz")
     with (
-        scenes.files.locked(path),
+        files.locked(path),
         pytest.raises(RuntimeError, match=r"another run is writing .*fine-tuning-"),
     ):
         tune(anew=False)
@@ -617,19 +616,19 @@ def test_a_finished_training_is_not_done_again(tune, tuned, sent, monkeypatch):
     assert sent == []
 
 
-def test_a_damaged_checkpoint_is_told_and_not_used(tune, tuned, cache, capsys):
+def test_a_damaged_checkpoint_is_told_and_not_used(tune, tuned, cache, printed):
     """Cut off, with a changed byte, and with an array of another shape."""
     tune()
     (path,) = cache.glob("fine-tuning-*.npz")
-    good, changed = path.read_bytes(), bytearray(path.read_bytes())
-    changed[len(changed) // 2] ^= 1
-    with np.load(path) as archive:
-        arrays = {**archive, "history": np.zeros((2, 3))}
-    np.savez(path, **arrays)
-    for bad in (path.read_bytes(), good[: len(good) // 2], changed):
-        path.write_bytes(bad)
+    harms = [
+        lambda: path.write_bytes(path.read_bytes()[:-1000]),
+        lambda: flip(path),
+        lambda: rewrite(path, history=np.zeros((2, 3))),
+    ]
+    for harm in harms:
+        harm()
         assert_same(tune(anew=False), tuned)
-        assert "computed again" in capsys.readouterr().out
+        assert "computed again" in printed()
 
 
 def test_the_oldest_checkpoints_are_forgotten_but_for_those_in_use(
@@ -663,8 +662,8 @@ def test_no_checkpoint_of_the_last_day_is_forgotten(tmp_path):
 def cross_fit(images, network, tmp_path):
     """Return a function that cross-fits training photos in two folds, and its data."""
     training = images[images["split"] != "test"]
-    X = np.random.default_rng(0).random((len(training), 1280), "float32")
-    head_options = scenes.settings.HeadOptions(
+    X = default_rng(0).random((len(training), 1280), "float32")
+    head_options = settings.HeadOptions(
         learning_rate=0.01, dropout=0.0, weight_decay=0.0, epochs=1
     )
     options = FineTuningOptions(**SMALL)
@@ -696,21 +695,19 @@ def test_a_cross_fit_predicts_each_photo_by_a_model_that_did_not_train_on_it(
         trained.append(set(table["file"][table["split"] == "train"]))
         return network, head, None
 
-    def predict(model, files):
-        predicted.append(files)
-        table = training.set_index("file").loc[files]
+    def predict(model, paths):
+        predicted.append(paths)
+        table = training.set_index("file").loc[paths]
         return pd.get_dummies(table["label"]).astype(float)
 
     monkeypatch.setattr(fine_tuning, "fine_tune", fine_tune)
-    monkeypatch.setattr(scenes.classifier, "predict", predict)
+    monkeypatch.setattr(classifier, "predict", predict)
     probabilities = fit(training)
     for seen, new in zip(trained, predicted, strict=True):
         assert not seen & set(new)
-    files = [file for files in predicted for file in files]
-    assert sorted(files) == sorted(training["file"])
-    np.testing.assert_array_equal(
-        probabilities.argmax(axis=1), training["label"].cat.codes
-    )
+    found = [path for paths in predicted for path in paths]
+    assert sorted(found) == sorted(training["file"])
+    assert_array_equal(probabilities.argmax(axis=1), training["label"].cat.codes)
     in_folds = set(training["file"][training["split"] == "train"])
     assert set().union(*trained) == in_folds
     assert (trained[-1] == in_folds) == given
@@ -723,19 +720,19 @@ def test_a_cross_fit_resumes_and_computes_activations_once(
     """What was trained before without the given validation set is not trained again."""
     fit, training, X, head_options, options = cross_fit
     y, rows = training["label"].cat.codes.to_numpy(), training["split"] == "train"
-    head = scenes.heads.train_head(X[rows], y[rows], head_options)
+    head = heads.train_head(X[rows], y[rows], head_options)
     base, top, _ = fine_tuning.fine_tune(
         training, network, head, options, cache=tmp_path
     )
     probabilities = fit(training)
-    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     assert sent == [30]
     assert len(list(tmp_path.glob("fine-tuning-*.npz"))) == 3
-    model = scenes.classifier.build_classifier(base, top, CLASSES)
-    given = scenes.classifier.predict(model, list(training["file"][~rows]))
-    np.testing.assert_allclose(probabilities[~rows], given[CLASSES], atol=1e-5)
+    model = classifier.build_classifier(base, top, CLASSES)
+    given = classifier.predict(model, list(training["file"][~rows]))
+    assert_allclose(probabilities[~rows], given[CLASSES], atol=1e-5)
     monkeypatch.delattr(Checkpoint, "on_epoch_end")
-    np.testing.assert_array_equal(fit(training), probabilities)
+    assert_array_equal(fit(training), probabilities)
 
 
 # --- Activations on disk --------------------------------------------------------------
@@ -755,11 +752,11 @@ def test_activations_are_made_once_and_again_for_other_photos(
 
 
 @pytest.fixture
-def activate(images, network, cache):
+def activate(images, network, tmp_path):
     """Return a function that computes the activations of the photos in float32."""
     few = images[images["split"] == "validation"]
 
-    def compute(base=network, first_layer="block_16_expand", cache=cache):
+    def compute(base=network, first_layer="block_16_expand", cache=tmp_path):
         lower = keras.Model(base.input, base.get_layer(first_layer).input)
         return fine_tuning.compute_activations(few, lower, cache)
 
@@ -771,11 +768,11 @@ def test_activations_of_other_lower_weights_are_not_taken(
     activate, network, sent, tmp_path, number
 ):
     """One array of them is another: the first, the second or the last."""
-    before = np.array(activate(cache=tmp_path))
+    before = np.array(activate())
     layers = [network.get_layer(f"block_15_project{end}") for end in ("", "_BN")]
     names = [weight.path for layer in layers for weight in layer.weights]
     place = [weight.path for weight in network.weights].index(names[number])
-    other = activate(other_base(network, place), cache=tmp_path)
+    other = activate(other_base(network, place))
     assert not np.array_equal(other, before)
     assert sent == [6, 6]
 
@@ -783,12 +780,12 @@ def test_activations_of_other_lower_weights_are_not_taken(
 def test_activations_of_other_upper_weights_are_the_same(
     activate, network, sent, tmp_path
 ):
-    before = np.array(activate(cache=tmp_path))
+    before = np.array(activate())
     last = len(network.weights) - 1
-    again = activate(other_base(network, last), cache=tmp_path)
-    np.testing.assert_array_equal(again, before)
+    again = activate(other_base(network, last))
+    assert_array_equal(again, before)
     assert sent == [6]
-    assert activate(first_layer="Conv_1", cache=tmp_path).shape[2:] == (7, 7, 32)
+    assert activate(first_layer="Conv_1").shape[2:] == (7, 7, 32)
     assert sent == [6, 6]
 
 
@@ -796,37 +793,37 @@ def test_activations_of_other_upper_weights_are_the_same(
 def test_activations_of_another_version_are_not_taken(
     activate, sent, monkeypatch, tmp_path, version
 ):
-    activate(cache=tmp_path)
+    activate()
     monkeypatch.setattr(scenes, "VERSIONS", scenes.VERSIONS | {version: "99"})
-    activate(cache=tmp_path)
+    activate()
     assert sent == [6, 6]
 
 
 def test_activations_are_those_of_the_lower_layers_for_both_views(
     activate, images, network, drawn_once
 ):
-    photos = read_photos(images[images["split"] == "validation"], drawn_once)
+    batch = read_photos(images[images["split"] == "validation"], drawn_once)
     lower = keras.Model(network.input, network.get_layer("block_16_expand").input)
-    views = [lower(photos).numpy(), lower(photos[:, :, ::-1]).numpy()]
+    views = [lower(batch).numpy(), lower(batch[:, :, ::-1]).numpy()]
     found = activate()
     assert (found.dtype, found.shape) == (np.float16, (6, 2, 7, 7, 160))
-    np.testing.assert_allclose(found, np.stack(views, axis=1), atol=0.01)
+    assert_allclose(found, np.stack(views, axis=1), atol=0.01)
     assert np.abs(views[0] - views[1]).max() > 0.1
 
 
 def test_activations_are_made_by_one_run_at_a_time(
     activate, sent, monkeypatch, tmp_path
 ):
-    activate(cache=tmp_path)
+    activate()
     (path,) = tmp_path.glob("activations-*.npy")
     path.unlink()
-    monkeypatch.setattr(scenes.files, "WAIT", 0)
+    monkeypatch.setattr(files, "WAIT", 0)
     _, fingerprint, _ = path.name.split("-")
     with (
         Entry(tmp_path, fine_tuning.ACTIVATIONS, fingerprint).lock(),
         pytest.raises(RuntimeError, match=r"another run is writing .*activations"),
     ):
-        activate(cache=tmp_path)
+        activate()
     assert sent == [6]
 
 
@@ -848,23 +845,21 @@ def test_activations_that_no_run_has_written_stay_and_stop_no_run(
 def test_damaged_activations_are_made_again(tune, sent, tmp_path):
     before = tune(cache=tmp_path)
     (path,) = tmp_path.glob("activations-*")
-    bad = bytearray(path.read_bytes())
-    bad[len(bad) // 2] ^= 1
-    path.write_bytes(bad)
+    flip(path)
     assert_same(tune(cache=tmp_path), before)
-    path.write_bytes(bad[:-1])
+    path.write_bytes(path.read_bytes()[:-1])
     assert_same(tune(cache=tmp_path), before)
     assert sent == [30, 30, 30]
 
 
 def test_unfinished_activations_are_not_used(tune, tuned, interrupt, tmp_path):
-    original = scenes.features.send_through
+    original = features.send_through
 
     def stop(*given):
         yield next(original(*given))[:7]
         raise KeyboardInterrupt
 
-    interrupt(scenes.features, "send_through", stop, cache=tmp_path)
+    interrupt(features, "send_through", stop, cache=tmp_path)
     assert_same(tune(cache=tmp_path), tuned)
     assert len(list(tmp_path.glob("*activations-*.np?"))) == 1
 
@@ -941,7 +936,7 @@ def test_fine_tuning_computes_in_float32_whatever_a_cell_has_set(
         base = small_network(0)
         base.set_weights(network.get_weights())
         trained = tune(base=base, head=other_head(head), cache=tmp_path)
-        np.testing.assert_array_equal(activate(base, cache=tmp_path / "new"), before)
+        assert_array_equal(activate(base, cache=tmp_path / "new"), before)
     assert_same(trained, tuned)
 
 
@@ -961,12 +956,12 @@ def test_the_model_selected_on_few_real_photos_is_no_worse_than_the_head(
     monkeypatch.setattr(fine_tuning, "MIN_STEPS", 400)
     images = utils.drop_leaks(read_table(CLOTHING))
     y, split = images["label"].cat.codes.to_numpy(), images["split"].to_numpy(dtype=str)
-    X = scenes.features.extract_features(images, imagenet_base_model, cache=tmp_path)
-    options = scenes.settings.HeadOptions(
+    X = features.extract_features(images, imagenet_base_model, cache=tmp_path)
+    options = settings.HeadOptions(
         learning_rate=0.001, dropout=0.1, weight_decay=1e-4, epochs=25
     )
     train = split == "train"
-    head = scenes.heads.train_head(X[train], y[train], options)
+    head = heads.train_head(X[train], y[train], options)
     options = SMALL | {"learning_rate": 3e-4, "epochs": 5, "batch_size": 32}
     options = FineTuningOptions(**options)
     base, tuned_head, _ = fine_tuning.fine_tune(
@@ -980,10 +975,10 @@ def test_the_model_selected_on_few_real_photos_is_no_worse_than_the_head(
         "fine-tuned": tuned_head.predict(tuned_X, verbose=0),
     }
     tables = [
-        scenes.evaluation.predictions_table(held_out[validation], p[validation], name)
+        evaluation.predictions_table(held_out[validation], p[validation], name)
         for name, p in probabilities.items()
     ]
-    selected = scenes.evaluation.compare_models(pd.concat(tables)).index[0]
+    selected = evaluation.compare_models(pd.concat(tables)).index[0]
     correct = {
         name: (p.argmax(axis=1) == y)[~validation] for name, p in probabilities.items()
     }
@@ -994,12 +989,6 @@ def test_the_model_selected_on_few_real_photos_is_no_worse_than_the_head(
 
 def test_the_bars_end_with_all_photos_and_all_batches(tune, interrupt, tmp_path, bars):
     """Of 30 photos and two epochs of three batches, interrupted between the two."""
-    keep = Checkpoint.on_epoch_end
-
-    def keep_and_stop(self, epoch, logs=None):
-        keep(self, epoch, logs)
-        raise KeyboardInterrupt
-
     interrupt(Checkpoint, "on_epoch_end", keep_and_stop, cache=tmp_path)
     tune(anew=False, cache=tmp_path)
     assert [bar.n for bar in bars] == [30, 3, 6]

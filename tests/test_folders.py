@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import CLASSES, draw
+from conftest import CLASSES, ROOT, draw
+from pandas.testing import assert_frame_equal
 from PIL import Image
 
 import scenes
-import scenes.dataset
-import scenes.folders
-import scenes.photos
+from scenes import dataset, folders, photos
 
 # --- Where they are -------------------------------------------------------------------
 
@@ -29,91 +28,88 @@ def elsewhere(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path / "work")
 
 
-@pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("beside", ["intel-image-classification", "archive", "."])
-def test_find_photos_looks_beside_the_notebook(beside):
+def test_find_photos_looks_beside_the_notebook(elsewhere, beside):
     make(Path(beside), "train/a/1.jpg")
-    assert scenes.folders.find_photos() == Path(beside)
+    assert folders.find_photos() == Path(beside)
 
 
-@pytest.mark.usefixtures("elsewhere")
 def test_find_photos_prefers_what_it_is_told_and_knows_the_home_folder(
-    drawn, monkeypatch
+    elsewhere, drawn, monkeypatch
 ):
     make(Path("archive"), "train/a/1.jpg")
     for name in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(name, str(drawn.parent))
     monkeypatch.setenv("INTEL_PHOTOS", "~/photos")
-    assert scenes.folders.find_photos("archive") == Path("archive")
-    assert scenes.folders.find_photos() == drawn
-    assert len(scenes.folders.list_images("~/photos")) == 57
+    assert folders.find_photos("archive") == Path("archive")
+    assert folders.find_photos() == drawn
+    assert len(folders.list_images("~/photos")) == 57
     monkeypatch.setenv("INTEL_PHOTOS", "missing")
     for told in ("missing", None):
         with pytest.raises(
             FileNotFoundError, match=r"no folder missing; (?s:.)*<class>/\*.jpg"
         ):
-            scenes.folders.find_photos(told)
+            folders.find_photos(told)
 
 
-@pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("name", ["my_flower", "data/my_flovers", "Flowers"])
-def test_a_folder_that_is_not_there_is_asked_for_by_the_name_of_one_beside_it(name):
+def test_a_folder_that_is_not_there_is_asked_for_by_the_name_of_one_beside_it(
+    elsewhere, name
+):
     make(Path(name).parent, "my_flowers/a/1.jpg", "other/1.jpg")
     (Path(name).parent / "Flowers.zip").touch()
     meant = Path(name).parent / "my_flowers"
     asked = rf"^there is no folder {name}; did you mean {meant}\?$"
     with pytest.raises(FileNotFoundError, match=asked):
-        scenes.folders.find_photos(name)
+        folders.find_photos(name)
     for other in ("unlike", "unlike/my_flower"):
         with pytest.raises(FileNotFoundError, match=f"no folder {other}; the folder"):
-            scenes.folders.find_photos(other)
+            folders.find_photos(other)
 
 
-@pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("place", ["intel", "datasets/x/intel"])
 def test_find_photos_finds_the_intel_photos_on_kaggles_machines(
-    monkeypatch, capsys, place
+    elsewhere, monkeypatch, printed, place
 ):
-    monkeypatch.setattr(scenes.folders, "KAGGLE_INPUT", Path("input"))
-    assert scenes.folders.find_photos() is None
+    monkeypatch.setattr(folders, "KAGGLE_INPUT", Path("input"))
+    assert folders.find_photos() is None
     make(Path("input"), "flowers/train/rose/1.jpg", "flowers/train/tulip/1.jpg")
-    assert scenes.folders.find_photos() is None
+    assert folders.find_photos() is None
     make(Path("input"), f"{place}/seg_train/seg_train/sea/1.jpg")
-    assert scenes.folders.find_photos() == Path("input", place)
-    assert capsys.readouterr().out == f"Using the photos in input/{place}.\n"
+    assert folders.find_photos() == Path("input", place)
+    assert printed() == f"Using the photos in input/{place}.\n"
 
 
-@pytest.mark.usefixtures("elsewhere")
-def test_a_file_in_the_place_of_the_photos_is_to_be_unpacked(monkeypatch):
+def test_a_file_in_the_place_of_the_photos_is_to_be_unpacked(elsewhere, monkeypatch):
     Path("photos.zip").write_bytes(b"PK")
     monkeypatch.setenv("INTEL_PHOTOS", "photos.zip")
     for told in ("photos.zip", None):
         with pytest.raises(
             NotADirectoryError, match=r"^photos.zip is a file; unpack an archive"
         ):
-            scenes.folders.find_photos(told)
+            folders.find_photos(told)
 
 
-@pytest.mark.usefixtures("elsewhere")
-def test_a_name_with_a_tilde_that_is_there_is_not_the_home_folder(monkeypatch):
+def test_a_name_with_a_tilde_that_is_there_is_not_the_home_folder(
+    elsewhere, monkeypatch
+):
     monkeypatch.setenv("HOME", str(Path.cwd() / "home"))
     make(Path("home"), "photos/a/1.jpg", "photos/b/1.jpg")
-    assert scenes.folders.find_photos("~/photos") == Path.cwd() / "home" / "photos"
+    assert folders.find_photos("~/photos") == Path.cwd() / "home" / "photos"
     make(Path("~"), "photos/a/2.jpg", "photos/b/2.jpg")
-    assert scenes.folders.find_photos("~/photos") == Path("~/photos")
-    assert list(scenes.folders.list_images("~/photos")["path"]) == [
+    assert folders.find_photos("~/photos") == Path("~/photos")
+    assert list(folders.list_images("~/photos")["path"]) == [
         "a/2.jpg",
         "b/2.jpg",
     ]
 
 
-@pytest.mark.usefixtures("elsewhere")
-def test_without_a_home_folder_a_tilde_is_one_sentence(monkeypatch):
+def test_without_a_home_folder_a_tilde_is_one_sentence(elsewhere, monkeypatch):
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as it then does
     with pytest.raises(FileNotFoundError, match=r"^there is no folder ~/photos; "):
-        scenes.folders.find_photos("~/photos")
+        folders.find_photos("~/photos")
     make(Path("b"), "a/1.jpg", "b/1.jpg")
-    assert scenes.folders.find_photos("b") == Path("b")
+    assert folders.find_photos("b") == Path("b")
 
 
 # --- The layouts ----------------------------------------------------------------------
@@ -125,7 +121,7 @@ def make(root: Path, *names: str) -> Path:
     """
     file = io.BytesIO()
     Image.fromarray(draw(0)).save(file, "PNG")
-    ours = (Path(__file__).parents[1] / "settings.json").read_bytes()
+    ours = (ROOT / "settings.json").read_bytes()
     for path in (root / name for name in names):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(ours if path.name == "settings.json" else file.getvalue())
@@ -216,23 +212,23 @@ LAYOUTS = dict(block.split(": ", 1) for block in re.split(r"\n(?! )", LAYOUTS.st
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)
-def test_a_folder_is_understood_or_refused_and_this_is_said(kind, tmp_path, capsys):
+def test_a_folder_is_understood_or_refused_and_this_is_said(kind, tmp_path, printed):
     names, expected, *said = LAYOUTS[kind].split("\n    ")
     folder = make(tmp_path / "photos", *names.split(", "))
     if expected.startswith("train/"):
-        images = scenes.folders.list_images(folder)
+        images = folders.list_images(folder)
         read = zip(images["split"], images["label"], strict=True)
         assert ", ".join(f"{split}/{label}" for split, label in read) == expected
         said.append("Found ")
     else:
         with pytest.raises((ValueError, FileNotFoundError), match=expected) as error:
-            scenes.folders.list_images(folder)
+            folders.list_images(folder)
         str(error.value).encode()  # can be written to any file
-    printed = capsys.readouterr().out
-    assert [line for line in said if line not in printed] == []
+    out = printed()
+    assert [line for line in said if line not in out] == []
 
 
-def test_linked_folders_are_named_and_not_followed(tmp_path, capsys):
+def test_linked_folders_are_named_and_not_followed(tmp_path, printed):
     folder = make(tmp_path / "photos", "a/1.jpg", "b/1.jpg")
     make(tmp_path / "elsewhere", "2.jpg")
     (folder / "a" / "more").symlink_to(tmp_path / "elsewhere")
@@ -241,11 +237,11 @@ def test_linked_folders_are_named_and_not_followed(tmp_path, capsys):
     (folder / "b" / "settings.json").write_text(
         '{"editor.fontSize": 12}'
     )  # of another program
-    assert len(scenes.folders.list_images(folder)) == 3
+    assert len(folders.list_images(folder)) == 3
     said = (
         "Skipped: a/more, b/back (linked folders are not followed); 1 other file(s).\n"
     )
-    assert said in capsys.readouterr().out
+    assert said in printed()
 
 
 @pytest.mark.parametrize("output", ["train", "train/a/mine", "pred/runs", "c/new"])
@@ -254,7 +250,7 @@ def test_an_output_inside_of_the_photos_is_refused(output, tmp_path):
     with pytest.raises(
         ValueError, match=f"OUTPUT is .*{output}, inside a class or split folder"
     ):
-        scenes.folders.check_output(tmp_path / output, tmp_path)
+        folders.check_output(tmp_path / output, tmp_path)
     for good in (
         None,
         tmp_path,
@@ -262,14 +258,14 @@ def test_an_output_inside_of_the_photos_is_refused(output, tmp_path):
         tmp_path / "new",
         tmp_path.parent,
     ):
-        scenes.folders.check_output(good, tmp_path)
+        folders.check_output(good, tmp_path)
 
 
 # --- The table ------------------------------------------------------------------------
 
 
 def test_list_images_makes_a_row_for_each_photo_in_a_fixed_order(drawn):
-    images = scenes.folders.list_images(drawn)
+    images = folders.list_images(drawn)
     assert list(images.columns) == ["path", "label", "split", "file"]
     assert list(images["label"].cat.categories) == CLASSES
     assert tuple(images["split"].cat.categories) == scenes.SPLITS
@@ -278,7 +274,7 @@ def test_list_images_makes_a_row_for_each_photo_in_a_fixed_order(drawn):
     keys = images.assign(
         label=images["label"].cat.codes % 7, split=images["split"].cat.codes
     )
-    pd.testing.assert_frame_equal(keys, keys.sort_values(["split", "label", "path"]))
+    assert_frame_equal(keys, keys.sort_values(["split", "label", "path"]))
     for row in images.itertuples():
         assert row.file == str(drawn.resolve() / row.path)
         assert (
@@ -291,21 +287,21 @@ def test_list_images_makes_a_row_for_each_photo_in_a_fixed_order(drawn):
 def test_list_images_does_not_depend_on_the_order_of_the_file_system(
     drawn, monkeypatch
 ):
-    before = scenes.folders.list_images(drawn)
+    before = folders.list_images(drawn)
     iterdir = Path.iterdir
     monkeypatch.setattr(
         Path, "iterdir", lambda path: sorted(iterdir(path), reverse=True)
     )
-    pd.testing.assert_frame_equal(scenes.folders.list_images(drawn), before)
+    assert_frame_equal(folders.list_images(drawn), before)
 
 
-def test_list_images_says_what_it_skips(drawn, capsys):
-    before = scenes.folders.list_images(drawn)
+def test_list_images_says_what_it_skips(drawn, printed):
+    before = folders.list_images(drawn)
     found = (
         "Found 6 classes in photos: 30 photos for training, "
         "24 for testing, 3 unlabeled.\n"
     )
-    assert capsys.readouterr().out == found
+    assert printed() == found
     folder = drawn / "seg_train" / "seg_train"
     names = [
         "sea/.hidden.jpg",
@@ -319,9 +315,10 @@ def test_list_images_says_what_it_skips(drawn, capsys):
     (folder / "sea" / "a.jpg").mkdir()
     os.mkfifo(folder / "sea" / "pipe.jpg")  # reading it would never end
     (drawn / "seg_pred" / "seg_pred" / ".DS_Store").write_bytes(b"x")
-    pd.testing.assert_frame_equal(scenes.folders.list_images(drawn), before)
-    assert capsys.readouterr().out == (
-        "Skipped: seg_train/seg_train/sea/a.heic, seg_train/seg_train/sea/caf\\udce9.dng (HEIC, raw and "
+    assert_frame_equal(folders.list_images(drawn), before)
+    assert printed() == (
+        "Skipped: seg_train/seg_train/sea/a.heic, "
+        "seg_train/seg_train/sea/caf\\udce9.dng (HEIC, raw and "
         "similar formats: convert to JPEG); "
         "seg_train/seg_train/sea/b.PJPEG (if they are photos, rename them to end "
         "in .jpg); seg_train/seg_train/stray.jpg (in no class folder of train, val or "
@@ -341,9 +338,9 @@ def test_list_images_takes_what_pillow_can_open_in_any_case(tmp_path):
         "b/4.webp",
     ]
     make(tmp_path, *names, "b/5.eps", "b/6.pdf")  # the last two need other programs
-    images = scenes.folders.list_images(tmp_path)
+    images = folders.list_images(tmp_path)
     assert list(images["path"]) == names
-    assert (scenes.dataset.digest_photos(images)[0]["problem"] == "").all()
+    assert (dataset.digest_photos(images)[0]["problem"] == "").all()
 
 
 def test_a_folder_that_cannot_be_listed_is_no_empty_one(drawn, monkeypatch):
@@ -357,7 +354,7 @@ def test_a_folder_that_cannot_be_listed_is_no_empty_one(drawn, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", fail)
     with pytest.raises(PermissionError, match=re.escape(str(bad))):
-        scenes.folders.list_images(drawn)
+        folders.list_images(drawn)
 
 
 ODD_NAMES = [
@@ -376,42 +373,40 @@ ODD_NAMES = [
 
 def test_a_class_may_be_called_almost_anything(tmp_path):
     make(tmp_path, *(f"train/{name}/1.jpg" for name in ODD_NAMES))
-    images = scenes.folders.list_images(tmp_path)
+    images = folders.list_images(tmp_path)
     assert list(images["label"].cat.categories) == sorted(ODD_NAMES)
     assert list(images["label"]) == sorted(ODD_NAMES)
-    assert (scenes.dataset.digest_photos(images)[0]["problem"] == "").all()
+    assert (dataset.digest_photos(images)[0]["problem"] == "").all()
 
 
 def test_there_may_be_a_hundred_classes(tmp_path):
     make(tmp_path, *(f"{i:03}/1.jpg" for i in range(100)))
-    assert list(scenes.folders.list_images(tmp_path)["label"].cat.codes) == list(
-        range(100)
-    )
+    assert list(folders.list_images(tmp_path)["label"].cat.codes) == list(range(100))
 
 
-@pytest.mark.parametrize("name", sorted(scenes.folders.REFUSED_CLASSES))
+@pytest.mark.parametrize("name", sorted(folders.REFUSED_CLASSES))
 def test_a_class_with_the_name_of_something_else_is_refused(name, tmp_path):
     make(tmp_path, "train/a/1.jpg", f"train/{name}/1.jpg")
     with pytest.raises(
         ValueError, match=f"class .*{name} means something else in a table; rename"
     ):
-        scenes.folders.list_images(tmp_path)
+        folders.list_images(tmp_path)
 
 
 def test_a_file_name_may_be_any_bytes(tmp_path):
     make(tmp_path, "a/1.jpg", os.fsdecode(b"b/caf\xe9.jpg"))
-    images = scenes.folders.list_images(tmp_path)
+    images = folders.list_images(tmp_path)
     (tmp_path / images["path"][1]).write_bytes(b"x")
-    images = images.join(scenes.dataset.digest_photos(images)[0])
+    images = images.join(dataset.digest_photos(images)[0])
     with pytest.raises(
         ValueError, match=r"1 photo\(s\) cannot be read.*\n .*b/caf\\udce9.jpg: no"
     ):
-        scenes.photos.refuse_unreadable(images)
+        photos.refuse_unreadable(images)
 
 
 @pytest.mark.photos
 def test_the_real_photos_are_all_in_the_table(real_photos):
-    images = scenes.folders.list_images(real_photos)
+    images = folders.list_images(real_photos)
     counts = images.groupby(["split", "label"], observed=True).size()
     assert list(counts["train"]) == [2191, 2271, 2404, 2512, 2274, 2382]
     assert list(counts["test"]) == [437, 474, 553, 525, 510, 501]

@@ -12,6 +12,7 @@ import zipfile
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from unittest.mock import Mock
 
 import joblib
 import keras
@@ -20,8 +21,10 @@ import pandas as pd
 import pytest
 import search
 import tensorflow as tf
+from conftest import cell_sets
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose
 from search import (
     FOLDS,
     SMALL,
@@ -34,12 +37,8 @@ from search import (
 )
 
 import scenes
-import scenes.base_model
-import scenes.evaluation
-import scenes.files
-import scenes.grid_search
-import scenes.progress
 import utils
+from scenes import evaluation, files, grid_search, progress
 from scenes.grid_search import make_folds
 from scenes.settings import GridOptions
 from scenes.side_by_side import SideBySideHeads
@@ -78,6 +77,12 @@ def searched(tmp_path_factory):
         return folder / "grid_search.csv", search_in(folder)
 
 
+def assert_same_table(folder, searched):
+    """Assert that a search has written the bytes of the small one."""
+    table = (folder / "grid_search.csv").read_bytes()
+    assert table == searched[0].read_bytes()
+
+
 class Trainings:
     """
     Takes the place of `train_fold`: counts the tasks, trains if `real`, and can be
@@ -88,7 +93,7 @@ class Trainings:
         self.parts = []
         self.last = None
         self.real = False
-        self.train_fold = scenes.grid_search.train_fold
+        self.train_fold = grid_search.train_fold
 
     def __call__(self, *arguments):
         if len(self.parts) == self.last:
@@ -107,7 +112,7 @@ class Trainings:
 @pytest.fixture
 def trainings(monkeypatch):
     stand_in = Trainings()
-    monkeypatch.setattr(scenes.grid_search, "train_fold", stand_in)
+    monkeypatch.setattr(grid_search, "train_fold", stand_in)
     return stand_in
 
 
@@ -132,11 +137,7 @@ def labels_and_groups(draw):
 @given(labels_and_groups(), st.integers(2, 6), st.integers(0, 99))
 def test_each_photo_validates_once_and_groups_stay_together(data, folds, seed):
     labels, groups = data
-    members = (
-        pd.DataFrame({"label": labels, "group": groups})
-        .groupby("label")["group"]
-        .nunique()
-    )
+    members = pd.Series(groups).groupby(labels).nunique()
     if folds > members.min():
         with pytest.raises(
             ValueError, match=f"has {members.min()} .* for {folds} folds"
@@ -145,11 +146,10 @@ def test_each_photo_validates_once_and_groups_stay_together(data, folds, seed):
         return
     splits = make_folds(labels, groups, folds=folds, seed=seed)
     assert len(splits) == folds
-    assert sorted(np.concatenate([val for _, val in splits])) == list(
-        range(len(labels))
-    )
+    rows = list(range(len(labels)))
+    assert sorted(np.concatenate([val for _, val in splits])) == rows
     for train, val in splits:
-        assert sorted([*train, *val]) == list(range(len(labels)))
+        assert sorted([*train, *val]) == rows
         assert not set(groups[train]) & set(groups[val])
         assert len(val)
         assert set(labels[train]) == set(labels)
@@ -171,18 +171,18 @@ def test_settings_in_blocks_train_as_all_at_once(
     searched, tmp_path, trainings, monkeypatch, step_by_step
 ):
     """To 1e-5, though those are not compiled."""
-    monkeypatch.setattr(scenes.grid_search, "BLOCK_COLUMNS", 4 * 6)
+    monkeypatch.setattr(grid_search, "BLOCK_COLUMNS", 4 * 6)
     trainings.real = True
     results = search_in(tmp_path)
     assert len(set(trainings.parts)) == FOLDS * 2
-    np.testing.assert_allclose(results, searched[1], rtol=0, atol=1e-5)
+    assert_allclose(results, searched[1], rtol=0, atol=1e-5)
 
 
 def divide(n_classes, counts):
     """Return a grid of as many values of each kind, and the lists of its blocks."""
     lists = [np.linspace(0.001, 0.5, n) for n in counts]
     grid = GridOptions(**dict(zip(LISTS, lists, strict=True)), epochs=1)
-    blocks = scenes.grid_search.divide(grid, n_classes)
+    blocks = grid_search.divide(grid, n_classes)
     return lists, [[getattr(block, name) for name in LISTS] for block in blocks]
 
 
@@ -215,7 +215,7 @@ def test_the_more_classes_the_smaller_the_blocks(n_classes, counts):
 
 
 def test_finished_blocks_are_kept(tmp_path, trainings, monkeypatch):
-    monkeypatch.setattr(scenes.grid_search, "BLOCK_COLUMNS", 4 * 6)
+    monkeypatch.setattr(grid_search, "BLOCK_COLUMNS", 4 * 6)
     uninterrupted = search_in(tmp_path / "uninterrupted")
     trainings.interrupt(tmp_path, after=3)
     assert search_in(tmp_path).equals(uninterrupted)
@@ -227,9 +227,9 @@ def test_finished_blocks_are_kept(tmp_path, trainings, monkeypatch):
 
 def set_threads(monkeypatch, number):
     """Let a search train so many folds at once."""
-    run = scenes.progress.run
+    run = progress.run
     at_once = lambda *given, threads, stop: run(*given, threads=number, stop=stop)  # noqa: E731
-    monkeypatch.setattr(scenes.progress, "run", at_once)
+    monkeypatch.setattr(progress, "run", at_once)
 
 
 @pytest.mark.parametrize("number", [2, 3])
@@ -237,7 +237,7 @@ def test_the_number_of_folds_at_once_changes_no_byte(
     searched, tmp_path, monkeypatch, number
 ):
     """They train at the same time, in an order that nobody knows."""
-    at_work, most, train_fold = [], [], scenes.grid_search.train_fold
+    at_work, most, train_fold = [], [], grid_search.train_fold
 
     def count(*arguments):
         at_work.append(arguments[-1])
@@ -248,9 +248,9 @@ def test_the_number_of_folds_at_once_changes_no_byte(
             at_work.remove(arguments[-1])
 
     set_threads(monkeypatch, number)
-    monkeypatch.setattr(scenes.grid_search, "train_fold", count)
+    monkeypatch.setattr(grid_search, "train_fold", count)
     search_in(tmp_path)
-    assert (tmp_path / "grid_search.csv").read_bytes() == searched[0].read_bytes()
+    assert_same_table(tmp_path, searched)
     assert max(most) == number
 
 
@@ -276,7 +276,7 @@ def test_two_folds_train_at_once_on_a_cpu_of_two_cores_or_more(
         time.sleep(0.05)
         return fake_training(*arguments)
 
-    monkeypatch.setattr(scenes.grid_search, "train_fold", train)
+    monkeypatch.setattr(grid_search, "train_fold", train)
     monkeypatch.setattr(joblib, "cpu_count", lambda: cores)
     monkeypatch.setattr(scenes, "has_gpu", lambda: gpu)
     with joblib.parallel_config(**config):
@@ -291,7 +291,7 @@ def test_two_folds_train_at_once_on_a_cpu_of_two_cores_or_more(
 def test_threads_and_processes_give_the_same_bytes(searched, tmp_path, backend):
     with joblib.parallel_config(backend, n_jobs=2):
         search_in(tmp_path)
-    assert (tmp_path / "grid_search.csv").read_bytes() == searched[0].read_bytes()
+    assert_same_table(tmp_path, searched)
 
 
 def test_no_model_outlives_its_fold(tmp_path, monkeypatch, step_by_step):
@@ -337,10 +337,8 @@ def assert_plain_fits_agree(results, X, y, options, groups=None):
     Let no figure of a search stand in another setting's row, nor in another fold's.
     """
     splits = make_folds(y, groups, folds=FOLDS, seed=options.seed)
-    training = {
-        name: getattr(options, name)
-        for name in ("epochs", "batch_size", "class_weight")
-    }
+    names = ("epochs", "batch_size", "class_weight")
+    training = {name: getattr(options, name) for name in names}
     for fold, setting in ((1, (0.001, 0.0, 1e-2)), (2, (0.005, 0.3, 1e-4))):
         halves = [(X[rows], y[rows]) for rows in splits[fold - 1]]
         seeds = np.random.SeedSequence([options.seed, fold])
@@ -350,7 +348,7 @@ def assert_plain_fits_agree(results, X, y, options, groups=None):
         rows = results.set_index([*scenes.HYPERPARAMETERS, "fold"]).loc[
             (*setting, fold)
         ]
-        np.testing.assert_allclose(rows[list(scenes.METRICS)], alone, rtol=0, atol=1e-4)
+        assert_allclose(rows[list(scenes.METRICS)], alone, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -377,7 +375,7 @@ def test_a_search_on_real_photos_learns_and_is_what_plain_fits_give(bundled, tmp
     groups = images["digest"].to_numpy().copy()
     groups[1::2] = groups[: len(groups) // 2 * 2 : 2]
     results = search_in(tmp_path, options, X=photos[0], y=photos[1], groups=groups)
-    assert scenes.evaluation.summarize(results)["val_accuracy"].max() > 0.88
+    assert evaluation.summarize(results)["val_accuracy"].max() > 0.88
     assert_plain_fits_agree(results, *photos, options, groups)
 
 
@@ -389,33 +387,28 @@ def test_neither_the_order_of_the_lists_nor_the_type_of_numbers_matters(
         changed[name] = np.int64(getattr(SMALL, name))
     photos = {"X": np.asfortranarray(X, "float64"), "y": Y.astype("uint8")}
     search_in(tmp_path, GridOptions(**changed), **photos)
-    assert (tmp_path / "grid_search.csv").read_bytes() == searched[0].read_bytes()
+    assert_same_table(tmp_path, searched)
 
 
 def test_it_computes_in_float32_whatever_a_cell_has_set(tmp_path, step_by_step):
     """In the thread of the cell and in those of the folds."""
     options = replace(SMALL, epochs=1)
     expected = search_in(tmp_path / "expected", options, folds=2)
-    keras.config.set_dtype_policy("mixed_float16")
-    keras.config.set_floatx("float64")
-    try:
+    with cell_sets("mixed_float16"):
+        keras.config.set_floatx("float64")
         with joblib.parallel_config("threading", n_jobs=2):
             assert search_in(tmp_path / "threads", options, folds=2).equals(expected)
         assert search_in(tmp_path / "here", options, folds=2).equals(expected)
-        assert keras.config.dtype_policy().name == "mixed_float16"
         assert keras.config.floatx() == "float64"
-    finally:
-        keras.config.set_floatx("float32")
-        keras.config.set_dtype_policy("float32")
 
 
 def test_a_fold_that_trains_without_a_class_is_refused(tmp_path):
     splits = [(np.flatnonzero(Y != 2), np.flatnonzero(Y == 2))]
-    files = {"cache": tmp_path / "cache", "csv": tmp_path / "grid_search.csv"}
+    places = {"cache": tmp_path / "cache", "csv": tmp_path / "grid_search.csv"}
     with pytest.raises(ValueError, match="fold 1 has no class 2 to train on"):
-        scenes.grid_search.grid_search(X, Y, SMALL, splits, **files)
+        grid_search.grid_search(X, Y, SMALL, splits, **places)
     with pytest.raises(ValueError, match="splits holds no fold"):
-        scenes.grid_search.grid_search(X, Y, SMALL, iter([]), **files)
+        grid_search.grid_search(X, Y, SMALL, iter([]), **places)
     assert not any(tmp_path.iterdir())
 
 
@@ -584,7 +577,7 @@ def test_the_interrupt_button_keeps_the_finished_folds(searched, tmp_path, train
     assert len(parts_in(tmp_path)) == 2
     assert search_in(tmp_path).attrs == {"resumed": True}
     assert len(trainings.parts) == 2 + 1
-    assert (tmp_path / "grid_search.csv").read_bytes() == searched[0].read_bytes()
+    assert_same_table(tmp_path, searched)
 
 
 @pytest.mark.parametrize("where", ["training", "writing"])
@@ -596,7 +589,7 @@ def test_an_interrupt_ends_the_trainings_of_all_threads_before_the_call_returns(
 
     Though the traceback, which Jupyter keeps, keeps all that the frames hold.
     """
-    put, train_fold = Entry.put, scenes.grid_search.train_fold
+    put, train_fold = Entry.put, grid_search.train_fold
     press = functools.partial(os.kill, os.getpid(), signal.SIGINT)
     together = {"training": (2, press), "writing": (3, None)}[where]
     both = threading.Barrier(*together, timeout=60)
@@ -611,7 +604,7 @@ def test_an_interrupt_ends_the_trainings_of_all_threads_before_the_call_returns(
         try:
             longer = replace(options, epochs=60)
             return train_fold(X, y, rows, longer, fold, part)
-        except scenes.grid_search._StoppedError:
+        except grid_search._StoppedError:
             ended.append(fold)
             raise
 
@@ -623,7 +616,7 @@ def test_an_interrupt_ends_the_trainings_of_all_threads_before_the_call_returns(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(scenes.grid_search, "train_fold", train)
+        patch.setattr(grid_search, "train_fold", train)
         patch.setattr(Entry, "put", put_and_wait)
         set_threads(patch, 2)
         with pytest.raises(KeyboardInterrupt) as interrupt:
@@ -639,14 +632,14 @@ def test_an_interrupt_ends_the_trainings_of_all_threads_before_the_call_returns(
 def test_an_error_in_a_thread_ends_the_others_and_is_raised(
     tmp_path, monkeypatch, step_by_step
 ):
-    train_fold = scenes.grid_search.train_fold
+    train_fold = grid_search.train_fold
 
     def train(X, y, rows, options, fold, part):
         if fold == 1:
             raise ZeroDivisionError("an error of ours")
         return train_fold(X, y, rows, replace(options, epochs=60), fold, part)
 
-    monkeypatch.setattr(scenes.grid_search, "train_fold", train)
+    monkeypatch.setattr(grid_search, "train_fold", train)
     set_threads(monkeypatch, 2)
     with pytest.raises(ZeroDivisionError, match="an error of ours"):
         search_in(tmp_path)
@@ -654,11 +647,9 @@ def test_an_error_in_a_thread_ends_the_others_and_is_raised(
 
 
 def test_folds_outlive_a_table_that_cannot_be_written(tmp_path, trainings, monkeypatch):
-    def fail(*arguments):
-        raise OSError("the disk is full")
-
+    full = Mock(side_effect=OSError("the disk is full"))
     with monkeypatch.context() as patch:
-        patch.setattr(scenes.files, "write_csv", fail)
+        patch.setattr(files, "write_csv", full)
         with pytest.raises(OSError, match="the disk is full"):
             search_in(tmp_path)
     search_in(tmp_path)
@@ -711,18 +702,18 @@ def test_another_search_does_not_take_the_folds_of_this_one(
     ],
 )
 def test_another_version_does_not_take_the_folds(
-    tmp_path, trainings, monkeypatch, capsys, part, value, blocks
+    tmp_path, trainings, monkeypatch, printed, part, value, blocks
 ):
     trainings.interrupt(tmp_path, after=2)
     monkeypatch.setattr(part, value)
     search_in(tmp_path)
     assert len(trainings.parts) == 2 + FOLDS * blocks
-    assert "computed again" not in capsys.readouterr().out
+    assert "computed again" not in printed()
 
 
 @pytest.mark.parametrize("fault", ["cut off", "of another shape"])
 def test_a_damaged_fold_is_trained_again_with_a_word(
-    tmp_path, trainings, fault, capsys
+    tmp_path, trainings, fault, printed
 ):
     expected = search_in(tmp_path)
     trainings.interrupt(tmp_path, after=2)
@@ -731,11 +722,11 @@ def test_a_damaged_fold_is_trained_again_with_a_word(
         arrays = dict(archive)
     if fault == "of another shape":
         arrays["table"] = arrays["table"][:-1]
-    scenes.files.write_arrays(part, arrays)
+    files.write_arrays(part, arrays)
     if fault == "cut off":
         part.write_bytes(part.read_bytes()[:-30])
     assert search_in(tmp_path).equals(expected)
-    assert capsys.readouterr().out.count("This is computed again: ") == 1
+    assert printed().count("This is computed again: ") == 1
     assert trainings.parts[-2:] == ["fold-1-block-1", "fold-3-block-1"]
 
 
@@ -745,7 +736,7 @@ def test_a_damaged_fold_is_trained_again_with_a_word(
 def test_a_second_run_stops_with_a_word_while_the_first_lives(
     start, tmp_path, trainings, monkeypatch
 ):
-    monkeypatch.setattr(scenes.files, "WAIT", 0)
+    monkeypatch.setattr(files, "WAIT", 0)
     csv = tmp_path / "grid_search.csv"
     csv.write_text("the old table")
     process, word = start(search.hold, folder=tmp_path, options=SMALL)

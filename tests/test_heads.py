@@ -5,14 +5,18 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from conftest import CLASSES, small_base_model, small_head
+from conftest import (
+    CLASSES,
+    POLICIES,
+    assert_same_arrays,
+    cell_sets,
+    small_base_model,
+    small_head,
+)
+from numpy.testing import assert_allclose
 from search import SMALL, fit_plainly, make_photos, make_unequal
 
-import scenes
-import scenes.base_model
-import scenes.classifier
-import scenes.grid_search
-import scenes.heads
+from scenes import base_model, classifier, grid_search, heads
 from scenes.settings import HeadOptions
 
 pytestmark = pytest.mark.quick
@@ -35,17 +39,16 @@ def photos():
 
 @pytest.fixture(scope="module")
 def trained(photos):
-    return scenes.heads.train_head(*photos, OPTIONS)
+    return heads.train_head(*photos, OPTIONS)
 
 
 def assert_same_weights(head, other):
-    for weights, same in zip(head.get_weights(), other.get_weights(), strict=True):
-        np.testing.assert_array_equal(weights, same)
+    assert_same_arrays(head.get_weights(), other.get_weights())
 
 
 def build_head(n_classes):
-    shape = scenes.base_model.N_FEATURES, n_classes
-    return scenes.heads.build_head(*shape, dropout=0.3, weight_decay=0.01)
+    shape = base_model.N_FEATURES, n_classes
+    return heads.build_head(*shape, dropout=0.3, weight_decay=0.01)
 
 
 @pytest.mark.parametrize("n_classes", [2, 37])
@@ -61,7 +64,7 @@ def test_a_head_is_dropout_and_a_dense_softmax_with_a_penalty(photos, n_classes)
     )
     scores = np.exp(photos[0] @ kernel + np.arange(n_classes))
     expected = scores / scores.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(head.predict(photos[0], verbose=0), expected, atol=1e-5)
+    assert_allclose(head.predict(photos[0], verbose=0), expected, atol=1e-5)
 
 
 def accuracy(head, photos):
@@ -71,39 +74,34 @@ def accuracy(head, photos):
 
 def test_a_head_learns_and_the_same_seed_gives_the_same_weights(trained, photos):
     assert accuracy(trained, photos) > 0.9
-    again = scenes.heads.train_head(*photos, replace(OPTIONS, seed=np.int64(3)))
+    again = heads.train_head(*photos, replace(OPTIONS, seed=np.int64(3)))
     assert_same_weights(again, trained)
 
 
 def test_another_seed_gives_other_weights(trained, photos):
-    other = scenes.heads.train_head(*photos, replace(OPTIONS, seed=4))
+    other = heads.train_head(*photos, replace(OPTIONS, seed=4))
     assert np.abs(other.get_weights()[0] - trained.get_weights()[0]).max() > 0.01
 
 
 def test_heads_of_one_kind_share_a_graph_and_of_the_last_kind_alone(photos):
-    graph_of = scenes.heads._graph_of
+    graph_of = heads._graph_of
     graph_of.cache_clear()
     for changed in ({"seed": 5}, {"epochs": 1}, {"dropout": 0.5}, {"dropout": 0.3}):
-        scenes.heads.train_head(*photos, replace(OPTIONS, **{"epochs": 2} | changed))
+        heads.train_head(*photos, replace(OPTIONS, **{"epochs": 2} | changed))
     found = graph_of.cache_info()
     assert (found.hits, found.misses, found.currsize) == (1, 3, 1)
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
+@pytest.mark.parametrize("policy", POLICIES)
 def test_it_computes_in_float32_whatever_a_cell_has_set(policy, trained, photos):
     """And leaves it as it was; a classifier that is built is float32, too."""
-    scenes.heads._graph_of.cache_clear()
+    heads._graph_of.cache_clear()
     parts = small_base_model(0), small_head(6)
-    keras.config.set_dtype_policy(policy)
-    keras.config.set_floatx("float64")
-    try:
-        head = scenes.heads.train_head(*photos, OPTIONS)
-        built = scenes.classifier.build_classifier(*parts, CLASSES)
-        assert keras.config.dtype_policy().name == policy
+    with cell_sets(policy):
+        keras.config.set_floatx("float64")
+        head = heads.train_head(*photos, OPTIONS)
+        built = classifier.build_classifier(*parts, CLASSES)
         assert keras.config.floatx() == "float64"
-    finally:
-        keras.config.set_floatx("float32")
-        keras.config.set_dtype_policy("float32")
     assert_same_weights(head, trained)
     assert built.output["probabilities"].dtype == "float32"
     layers = [*head.layers, built.get_layer("scaling"), built.get_layer("temperature")]
@@ -112,7 +110,7 @@ def test_it_computes_in_float32_whatever_a_cell_has_set(policy, trained, photos)
 
 def test_a_batch_larger_than_the_data_is_one_batch_of_all(photos):
     larger, whole = (
-        scenes.heads.train_head(*photos, replace(OPTIONS, epochs=1, batch_size=size))
+        heads.train_head(*photos, replace(OPTIONS, epochs=1, batch_size=size))
         for size in (10**6, N)
     )
     assert_same_weights(larger, whole)
@@ -122,7 +120,7 @@ def test_a_batch_larger_than_the_data_is_one_batch_of_all(photos):
 def test_a_head_learns_as_many_classes_as_the_labels_count(n_classes):
     features, labels = make_photos(300, n_classes=n_classes)
     options = replace(OPTIONS, batch_size=32)
-    head = scenes.heads.train_head(features, labels.astype("int8"), options)
+    head = heads.train_head(features, labels.astype("int8"), options)
     assert head.output_shape == (None, n_classes)
     assert accuracy(head, (features, labels)) > 0.9
 
@@ -133,11 +131,11 @@ def test_a_head_learns_as_many_classes_as_the_labels_count(n_classes):
 def test_class_weights_train_as_those_of_a_plain_fit():
     photos = make_unequal(200)
     weighted = {"class_weight": "balanced", "epochs": 3, "batch_size": 24}
-    head = scenes.heads.train_head(*photos, replace(OPTIONS, **weighted))
+    head = heads.train_head(*photos, replace(OPTIONS, **weighted))
     keras.utils.set_random_seed(OPTIONS.seed)
     plain = build_head(6)
     fit_plainly(plain, photos, photos, learning_rate=OPTIONS.learning_rate, **weighted)
-    np.testing.assert_allclose(head.get_weights()[0], plain.get_weights()[0], atol=1e-6)
+    assert_allclose(head.get_weights()[0], plain.get_weights()[0], atol=1e-6)
 
 
 # --- Data that cannot be trained on ---------------------------------------------------
@@ -183,9 +181,9 @@ def doors(photos, tmp_path, monkeypatch):
         pytest.fail("the work has begun")
 
     monkeypatch.setattr(keras.Model, "fit", work)
-    train = scenes.heads.train_head
+    train = heads.train_head
     files = {"cache": tmp_path / "new", "csv": tmp_path / "new.csv"}
-    search = scenes.grid_search.grid_search
+    search = grid_search.grid_search
     return {
         "train_head": lambda X, y: train(X, y, OPTIONS),
         "grid_search": lambda X, y: search(X, y, SMALL, [], **files),
@@ -228,5 +226,5 @@ def test_each_class_needs_a_photo_to_train_on(door, doors, photos):
 
 
 def test_the_bar_ends_with_all_epochs(photos, bars):
-    scenes.heads.train_head(*photos, OPTIONS)
+    heads.train_head(*photos, OPTIONS)
     assert [bar.n for bar in bars] == [8]

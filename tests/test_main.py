@@ -21,15 +21,14 @@ import papermill
 import papermill.cli
 import pytest
 import sklearn
-from conftest import CLASSES, draw, small_base_model, small_head
+from conftest import CLASSES, ROOT, draw, small_base_model, small_head
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
-import scenes.__main__
 import scenes.classifier
-import scenes.photos
-import scenes.settings
+from scenes import photos, settings
+from scenes.__main__ import main, read_parameters
 
-ROOT = Path(__file__).parents[1]
 PICTURES = Path(sklearn.__file__).parent / "datasets" / "images"
 
 
@@ -38,6 +37,12 @@ def model(classifier, tmp_path):
     """Return the arguments that name a small model."""
     scenes.classifier.save_classifier(classifier, tmp_path / "model.keras")
     return ["--model", str(tmp_path / "model.keras")]
+
+
+@pytest.fixture
+def classify(model):
+    """Return a function that classifies with the small model and returns the status."""
+    return lambda *arguments: main(["classify", *map(str, arguments), *model])
 
 
 @pytest.fixture
@@ -52,21 +57,13 @@ def album(tmp_path):
 
 def test_the_committed_model_classifies_in_a_new_process(tmp_path):
     """The whole way as a reader takes it, from another folder than the checkout's."""
-    command = [
-        sys.executable,
-        "-m",
-        "scenes",
-        "classify",
-        *sorted(PICTURES.glob("*.jpg")),
-    ]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "scenes", "classify"]
     done = subprocess.run(
-        command,
+        [*command, *sorted(PICTURES.glob("*.jpg"))],
         cwd=tmp_path,
-        env=environment,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        check=False,
     )
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(ROOT / "results" / "sample_predictions.csv")
@@ -101,21 +98,21 @@ def test_a_reader_that_has_enough_ends_it_without_a_word(model, album):
     assert started.wait(timeout=300) == -signal.SIGPIPE
 
 
-def test_a_folder_is_walked_and_each_photo_has_a_row(model, album, tmp_path, capsys):
+def test_a_folder_is_walked_and_each_photo_has_a_row(
+    classify, album, tmp_path, printed
+):
     csv = tmp_path / "out.csv"
-    assert (
-        scenes.__main__.main(["classify", str(album), "--csv", str(csv), *model]) == 0
-    )
+    assert classify(album, "--csv", csv) == 0
     table = pd.read_csv(csv)
     names = [Path(path).relative_to(album).as_posix() for path in table["path"]]
     assert names == ["a.jpg", "b.png", "deep er/c.jpg"]
     assert list(table.columns) == ["path", "label", "unsure", "confidence", *CLASSES]
     np.testing.assert_allclose(table[CLASSES].sum(axis=1), 1, atol=1e-4)
-    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert len(printed().splitlines()) == 3
 
 
 def test_what_cannot_be_read_is_named_at_the_end_and_the_rest_is_done(
-    model, album, tmp_path, capsys
+    classify, album, tmp_path, capsys
 ):
     (album / "broken.jpg").write_bytes(b"no photo")
     (tmp_path / "empty").mkdir()
@@ -128,18 +125,18 @@ def test_what_cannot_be_read_is_named_at_the_end_and_the_rest_is_done(
         "": "the name is empty",
         "~nobody at all/x": "~nobody at all/x cannot be read",
     }
-    assert scenes.__main__.main(["classify", *problems, *model]) == 1
+    assert classify(*problems) == 1
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 3
     end = err[err.index("6 file(s) failed:") :]
     assert [problem for problem in problems.values() if problem not in end] == []
 
 
-def test_what_is_skipped_in_a_folder_is_said(model, album, capsys):
+def test_what_is_skipped_in_a_folder_is_said(classify, album, capsys):
     for name in ["b.heic", "d.dng", "i.jpg.download", "j"]:
         (album / name).touch()
     (album / "up").symlink_to("..")
-    assert scenes.__main__.main(["classify", str(album), *model]) == 0
+    assert classify(album) == 0
     (line,) = re.findall("^Skipped: .*", capsys.readouterr().err, re.MULTILINE)
     for part in (
         r"b.heic, .*d.dng \(.*convert",
@@ -149,12 +146,14 @@ def test_what_is_skipped_in_a_folder_is_said(model, album, capsys):
         assert re.search(part, line)
 
 
-def test_a_name_that_begins_with_a_tilde_is_a_name(album, model, monkeypatch, capsys):
+def test_a_name_that_begins_with_a_tilde_is_a_name(
+    album, classify, monkeypatch, printed
+):
     (album / "a.jpg").rename(album / "~a.jpg")
     (album / "deep er").rename(album / "~home")
     monkeypatch.chdir(album)
-    assert scenes.__main__.main(["classify", "~a.jpg", "~home", *model]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    assert classify("~a.jpg", "~home") == 0
+    lines = printed().splitlines()
     assert [line.split("  ")[0] for line in lines] == ["~a.jpg", "~home/c.jpg"]
 
 
@@ -186,20 +185,15 @@ def test_a_user_without_a_home_and_without_an_entry_can_classify(
     assert len(done.stdout.splitlines()) == 3
 
 
-def test_no_name_of_a_class_forges_a_line(album, tmp_path, capsys):
+def test_no_name_of_a_class_forges_a_line(album, tmp_path, printed):
     """And none runs as a formula."""
     classes = ["=1+1\x1b[2Ksea", "b\nforged.jpg  sea  99.9%", "c\u2028gpj"]
     base, head = small_base_model(0), small_head(3)
     foreign = scenes.classifier.build_classifier(base, head, classes)
     scenes.classifier.save_classifier(foreign, tmp_path / "foreign.keras")
-    options = [
-        "--model",
-        str(tmp_path / "foreign.keras"),
-        "--csv",
-        str(tmp_path / "a.csv"),
-    ]
-    assert scenes.__main__.main(["classify", str(album), *options]) == 0
-    out = capsys.readouterr().out
+    given = [album, "--model", tmp_path / "foreign.keras", "--csv", tmp_path / "a.csv"]
+    assert main(["classify", *map(str, given)]) == 0
+    out = printed()
     assert len(out.splitlines()) == 3
     assert all(character.isprintable() for character in out.replace("\n", ""))
     table = pd.read_csv(tmp_path / "a.csv", encoding="utf-8-sig")
@@ -214,18 +208,17 @@ NAMES = {
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_names_of_any_bytes_are_shown_and_written(kind, model, album, tmp_path, capsys):
+def test_names_of_any_bytes_are_shown_and_written(
+    kind, classify, album, tmp_path, printed
+):
     name, shown = NAMES[kind]
     try:
         (album / "a.jpg").rename(album / name)
     except OSError:
         pytest.skip("this file system takes text alone")
     csv = tmp_path / ("🏔" * 62 + ".csv")
-    assert (
-        scenes.__main__.main(["classify", str(album / name), "--csv", str(csv), *model])
-        == 0
-    )
-    (line,) = capsys.readouterr().out.splitlines()
+    assert classify(album / name, "--csv", csv) == 0
+    (line,) = printed().splitlines()
     assert line.startswith(f"{album / shown}  ")
     assert csv.read_bytes().startswith(codecs.BOM_UTF8)
     table = pd.read_csv(csv, encoding_errors="surrogateescape")
@@ -233,13 +226,12 @@ def test_names_of_any_bytes_are_shown_and_written(kind, model, album, tmp_path, 
 
 
 def test_nothing_but_unreadable_files_leaves_an_earlier_table(
-    model, album, tmp_path, capsys
+    classify, album, tmp_path, capsys
 ):
     (album / "broken.jpg").write_bytes(b"no photo")
     csv = tmp_path / "out.csv"
     csv.write_text(earlier := "path,label,unsure,confidence,sea\na.jpg,sea,0,1,1\n")
-    arguments = ["classify", str(album / "broken.jpg"), "--csv", str(csv), *model]
-    assert scenes.__main__.main(arguments) == 1
+    assert classify(album / "broken.jpg", "--csv", csv) == 1
     said = capsys.readouterr()
     assert said.out == ""
     assert "1 file(s) failed:" in said.err
@@ -252,16 +244,11 @@ def test_a_model_that_cannot_be_loaded_is_one_clear_error(album, tmp_path, capsy
         "none.keras": "",
         "o\x1b.keras": " is no saved classifier",
     }.items():
-        assert (
-            scenes.__main__.main(
-                ["classify", str(album), "--model", str(tmp_path / name)]
-            )
-            == 1
-        )
+        assert main(["classify", str(album), "--model", str(tmp_path / name)]) == 1
         errors = re.findall("^error: .*", capsys.readouterr().err, re.MULTILINE)
         assert len(errors) == 1
         assert errors[0].isprintable()
-        assert scenes.photos.printable(name) + told in errors[0]
+        assert photos.printable(name) + told in errors[0]
 
 
 @pytest.mark.parametrize(
@@ -282,18 +269,16 @@ def test_what_would_be_written_over_is_refused_before_the_work(
     (tmp_path / "mine.csv").write_text("path,label\na.jpg,sea\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
-        scenes.__main__.main(["classify", "album/b.png", *option])
+        main(["classify", "album/b.png", *option])
     assert told in capsys.readouterr().err
     assert (album / "a.jpg").read_bytes() == before
     assert (tmp_path / "mine.csv").read_text() == "path,label\na.jpg,sea\n"
 
 
-def test_an_interrupt_is_no_traceback(model, album, monkeypatch):
-    def interrupt(*arguments, **options):
-        raise KeyboardInterrupt
-
+def test_an_interrupt_is_no_traceback(classify, album, monkeypatch):
+    interrupt = Mock(side_effect=KeyboardInterrupt)
     monkeypatch.setattr(scenes.classifier, "predict_readable", interrupt)
-    assert scenes.__main__.main(["classify", str(album), *model]) == 130
+    assert classify(album) == 130
 
 
 # --- export ---------------------------------------------------------------------------
@@ -303,12 +288,12 @@ def test_a_model_is_exported_and_replaces_no_file(model, tmp_path, capsys):
     whole, small = paths = [tmp_path / "whole.tflite", tmp_path / "small.tflite"]
     for path, option in zip(paths, ([], ["--int8"]), strict=True):
         command = ["export", model[1], str(path), *option]
-        assert scenes.__main__.main(command) == 0
+        assert main(command) == 0
         assert path.with_suffix(".txt").read_text().split() == CLASSES
     assert small.stat().st_size < whole.stat().st_size / 2
     for there in (small, small.with_suffix(".txt")):  # one of the two is enough
         with pytest.raises(SystemExit):
-            scenes.__main__.main(command)
+            main(command)
         assert f"{there.name} exists; choose another name" in capsys.readouterr().err
         there.unlink()
 
@@ -321,17 +306,16 @@ def small_project(tmp_path, monkeypatch):
     """
     Work in a folder with a notebook of three cells, of which one fails at 4 epochs.
     """
-    settings = "PHOTOS = None\nOUTPUT = None\nEPOCHS = 25\nDROPOUTS = [0.1]"
-    new = nbformat.v4.new_code_cell
+    parameters = "PHOTOS = None\nOUTPUT = None\nEPOCHS = 25\nDROPOUTS = [0.1]"
     cells = [
-        new(settings, id="parameters", metadata={"tags": ["parameters"]}),
-        new("if EPOCHS == 4:\n    raise ValueError('4 is\\nodd')"),
-        new(
+        new_code_cell(parameters, id="parameters", metadata={"tags": ["parameters"]}),
+        new_code_cell("if EPOCHS == 4:\n    raise ValueError('4 is\\nodd')"),
+        new_code_cell(
             "print(f'Model: {PHOTOS}\\n{OUTPUT} \\x1b[2J {EPOCHS!r} {DROPOUTS!r}')",
             id="summary",
         ),
     ]
-    notebook = nbformat.v4.new_notebook(cells=cells)
+    notebook = new_notebook(cells=cells)
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     notebook.metadata.kernelspec = kernel
     nbformat.write(notebook, tmp_path / "intel_classification.ipynb")
@@ -358,7 +342,7 @@ def test_train_runs_the_notebook_reports_and_ends_with_the_summary(
 ):
     """And repeats what has failed, or has been done."""
     command = ["train", "my classes", "-p", "DROPOUTS", "[0.1, 0.2]", "-p", "EPOCHS"]
-    assert scenes.__main__.main([*command, "3"]) == 0
+    assert main([*command, "3"]) == 0
     *_, model, rest = capsys.readouterr().out.splitlines()
     assert model == "Model: my classes"
     assert rest == rf"{Path('runs/my classes')} \x1b[2J 3 [0.1, 0.2]"
@@ -367,28 +351,28 @@ def test_train_runs_the_notebook_reports_and_ends_with_the_summary(
     assert set(first) == {"run.ipynb", "run.html"}
     assert b"Model: my classes" in first["run.html"]
 
-    assert scenes.__main__.main([*command, "4"]) == 1
+    assert main([*command, "4"]) == 1
     [error] = re.findall("(?m)^error: .*", capsys.readouterr().err)
     failed = Path("runs/my classes/failed.ipynb")
     assert error == f"error: 4 is odd (ValueError in cell 3 of {failed})"
     assert b"4 is" in failed.read_bytes()
     assert files_of(output) == first | {"failed.ipynb": failed.read_bytes()}
 
-    assert scenes.__main__.main([*command, "5"]) == 0
+    assert main([*command, "5"]) == 0
     assert set(files_of(output)) == {"run.ipynb", "run.html"}
     assert b"EPOCHS = 5" in (output / "run.ipynb").read_bytes()
 
 
 def test_values_are_taken_as_papermill_takes_them_and_lists_too(monkeypatch):
-    monkeypatch.setattr(scenes.settings, "check", lambda **values: None)
+    monkeypatch.setattr(settings, "check", lambda **values: None)
     for text in ("True", "None", "3", "-1", "0.5", "1e-05", "imagenet", "2 photos"):
-        value = scenes.__main__.read_parameters([["SEED", text]])["SEED"]
+        value = read_parameters([["SEED", text]])["SEED"]
         assert repr(value) == repr(papermill.cli._resolve_type(text))
     pairs = [["LEARNING_RATES", "[0.1, 1e-3]"], ["DROPOUTS", "0.1, 0.3"]]
     pairs.append(["OUTPUT", "2024"])
     expected = {"LEARNING_RATES": [0.1, 0.001], "DROPOUTS": [0.1, 0.3]}
     expected["OUTPUT"] = "2024"
-    assert scenes.__main__.read_parameters(pairs) == expected
+    assert read_parameters(pairs) == expected
 
 
 @pytest.mark.parametrize(
@@ -410,7 +394,7 @@ def test_values_are_taken_as_papermill_takes_them_and_lists_too(monkeypatch):
 def test_train_refuses_what_cannot_be_before_any_work(
     arguments, told, small_project, no_kernel, capsys
 ):
-    assert scenes.__main__.main(["train", *arguments]) == 1
+    assert main(["train", *arguments]) == 1
     said = capsys.readouterr().err
     assert said.startswith(f"error: {told}")
     assert len(said.splitlines()) == 1
@@ -419,7 +403,7 @@ def test_train_refuses_what_cannot_be_before_any_work(
 
 def test_train_starts_in_the_projects_folder(small_project, no_kernel, capsys):
     (small_project / "intel_classification.ipynb").unlink()
-    assert scenes.__main__.main(["train", "my classes"]) == 1
+    assert main(["train", "my classes"]) == 1
     assert capsys.readouterr().err == "error: start in the project's folder\n"
 
 
@@ -429,11 +413,11 @@ def test_train_replaces_no_file_that_no_run_has_written(
 ):
     output = small_project / "out"
     output.mkdir()
-    own = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])
+    own = new_notebook(cells=[new_code_cell("1")])
     nbformat.write(own, output / name)
     before = files_of(output)
     command = ["train", "my classes", "-p", "OUTPUT", "out"]
-    assert scenes.__main__.main(command) == 1
+    assert main(command) == 1
     assert f"error: {Path('out', name)} " in capsys.readouterr().err
     assert files_of(output) == before
 
@@ -444,7 +428,7 @@ def test_train_replaces_no_file_that_no_run_has_written(
 def test_an_interrupted_run_leaves_the_notebook_and_report_of_an_earlier_one(
     error, status, small_project, monkeypatch
 ):
-    assert scenes.__main__.main(["train", "my classes"]) == 0
+    assert main(["train", "my classes"]) == 0
     before = files_of(small_project / "runs")
 
     def interrupt(source, path, parameters):
@@ -452,27 +436,27 @@ def test_an_interrupted_run_leaves_the_notebook_and_report_of_an_earlier_one(
         raise error
 
     monkeypatch.setattr(papermill, "execute_notebook", interrupt)
-    assert scenes.__main__.main(["train", "my classes"]) == status
+    assert main(["train", "my classes"]) == status
     assert files_of(small_project / "runs") == before
 
 
 def test_train_says_what_was_understood_and_the_summary_however_it_was_cut(
-    small_project, monkeypatch, capsys
+    small_project, monkeypatch, printed
 ):
-    pieces = [nbformat.v4.new_output("stream", text=text) for text in ("Mo", "del\n1")]
-    table = nbformat.v4.new_output("execute_result", {"text/plain": "1"})
-    understood = [nbformat.v4.new_output("stream", text="Found 2\n"), table]
-    new = functools.partial(nbformat.v4.new_code_cell, execution_count=1)
+    pieces = [new_output("stream", text=text) for text in ("Mo", "del\n1")]
+    table = new_output("execute_result", {"text/plain": "1"})
+    understood = [new_output("stream", text="Found 2\n"), table]
+    new = functools.partial(new_code_cell, execution_count=1)
     cells = [new(id="split", outputs=understood), new(id="summary", outputs=pieces)]
 
     def execute(source, path, parameters):
-        run = nbformat.v4.new_notebook(cells=cells)
+        run = new_notebook(cells=cells)
         nbformat.write(run, path)
         return run
 
     monkeypatch.setattr(papermill, "execute_notebook", execute)
-    assert scenes.__main__.main(["train", "my classes"]) == 0
-    assert capsys.readouterr().out.splitlines()[1:] == ["Found 2", "Model", "1"]
+    assert main(["train", "my classes"]) == 0
+    assert printed().splitlines()[1:] == ["Found 2", "Model", "1"]
 
 
 @pytest.mark.slow

@@ -1,21 +1,16 @@
 """Each number in the model card and in the README is computed from the result files."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import papermill.iorw
-from conftest import CLASSES, draw, held_out
+from conftest import CLASSES, ROOT, draw, held_out
 from PIL import Image
 
-import scenes.classifier
-import scenes.evaluation
-import scenes.features
 import utils
-from scenes import calibration, fine_tuning
+from scenes import calibration, classifier, evaluation, features, fine_tuning
 
-ROOT = Path(__file__).parents[1]
 CARD = (ROOT / "MODEL_CARD.md").read_text()
 README = (ROOT / "README.md").read_text()
 percent = calibration.percent
@@ -27,7 +22,7 @@ def read(name: str) -> pd.DataFrame:
 
 def figures() -> list[str]:
     """Return all sentences and cells of the card that hold figures."""
-    bundled, _ = scenes.features.load_bundled_features()
+    bundled, _ = features.load_bundled_features()
     train, images = (bundled["split"] == "train").sum(), utils.drop_leaks(bundled)
     other = read("unknown_photos").set_index("set")
     signs, clothing = (
@@ -70,7 +65,7 @@ def fitted() -> dict[str, float]:
 
 def figures_of_evaluation() -> list[str]:
     validation, test = read("validation_predictions"), read("test_predictions")
-    comparison = scenes.evaluation.compare_models(validation)["accuracy"]
+    comparison = evaluation.compare_models(validation)["accuracy"]
     rates = [name for name in comparison.index if name != "head"]
     n_held_out = (validation["model"] == "head").sum()
     first, second = (round(comparison[name] * n_held_out) for name in rates)
@@ -85,7 +80,7 @@ def figures_of_evaluation() -> list[str]:
     glacier, mountain = (test["label"] == name for name in ("glacier", "mountain"))
     pairs = read("near_copies").query("split_1 != split_2 and same_picture == 'yes'")
     copied = test["path"].isin([*pairs["path_1"], *pairs["path_2"]])
-    scores = scenes.evaluation.scores_by_class(
+    scores = evaluation.scores_by_class(
         pd.Series(pd.Categorical(test["label"])), np.array(CLASSES)[predicted]
     )
     tables = [calibration.reliability(p, y) for p in (before, after)]
@@ -189,12 +184,12 @@ def test_the_readme_shows_what_classify_says_of_its_photos():
 
 def test_the_readme_says_what_stays_in_the_cache():
     assert f"the {fine_tuning.KEPT_CHECKPOINTS} latest checkpoints" in README
-    features = 1280 * len(scenes.features.load_bundled_features()[0])
-    assert f"features ({features / 1e6:.0f} MB)" in README
+    numbers = 1280 * len(features.load_bundled_features()[0])
+    assert f"features ({numbers / 1e6:.0f} MB)" in README
 
 
 def test_the_snippet_of_the_card_says_of_a_turned_photo_what_classify_says(
-    tmp_path, monkeypatch, capsys
+    tmp_path, monkeypatch, printed
 ):
     turned = Image.Exif()
     turned[274] = 6  # the orientation: a quarter turn
@@ -203,9 +198,9 @@ def test_the_snippet_of_the_card_says_of_a_turned_photo_what_classify_says(
     (tmp_path / "classifier.keras").symlink_to(ROOT / "classifier.keras")
     found = {}
     exec(re.search(r"```python\n(.*?)```", CARD, re.DOTALL)[1], found)
-    model = scenes.classifier.load_classifier("classifier.keras")
-    table = scenes.classifier.predict(model, "photo.jpg")
-    assert capsys.readouterr().out.splitlines()[0] == table["label"][0]
+    model = classifier.load_classifier("classifier.keras")
+    table = classifier.predict(model, "photo.jpg")
+    assert printed().splitlines()[0] == table["label"][0]
     np.testing.assert_allclose(
         found["answer"]["probabilities"], table[CLASSES], atol=1e-5
     )

@@ -3,6 +3,7 @@
 import ast
 import base64
 import dataclasses
+import functools
 import importlib.metadata
 import io
 import itertools
@@ -21,25 +22,29 @@ import numpy as np
 import pandas as pd
 import pytest
 from clean_notebook import WITHOUT_PHOTOS, clean, main, tidy
-from conftest import CLASSES, draw, held_out
+from conftest import CLASSES, ROOT, draw, held_out
 from nbconvert import PythonExporter
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+from numpy.testing import assert_allclose
 from PIL import Image
 
 import scenes.__main__
-import scenes.chrome
-import scenes.classifier
-import scenes.drawings
-import scenes.features
-import scenes.grid_search
-import scenes.heads
-import scenes.photos
-import scenes.runs
 import utils
-from scenes import calibration, evaluation
+from scenes import (
+    calibration,
+    chrome,
+    classifier,
+    drawings,
+    evaluation,
+    features,
+    grid_search,
+    heads,
+    photos,
+    runs,
+)
 from scenes.settings import GridOptions, HeadOptions
 from studies import large_search
 
-ROOT = Path(__file__).parents[1]
 NOTEBOOK = "intel_classification.ipynb"
 PLOTLY = "application/vnd.plotly.v1+json"
 ABSOLUTE_PATH = re.compile(
@@ -112,12 +117,15 @@ def calls(cell, attribute):
     return [node for node in nodes if getattr(node.func, "attr", None) == attribute]
 
 
+def shown_as(cell, form):
+    """Return the outputs of a cell that have a form, each with all its forms."""
+    return [o.data for o in cell.outputs if form in o.get("data", {})]
+
+
 def figures(notebook):
     """Return the output of each figure by the name under which it is saved."""
     return {
-        call.args[1].value: next(
-            (o.data for o in cell.outputs if PLOTLY in o.get("data", {})), {}
-        )
+        call.args[1].value: next(iter(shown_as(cell, PLOTLY)), {})
         for cell in code_cells(notebook)
         for call in calls(cell, "show")
     }
@@ -148,17 +156,22 @@ def number(shown):
 
 def table_after(notebook, cell_id):
     """Return the last table that a cell shows, its numbers as numbers."""
-    cell = cell_of(notebook, cell_id)
-    shown = [
-        o.data["text/html"] for o in cell.outputs if "text/html" in o.get("data", {})
-    ]
+    shown = shown_as(cell_of(notebook, cell_id), "text/html")[-1]["text/html"]
     rows = [
         re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S)
-        for row in re.findall(r"<tr.*?</tr>", shown[-1], re.S)
+        for row in re.findall(r"<tr.*?</tr>", shown, re.S)
     ]
     header, *body = [row for row in rows if any(row[1:])]
-    table = pd.DataFrame(body, columns=header).set_index(header[0])
-    return table.map(number)
+    return pd.DataFrame(body, columns=header).set_index(header[0]).map(number)
+
+
+def printed_by(notebook, cell_id):
+    """Return what a cell prints before it shows anything."""
+    return cell_of(notebook, cell_id).outputs[0].text
+
+
+IMPORTED = {"np": np, "pd": pd, "utils": utils}
+IMPORTED |= {"evaluation": evaluation, "calibration": calibration}
 
 
 def run_cells(notebook, *names, **variables):
@@ -167,7 +180,7 @@ def run_cells(notebook, *names, **variables):
     """
     cells = {cell.id: cell.source for cell in code_cells(notebook)}
     exec(cells["parameters"], namespace := {})
-    namespace |= variables
+    namespace |= IMPORTED | variables
     for name in names:
         exec(cells[name], namespace)
     return namespace
@@ -179,34 +192,33 @@ def run_cells(notebook, *names, **variables):
 @pytest.fixture
 def untidy():
     """Return a notebook with a photo, remains of bars, a set parameter and times."""
-    new, output = nbformat.v4.new_code_cell, nbformat.v4.new_output
-    photo, bar = (
-        output("display_data", {"image/png": "cGhvdG8="}),
-        output("display_data", {}),
-    )
+    photo = new_output("display_data", {"image/png": "cGhvdG8="})
+    bar = new_output("display_data", {})
     said = [
-        output("stream", name=name, text=text)
+        new_output("stream", name=name, text=text)
         for name, text in [("stdout", "92"), ("stdout", ".4%\n"), ("stderr", "why\n")]
     ]
-    table = output("execute_result", {"text/plain": "1"}, execution_count=4)
+    table = new_output("execute_result", {"text/plain": "1"}, execution_count=4)
     tags = {
         "tags": ["photos"],
         "papermill": {"duration": 1.5},
         "execution": {"iopub.status": "t"},
     }
     cells = [
-        new("show()", execution_count=1, outputs=[photo], metadata=tags),
-        new(
+        new_code_cell("show()", execution_count=1, outputs=[photo], metadata=tags),
+        new_code_cell(
             "OUTPUT = '.'",
             execution_count=2,
             metadata={"tags": ["injected-parameters"]},
         ),
-        new("train()", execution_count=3, outputs=[bar], metadata={"tags": []}),
-        new("say()", execution_count=4, outputs=[said[0], bar, *said[1:], table]),
+        new_code_cell(
+            "train()", execution_count=3, outputs=[bar], metadata={"tags": []}
+        ),
+        new_code_cell(
+            "say()", execution_count=4, outputs=[said[0], bar, *said[1:], table]
+        ),
     ]
-    return nbformat.v4.new_notebook(
-        cells=cells, metadata={"papermill": {"start_time": "today"}}
-    )
+    return new_notebook(cells=cells, metadata={"papermill": {"start_time": "today"}})
 
 
 def test_cleaning_removes_photos_bars_cuts_and_traces_of_the_run(untidy):
@@ -251,22 +263,13 @@ def test_cells_were_run_once_from_top_to_bottom(committed):
 
 
 def test_nothing_failed_and_nothing_warned(committed):
-    assert [
-        output for output in outputs(committed) if output.output_type == "error"
-    ] == []
-    assert [
-        stream.text for stream in streams(committed) if stream.name == "stderr"
-    ] == []
+    assert [o for o in outputs(committed) if o.output_type == "error"] == []
+    assert [s.text for s in streams(committed) if s.name == "stderr"] == []
     assert not re.search("warning|deprecated", text(committed), re.IGNORECASE)
-    names = [
-        data.get("text/plain", "")
-        for data in bundles(committed)
-        if "image/png" not in data
-    ]
-    assert [name for name in names if name.startswith("<Figure")] == []
-    assert [
-        kind for data in bundles(committed) for kind in data if "widget" in kind
-    ] == []
+    for data in bundles(committed):
+        name = data.get("text/plain", "")
+        assert "image/png" in data or not name.startswith("<Figure")
+        assert not any("widget" in kind for kind in data)
 
 
 def test_notebook_was_cleaned_and_is_small_enough_for_the_web(committed):
@@ -296,24 +299,24 @@ def test_no_image_but_figures_and_the_two_sample_photos(committed):
 def test_such_a_picture_is_that_of_a_fresh_drawing(committed):
     """So that nothing else can stand in its place."""
     [cell] = tagged(committed, "samples")
-    [shown] = [
-        o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})
-    ]
-    model = scenes.classifier.load_classifier(ROOT / "classifier.keras")
-    given = {"predict": scenes.classifier.predict, "Path": Path, "output": Mock()}
-    given["read_photo"] = scenes.photos.read_photo
-    given |= {"model": model, "utils": utils}  # the mocked output has the Intel classes
-    given["test_images"] = None
-    drawn = Mock()
-    given["drawings"] = Mock(maps=drawn)
-    run_cells(committed, "use-load", cell.id, **given)
-    figure, fresh = scenes.drawings.maps(*drawn.call_args.args), io.BytesIO()
+    [shown] = shown_as(cell, "image/png")
+    maps = Mock()
+    run_cells(
+        committed,
+        "use-load",
+        cell.id,
+        predict=classifier.predict,
+        read_photo=photos.read_photo,
+        drawings=Mock(maps=maps),
+        model=classifier.load_classifier(ROOT / "classifier.keras"),
+        output=Mock(),  # it has the Intel classes
+        test_images=None,
+    )
+    figure, fresh = drawings.maps(*maps.call_args.args), io.BytesIO()
     figure.savefig(fresh, format="png", bbox_inches="tight", dpi=figure.dpi)
-    pictures = [
-        Image.open(file) for file in (io.BytesIO(base64.b64decode(shown)), fresh)
-    ]
     first, second = (
-        np.asarray(p.convert("RGB").resize((400, 200)), float) for p in pictures
+        np.asarray(Image.open(file).convert("RGB").resize((400, 200)), float)
+        for file in (io.BytesIO(base64.b64decode(shown["image/png"])), fresh)
     )
     assert np.abs(first - second).mean() < 3
 
@@ -330,7 +333,7 @@ def test_each_figure_is_also_a_file_and_an_image(committed):
         assert {PLOTLY, "image/png"} <= data.keys(), f"{name} needs both forms"
         image = base64.b64decode(data["image/png"])
         picture = (folder / f"{name}.png").read_bytes()
-        assert scenes.chrome.halve(picture) == image, f"{name} is of another run"
+        assert chrome.halve(picture) == image, f"{name} is of another run"
         with Image.open(io.BytesIO(image)) as opened:
             assert opened.width == data[PLOTLY]["layout"]["width"], (
                 "JupyterLab would cut it off"
@@ -390,7 +393,7 @@ def test_committed_results_are_of_the_settings_in_the_notebook(committed):
 
 
 def test_the_committed_predictions_are_of_the_committed_split(committed):
-    images, _ = scenes.features.load_bundled_features()
+    images, _ = features.load_bundled_features()
     images = utils.create_validation(utils.drop_leaks(images))
     files = (
         ROOT / "results" / f"{split}_predictions.csv"
@@ -398,15 +401,14 @@ def test_the_committed_predictions_are_of_the_committed_split(committed):
     )
     validation, test = map(pd.read_csv, files)
     for split, table in {"validation": validation, "test": test}.items():
-        right = images[images["split"] == split]
+        right = images.loc[images["split"] == split, ["path", "label"]].to_numpy()
         for _, rows in table.groupby("model"):
-            assert list(rows["path"]) == list(right["path"])
-            assert list(rows["label"]) == list(right["label"])
+            assert (rows[["path", "label"]].to_numpy() == right).all()
     [selected] = test["model"].unique()
     assert evaluation.compare_models(validation).index[0] == selected
     correct = test[CLASSES].idxmax(axis=1) == test["label"]
     said = f"on 3,000 test photos: {calibration.percent(correct)},"
-    assert said in cell_of(committed, "summary").outputs[0].text
+    assert said in printed_by(committed, "summary")
     shown = table_after(committed, "accuracy")
     assert shown["accuracy"][selected] == pytest.approx(correct.mean(), abs=5.1e-5)
     # The 92.3% are those of scikit-learn's logistic regression on the bundled features.
@@ -426,7 +428,7 @@ def test_no_photo_is_committed():
 def test_readme_gives_the_figures_of_the_notebook(committed):
     readme = (ROOT / "README.md").read_text("utf-8")
     rows = [line for line in readme.splitlines() if line.startswith("|")]
-    said, _, _ = cell_of(committed, "summary").outputs[0].text.partition("Selected by")
+    said, _, _ = printed_by(committed, "summary").partition("Selected by")
     figure = r"\d+\.\d%(?: \(.*?\))?"  # with its interval, if there is one
     selected, head, *others = re.findall(figure, said)
     others = [share.partition(" ")[0] for share in others[:2]]
@@ -591,10 +593,10 @@ def draw_photos(folder):
     """
     seeds = itertools.count()
     for number, (name, count) in enumerate(NAMES.items()):
-        for split, photos in {"train": count, "val": 4, "test": 4}.items():
+        for split, n in {"train": count, "val": 4, "test": 4}.items():
             place = folder / split / name
             place.mkdir(parents=True)
-            for i in range(photos):
+            for i in range(n):
                 pixels = draw(next(seeds)) // 2 + np.uint8(40 * number)
                 Image.fromarray(pixels).save(place / f"{i}.png")
 
@@ -602,6 +604,11 @@ def draw_photos(folder):
 @pytest.fixture(params=["features", "drawn_photos"])
 def run(request):
     return request.getfixturevalue(f"run_on_{request.param}")
+
+
+def table_of(run, name):
+    """Return a table of the results of a run."""
+    return pd.read_csv(run.results / "results" / f"{name}.csv")
 
 
 def test_run_succeeds_without_noise(run):
@@ -623,9 +630,7 @@ def test_run_writes_its_results_to_a_folder_of_its_own(run):
     plots = {path.name for path in (run.results / "plotly_plots").iterdir()}
     assert {f"{name}.html" for name in figures(run.notebook)} <= plots
     committed = {path.name for path in (ROOT / "results").iterdir()}
-    known = {
-        path.name for name in scenes.runs.RESULTS for path in run.results.glob(name)
-    }
+    known = {path.name for name in runs.RESULTS for path in run.results.glob(name)}
     others = {path.name for path in run.results.iterdir()} - committed - known
     assert {name for name in others if not name.endswith(".lock")} == {"settings.json"}
 
@@ -671,33 +676,29 @@ def test_cells_of_photos_show_them_or_say_what_they_would_show(run):
 
 def test_a_run_on_photos_of_other_classes_speaks_of_these(run_on_drawn_photos):
     classes = sorted(NAMES)
-    results = run_on_drawn_photos.results / "results"
-    predictions = pd.read_csv(results / "test_predictions.csv")
+    predictions = table_of(run_on_drawn_photos, "test_predictions")
     assert list(predictions.columns) == ["model", "path", "label", *classes]
     assert len(predictions) == 12
-    np.testing.assert_allclose(predictions[classes].sum(axis=1), 1, atol=0.001)
+    assert_allclose(predictions[classes].sum(axis=1), 1, atol=0.001)
     said = text(run_on_drawn_photos.notebook)
     for word in ("glacier", "committed", "Intel", "six"):
         assert word not in said
-    model = scenes.classifier.load_classifier(
-        run_on_drawn_photos.results / "classifier.keras"
-    )
-    assert list(scenes.classifier.classes_of(model)) == classes
+    model = classifier.load_classifier(run_on_drawn_photos.results / "classifier.keras")
+    assert list(classifier.classes_of(model)) == classes
     assert predictions["path"].str.startswith("test/").all()
-    photos = [
+    paths = [
         run_on_drawn_photos.folder / "drawn" / path for path in predictions["path"]
     ]
-    again = scenes.classifier.predict(model, photos)
+    again = classifier.predict(model, paths)
     temperature = 1 / model.get_layer("temperature").scale
     cooled = calibration.apply_temperature(predictions[classes], temperature)
-    np.testing.assert_allclose(again[classes], cooled, atol=1e-3)
+    assert_allclose(again[classes], cooled, atol=1e-3)
 
 
 def test_a_run_on_photos_keeps_what_selected_the_model(run_on_drawn_photos):
-    results = run_on_drawn_photos.results / "results"
-    validation = pd.read_csv(results / "validation_predictions.csv")
+    validation = table_of(run_on_drawn_photos, "validation_predictions")
     assert validation["path"].str.startswith("val/").all()
-    histories = pd.read_csv(results / "fine_tuning.csv")
+    histories = table_of(run_on_drawn_photos, "fine_tuning")
     tuned = ["fine-tuned, 0.0001", "fine-tuned, 0.001"]
     assert list(validation["model"].unique()) == ["head", *tuned]
     assert list(histories["model"].unique()) == tuned
@@ -706,20 +707,18 @@ def test_a_run_on_photos_keeps_what_selected_the_model(run_on_drawn_photos):
     assert list(comparison["balanced accuracy"][tuned]) == pytest.approx(
         list(ends[tuned]), abs=0.1
     )
-    [selected] = pd.read_csv(results / "test_predictions.csv")["model"].unique()
+    [selected] = table_of(run_on_drawn_photos, "test_predictions")["model"].unique()
     assert selected == comparison.index[0]
 
 
 def test_the_command_of_the_summary_classifies(
-    run_on_drawn_photos, monkeypatch, capsys
+    run_on_drawn_photos, monkeypatch, printed
 ):
-    cell = cell_of(run_on_drawn_photos.notebook, "summary")
-    command = re.search(
-        r"python -m scenes (classify --model \S+) FOLDER", cell.outputs[0].text
-    )
+    said = printed_by(run_on_drawn_photos.notebook, "summary")
+    command = re.search(r"python -m scenes (classify --model \S+) FOLDER", said)
     monkeypatch.chdir(run_on_drawn_photos.folder)
     assert scenes.__main__.main([*command[1].split(), "drawn"]) == 0
-    assert any(name in capsys.readouterr().out for name in NAMES)
+    assert any(name in printed() for name in NAMES)
 
 
 def test_what_is_not_computed_is_shown_as_committed(run_on_features, committed):
@@ -727,7 +726,7 @@ def test_what_is_not_computed_is_shown_as_committed(run_on_features, committed):
     notebooks = run_on_features.notebook, committed
     shown, before = (curves(notebook, "fine_tuning") for notebook in notebooks)
     assert len(shown) == 4  # loss and accuracy, of training and validation
-    np.testing.assert_allclose(shown, before, atol=1e-5)
+    assert_allclose(shown, before, atol=1e-5)
 
 
 # --- A run shows what the engine gives ------------------------------------------------
@@ -739,9 +738,7 @@ def by_engine(run_on_features):
     Return the photos of the run on features as the notebook must take them, and what
     the engine gives for them when it is called by itself.
     """
-    found, X = scenes.features.load_bundled_features(
-        run_on_features.folder / "features.npz"
-    )
+    found, X = features.load_bundled_features(run_on_features.folder / "features.npz")
     images = utils.create_validation(utils.drop_leaks(found))
     assert len(images) < len(found), "rows of features and of the table differ"
     X, y = X[images.index], images["label"].cat.codes.to_numpy()
@@ -755,18 +752,16 @@ def by_engine(run_on_features):
         epochs=SMALL["EPOCHS"],
     )
     groups = images["group"][~test]
-    splits = scenes.grid_search.make_folds(
-        y[~test], groups, folds=SMALL["FOLDS"], seed=0
-    )
+    splits = grid_search.make_folds(y[~test], groups, folds=SMALL["FOLDS"], seed=0)
     csv = run_on_features.folder / ".cache" / "by_engine.csv"
-    results = scenes.grid_search.grid_search(
+    results = grid_search.grid_search(
         X[~test], y[~test], grid, splits, cache=csv.parent, csv=csv
     )
     best = evaluation.best_hyperparameters(results)
     options = HeadOptions(**best)
 
     def predict(training_rows, rows, seed=0):
-        head = scenes.heads.train_head(
+        head = heads.train_head(
             X[training_rows], y[training_rows], dataclasses.replace(options, seed=seed)
         )
         return head.predict(X[rows], verbose=0)
@@ -817,7 +812,7 @@ def test_a_run_shows_the_learning_curve_of_its_heads(run_on_features, by_engine)
 def test_labels_are_flagged_by_heads_that_did_not_train_on_them(
     run_on_features, by_engine
 ):
-    flagged = pd.read_csv(run_on_features.results / "results" / "flagged_labels.csv")
+    flagged = table_of(run_on_features, "flagged_labels")
     expected = evaluation.list_flagged_labels(
         by_engine.images, np.concatenate([by_engine.out_of_fold, by_engine.test])
     )
@@ -843,7 +838,7 @@ def test_what_is_fitted_is_fitted_on_validation_photos_and_shown_on_test_photos(
     test = pd.read_csv(ROOT / "results" / "test_predictions.csv").set_index("path")
     validation, labels = held_out()
     fitted = calibration.fit(validation, labels)
-    said = cell_of(run_on_features.notebook, "calibrate").outputs[0].text
+    said = printed_by(run_on_features.notebook, "calibrate")
     errors = np.count_nonzero(validation.argmax(axis=1) != labels)
     assert said.splitlines() == [
         f"In the committed run, the temperature is {fitted['temperature']:.3f}",
@@ -864,31 +859,37 @@ def test_what_is_fitted_is_fitted_on_validation_photos_and_shown_on_test_photos(
     expected = covered.mean(), correct[covered].mean(), correct[~covered].mean()
     shown = table_after(run_on_features.notebook, "selective")["share"]
     assert list(shown) == pytest.approx(expected, abs=5.1e-5)
-    said = cell_of(run_on_features.notebook, "selective").outputs[0].text
+    said = printed_by(run_on_features.notebook, "selective")
     assert said == f"{calibration.describe_target(correct[covered])}\n"
 
 
 def test_a_cross_fitted_run_is_calibrated_on_all_training_photos(run_on_drawn_photos):
-    said = cell_of(run_on_drawn_photos.notebook, "calibrate").outputs[0].text
+    said = printed_by(run_on_drawn_photos.notebook, "calibrate")
     n_training = sum(NAMES.values()) + 4 * len(NAMES)  # with the validation photos
     assert f"Fitted on {n_training} held-out photos" in said
     said = text(run_on_drawn_photos.notebook)
-    results = run_on_drawn_photos.results / "results"
-    [selected] = pd.read_csv(results / "test_predictions.csv")["model"].unique()
+    [selected] = table_of(run_on_drawn_photos, "test_predictions")["model"].unique()
     assert f"Cross-validated accuracy of '{selected}': " in said
     assert re.findall(r"up to (\d+) trainings", said) == ["5"]
 
 
 def test_a_given_validation_set_is_predicted_by_the_head_and_in_no_fold(committed):
     images = pd.DataFrame({"in_folds": [True, False, True, False]})
-    given = {"train_val_images": images, "validation": ~images["in_folds"]}
-    given |= {"test": images["in_folds"] & False, "classes": ["a", "b"]}
-    given |= {"splits": [([0], [2]), ([2], [0])], "head_options": None}
-    given |= {"X_train_val": np.zeros((4, 1)), "y_train_val": np.array([0, 0, 1, 0])}
-    given |= {"X_val": None, "y_val": np.zeros(2, int), "np": np}
-    given["head"] = Mock(predict=lambda X, verbose: np.array([[0, 1], [0, 1]]))
-    given["train_head"] = lambda X, y, options: lambda X: np.array([[1, 0]])
-    run = run_cells(committed, "out-of-fold", evaluation=evaluation, **given)
+    run = run_cells(
+        committed,
+        "out-of-fold",
+        train_val_images=images,
+        validation=~images["in_folds"],
+        test=images["in_folds"] & False,
+        classes=["a", "b"],
+        splits=[([0], [2]), ([2], [0])],
+        X_train_val=np.zeros((4, 1)),
+        y_train_val=np.array([0, 0, 1, 0]),
+        y_val=np.zeros(2, int),
+        head=Mock(predict=lambda X, verbose: np.array([[0, 1], [0, 1]])),
+        train_head=lambda X, y, options: lambda X: np.array([[1, 0]]),
+        **dict.fromkeys(["X_val", "head_options"]),
+    )
     assert run["oof_probabilities"].argmax(axis=1).tolist() == [0, 1, 0, 1]
     assert run["oof_correct"].tolist() == [True, False]
 
@@ -905,28 +906,31 @@ def cross_fit(committed, monkeypatch):
     guesses = np.eye(2)[np.where(in_folds, y, 1 - y)]
     fit = Mock(return_value=guesses)
     monkeypatch.setattr(utils, "cross_fit", fit)
-    given = {"train_val_images": images, "in_folds": in_folds, "y_train_val": y}
-    given |= {"X_train_val": None, "base_model": None, "head_options": None}
-    given |= {"splits": "of the folds", "np": np}
-    given |= {"oof_probabilities": 1 - guesses, "head_probabilities": "of head"}
-    given |= {"options_of_model": {"tuned": None}, "probabilities": "of tuned"}
-    given |= {"utils": utils}
-    given |= {"calibration": calibration}
-
-    def run(**variables):
-        return run_cells(committed, "cross-fit", **given | variables)
-
+    run = functools.partial(
+        run_cells,
+        committed,
+        "cross-fit",
+        train_val_images=images,
+        in_folds=in_folds,
+        y_train_val=y,
+        splits="of the folds",
+        oof_probabilities=1 - guesses,
+        head_probabilities="of head",
+        options_of_model={"tuned": None},
+        probabilities="of tuned",
+        **dict.fromkeys(["X_train_val", "base_model", "head_options"]),
+    )
     return run, fit
 
 
 def test_the_selected_setting_is_tuned_on_folds_of_the_training_photos_alone(
-    cross_fit, capsys
+    cross_fit, printed
 ):
     """Photos of a given validation set are in no fold."""
     cell, fit = cross_fit
     run = cell(CROSS_FIT=True, with_photos=True, selected="tuned")
     assert (run["oof_model"], run["of_test"]) == ("tuned", "of tuned")
-    assert "accuracy of 'tuned': 100.0%" in capsys.readouterr().out
+    assert "accuracy of 'tuned': 100.0%" in printed()
     table, _, splits, *_ = fit.call_args.args
     assert list(table["split"]) == ["train"] * 10 + ["validation"] * 8
     assert splits == "of the folds"
@@ -941,32 +945,34 @@ def test_the_selected_setting_is_tuned_on_folds_of_the_training_photos_alone(
     ],
 )
 def test_without_photos_or_if_the_head_is_selected_its_folds_serve(
-    cross_fit, capsys, wanted, with_photos, selected, said
+    cross_fit, printed, wanted, with_photos, selected, said
 ):
     cell, fit = cross_fit
     run = cell(CROSS_FIT=wanted, with_photos=with_photos, selected=selected)
     assert (run["oof_model"], run["of_test"]) == ("head", "of head")
     assert not fit.called
-    printed = capsys.readouterr().out
-    assert printed.startswith(said or "Cross-validated accuracy of 'head': 0.0% ")
-    assert printed.endswith(
-        "optimistic, since its setting was chosen on these photos)\n"
-    )
+    out = printed()
+    assert out.startswith(said or "Cross-validated accuracy of 'head': 0.0% ")
+    assert out.endswith("optimistic, since its setting was chosen on these photos)\n")
 
 
-def test_a_selected_head_is_fitted_on_its_out_of_fold_predictions(
-    committed,
-):
+def test_a_selected_head_is_fitted_on_its_out_of_fold_predictions(committed):
     rng = np.random.default_rng(0)
     y = rng.integers(2, size=200)
     probabilities = rng.dirichlet([1, 1], 200)
     images = pd.DataFrame({"path": "", "label": pd.Categorical(list("ab"))})
     of_head = evaluation.predictions_table(images, np.eye(2), "head")
-    given = {"selected": "head", "classes": list("ab"), "run": "this run"}
-    given |= {"calibration": calibration, "np": np}
-    given |= {"validation_predictions": of_head, "y_train_val": y}
-    given |= {"oof_model": "head", "of_training": probabilities}
-    run = run_cells(committed, "calibrate", **given)
+    run = run_cells(
+        committed,
+        "calibrate",
+        selected="head",
+        classes=list("ab"),
+        run="this run",
+        validation_predictions=of_head,
+        y_train_val=y,
+        oof_model="head",
+        of_training=probabilities,
+    )
     assert run["abstention"] == calibration.fit(probabilities, y)
 
 
@@ -974,12 +980,12 @@ def photos_shown(committed, cell, **variables):
     """Return the table of the photos that a cell shows, and their titles."""
     stand_in = Mock(wraps=utils)
     stand_in.show_photos = Mock()
-    run_cells(committed, cell, utils=stand_in, pd=pd, **variables)
+    run_cells(committed, cell, utils=stand_in, **variables)
     [call] = stand_in.show_photos.call_args_list
     return call.args[0], list(call.args[1])
 
 
-@pytest.mark.parametrize(("n_classes", "shown"), [(2, 6), (12, 36), (25, 36), (50, 36)])
+@pytest.mark.parametrize(("n_classes", "shown"), [(2, 6), (25, 36), (50, 36)])
 def test_sample_photos_come_from_all_classes_in_turn(committed, n_classes, shown):
     codes = np.arange(6 * n_classes) % n_classes
     names = [f"{code:02}" for code in range(n_classes)]
@@ -997,8 +1003,9 @@ def test_the_first_flagged_labels_are_shown_beside_what_is_suggested(committed):
     flagged = pd.DataFrame({"path": [f"a/{n}.jpg" for n in range(14, 0, -1)]})
     flagged = flagged.assign(label="ants", suggested="bees")
     checked = flagged[::-1].assign(file="/" + flagged["path"], label="ants", split=1)
-    given = {"flagged": flagged, "checked": checked}
-    table, titles = photos_shown(committed, "flagged-photos", **given)
+    table, titles = photos_shown(
+        committed, "flagged-photos", flagged=flagged, checked=checked
+    )
     assert list(table["file"]) == [f"/a/{n}.jpg" for n in range(14, 2, -1)]
     assert titles == ["ants, suggested\nbees"] * 12
 
@@ -1011,9 +1018,14 @@ def test_the_photos_of_the_most_frequent_error_are_shown(committed, guesses, sho
     images = pd.DataFrame({"label": pd.Categorical(list("aabbbbb"), list("abc"))})
     images["path"] = [f"{name}/{row}" for row, name in enumerate(images["label"])]
     pairs = evaluation.confused_pairs(images["label"], list(guesses))
-    given = {"test_images": images, "classes": [*"abc"]}
-    given["predictions"] = np.array(list(guesses))
-    table, _ = photos_shown(committed, "confused", pairs=pairs, **given)
+    table, _ = photos_shown(
+        committed,
+        "confused",
+        pairs=pairs,
+        test_images=images,
+        classes=[*"abc"],
+        predictions=np.array(list(guesses)),
+    )
     assert list(table["path"]) == shown
 
 
@@ -1028,19 +1040,27 @@ def test_a_test_photo_that_corrections_leave_out_still_counts_in_one_row(committ
     X = np.eye(2, dtype="float32")[[1, 0, 1, 1, 0, 1, 0, 1]]
     images = labelled.drop(index=0)
     images.loc[2, "label"] = "b"
-    stand_in = Mock(wraps=utils, load_features=Mock(return_value=X))
-    given = {"labelled": labelled, "images": images, "utils": stand_in, "np": np}
-    given |= {"base_model": None, "with_photos": True}
     output = Mock(keep=Mock(wraps=lambda tables, name: tables[0]))
-    given |= {"output": output, "selected": "tuned", "options_of_model": {"tuned": 0}}
-    given |= {"evaluation": evaluation, "run": "this run", "pd": pd, "CACHE": None}
-    given |= {"fine_tune": Mock(return_value=[None] * 3), "build_classifier": Mock()}
     probabilities = pd.DataFrame(X[[1, 2, 3, 0]], columns=["a", "b"])
-    given |= {"predict": lambda model, files: probabilities}
     head = Mock(predict=lambda X, verbose: X)
-    given |= {"train_head": lambda X, y, options: head, "head_options": None}
-    cells = ["extract", "final", "accuracy"]
-    table = run_cells(committed, *cells, **given)["accuracies"]
+    run = run_cells(
+        committed,
+        *("extract", "final", "accuracy"),
+        labelled=labelled,
+        images=images,
+        utils=Mock(wraps=utils, load_features=Mock(return_value=X)),
+        with_photos=True,
+        output=output,
+        selected="tuned",
+        options_of_model={"tuned": 0},
+        run="this run",
+        fine_tune=Mock(return_value=[None] * 3),
+        build_classifier=Mock(),
+        predict=lambda model, files: probabilities,
+        train_head=lambda X, y, options: head,
+        **dict.fromkeys(["base_model", "CACHE", "head_options"]),
+    )
+    table = run["accuracies"]
     written = output.keep.call_args.args[0][0]
     assert list(written["label"].isna()) == [False, False, False, True]
     assert list(table["photos"]) == [3, 4] * 2
@@ -1058,7 +1078,7 @@ def test_a_test_photo_that_corrections_leave_out_still_counts_in_one_row(committ
     ],
 )
 def test_the_last_cell_says_what_selected_the_model_and_the_lowest_recalls(
-    committed, capsys, n_classes, metric, lowest
+    committed, printed, n_classes, metric, lowest
 ):
     """In each class are two photos, and one photo of the second class is an error."""
     codes = np.repeat(np.arange(n_classes), 2)
@@ -1070,15 +1090,22 @@ def test_the_last_cell_says_what_selected_the_model_and_the_lowest_recalls(
     predictions[2] = "00"
     correct = predictions == images["label"].astype(str)
     results = pd.read_csv(ROOT / "grid_search.csv")
-    given = {"test_images": images, "predictions": predictions, "results": results}
-    given |= {"head_predictions": predictions, "correct": correct, "metric": metric}
-    given |= {"head_correct": correct, "covered": correct, "with_photos": True}
-    given |= {"run": "this run", "selected": "head", "model_file": "a.keras"}
-    given |= {"comparison": pd.DataFrame({metric: [0.875]}), "pd": pd, "utils": utils}
-    given |= {"evaluation": evaluation, "calibration": calibration}
-    given |= {"left_out": images[:0], "divided": images[:0]}
-    run = run_cells(committed, "report", "summary", **given)
-    said = capsys.readouterr().out
+    run = run_cells(
+        committed,
+        *("report", "summary"),
+        test_images=images,
+        results=results,
+        metric=metric,
+        with_photos=True,
+        run="this run",
+        selected="head",
+        model_file="a.keras",
+        comparison=pd.DataFrame({metric: [0.875]}),
+        **dict.fromkeys(["predictions", "head_predictions"], predictions),
+        **dict.fromkeys(["correct", "head_correct", "covered"], correct),
+        **dict.fromkeys(["left_out", "divided"], images[:0]),
+    )
+    said = printed()
     balanced = 1 - 0.5 / n_classes
     best = evaluation.best_hyperparameters(results)
     figures = f"{metric} {evaluation.accuracy_by_other_folds(results):.2%}"
@@ -1103,10 +1130,7 @@ def test_a_changed_setting_stops_what_would_write_over_the_results(
     )
     run["EPOCHS"] = 3
     with pytest.raises(ValueError, match=r"EPOCHS = 2.* run all cells again"):
-        exec(
-            cell_of(committed, "search-run").source,
-            run,
-        )
+        exec(cell_of(committed, "search-run").source, run)
     assert not list(tmp_path.glob("runs/*/grid_search.csv"))
 
 
@@ -1142,11 +1166,8 @@ def test_the_first_cell_fetches_the_project_and_goes_on_after_a_restart(
     def run(source):
         script = f"{source}\n{source}\nimport scenes\nprint(scenes.__file__)"
         (tmp_path / "script.py").write_text(script)
-        command, options = (
-            [sys.executable, "script.py"],
-            {"capture_output": True, "text": True},
-        )
-        return subprocess.run(command, cwd=tmp_path, **options, check=False)
+        command = [sys.executable, "script.py"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
 
     assert "or set REPOSITORY" in run(source).stderr
     source = source.replace('REPOSITORY = ""', f"REPOSITORY = {str(empty)!r}")
@@ -1196,7 +1217,7 @@ def test_two_classes_of_real_photos_are_learned(
     settings = SMALL | {"PHOTOS": "two", "OUTPUT": "results", "SHRINK_FACTOR": 1}
     settings |= {"EPOCHS": 8, "FINE_TUNE_RATES": [0.0003]}
     run = run_notebook(tmp_path, settings, "results")
-    predictions = pd.read_csv(run.results / "results" / "test_predictions.csv")
+    predictions = table_of(run, "test_predictions")
     right = predictions[["built", "natural"]].idxmax(axis=1) == predictions["label"]
     assert right.mean() > 0.93
 

@@ -14,10 +14,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import draw
+from numpy.testing import assert_array_equal
 from PIL import Image, ImageCms
 
 import scenes
-import scenes.photos
+from scenes import photos
+from scenes.photos import read_photo
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Return the path of a photo, which is known by its content, not by its suffix."""
+    return tmp_path / "photo.png"
+
 
 # --- The decoder ----------------------------------------------------------------------
 
@@ -174,7 +183,7 @@ def test_a_photo_gives_the_pixels_that_a_viewer_shows(kind, tmp_path):
     write, right, tolerance = (ODD_PHOTOS | MODES)[kind]
     path = tmp_path / f"{kind}.jpg"
     write(path)
-    pixels = scenes.photos.read_photo(path)
+    pixels = read_photo(path)
     assert (pixels.dtype, pixels.shape) == (np.uint8, right.shape)
     assert np.abs(pixels.astype(int) - right).max() <= tolerance
 
@@ -190,25 +199,25 @@ UNCLEAR += [
 
 
 @pytest.mark.parametrize("pixels", UNCLEAR)
-def test_a_photo_whose_white_nobody_knows_is_refused(pixels, tmp_path):
-    saved(pixels, "TIFF")(tmp_path / "photo.tif")
+def test_a_photo_whose_white_nobody_knows_is_refused(pixels, path):
+    saved(pixels, "TIFF")(path)
     with pytest.raises(
-        ValueError, match=r"photo.tif cannot be .* its pixels go from .* 8 bits"
+        ValueError, match=r"photo.png cannot be .* its pixels go from .* 8 bits"
     ):
-        scenes.photos.read_photo(tmp_path / "photo.tif")
+        read_photo(path)
 
 
 SRGB = ImageCms.ImageCmsProfile(PROFILES[0]).tobytes()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_a_colour_profile_is_applied(mode, tmp_path):
+def test_a_colour_profile_is_applied(mode, path):
     """Here one called sRGB in which red and blue are each other's."""
     swapped = SRGB
     for old, new in {b"rXYZ": b"-XYZ", b"bXYZ": b"rXYZ", b"-XYZ": b"bXYZ"}.items():
         swapped = swapped.replace(old, new, 1)
-    saved(PHOTO, "PNG", mode, icc_profile=swapped)(tmp_path / "photo.png")
-    pixels = scenes.photos.read_photo(tmp_path / "photo.png")
+    saved(PHOTO, "PNG", mode, icc_profile=swapped)(path)
+    pixels = read_photo(path)
     assert np.abs(pixels.astype(int) - PHOTO[..., ::-1]).max() <= 1
 
 
@@ -232,31 +241,27 @@ SRGB_AS_A_TABLE = with_curve(b"curv" + bytes(4) + struct.pack(">I", 24) + TABLE)
 
 
 @pytest.mark.parametrize("more", [b"", bytes(1_200_000)])
-def test_a_profile_of_linear_light_that_is_called_srgb_is_applied(more, tmp_path):
-    saved(PHOTO, icc_profile=LINEAR + more)(tmp_path / "photo.png")
+def test_a_profile_of_linear_light_that_is_called_srgb_is_applied(more, path):
+    saved(PHOTO, icc_profile=LINEAR + more)(path)
     right = 255 * np.interp(PHOTO / 255, LIGHT, LEVELS)
-    assert np.abs(scenes.photos.read_photo(tmp_path / "photo.png") - right).max() <= 1.5
+    assert np.abs(read_photo(path) - right).max() <= 1.5
 
 
 @pytest.mark.parametrize("profile", [SRGB, SRGB_AS_A_TABLE, b"", b"x", SRGB[:200]])
-def test_a_profile_that_changes_nothing_or_is_damaged_is_left_alone(profile, tmp_path):
-    saved(PHOTO, icc_profile=profile)(tmp_path / "photo.png")
-    np.testing.assert_array_equal(
-        scenes.photos.read_photo(tmp_path / "photo.png"), PHOTO
-    )
+def test_a_profile_that_changes_nothing_or_is_damaged_is_left_alone(profile, path):
+    saved(PHOTO, icc_profile=profile)(path)
+    assert_array_equal(read_photo(path), PHOTO)
 
 
-def test_odd_exif_is_applied_and_damaged_exif_is_left_alone(tmp_path):
+def test_odd_exif_is_applied_and_damaged_exif_is_left_alone(path):
     exif = turned(6)["exif"]
     exif[0x0128] = 2
     odd = exif.tobytes().replace(
         b"\x01\x28\0\x03", b"\x01\x28\0\x0b"
     )  # a unit that is a float
     for block, right in {odd: TURNED[5], b"Exif\0\0no TIFF": PHOTO}.items():
-        saved(PHOTO, exif=block)(tmp_path / "photo.png")
-        np.testing.assert_array_equal(
-            scenes.photos.read_photo(tmp_path / "photo.png"), right
-        )
+        saved(PHOTO, exif=block)(path)
+        assert_array_equal(read_photo(path), right)
 
 
 PNG = io.BytesIO()
@@ -280,49 +285,47 @@ UNNEEDED = [
 
 @pytest.mark.parametrize("unneeded", UNNEEDED)
 @pytest.mark.parametrize("at", [33, PNG.index(b"IDAT") - 4, PNG.index(b"IEND") - 4])
-def test_a_png_whose_comments_are_damaged_or_large_is_read(unneeded, at, tmp_path):
+def test_a_png_whose_comments_are_damaged_or_large_is_read(
+    unneeded, at, tmp_path, path
+):
     (tmp_path / "plain.png").write_bytes(PNG)
-    (tmp_path / "photo.png").write_bytes(PNG[:at] + unneeded + PNG[at:])
-    right = scenes.photos.read_photo(tmp_path / "plain.png")
-    pixels = scenes.photos.read_photo(tmp_path / "photo.png")
-    np.testing.assert_array_equal(pixels, right)
+    path.write_bytes(PNG[:at] + unneeded + PNG[at:])
+    right = read_photo(tmp_path / "plain.png")
+    pixels = read_photo(path)
+    assert_array_equal(pixels, right)
 
 
 # --- Large photos ---------------------------------------------------------------------
 
 
-def test_a_large_jpeg_is_decoded_at_a_part_of_its_size(tmp_path):
+def test_a_large_jpeg_is_decoded_at_a_part_of_its_size(path):
     rows = np.arange(2700)[:, np.newaxis, np.newaxis] / 2700 * np.array([250, 100, 30])
     photo = Image.fromarray(np.broadcast_to(rows, (2700, 2720, 3)).astype("uint8"))
-    photo.save(tmp_path / "photo.jpg", **turned(6))
-    small = scenes.photos.read_photo(tmp_path / "photo.jpg")
+    photo.save(path, "JPEG", **turned(6))
+    small = read_photo(path)
     right = np.rot90(photo.reduce(4), -1)
     assert small.shape == right.shape
     assert np.abs(small.astype(int) - right).max() <= 3
 
 
 @pytest.mark.parametrize("size", [(1343, 1350), (150, 150)])
-def test_a_jpeg_that_is_not_twice_as_large_as_needed_is_decoded_whole(tmp_path, size):
-    Image.fromarray(PHOTO).resize(size).save(tmp_path / "photo.jpg")
-    with Image.open(tmp_path / "photo.jpg") as image:
-        np.testing.assert_array_equal(
-            scenes.photos.read_photo(tmp_path / "photo.jpg"), image
-        )
+def test_a_jpeg_that_is_not_twice_as_large_as_needed_is_decoded_whole(path, size):
+    Image.fromarray(PHOTO).resize(size).save(path, "JPEG")
+    with Image.open(path) as image:
+        assert_array_equal(read_photo(path), image)
 
 
-def test_the_limit_of_pixels_can_be_raised_or_taken_away(tmp_path, monkeypatch):
-    saved(PHOTO)(tmp_path / "photo.png")
+def test_the_limit_of_pixels_can_be_raised_or_taken_away(path, monkeypatch):
+    saved(PHOTO)(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 36 * 48 - 1)
     many = pytest.raises(
         ValueError, match=r"48 x 36 pixels are too many; .*, or raise PIL.Image.M"
     )
     with pytest.warns(Image.DecompressionBombWarning), many:
-        scenes.photos.read_photo(tmp_path / "photo.png")
+        read_photo(path)
     for limit in (36 * 48, None):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        np.testing.assert_array_equal(
-            scenes.photos.read_photo(tmp_path / "photo.png"), PHOTO
-        )
+        assert_array_equal(read_photo(path), PHOTO)
 
 
 # --- Damage ---------------------------------------------------------------------------
@@ -372,17 +375,16 @@ def test_an_unreadable_photo_is_named_with_the_reason(kind, tmp_path):
     path = tmp_path / f"{kind}.jpg"
     write(path)
     told = (
-        f"{re.escape(scenes.photos.printable(path))} cannot "
-        f"be read as a photo: .*({reason})"
+        f"{re.escape(photos.printable(path))} cannot be read as a photo: .*({reason})"
     )
     with pytest.raises(ValueError, match=told):
-        scenes.photos.read_photo(path)
+        read_photo(path)
 
 
 @pytest.mark.parametrize("count", [1, 10, 11, 500])
 def test_of_many_photos_at_fault_ten_are_named_and_the_others_counted(count):
     with pytest.raises(ValueError, match=f"^{count} photo") as error:
-        scenes.photos.refuse([f"{number}.jpg: empty" for number in range(count)])
+        photos.refuse([f"{number}.jpg: empty" for number in range(count)])
     lines = str(error.value).split("\n    ")
     assert lines[0] == f"{count} photo(s) failed:"
     assert lines[1:11] == [f"{number}.jpg: empty" for number in range(min(count, 10))]
@@ -392,12 +394,11 @@ def test_of_many_photos_at_fault_ten_are_named_and_the_others_counted(count):
 @pytest.mark.parametrize(
     "kind", ["AVIF", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP"]
 )
-def test_a_photo_that_is_cut_off_is_an_error_that_names_it(kind, tmp_path):
-    path = tmp_path / "photo.jpg"
+def test_a_photo_that_is_cut_off_is_an_error_that_names_it(kind, path):
     saved(PHOTO, kind)(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ValueError, match=f"^{path} cannot be read as a photo: "):
-        scenes.photos.read_photo(path)
+        read_photo(path)
 
 
 def failing(monkeypatch, kind, method, error):
@@ -414,23 +415,22 @@ def failing(monkeypatch, kind, method, error):
     [(RuntimeError(), "RuntimeError"), (OSError("odd bytes"), "odd bytes")],
 )
 def test_whatever_a_decoder_raises_becomes_the_one_error(
-    error, reason, tmp_path, monkeypatch
+    error, reason, path, monkeypatch
 ):
-    saved(PHOTO)(tmp_path / "photo.png")
+    saved(PHOTO)(path)
     failing(monkeypatch, Image.Image, "load", error)
-    with pytest.raises(scenes.photos.UnreadablePhotoError) as raised:
-        scenes.photos.read_photo(tmp_path / "photo.png")
+    with pytest.raises(photos.UnreadablePhotoError) as raised:
+        read_photo(path)
     error = pickle.loads(pickle.dumps(raised.value))  # as a worker sends it
     assert error.reason == reason
-    path = tmp_path / "photo.png"
     assert str(error) == f"{path} cannot be read as a photo: {reason}"
 
 
-def test_a_photo_that_nobody_may_read_is_unreadable(tmp_path, monkeypatch):
+def test_a_photo_that_nobody_may_read_is_unreadable(path, monkeypatch):
     error = PermissionError(errno.EACCES, "Permission denied")
     failing(monkeypatch, Path, "read_bytes", error)
-    with pytest.raises(scenes.photos.UnreadablePhotoError, match=": Permission denied"):
-        scenes.photos.read_photo(tmp_path / "photo.png")
+    with pytest.raises(photos.UnreadablePhotoError, match=": Permission denied"):
+        read_photo(path)
 
 
 @pytest.mark.parametrize(
@@ -442,12 +442,12 @@ def test_a_photo_that_nobody_may_read_is_unreadable(tmp_path, monkeypatch):
     ],
 )
 def test_a_fault_of_the_machine_says_nothing_about_the_photo(
-    kind, method, error, told, tmp_path, monkeypatch
+    kind, method, error, told, path, monkeypatch
 ):
-    saved(PHOTO)(tmp_path / "photo.png")
+    saved(PHOTO)(path)
     failing(monkeypatch, kind, method, error)
     with pytest.raises(OSError, match=told):
-        scenes.photos.read_photo(tmp_path / "photo.png")
+        read_photo(path)
 
 
 def test_a_fault_of_the_machine_stops_the_audit(drawn, monkeypatch):
@@ -460,20 +460,20 @@ def test_a_fault_of_the_machine_stops_the_audit(drawn, monkeypatch):
 
 
 def test_photos_of_several_sizes_are_resized_as_each_alone():
-    photos = [draw(seed, width=40 + seed) for seed in range(3)]
-    alone = [scenes.photos.resize_photos([photo])[0] for photo in photos]
-    np.testing.assert_array_equal(scenes.photos.resize_photos(photos), alone)
+    several = [draw(seed, width=40 + seed) for seed in range(3)]
+    alone = [photos.resize_photos([photo])[0] for photo in several]
+    assert_array_equal(photos.resize_photos(several), alone)
 
 
-def test_gray_is_seen_through_a_profile_of_gray(tmp_path):
+def test_gray_is_seen_through_a_profile_of_gray(path):
     profile = LINEAR.replace(b"RGB ", b"GRAY", 1).replace(b"rTRC", b"kTRC", 1)
     gray = PHOTO[..., 0]
-    saved(gray, icc_profile=profile)(tmp_path / "photo.png")
+    saved(gray, icc_profile=profile)(path)
     right = 255 * np.interp(gray / 255, LIGHT, LEVELS)[..., np.newaxis]
-    assert np.abs(scenes.photos.read_photo(tmp_path / "photo.png") - right).max() <= 1.5
+    assert np.abs(read_photo(path) - right).max() <= 1.5
 
 
-def test_cmyk_is_seen_through_a_profile_of_cmyk(tmp_path):
+def test_cmyk_is_seen_through_a_profile_of_cmyk(path):
     """Here one of a printer to which all colours are the same gray."""
     no_matrix = struct.pack(">9i", *(65536 * np.eye(3, dtype=int)).ravel())
     as_it_is, all_gray = bytes(range(256)), bytes([128]) * 3 * 2**4
@@ -482,7 +482,7 @@ def test_cmyk_is_seen_through_a_profile_of_cmyk(tmp_path):
     header = SRGB[4:12] + b"prtrCMYKLab " + SRGB[24:128]
     tags = struct.pack(">I4sII", 1, b"A2B0", 144, len(table))
     profile = struct.pack(">I", 144 + len(table)) + header + tags + table
-    saved(PHOTO, "JPEG", "CMYK", icc_profile=profile)(tmp_path / "photo")
-    pixels = scenes.photos.read_photo(tmp_path / "photo")
+    saved(PHOTO, "JPEG", "CMYK", icc_profile=profile)(path)
+    pixels = read_photo(path)
     assert np.ptp(pixels) == 0
     assert 0 < pixels.min() < 255

@@ -10,7 +10,6 @@ import json
 import re
 import shutil
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,15 +17,16 @@ import plotly.express as px
 import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
+from conftest import ROOT
+from numpy.random import default_rng
+from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from plotly.offline import get_plotlyjs
+from scipy.spatial.distance import cdist
 from threadpoolctl import threadpool_limits
 
 import scenes
-import scenes.chrome
-import scenes.evaluation
-import scenes.look
-import scenes.plots
+from scenes import chrome, evaluation, look, plots
 
 RATES, DROPOUTS, DECAYS, FOLDS, EPOCHS = [0.001, 0.01], [0.1, 0.3, 0.5], [0, 1e-4], 3, 4
 LONG = "a name of a class that goes on and on and on"
@@ -57,21 +57,19 @@ def draw_results(*values):
     """
     names = [*scenes.HYPERPARAMETERS, "fold", "epoch"]
     table = pd.DataFrame(itertools.product(*values), columns=names)
-    accuracies = np.random.default_rng(0).uniform(
-        0.5, 1, (len(table), len(scenes.METRICS))
-    )
+    accuracies = default_rng(0).uniform(0.5, 1, (len(table), len(scenes.METRICS)))
     return table.join(pd.DataFrame(accuracies.round(4), columns=list(scenes.METRICS)))
 
 
 def draw_search(results):
     """Return the curves of the results of a grid search."""
-    return scenes.plots.grid_search(scenes.evaluation.rank_epochs(results))
+    return plots.grid_search(evaluation.rank_epochs(results))
 
 
 def draw_gaps(results):
     """Return the dots of the results of a grid search."""
-    summary = scenes.evaluation.summarize(results)
-    return scenes.plots.gaps(summary, scenes.evaluation.variation_shares(summary))
+    summary = evaluation.summarize(results)
+    return plots.gaps(summary, evaluation.variation_shares(summary))
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +82,7 @@ def results():
 @pytest.fixture(scope="module")
 def history():
     """Return the history of a training of four epochs."""
-    values = np.random.default_rng(0).uniform(0, 1, (4, 4))
+    values = default_rng(0).uniform(0, 1, (4, 4))
     return pd.DataFrame(values, columns=list(scenes.METRICS)).assign(epoch=range(1, 5))
 
 
@@ -95,7 +93,7 @@ def photos():
     """
 
     def draw(number):
-        rng = np.random.default_rng(0)
+        rng = default_rng(0)
         codes = rng.permutation(np.arange(max(120, 3 * number)) % number)
         labels = pd.Series(pd.Categorical.from_codes(codes, names(number)))
         splits = rng.choice(
@@ -116,18 +114,11 @@ def photos():
 def tables():
     """Return the reliability of an overconfident and of a calibrated classifier."""
     confidence = np.linspace(0.35, 0.95, 10)
-    table = pd.DataFrame(
-        {"confidence": confidence, "accuracy": confidence, "photos": 200}
-    )
-    tables = {
-        "before": table.assign(accuracy=confidence**2),
-        "after": table.assign(accuracy=confidence - 0.01),
-    }
+    table = pd.DataFrame({"confidence": confidence, "photos": 200})
+    accuracies = {"before": confidence**2, "after": confidence - 0.01}
     return {
-        name: table.assign(
-            ci_low=table["accuracy"] - 0.02, ci_high=table["accuracy"] + 0.01
-        )
-        for name, table in tables.items()
+        name: table.assign(accuracy=a, ci_low=a - 0.02, ci_high=a + 0.01)
+        for name, a in accuracies.items()
     }
 
 
@@ -135,7 +126,7 @@ def tables():
 def short_tsne():
     """Let t-SNE stop early, in one thread: of what it shows, these tests ask little."""
     with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
-        patch.setattr(scenes.plots, "TSNE", partial(scenes.plots.TSNE, max_iter=300))
+        patch.setattr(plots, "TSNE", partial(plots.TSNE, max_iter=300))
         yield
 
 
@@ -143,9 +134,9 @@ def draw_all(results, history, photos, tables):
     """
     Return one figure of each plot of numbers, and three for each number of classes.
     """
-    trainings = pd.DataFrame({"photos": [100, 400] * 3, "seed": [0, 0, 1, 1, 2, 2]})
-    trainings["val_accuracy"] = [0.7, 0.8, 0.72, 0.83, 0.77, 0.83]
-    trainings.loc[len(trainings)] = {"photos": 800, "seed": 0, "val_accuracy": 0.9}
+    trainings = pd.DataFrame({"photos": [100, 400, 100, 400, 100, 400, 800]})
+    trainings["seed"] = [0, 0, 1, 1, 2, 2, 0]
+    trainings["val_accuracy"] = [0.7, 0.8, 0.72, 0.83, 0.77, 0.83, 0.9]
     confidences = {
         name: np.repeat(table["confidence"], 200) for name, table in tables.items()
     }
@@ -155,18 +146,18 @@ def draw_all(results, history, photos, tables):
     drawn = {
         "grid_search": draw_search(results),
         "gaps": draw_gaps(results),
-        "history": scenes.plots.history(history, "A training"),
-        "learning_curve": scenes.plots.learning_curve(trainings),
-        "reliability": scenes.plots.reliability(tables, confidences),
-        "coverage": scenes.plots.coverage(curve, 0.75),
+        "history": plots.history(history, "A training"),
+        "learning_curve": plots.learning_curve(trainings),
+        "reliability": plots.reliability(tables, confidences),
+        "coverage": plots.coverage(curve, 0.75),
     }
     for number, (images, features, predictions) in photos.items():
         labels = images["label"]
-        drawn[f"counts {number}"] = scenes.plots.counts(images)
-        drawn[f"feature_map {number}"] = scenes.plots.feature_map(
+        drawn[f"counts {number}"] = plots.counts(images)
+        drawn[f"feature_map {number}"] = plots.feature_map(
             features, labels, labels.astype(str) != predictions
         )
-        drawn[f"confusion {number}"] = scenes.plots.confusion(labels, predictions)
+        drawn[f"confusion {number}"] = plots.confusion(labels, predictions)
     return drawn
 
 
@@ -209,13 +200,29 @@ def read(shown):
     return html.unescape(str(shown))
 
 
+def read_all(shown):
+    return list(map(read, shown))
+
+
+def title_of(figure):
+    return figure.layout.title.text
+
+
+def confusion_of(photos, number):
+    """Return of how many photos of each class each class is predicted."""
+    images, _, predicted = photos[number]
+    classes = names(number)
+    table = pd.crosstab(images["label"].astype(str), predicted)
+    return table.reindex(index=classes, columns=classes, fill_value=0).to_numpy()
+
+
 # --- One look -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", AXES)
 def test_a_plot_has_a_title_named_axes_and_the_common_look(figures, name):
     figure, common = figures[name], figures["counts 6"].layout
-    assert figure.layout.title.text
+    assert title_of(figure)
     assert texts(figure) >= AXES[name]
     assert figure.layout.template == common.template
     assert figure.layout.width == 850
@@ -252,22 +259,22 @@ def test_coverage_is_drawn_from_where_it_rests_on_some_photos_to_its_end():
     n = np.arange(1, 3001)
     table = pd.DataFrame({"coverage": n / 3000, "accuracy": 1.0})
     table = table.assign(ci_low=1 - 1 / n, ci_high=1.0)
-    band, line = scenes.plots.coverage(table, 1).data
+    band, line = plots.coverage(table, 1).data
     assert (line.x[0], line.x[-1]) == (10, 100)  # to the left it is single photos
-    np.testing.assert_allclose(band.y[[0, -1]], [100 - 100 / 300, 100])
+    assert_allclose(band.y[[0, -1]], [100 - 100 / 300, 100])
 
 
 def test_balanced_accuracies_are_called_so(results, history):
     """In the title and beside the axis; the loss is called loss."""
     metric = "balanced accuracy"
-    ranked = scenes.evaluation.rank_epochs(results)
+    ranked = evaluation.rank_epochs(results)
     table = pd.DataFrame({"photos": [1], "seed": [0], "val_accuracy": [0.5]})
-    search = scenes.plots.grid_search(ranked, metric=metric)
-    training = scenes.plots.history(history, "A training", metric=metric)
-    learning_curve = scenes.plots.learning_curve(table, metric=metric)
+    search = plots.grid_search(ranked, metric=metric)
+    training = plots.history(history, "A training", metric=metric)
+    learning_curve = plots.learning_curve(table, metric=metric)
     assert f"validation {metric} (%)" in texts(search) & texts(learning_curve)
     assert texts(training) == {"epoch", "loss", f"{metric} (%)"}
-    assert training.layout.title.text.startswith(f"Validation {metric} after epoch 4")
+    assert title_of(training).startswith(f"Validation {metric} after epoch 4")
 
 
 # --- Any classes ----------------------------------------------------------------------
@@ -277,17 +284,13 @@ def test_balanced_accuracies_are_called_so(results, history):
 def test_classes_have_the_same_order_and_names_everywhere(figures, number):
     classes = names(number)
     for bars in figures[f"counts {number}"].data:
-        assert [read(name) for name in bars.x] == classes
+        assert read_all(bars.x) == classes
     if number <= 20:
         clouds = figures[f"feature_map {number}"].data[:number]
-        hovers = [
-            read(cloud.hovertemplate.removesuffix("<extra></extra>"))
-            for cloud in clouds
-        ]
-        assert hovers == classes
+        hovers = [c.hovertemplate.removesuffix("<extra></extra>") for c in clouds]
+        assert read_all(hovers) == classes
         heat = figures[f"confusion {number}"]
-        assert [read(name) for name in heat.data[0].x] == classes
-        assert [read(name) for name in heat.data[0].y] == classes
+        assert read_all(heat.data[0].x) == read_all(heat.data[0].y) == classes
         assert heat.layout.yaxis.autorange == "reversed"
 
 
@@ -303,20 +306,20 @@ def test_each_class_has_a_look_of_its_own_and_its_name_in_the_legend(figures, nu
 def test_of_many_classes_those_that_mix_most_are_in_colour():
     """Among 25 classes, two look alike."""
     codes = np.arange(150) % 25
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     centres = rng.uniform(0, 6, (25, 40))
     centres[9] = centres[5]
     features = centres[codes] + rng.normal(0, 0.1, (150, 40))
     labels = pd.Series(pd.Categorical.from_codes(codes, names(25)))
-    figure = scenes.plots.feature_map(features, labels, codes < 0)
+    figure = plots.feature_map(features, labels, codes < 0)
     others, *clouds, _ = figure.data
     assert others.name == "other classes"
     assert len({cloud.marker.color for cloud in clouds}) == len(clouds) == 8
     assert sum(len(cloud.x) for cloud in figure.data) == 150
     in_colour = {read(cloud.hovertemplate[:-15]) for cloud in clouds}
     assert in_colour >= {names(25)[5], names(25)[9]}
-    assert set(map(read, others.text)) == {*names(25)} - in_colour
-    title = read(figure.layout.title.text)
+    assert set(read_all(others.text)) == {*names(25)} - in_colour
+    title = read(title_of(figure))
     assert title.endswith(" mix most")
     assert names(25)[9] in title
 
@@ -346,9 +349,9 @@ def test_no_name_is_read_as_html_a_formula_or_a_template(figures, number):
 def test_a_long_name_is_shown_short_and_stays_a_class_of_its_own(figures, kind):
     figure = figures[f"{kind} 20"]
     axis = figure.layout.xaxis
-    assert [read(name) for name in axis.tickvals] == names(20)
+    assert read_all(axis.tickvals) == names(20)
     shown = [name if name != LONG else f"{LONG[:23]}…" for name in names(20)]
-    assert [read(name) for name in axis.ticktext] == shown
+    assert read_all(axis.ticktext) == shown
     assert LONG in figure.data[0].x
 
 
@@ -361,7 +364,7 @@ def test_counts_shows_the_number_of_photos_of_each_class_and_split(
 ):
     images, figure = photos[number][0], figures[f"counts {number}"]
     shown = {
-        bars.name: dict(zip(map(read, bars.x), bars.y, strict=True))
+        bars.name: dict(zip(read_all(bars.x), bars.y, strict=True))
         for bars in figure.data
     }
     assert list(shown) == ["train", "validation", "test"]
@@ -381,23 +384,19 @@ def test_feature_map_puts_photos_of_a_class_near_each_other(figures, photos):
     assert not figures["feature_map 6"].layout.xaxis.showticklabels
     wrong = places.pop("misclassified")
     assert [len(rows) for rows in places.values()] == [20] * 6
-    centres = {name: rows.mean(axis=0) for name, rows in places.items()}
-    for name, rows in places.items():
-        distances = {
-            c: np.linalg.norm(rows - centre, axis=1) for c, centre in centres.items()
-        }
-        assert set(pd.DataFrame(distances).idxmin(axis=1)) == {name}
+    rows = np.concatenate([*places.values()])
+    centres = rows.reshape(6, 20, 2).mean(axis=1)
+    nearest = cdist(rows, centres).argmin(axis=1)
+    assert_array_equal(nearest, np.repeat(np.arange(6), 20))
     images, _, predicted = photos[6]
     assert len(wrong) == (images["label"].astype(str) != predicted).sum() > 0
-    assert set(map(tuple, wrong)) <= {
-        tuple(p) for rows in places.values() for p in rows
-    }
+    assert set(map(tuple, wrong)) <= set(map(tuple, rows))
 
 
 def test_feature_map_takes_a_sample_by_its_seed(photos):
     images, features, _ = photos[6]
     labels = images["label"]
-    draw = partial(scenes.plots.feature_map, features, labels, labels == "", sample=20)
+    draw = partial(plots.feature_map, features, labels, labels == "", sample=20)
     first, again = draw(seed=1), draw(seed=1)
     assert first == again
     assert sum(len(trace.x) for trace in first.data) == 20
@@ -406,7 +405,7 @@ def test_feature_map_takes_a_sample_by_its_seed(photos):
 def test_feature_map_bears_features_that_are_all_alike(photos):
     """As those of a base model without weights are."""
     labels = photos[6][0]["label"][:12]
-    figure = scenes.plots.feature_map(np.zeros((12, 1280)), labels, labels == "")
+    figure = plots.feature_map(np.zeros((12, 1280)), labels, labels == "")
     assert sum(len(trace.x) for trace in figure.data) == 12
 
 
@@ -433,7 +432,7 @@ def test_grid_search_shows_each_setting_in_the_panel_of_its_learning_rate(
     expected = by_setting.mean().unstack()
     assert list(curves) == [f"learning rate {rate:g}" for rate in RATES]
     for rate, shown in zip(RATES, curves.values(), strict=True):
-        np.testing.assert_allclose(shown, 100 * expected.loc[rate], rtol=1e-6)
+        assert_allclose(shown, 100 * expected.loc[rate], rtol=1e-6)
     assert list(figures["grid_search"].data[0].x)[:EPOCHS] == list(range(1, EPOCHS + 1))
 
 
@@ -445,10 +444,10 @@ def test_grid_search_shows_the_best_setting(results, folds, digits):
     assert np.isfinite(figure.layout.yaxis.range).all()
     *grey, line, point = figure.data
     assert [trace.showlegend for trace in grey] == [True, False]
-    best = scenes.evaluation.summarize(some).iloc[0]
+    best = evaluation.summarize(some).iloc[0]
     curve = some.set_index(scenes.HYPERPARAMETERS).loc[*best[scenes.HYPERPARAMETERS]]
     means = 100 * curve.groupby("epoch")["val_accuracy"].mean()
-    np.testing.assert_allclose(line.y, means, rtol=1e-6)
+    assert_allclose(line.y, means, rtol=1e-6)
     rate, dropout, decay = best[scenes.HYPERPARAMETERS]
     setting = f"learning rate {rate:g}, dropout {dropout:g}, weight decay {decay:g}"
     assert line.name == f"best setting: {setting}"
@@ -459,14 +458,14 @@ def test_grid_search_shows_the_best_setting(results, folds, digits):
     assert point.name == f"its best epoch: {best['epoch']:g}"
     [other] = {*RATES} - {rate}
     tops = some.groupby([*scenes.HYPERPARAMETERS, "epoch"])["val_accuracy"].mean()
-    assert figure.layout.title.text == (
+    assert title_of(figure) == (
         f"Highest accuracy: {best['val_accuracy']:.2%}, with learning rate {rate:g} "
         f"({other:g}: {tops[other].max():.2%})"
     )
     panel = grey[RATES.index(rate)]
     assert line.xaxis == point.xaxis == panel.xaxis
     assert {trace.line.color for trace in grey} == {"#BFBFBF"}
-    assert line.marker.color == point.marker.color == scenes.look.RED
+    assert line.marker.color == point.marker.color == look.RED
 
 
 def test_the_accuracy_axis_leaves_out_the_first_epochs(results):
@@ -506,7 +505,7 @@ def test_a_large_search_takes_little_room_in_the_notebook():
 
 def test_a_single_epoch_is_a_point_that_one_can_see(results, history):
     search = draw_search(results[results["epoch"] == 1])
-    training = scenes.plots.history(history[:1], "One epoch")
+    training = plots.history(history[:1], "One epoch")
     assert {trace.mode for trace in [*search.data, *training.data]} == {"markers"}
     low, high = search.layout.yaxis.range
     assert low < search.data[-1].y[0] < high
@@ -523,14 +522,14 @@ def test_gaps_shows_each_setting_and_which_are_not_measurably_worse():
     figure = draw_gaps(table)
     slow, fast = figure.data
     assert (slow.name, fast.name) == ("0.001", "0.01")
-    np.testing.assert_allclose(fast.x, [0, 1], atol=1e-9)
-    np.testing.assert_allclose(slow.x, [3, 3])
+    assert_allclose(fast.x, [0, 1], atol=1e-9)
+    assert_allclose(slow.x, [3, 3])
     half = 4.302653 * np.std([2, -1, 2], ddof=1) / 3**0.5  # t with two degrees
-    np.testing.assert_allclose(fast.error_x.array, [0, half], atol=1e-6)
+    assert_allclose(fast.error_x.array, [0, half], atol=1e-6)
     [ground] = figure.layout.shapes
     assert (ground.y0, ground.y1) == (-0.5, 1.5)
     assert list(fast.y) == [0, 1]
-    assert figure.layout.title.text == (
+    assert title_of(figure) == (
         "Learning rate matters most; 1 of 3 others are not measurably worse than the "
         "best"
     )
@@ -550,17 +549,17 @@ def test_history_shows_training_and_validation(figures, history):
     for line, metric in zip(lines, metrics, strict=True):
         assert list(line.x) == [1, 2, 3, 4]
         scale = 100 if "accuracy" in metric else 1
-        np.testing.assert_allclose(line.y, scale * history[metric])
+        assert_allclose(line.y, scale * history[metric])
     assert lines[0].line.color == lines[2].line.color != lines[1].line.color
 
 
 def test_fine_tuning_is_compared_with_the_head_and_the_floor_of_the_loss(history):
     levels = {"head_accuracy": 0.9, "loss_floor": 0.42}
-    figure = scenes.plots.history(history, "Fine-tuning", **levels)
+    figure = plots.history(history, "Fine-tuning", **levels)
     assert [(s.yref, s.y0) for s in figure.layout.shapes] == [("y", 0.42), ("y2", 90)]
     last = history["val_accuracy"].iloc[-1]
     gain = f"{100 * last - 90:+.1f} points against the head alone"
-    assert figure.layout.title.text.endswith(f"{last:.1%}, {gain}")
+    assert title_of(figure).endswith(f"{last:.1%}, {gain}")
 
 
 def test_learning_curve_shows_mean_and_range_over_seeds_by_number_of_photos(figures):
@@ -568,26 +567,22 @@ def test_learning_curve_shows_mean_and_range_over_seeds_by_number_of_photos(figu
     [line] = figure.data
     assert list(line.x) == list(figure.layout.xaxis.tickvals) == [100, 400, 800]
     assert figure.layout.xaxis.type == "log"
-    np.testing.assert_allclose(line.y, [73, 82, 90])
+    assert_allclose(line.y, [73, 82, 90])
     one = np.nan  # draws not even the cap of an error bar
-    np.testing.assert_allclose(line.error_y.array, [4, 1, one], atol=1e-9)
-    np.testing.assert_allclose(line.error_y.arrayminus, [3, 2, one], atol=1e-9)
+    assert_allclose(line.error_y.array, [4, 1, one], atol=1e-9)
+    assert_allclose(line.error_y.arrayminus, [3, 2, one], atol=1e-9)
     two = pd.DataFrame({"photos": [1, 1, 2, 2], "val_accuracy": [0.5, 0.6, 0.7, 0.9]})
-    title = scenes.plots.learning_curve(two).layout.title.text
+    title = title_of(plots.learning_curve(two))
     assert title == "From 1 to 2 photos: +25.0 points"
 
 
 @pytest.mark.parametrize("number", [6, 20])
 def test_confusion_shows_the_errors_in_colour(figures, photos, number):
-    images, _, predicted = photos[number]
     figure = figures[f"confusion {number}"]
     heat = figure.data[0]
-    counts = pd.crosstab(images["label"].astype(str), predicted)
-    counts = counts.reindex(
-        index=names(number), columns=names(number), fill_value=0
-    ).to_numpy()
+    counts = confusion_of(photos, number)
     shares = 100 * counts / counts.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(heat.z, shares * (1 - np.eye(number)))
+    assert_allclose(heat.z, shares * (1 - np.eye(number)))
     for shown, n, share in zip(
         heat.customdata.flat, counts.flat, shares.flat, strict=True
     ):
@@ -603,18 +598,18 @@ def test_confusion_shows_the_errors_in_colour(figures, photos, number):
     first, second = np.argwhere(both == both.max())[0]
     errors = counts.sum() - np.trace(counts)
     told = f"{both.max()} of {errors} errors are between "
-    assert figure.layout.title.text.startswith(told)
+    assert title_of(figure).startswith(told)
     if number == 6:
         pair = f"{names(6)[first]} and {names(6)[second]}"
-        assert figure.layout.title.text == told + pair
+        assert title_of(figure) == told + pair
 
 
 def test_confusion_bears_a_class_without_photos_and_no_error():
     labels = pd.Series(pd.Categorical(["sea"], names(6)))
-    figure = scenes.plots.confusion(labels, ["sea"])
+    figure = plots.confusion(labels, ["sea"])
     assert figure.data[0].customdata[4][4] == "1<br>100.0%"
     assert np.sum(figure.data[0].z) == 0
-    assert figure.layout.title.text == "No error"
+    assert title_of(figure) == "No error"
 
 
 def test_reliability_shows_each_bin_with_its_interval_and_a_histogram(figures, tables):
@@ -625,12 +620,12 @@ def test_reliability_shows_each_bin_with_its_interval_and_a_histogram(figures, t
         diagonal, points, steps = figure.data[3 * column : 3 * column + 3]
         assert list(diagonal.x) == list(diagonal.y)
         assert diagonal.yaxis == points.yaxis != steps.yaxis
-        np.testing.assert_allclose(points.x, 100 * table["confidence"])
-        np.testing.assert_allclose(points.y, 100 * table["accuracy"])
+        assert_allclose(points.x, 100 * table["confidence"])
+        assert_allclose(points.y, 100 * table["accuracy"])
         above = points.y + points.error_y.array
-        np.testing.assert_allclose(above, 100 * table["ci_high"])
+        assert_allclose(above, 100 * table["ci_high"])
         below = points.y - points.error_y.arrayminus
-        np.testing.assert_allclose(below, 100 * table["ci_low"])
+        assert_allclose(below, 100 * table["ci_low"])
         assert list(points.customdata) == [200] * 10
         photos, edges = np.array(steps.y[:-1]), np.array(steps.x)
         assert photos.sum() == table["photos"].sum()
@@ -642,8 +637,8 @@ def test_reliability_shows_each_bin_with_its_interval_and_a_histogram(figures, t
 def test_a_temperature_that_calibrates_no_better_is_no_finding(tables):
     turned = dict(reversed(tables.items()))
     confidences = {name: np.array([0.5]) for name in turned}
-    figure = scenes.plots.reliability(turned, confidences)
-    assert figure.layout.title.text == "Reliability diagram"
+    figure = plots.reliability(turned, confidences)
+    assert title_of(figure) == "Reliability diagram"
 
 
 def test_the_reliability_diagram_shows_all_that_is_in_it(figures, tables):
@@ -662,15 +657,15 @@ def test_the_histogram_of_confidence_holds_every_photo(confidence):
     """Those below the mean of the lowest bin, at an edge, and beyond 1 by rounding."""
     table = pd.DataFrame({"confidence": [0.8], "accuracy": [0.9], "photos": [4]})
     table = table.assign(ci_low=0.75, ci_high=0.95)
-    figure = scenes.plots.reliability({"head": table}, {"head": np.array(confidence)})
+    figure = plots.reliability({"head": table}, {"head": np.array(confidence)})
     assert sum(figure.data[2].y) == len(confidence)
     assert figure.layout.xaxis.range[0] <= 100 * min(confidence)
 
 
 def test_a_model_that_always_abstains_is_given_no_selective_accuracy():
     table = pd.DataFrame({"coverage": [0.5, 1.0], "accuracy": [1.0, 0.5]})
-    figure = scenes.plots.coverage(table.assign(ci_low=0.2, ci_high=1.0), 0.0)
-    assert figure.layout.title.text == "The model always abstains"
+    figure = plots.coverage(table.assign(ci_low=0.2, ci_high=1.0), 0.0)
+    assert title_of(figure) == "The model always abstains"
     assert not figure.layout.annotations
 
 
@@ -679,11 +674,11 @@ def test_coverage_shows_the_accuracy_its_interval_the_target_and_the_chosen_one(
 ):
     figure = figures["coverage"]
     band, line = figure.data
-    np.testing.assert_allclose(line.x, np.arange(20, 201) / 2)
-    np.testing.assert_allclose(line.y, 100 - line.x / 10)
+    assert_allclose(line.x, np.arange(20, 201) / 2)
+    assert_allclose(line.y, 100 - line.x / 10)
     assert band.fill == "toself"
-    np.testing.assert_allclose(band.y[: len(line.y)], line.y - 2)
-    np.testing.assert_allclose(band.y[len(line.y) :], 100)
+    assert_allclose(band.y[: len(line.y)], line.y - 2)
+    assert_allclose(band.y[len(line.y) :], 100)
     [mark], [target] = figure.layout.annotations, figure.layout.shapes
     assert (mark.x, mark.y) == (75, pytest.approx(92.5))
     assert mark.text == "threshold: coverage 75.0%,<br>selective accuracy 92.5%"
@@ -700,7 +695,7 @@ def test_a_saved_page_holds_the_figure_needs_no_network_and_replaces_what_is_old
         (tmp_path / name).write_bytes(b"older")
     pages = {}
     for name in ("counts 6", "gaps", "gaps"):
-        scenes.plots.show(figures[name], name, tmp_path)
+        plots.show(figures[name], name, tmp_path)
         page = (tmp_path / f"{name}.html").read_text(encoding="utf-8")
         assert re.findall(r"(?:src|href)=[\"']?([^\"'> ]*)", page) == ["plotly.min.js"]
         assert not re.search(r"import\s*\(|fetch\s*\(|cdn", page, re.IGNORECASE)
@@ -715,16 +710,20 @@ def test_a_saved_page_holds_the_figure_needs_no_network_and_replaces_what_is_old
     assert found["plotly.min.js"] == get_plotlyjs().encode()
 
 
+@pytest.fixture
+def picture(shown, monkeypatch):
+    """Return the picture that is drawn of each figure, without a browser."""
+    Image.new("RGB", (40, 20), "#0072B2").save(file := io.BytesIO(), "PNG")
+    monkeypatch.setattr(chrome, "draw", lambda figure: (file.getvalue(), None))
+    return file.getvalue()
+
+
 def test_a_picture_is_saved_and_shown_at_half_its_size(
-    figures, shown, monkeypatch, tmp_path
+    figures, shown, picture, tmp_path
 ):
     """JupyterLab cuts off one that is larger than its figure."""
-    Image.new("RGB", (40, 20), "#0072B2").save(picture := io.BytesIO(), "PNG")
-    monkeypatch.setattr(
-        scenes.chrome, "draw", lambda figure: (picture.getvalue(), None)
-    )
-    scenes.plots.show(figures["gaps"], "heat", tmp_path)
-    assert (tmp_path / "heat.png").read_bytes() == picture.getvalue()
+    plots.show(figures["gaps"], "heat", tmp_path)
+    assert (tmp_path / "heat.png").read_bytes() == picture
     [data] = shown
     assert set(data) == {"application/vnd.plotly.v1+json", "image/png"}
     assert data["application/vnd.plotly.v1+json"] == json.loads(
@@ -736,12 +735,12 @@ def test_a_picture_is_saved_and_shown_at_half_its_size(
 
 
 def test_without_chrome_the_first_figure_carries_the_reason_and_the_script_each_time(
-    figures, shown, monkeypatch, tmp_path, capsys
+    figures, shown, monkeypatch, tmp_path, printed
 ):
-    monkeypatch.setattr(scenes.plots, "_first", {})
+    monkeypatch.setattr(plots, "_first", {})
     for name in ("first", "second", "third", "first"):
-        scenes.plots.show(figures["counts 20"], name, tmp_path)
-    assert capsys.readouterr().out == "No Chrome.\n" * 2
+        plots.show(figures["counts 20"], name, tmp_path)
+    assert printed() == "No Chrome.\n" * 2
     assert {tuple(data) for data in shown} == {
         ("application/vnd.plotly.v1+json", "text/html")
     }
@@ -755,27 +754,19 @@ def test_without_chrome_the_first_figure_carries_the_reason_and_the_script_each_
 
 def entitled(title):
     """Return a figure with a title."""
-    return scenes.look.style(go.Figure(go.Bar(y=[1])), "its name", title)
+    return look.style(go.Figure(go.Bar(y=[1])), "its name", title)
 
 
-@pytest.fixture
-def drawing(shown, monkeypatch):
-    """Let a picture be drawn for each figure, without a browser."""
-    Image.new("RGB", (4, 2)).save(picture := io.BytesIO(), "PNG")
-    drawn = picture.getvalue(), None
-    monkeypatch.setattr(scenes.chrome, "draw", lambda figure: drawn)
-
-
-def test_the_readme_of_a_folder_shows_each_picture_under_its_title(drawing, tmp_path):
-    odd = scenes.look.short("<b>a_b</b>\n# [c](d)")
+def test_the_readme_of_a_folder_shows_each_picture_under_its_title(picture, tmp_path):
+    odd = look.short("<b>a_b</b>\n# [c](d)")
     titles = {"second": "91.9% of all<br><sup>a note</sup>", "first": f"{odd} mix most"}
     for name, title in (*titles.items(), ("second", "92.0%: +0.1 points")):
-        scenes.plots.show(entitled(title), name, tmp_path)
+        plots.show(entitled(title), name, tmp_path)
         if name == "first":
             earlier = (tmp_path / "README.md").read_text()
     assert "## [91.9% of all](second.html)\n" in earlier
     (tmp_path / "second.png").unlink()
-    scenes.plots.show(entitled(""), "third", tmp_path)
+    plots.show(entitled(""), "third", tmp_path)
     assert (tmp_path / "README.md").read_text() == (
         "# The plots and what they show\n\n"
         "Written by the code that draws the plots. "
@@ -788,7 +779,7 @@ def test_the_readme_of_a_folder_shows_each_picture_under_its_title(drawing, tmp_
     )
 
 
-def test_the_readme_leaves_out_what_is_no_plot_with_a_title(drawing, tmp_path):
+def test_the_readme_leaves_out_what_is_no_plot_with_a_title(picture, tmp_path):
     """Files of a user, of an interrupted run or of another version."""
     (tmp_path / "folder.html").mkdir()
     odd = [b"\xff", b"<p>Plotly</p>", b'Plotly.newPlot("call", figure)']
@@ -797,22 +788,22 @@ def test_the_readme_leaves_out_what_is_no_plot_with_a_title(drawing, tmp_path):
     odd.append(go.Figure().to_html(include_plotlyjs=False).encode())
     for number, content in enumerate(odd):
         (tmp_path / f"{number}.html").write_bytes(content)
-    scenes.plots.show(entitled("A title"), "one", tmp_path)
+    plots.show(entitled("A title"), "one", tmp_path)
     found = re.findall("(?m)^[#!].*", (tmp_path / "README.md").read_text())
     assert found[1:] == ["## [A title](one.html)", "![one](one.png)"]
 
 
 @pytest.mark.parametrize("text", ["", "# The plots and what they show\n\nMine"])
-def test_a_readme_that_no_run_has_written_stays_as_it_is(text, drawing, tmp_path):
+def test_a_readme_that_no_run_has_written_stays_as_it_is(text, picture, tmp_path):
     (tmp_path / "README.md").write_text(text)
-    scenes.plots.show(entitled("A title"), "one", tmp_path)
+    plots.show(entitled("A title"), "one", tmp_path)
     assert (tmp_path / "README.md").read_text() == text
 
 
 def test_the_committed_readme_is_the_one_that_a_run_writes(tmp_path):
-    there = Path(__file__).parents[1] / "plotly_plots"
+    there = ROOT / "plotly_plots"
     for path in [*there.glob("*.html"), *there.glob("*.png")]:
         shutil.copy(path, tmp_path)
-    scenes.plots.write_contents(tmp_path)
+    plots.write_contents(tmp_path)
     expected = (there / "README.md").read_bytes()
     assert (tmp_path / "README.md").read_bytes() == expected

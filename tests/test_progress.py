@@ -21,25 +21,23 @@ from conftest import read_table
 from search import make_photos, search_in
 from tensorflow.python.framework.config import is_op_determinism_enabled
 
-import scenes.features
-import scenes.grid_search
-import scenes.progress
+from scenes import features, grid_search, progress
 from scenes.settings import GridOptions
 
-ROOT = Path(scenes.progress.__file__).parents[1]
+ROOT = Path(progress.__file__).parents[1]
 
 
 # --- Progress bars --------------------------------------------------------------------
 
 
-def test_on_a_terminal_a_bar_shows_the_time_left_and_goes(capsys):
-    with scenes.progress.bar(4, "Trying", "step") as bar:
+def test_on_a_terminal_a_bar_shows_the_time_left_and_goes(printed):
+    with progress.bar(4, "Trying", "step") as bar:
         bar.mininterval = 0
         bar.update(2)
-        shown = capsys.readouterr().out
+        shown = printed()
     assert "Trying:  50%|" in shown
     assert "2/4 [00:00<00:00" in shown
-    assert capsys.readouterr().out.rpartition("\r")[0].split("\r")[-1].strip() == ""
+    assert printed().rpartition("\r")[0].split("\r")[-1].strip() == ""
 
 
 def test_in_a_notebook_a_bar_leaves_nothing_and_keeps_what_is_printed():
@@ -100,7 +98,7 @@ def test_what_is_read_ahead_keeps_its_order_and_waits_for_the_caller():
         time.sleep(0.01 * (number % 3))
         return 2 * number
 
-    batches = scenes.progress.read_ahead(double, range(20), 3)
+    batches = progress.read_ahead(double, range(20), 3)
     assert next(batches) == [0, 2, 4]
     time.sleep(0.3)
     assert sorted(begun) == list(range(9))
@@ -116,7 +114,7 @@ def test_an_error_ends_what_is_read_ahead():
         raise ZeroDivisionError("an error of ours")
 
     with pytest.raises(ZeroDivisionError, match="an error of ours"):
-        list(scenes.progress.read_ahead(fail, range(3000), 1000))
+        list(progress.read_ahead(fail, range(3000), 1000))
     assert len(begun) < 1000
 
 
@@ -131,7 +129,7 @@ def double(number):
 
 
 def run_calls(*numbers, **options):
-    return scenes.progress.run(double, [(number,) for number in numbers], **options)
+    return progress.run(double, [(number,) for number in numbers], **options)
 
 
 @pytest.mark.parametrize("config", [{}, {"backend": "threading", "n_jobs": 2}])
@@ -229,7 +227,7 @@ def search(folder, images, base):
 def extract(folder, images, base):
     """Extract the features of 57 photos in five blocks."""
     cache = folder / "cache"
-    X = scenes.features.extract_features(images, base, cache=cache, batch_size=4)
+    X = features.extract_features(images, base, cache=cache, batch_size=4)
     return X.tobytes()
 
 
@@ -240,7 +238,7 @@ def test_a_cluster_one_worker_of_which_dies_gives_the_bytes_of_one_process(
 ):
     """Dask repeats what the worker had; the scheduler holds a copy of it."""
     client, _ = cluster
-    killed, run = [], scenes.progress.run
+    killed, run = [], progress.run
     pids = client.run(os.getpid)
 
     def kill_in_the_middle(*given, **options):
@@ -250,12 +248,12 @@ def test_a_cluster_one_worker_of_which_dies_gives_the_bytes_of_one_process(
                 killed.append(next(iter(pids.values())))
                 os.kill(killed[0], signal.SIGKILL)
 
-    monkeypatch.setattr(scenes.grid_search, "BLOCK_COLUMNS", 4 * 6)
-    monkeypatch.setattr(scenes.features, "BLOCK_BATCHES", 3)
+    monkeypatch.setattr(grid_search, "BLOCK_COLUMNS", 4 * 6)
+    monkeypatch.setattr(features, "BLOCK_BATCHES", 3)
     given = read_table(drawn_once), random_base_model
     with joblib.parallel_config("sequential"):
         alone = work(tmp_path / "alone", *given)
-    monkeypatch.setattr(scenes.progress, "run", kill_in_the_middle)
+    monkeypatch.setattr(progress, "run", kill_in_the_middle)
     assert work(tmp_path / "spread", *given) == alone
     client.wait_for_workers(2)
     assert killed[0] not in client.run(os.getpid).values()
@@ -268,7 +266,7 @@ def test_a_cluster_one_worker_of_which_dies_gives_the_bytes_of_one_process(
 def test_a_lost_worker_of_joblib_ends_in_a_sentence():
     lost = pytest.raises(RuntimeError, match="a worker or the scheduler is lost")
     with joblib.parallel_config("loky", n_jobs=2), lost:
-        list(scenes.progress.run(os._exit, [(1,), (1,)]))
+        list(progress.run(os._exit, [(1,), (1,)]))
 
 
 @pytest.mark.slow
@@ -276,16 +274,16 @@ def test_a_lost_scheduler_ends_in_a_sentence_and_finished_folds_are_kept(
     cluster, tmp_path, monkeypatch
 ):
     _, scheduler = cluster
-    run = scenes.progress.run
+    run = progress.run
 
     def kill_after_the_first(*given, **options):
         for result in run(*given, **options):
             yield result
             scheduler.kill()
 
-    monkeypatch.setattr(scenes.grid_search, "BLOCK_COLUMNS", 4 * 6)
+    monkeypatch.setattr(grid_search, "BLOCK_COLUMNS", 4 * 6)
     lost = r"^a worker or the scheduler is lost .*resumes when"
-    monkeypatch.setattr(scenes.progress, "run", kill_after_the_first)
+    monkeypatch.setattr(progress, "run", kill_after_the_first)
     with pytest.raises(RuntimeError, match=lost):
         search(tmp_path, None, None)
     kept = len(list(tmp_path.glob("cache/grid-search-*-fold-*.npz")))
@@ -300,7 +298,7 @@ def test_a_lost_scheduler_ends_in_a_sentence_and_finished_folds_are_kept(
         calls.extend(left)
         return run(function, left, **options)
 
-    monkeypatch.setattr(scenes.progress, "run", count)
+    monkeypatch.setattr(progress, "run", count)
     with joblib.parallel_config("sequential"):
         resumed = search(tmp_path, None, None)
         assert len(calls) == 9 - kept

@@ -5,18 +5,16 @@ import functools
 import io
 import json
 import re
-from pathlib import Path
 
 import nbformat
 import pandas as pd
 import pytest
-from conftest import CLASSES, draw
+from conftest import CLASSES, ROOT, draw
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-import scenes.__main__
-import scenes.plots
-import scenes.report
+from scenes import plots, report
+from scenes.__main__ import main
 
 ODD = "<b>déjà</b> & sea"
 
@@ -32,7 +30,7 @@ def executed():
     """Return a notebook with text, two plots, a table, a photo and an empty output."""
     new = nbformat.v4
     labels = pd.Series(pd.Categorical([ODD, *CLASSES[1:]] * 20))
-    figure = scenes.plots.confusion(labels, [ODD, "sea", *CLASSES[2:]] * 20)
+    figure = plots.confusion(labels, [ODD, "sea", *CLASSES[2:]] * 20)
     plot = {"application/vnd.plotly.v1+json": json.loads(figure.to_json())}
     plot["image/png"] = png(0)
     table = {"text/html": pd.DataFrame({ODD: [0.942]}).to_html()}
@@ -59,7 +57,7 @@ def run(executed, tmp_path):
 
 
 def test_a_page_holds_text_tables_photos_and_each_plot_with_the_script_once(run):
-    assert scenes.__main__.main(["report", str(run)]) == 0
+    assert main(["report", str(run)]) == 0
     page = run.with_suffix(".html").read_text("utf-8")
     assert page.count(get_plotlyjs()[:200]) == 1
     assert page.count("Plotly.newPlot(") - get_plotlyjs().count("Plotly.newPlot(") == 2
@@ -67,12 +65,12 @@ def test_a_page_holds_text_tables_photos_and_each_plot_with_the_script_once(run)
     assert png(0) not in page, "the plots are live"
     assert png(1) in page, "a photo of the owner stays in the report"
     assert "<td>0.942</td>" in page
-    svg = (Path(__file__).parents[1] / "docs" / "idea.svg").read_bytes()
+    svg = (ROOT / "docs" / "idea.svg").read_bytes()
     assert base64.b64encode(svg).decode() in page
 
 
 def test_a_page_names_no_address_and_shows_names_as_they_are(run):
-    scenes.report.write(run, run.with_suffix(".html"))
+    report.write(run, run.with_suffix(".html"))
     page = run.with_suffix(".html").read_text("utf-8").replace(get_plotlyjs(), "")
     assert set(re.findall(r"(?:src|href)=\"([^\"]{,5})", page)) <= {"data:", "#A-ru"}
     assert re.findall(r"(?:url\(|import\b)[\"'( ]*https?:", page) == []
@@ -84,15 +82,15 @@ def test_a_page_names_no_address_and_shows_names_as_they_are(run):
 def test_an_earlier_report_is_replaced_and_no_other_file(run, tmp_path, capsys):
     page = tmp_path / "page.html"
     command = ["report", str(run), "--output", str(page)]
-    for text in ("a user's own", "", f"{'x' * 2000}{scenes.report.MARK}"):
+    for text in ("a user's own", "", f"{'x' * 2000}{report.MARK}"):
         page.write_text(text)
-        assert scenes.__main__.main(command) == 1
+        assert main(command) == 1
         told = f"error: {page} exists and is no report; choose another place\n"
         assert capsys.readouterr().err == told
         assert page.read_text() == text
     page.unlink()
     for _ in range(2):
-        assert scenes.__main__.main(command) == 0
+        assert main(command) == 0
         assert capsys.readouterr().out == f"Wrote {page}.\n"
     assert not run.with_suffix(".html").exists()
 
@@ -113,7 +111,7 @@ def test_what_is_no_notebook_ends_in_one_sentence(name, tmp_path, capsys):
     path = tmp_path / name
     if content := NO_NOTEBOOKS.get(name):
         path.write_bytes(content)
-    assert scenes.__main__.main(["report", str(path)]) == 1
+    assert main(["report", str(path)]) == 1
     said = capsys.readouterr()
     assert said.err.startswith(f"error: {path} cannot be read as a notebook (")
     assert (said.out, len(said.err.splitlines())) == ("", 1)
@@ -123,14 +121,14 @@ def test_what_is_no_notebook_ends_in_one_sentence(name, tmp_path, capsys):
 def test_a_notebook_that_was_not_executed_ends_in_one_sentence(run, executed, capsys):
     executed.cells[1].execution_count = None
     nbformat.write(executed, run)
-    assert scenes.__main__.main(["report", str(run)]) == 1
+    assert main(["report", str(run)]) == 1
     told = f"error: {run} was not executed; run it first\n"
     assert capsys.readouterr().err == told
     assert not run.with_suffix(".html").exists()
 
 
 def test_the_notebook_of_a_run_is_replaced_until_a_cell_is_changed(run, executed):
-    check, put = scenes.report.check_run, scenes.report.put
+    check, put = report.check_run, report.put
     newer, place = run.with_name("newer.ipynb"), run.with_name("place.ipynb")
     told = "is not as a run has left it; move it, or choose another OUTPUT"
     with pytest.raises(ValueError, match=told):

@@ -13,10 +13,8 @@ from conftest import CLASSES
 from test_settings import NOTEBOOK, RULES, SETTINGS
 
 import scenes
-import scenes.files
-import scenes.runs
-import scenes.settings
 import utils
+from scenes import files, runs, settings
 
 
 @pytest.fixture
@@ -24,14 +22,26 @@ def committed(monkeypatch, tmp_path, table):
     """
     Return a table of photos, of which results are committed in a folder of its own.
     """
-    monkeypatch.setattr(scenes.runs, "COMMITTED", tmp_path)
+    monkeypatch.setattr(runs, "COMMITTED", tmp_path)
     monkeypatch.chdir(tmp_path)
-    scenes.runs.output_folder({**SETTINGS, "OUTPUT": "."}, table)
+    output_of(table, OUTPUT=".")
     return table
 
 
+def output_of(images: pd.DataFrame, **changed: object) -> runs.Output:
+    return runs.output_folder({**SETTINGS, **changed}, images)
+
+
 def folder_of(images: pd.DataFrame, **changed: object) -> str:
-    return scenes.runs.output_folder({**SETTINGS, **changed}, images).folder.as_posix()
+    return output_of(images, **changed).folder.as_posix()
+
+
+def read_settings(folder: str | Path) -> dict:
+    return json.loads(Path(folder, "settings.json").read_text())
+
+
+def write_settings(folder: str | Path, kept: dict) -> None:
+    Path(folder, "settings.json").write_text(json.dumps(kept))
 
 
 def test_only_an_explicit_output_writes_the_committed_results(committed, tmp_path):
@@ -44,42 +54,40 @@ def test_only_an_explicit_output_writes_the_committed_results(committed, tmp_pat
 
 
 def test_a_folder_says_what_its_results_are_made_with(committed):
-    output = scenes.runs.output_folder(
-        {**SETTINGS, "DROPOUTS": np.array([0.5])}, committed
-    )
-    made = json.loads((output.folder / "settings.json").read_text())
+    output = output_of(committed, DROPOUTS=np.array([0.5]))
+    made = read_settings(output.folder)
     free = {"PHOTOS", "DOWNLOAD", "CORRECTIONS", "OUTPUT", "CACHE"}
-    settings = {**SETTINGS, "DROPOUTS": [0.5]}
+    given = {**SETTINGS, "DROPOUTS": [0.5]}
     recorded = made.pop("recorded")
-    assert made == {k: v for k, v in settings.items() if k not in free}
+    assert made == {k: v for k, v in given.items() if k not in free}
     csv = committed[["label", "split", "digest", "group"]].to_csv(
         index=False, lineterminator="\n"
     )
-    assert recorded["photos"] == scenes.files.fingerprint(csv)
+    assert recorded["photos"] == files.fingerprint(csv)
     assert list(recorded["versions"]) == ["tensorflow", "keras", "format"]
 
 
-def test_papermill_takes_a_settings_file_to_repeat_a_run(committed, capsys):
+def test_papermill_takes_a_settings_file_to_repeat_a_run(committed, printed):
     changed = {"LEARNING_RATES": [1e-5, 0.002], "FINE_TUNE_RATES": [3e-05], "EPOCHS": 3}
-    output = scenes.runs.output_folder(SETTINGS | changed, committed)
+    output = runs.output_folder(SETTINGS | changed, committed)
     given = papermill.iorw.read_yaml_file(str(output.folder / "settings.json"))
     assert set(given) - set(SETTINGS) == {"recorded"}
     namespace = SETTINGS | given
-    assert scenes.settings.check_settings(namespace) == SETTINGS | changed
-    again = scenes.runs.output_folder(namespace, committed)
+    assert settings.check_settings(namespace) == SETTINGS | changed
+    again = runs.output_folder(namespace, committed)
     assert again.folder == output.folder
-    assert capsys.readouterr().out == ""
-    scenes.runs.output_folder(namespace, committed.iloc[1:])
-    (line,) = capsys.readouterr().out.splitlines()
+    assert printed() == ""
+    runs.output_folder(namespace, committed.iloc[1:])
+    (line,) = printed().splitlines()
     assert line.startswith("This run does not repeat the recorded one: photos ")
 
 
 def test_a_settings_file_of_an_earlier_form_is_read(committed):
     folder = Path(folder_of(committed, EPOCHS=3))
-    made = json.loads((folder / "settings.json").read_text())
+    made = read_settings(folder)
     recorded = made.pop("recorded")
     earlier = {"settings": made, **recorded}
-    (folder / "settings.json").write_text(json.dumps(earlier))
+    write_settings(folder, earlier)
     (folder / "results").mkdir()
     assert folder_of(committed, EPOCHS=3) == folder.as_posix()
     with pytest.raises(ValueError, match="with EPOCHS = 3; it is 4 now"):
@@ -127,7 +135,7 @@ def test_different_settings_write_to_different_folders(committed):
         {name: value}
         for name, (_, values) in RULES.items()
         for value in values
-        if name not in scenes.runs.OF_NO_RESULT
+        if name not in runs.OF_NO_RESULT
         and np.asarray(value).tolist() != SETTINGS[name]
     ]
     Path("g.csv").touch()
@@ -159,9 +167,9 @@ def test_results_with_and_without_corrections_are_not_mixed(committed):
     for name, label in {"a.csv": "sea", "b.csv": "sea", "c.csv": "street"}.items():
         Path(name).write_text(f"path,label\n0.jpg,{label}\n")
     folder_of(committed, OUTPUT="mine", CORRECTIONS="a.csv")
-    made = json.loads(Path("mine/settings.json").read_text())
+    made = read_settings("mine")
     assert "CORRECTIONS" not in made
-    assert made["recorded"]["corrections"] == scenes.files.file_digest(Path("a.csv"))
+    assert made["recorded"]["corrections"] == files.file_digest(Path("a.csv"))
     Path("mine/grid_search.csv").touch()
     assert folder_of(committed, OUTPUT="mine", CORRECTIONS=Path("b.csv")) == "mine"
     for other in ("c.csv", None):
@@ -191,9 +199,9 @@ def test_results_of_other_versions_are_not_mixed(committed, monkeypatch):
         ValueError, match=r"computed with versions = .*'keras': '9\.9'.* another O"
     ):
         folder_of(committed, OUTPUT="mine")
-    old = json.loads(Path("mine/settings.json").read_text())
+    old = read_settings("mine")
     del old["recorded"]["versions"]  # as before versions were recorded
-    Path("mine/settings.json").write_text(json.dumps(old))
+    write_settings("mine", old)
     with pytest.raises(ValueError, match="computed with versions = None"):
         folder_of(committed, OUTPUT="mine")
 
@@ -203,10 +211,10 @@ def test_results_of_before_a_setting_was_there_are_said_to_be_of_another_version
 ):
     folder_of(committed, OUTPUT="mine")
     Path("mine/grid_search.csv").touch()
-    now = json.loads(Path("mine/settings.json").read_text())
+    now = read_settings("mine")
     before = {name: now[name] for name in now if name != "CROSS_FIT"}
     for name, old in (("CROSS_FIT", before), ("RUNS", now | {"RUNS": 3})):
-        Path("mine/settings.json").write_text(json.dumps(old))
+        write_settings("mine", old)
         told = rf"with a version .* other settings \({name}\)\. Set it back"
         with pytest.raises(ValueError, match=told):
             folder_of(committed, OUTPUT="mine")
@@ -235,13 +243,13 @@ def test_a_folder_of_a_run_that_came_to_no_result_is_taken_over(committed, begun
     first, second = (
         dict(SETTINGS) | {"OUTPUT": "mine", "EPOCHS": epochs} for epochs in (3, 4)
     )
-    earlier = scenes.runs.output_folder(first, committed)
+    earlier = runs.output_folder(first, committed)
     if begun:
         Path("mine", begun).mkdir()
         with pytest.raises(ValueError, match=r"computed with EPOCHS = 3; it is 4 now"):
-            scenes.runs.output_folder(second, committed)
+            runs.output_folder(second, committed)
     else:
-        scenes.runs.output_folder(second, committed).file("grid_search.csv")
+        runs.output_folder(second, committed).file("grid_search.csv")
         with pytest.raises(ValueError, match=r"computed with EPOCHS = 4; it is 3 now"):
             earlier.file("grid_search.csv")
 
@@ -283,7 +291,7 @@ def test_a_settings_file_that_no_run_has_written_stays_as_it_is(committed, text)
 
 def test_nothing_is_written_after_a_setting_has_changed(committed):
     namespace, table = dict(SETTINGS), pd.DataFrame({"run": [1]})
-    output = scenes.runs.output_folder(namespace, committed)
+    output = runs.output_folder(namespace, committed)
     assert output.file("grid_search.csv") == output.folder / "grid_search.csv"
     assert output.file("results/a.csv").parent.is_dir()
     namespace |= {"CACHE": "elsewhere", "DROPOUTS": (0.1, 0.3, 0.5)}
@@ -305,31 +313,28 @@ def test_nothing_is_written_after_a_setting_has_changed(committed):
 
 
 def test_results_are_of_this_run_or_the_committed_ones_with_a_message(
-    committed, capsys
+    committed, printed
 ):
     Path("results").mkdir()
     Path("results/a.csv").write_text("n\n1\n")
-    output = scenes.runs.output_folder(dict(SETTINGS), committed)
+    output = output_of(committed)
     assert output.keep([], "a.csv")["n"].tolist() == [1]
-    assert (
-        "a.csv was not computed in this run; showing the committed"
-        in capsys.readouterr().out
-    )
+    assert "a.csv was not computed in this run; showing the committed" in printed()
     assert output.model() == Path("classifier.keras")
-    assert "classifier.keras was not computed in this run" in capsys.readouterr().out
+    assert "classifier.keras was not computed in this run" in printed()
     tables = [pd.DataFrame({"n": [0.123456789]}), pd.DataFrame({"n": [2]})]
     assert output.keep(tables, "a.csv")["n"].tolist() == [0.123456789, 2]
     output.file("classifier.keras").touch()
     assert output.keep([], "a.csv")["n"].tolist() == [0.1234568, 2]
     assert output.model() == output.folder / "classifier.keras"
-    assert capsys.readouterr().out == ""
+    assert printed() == ""
 
 
 def test_committed_results_of_other_classes_are_not_taken(committed):
     """Their columns and figures would be taken for those of the photos at hand."""
     label = committed["label"].cat.rename_categories({"sea": "lake"})
-    assert scenes.runs.output_folder(dict(SETTINGS), committed).has_committed_classes
-    output = scenes.runs.output_folder(dict(SETTINGS), committed.assign(label=label))
+    assert output_of(committed).has_committed_classes
+    output = output_of(committed.assign(label=label))
     assert not output.has_committed_classes
     for take in (lambda: output.keep([], "a.csv"), output.model):
         with pytest.raises(
@@ -352,9 +357,9 @@ def test_the_committed_results_say_what_they_are_made_with(
     images = utils.create_validation(
         utils.drop_leaks(bundled[0]), SETTINGS["VALIDATION_RATIO"]
     )
-    output = scenes.runs.output_folder({**SETTINGS, "OUTPUT": tmp_path / "a"}, images)
-    made = json.loads((output.folder / "settings.json").read_text())
-    assert made == json.loads(NOTEBOOK.with_name("settings.json").read_text())
+    output = output_of(images, OUTPUT=tmp_path / "a")
+    made = read_settings(output.folder)
+    assert made == read_settings(NOTEBOOK.parent)
     results = pd.read_csv(NOTEBOOK.with_name("grid_search.csv"))
     for name in scenes.HYPERPARAMETERS:
         assert sorted(results[name].unique()) == sorted(made[f"{name.upper()}S"])
@@ -362,10 +367,10 @@ def test_the_committed_results_say_what_they_are_made_with(
 
 def test_a_table_of_photos_in_other_folders_is_refused(committed):
     """A later run without photos would look for them under the bundled names."""
-    output = scenes.runs.output_folder(dict(SETTINGS), committed)
+    output = output_of(committed)
     output.keep([committed[["path", "label"]]], "test_predictions.csv")
     moved = committed.assign(path="train/" + committed["path"])
-    other = scenes.runs.output_folder(dict(SETTINGS), moved)
+    other = output_of(moved)
     assert other.folder == output.folder
     told = (
         r"test_predictions\.csv is of photos in other folders, as '0\.jpg'; set PHOTOS"
@@ -376,27 +381,25 @@ def test_a_table_of_photos_in_other_folders_is_refused(committed):
 
 def test_a_run_of_some_of_the_photos_takes_the_committed_table(committed):
     Path("results").mkdir()
-    scenes.files.write_csv(committed[["path", "label"]], "results/a.csv")
-    output = scenes.runs.output_folder(dict(SETTINGS), committed[::2])
+    files.write_csv(committed[["path", "label"]], "results/a.csv")
+    output = output_of(committed[::2])
     assert len(output.keep([], "a.csv")) == len(committed)
 
 
 def test_what_is_edited_in_a_spreadsheet_runs_no_formula(committed):
-    output = scenes.runs.output_folder(dict(SETTINGS), committed)
+    output = output_of(committed)
     table = pd.DataFrame({"path": ["=1+1/a.jpg", "é.jpg"], "n": [-1, 0.123456789]})
     output.write(table, "a.csv", edited=True)
     text = (output.folder / "results" / "a.csv").read_bytes().decode("utf-8")
     assert text == "path,n\n'=1+1/a.jpg,-1\né.jpg,0.1234568\n"
     output.write(table, "a.csv")
-    assert (
-        scenes.files.read_csv(output.file("results/a.csv"))["path"][0] == "=1+1/a.jpg"
-    )
+    assert files.read_csv(output.file("results/a.csv"))["path"][0] == "=1+1/a.jpg"
 
 
 def test_a_table_that_its_owner_has_edited_is_kept_under_another_name(
-    committed, capsys
+    committed, printed
 ):
-    output = scenes.runs.output_folder(dict(SETTINGS), committed)
+    output = runs.output_folder(dict(SETTINGS), committed)
     table = pd.DataFrame({"path": ["a.jpg"], "label": ["sea"]})
     csv = output.file("results/flagged_labels.csv")
     for edit in ("forest", "street"):
@@ -412,7 +415,7 @@ def test_a_table_that_its_owner_has_edited_is_kept_under_another_name(
     said = (
         "Another flagged_labels.csv was there; it is kept as flagged_labels_{}.csv.\n"
     )
-    assert capsys.readouterr().out == said.format(2) + said.format(3)
+    assert printed() == said.format(2) + said.format(3)
 
 
 def test_what_killed_runs_have_left_unfinished_goes_from_all_folders(committed):

@@ -14,15 +14,11 @@ import joblib
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import ROOT
 
 import scenes
-import scenes.features
-import scenes.fine_tuning
-import scenes.grid_search
-import scenes.heads
-import scenes.photos
+from scenes import photos
 
-ROOT = Path(__file__).parents[1]
 SHOW = """
 import os
 import tensorflow as tf
@@ -117,7 +113,7 @@ def test_photos_are_resized_on_the_cpu():
     tf.config.set_soft_device_placement(False)
     try:
         with tf.device("GPU:0"):  # there is none
-            resized = scenes.photos.resize_photos([np.zeros((9, 9, 3), "uint8")])
+            resized = photos.resize_photos([np.zeros((9, 9, 3), "uint8")])
     finally:
         tf.config.set_soft_device_placement(True)
     assert resized.device.endswith("CPU:0")

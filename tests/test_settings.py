@@ -14,13 +14,9 @@ import sklearn
 import tensorflow as tf
 
 import scenes
-import scenes.base_model
 import scenes.classifier
-import scenes.features
-import scenes.grid_search
-import scenes.heads
-import scenes.settings
 import utils
+from scenes import base_model, features, heads, settings
 
 NOTEBOOK = Path(utils.__file__).with_name("intel_classification.ipynb")
 
@@ -45,7 +41,7 @@ RULES = {
         [None, r"patient(\d+)/", Path("g.csv")],
     ),
     "CACHE": (
-        [None, "", 5, np.ones(2), scenes.settings.PROJECT],
+        [None, "", 5, np.ones(2), settings.PROJECT],
         ["cache", Path("cache")],
     ),
     "DOWNLOAD": ([1, None, "True"], [True, False]),
@@ -108,24 +104,27 @@ def folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
+def check_with(**changed):
+    """Check the settings of the notebook, some of them changed."""
+    return settings.check_settings(SETTINGS | changed)
+
+
 # --- The settings of the notebook -----------------------------------------------------
 
 
 def test_the_settings_of_the_notebook_are_those_of_the_rules():
-    assert set(SETTINGS) == {name.upper() for name in scenes.settings.RULES}
-    assert scenes.settings.check_settings(dict(SETTINGS)) == SETTINGS
+    assert set(SETTINGS) == {name.upper() for name in settings.RULES}
+    assert check_with() == SETTINGS
 
 
 def test_settings_are_picked_out_of_the_variables_of_a_notebook():
     """A reader's own variables may have any name that is not almost a setting's."""
     own = dict.fromkeys(["N", "photo", "epoch", "dropout", "In", "pd", "X"])
     own |= dict.fromkeys(["REPOSITORY", "BATCH", "HEIGHT", "DATA", "CLASSES", "PATH"])
-    settings = scenes.settings.check_settings({**own, **SETTINGS, "EPOCHS": 7})
-    assert settings == {**SETTINGS, "EPOCHS": 7}
+    found = settings.check_settings({**own, **SETTINGS, "EPOCHS": 7})
+    assert found == {**SETTINGS, "EPOCHS": 7}
     with pytest.raises(ValueError, match="the setting EPOCHS is missing"):
-        scenes.settings.check_settings(
-            {k: v for k, v in SETTINGS.items() if k != "EPOCHS"}
-        )
+        settings.check_settings({k: v for k, v in SETTINGS.items() if k != "EPOCHS"})
 
 
 @pytest.mark.parametrize(
@@ -140,7 +139,7 @@ def test_settings_are_picked_out_of_the_variables_of_a_notebook():
 def test_a_mistyped_setting_is_named_with_what_was_meant(name, meant):
     told = f"^Unknown setting {name}; did you mean {meant}\\?$"
     with pytest.raises(ValueError, match=told):
-        scenes.settings.check_settings({**SETTINGS, name: 4})
+        check_with(**{name: 4})
 
 
 def test_a_home_folder_is_found_in_each_path(monkeypatch, tmp_path):
@@ -148,9 +147,9 @@ def test_a_home_folder_is_found_in_each_path(monkeypatch, tmp_path):
         monkeypatch.setenv(name, str(tmp_path))
     paths = dict.fromkeys(("PHOTOS", "CORRECTIONS", "WEIGHTS", "OUTPUT"), "~/here")
     namespace = {**SETTINGS, **paths, "CACHE": Path("~/here")}
-    settings = scenes.settings.pick(namespace)
+    found = settings.pick(namespace)
     for name in (*paths, "CACHE"):
-        assert settings[name] == namespace[name] == str(tmp_path / "here")
+        assert found[name] == namespace[name] == str(tmp_path / "here")
 
 
 @pytest.mark.parametrize(("name", "value"), cases(0))
@@ -158,10 +157,10 @@ def test_an_impossible_setting_is_refused_by_name_value_and_what_is_allowed(
     name, value
 ):
     told = re.escape(
-        f"{name} is {value!r}; it must be {scenes.settings.RULES[name.lower()][0]}"
+        f"{name} is {value!r}; it must be {settings.RULES[name.lower()][0]}"
     )
     with pytest.raises(ValueError, match=told):
-        scenes.settings.check_settings({**SETTINGS, name: value})
+        check_with(**{name: value})
     assert not Path(".cache").exists()
 
 
@@ -179,7 +178,7 @@ def test_a_number_that_came_as_text_is_called_so_and_how_to_write_it(
     name, value, is_text
 ):
     with pytest.raises(ValueError, match=f"^{name} is .*; it must be") as error:
-        scenes.settings.check(**{name: value})
+        settings.check(**{name: value})
     hint = "; this is text: write 1.0e-4, not 1e-4, and lists after -y, not -p"
     assert str(error.value).endswith(hint) == is_text
 
@@ -188,7 +187,7 @@ def test_a_number_that_came_as_text_is_called_so_and_how_to_write_it(
 def test_a_possible_setting_is_the_number_or_text_that_it_is(name, value):
     """As Python's own, in the notebook's variables too; settings.json can hold it."""
     namespace = {**SETTINGS, name: value}
-    found = scenes.settings.pick(namespace)[name]
+    found = settings.pick(namespace)[name]
     assert namespace[name] is found
     assert json.loads(json.dumps(found)) == found
     if isinstance(value, (str, Path)):
@@ -210,29 +209,29 @@ def test_a_possible_setting_is_the_number_or_text_that_it_is(name, value):
         ({"GROUPS": "b.csv"}, ["groups"]),
     ],
 )
-def test_a_repeated_run_says_what_is_not_as_it_was(changed, told, capsys, monkeypatch):
+def test_a_repeated_run_says_what_is_not_as_it_was(changed, told, printed, monkeypatch):
     for name in ("a.csv", "b.csv", "g.CSV", "w.h5"):
         Path(name).write_text(name)
-    monkeypatch.setattr(scenes.base_model, "check_weights", str)
+    monkeypatch.setattr(base_model, "check_weights", str)
     files = {"CORRECTIONS": "a.csv", "GROUPS": "g.CSV", "WEIGHTS": "w.h5"}
     given = SETTINGS | files
     recorded = {"versions": scenes.VERSIONS, "photos": "of another room"}
-    recorded |= scenes.settings.hash_files(given)
-    scenes.settings.check_settings({**given, **changed, "recorded": recorded})
-    said = capsys.readouterr().out.splitlines()
+    recorded |= settings.hash_files(given)
+    settings.check_settings({**given, **changed, "recorded": recorded})
+    said = printed().splitlines()
     assert len(said) == len(told)
     for line, name in zip(said, told, strict=True):
         assert re.match(
             f"This run does not repeat the recorded one: {name} .*, not ", line
         )
-    scenes.settings.check_settings({**given, **changed})
-    assert capsys.readouterr().out == ""
+    settings.check_settings({**given, **changed})
+    assert printed() == ""
 
 
-def test_a_run_of_other_versions_is_told(capsys):
+def test_a_run_of_other_versions_is_told(printed):
     recorded = {"versions": scenes.VERSIONS | {"keras": "1"}}
-    scenes.settings.check_settings({**SETTINGS, "recorded": recorded})
-    assert "versions {" in capsys.readouterr().out
+    check_with(recorded=recorded)
+    assert "versions {" in printed()
 
 
 # --- What else the numbers depend on --------------------------------------------------
@@ -267,16 +266,16 @@ def test_a_cell_that_changes_all_numbers_is_refused_by_name(name):
     change(value)
     try:
         with pytest.raises(ValueError, match=f"^.*{name}.* is .*; it must be .*: rest"):
-            scenes.settings.check_settings(dict(SETTINGS))
+            check_with()
     finally:
         change(back)
-    scenes.settings.check_configuration()
+    settings.check_configuration()
 
 
 def test_a_compiler_by_environment_variable_is_refused(monkeypatch):
     monkeypatch.setenv("TF_XLA_FLAGS", "--tf_xla_auto_jit=2")
     with pytest.raises(ValueError, match="TF_XLA_FLAGS is '--tf_xla_auto_jit=2'; it"):
-        scenes.settings.check_settings(dict(SETTINGS))
+        check_with()
 
 
 # --- Files ----------------------------------------------------------------------------
@@ -289,7 +288,7 @@ def test_a_cache_that_cannot_be_written_to_is_refused_at_once(cache, small_disk)
     with pytest.raises(
         ValueError, match=rf"^CACHE is '{cache}'; .* can be written to.*\(\[Errno"
     ):
-        scenes.settings.check_settings({**SETTINGS, "CACHE": cache})
+        check_with(CACHE=cache)
 
 
 def test_a_reason_without_words_is_its_kind(monkeypatch):
@@ -297,17 +296,16 @@ def test_a_reason_without_words_is_its_kind(monkeypatch):
     with pytest.raises(
         ValueError, match=r"^CORRECTIONS is 'a.csv'; .* \(MemoryError\)"
     ):
-        scenes.settings.check_settings({**SETTINGS, "CORRECTIONS": "a.csv"})
+        check_with(CORRECTIONS="a.csv")
 
 
 def test_corrections_that_cannot_be_read_are_refused_at_once():
     with pytest.raises(
         ValueError, match=r"^CORRECTIONS is 'none.csv'; it must be .* \(\[Errno"
     ):
-        scenes.settings.check_settings({**SETTINGS, "CORRECTIONS": "none.csv"})
+        check_with(CORRECTIONS="none.csv")
     Path("labels.csv").touch()
-    given = {**SETTINGS, "CORRECTIONS": Path("labels.csv")}
-    assert scenes.settings.check_settings(given)["CORRECTIONS"] == "labels.csv"
+    assert check_with(CORRECTIONS=Path("labels.csv"))["CORRECTIONS"] == "labels.csv"
 
 
 def write_arrays(name: str, shapes: list) -> None:
@@ -327,7 +325,7 @@ def test_weights_that_are_not_those_of_the_base_model_are_refused_at_once(
     for file in ["none.h5", "text.h5", "whole.weights.h5", "folder.h5", "empty.h5"]:
         told = f"^WEIGHTS is '{file}'; it must be 'imagenet', None or .*\\(.+\\)$"
         with pytest.raises(ValueError, match=told):
-            scenes.settings.check_settings({**SETTINGS, "WEIGHTS": file})
+            check_with(WEIGHTS=file)
     assert not recwarn.list
 
 
@@ -341,10 +339,9 @@ def test_weights_are_known_by_their_shapes_and_no_network_is_built(
     random_base_model.save("whole.h5")
     with h5py.File("own.weights.h5", "a") as file:
         file["optimizer/vars/0"] = 1.0
-    monkeypatch.delattr(scenes.base_model, "build_base_model")
+    monkeypatch.delattr(base_model, "build_base_model")
     for file in ("own.weights.h5", "whole.h5"):
-        given = {**SETTINGS, "WEIGHTS": file}
-        assert scenes.settings.check_settings({**given, "WEIGHTS": Path(file)}) == given
+        assert check_with(WEIGHTS=Path(file)) == SETTINGS | {"WEIGHTS": file}
     shapes = [weight.shape for weight in random_base_model.weights]
     turned = [shape[::-1] for shape in shapes]  # of as many numbers
     faults = {
@@ -357,7 +354,7 @@ def test_weights_are_known_by_their_shapes_and_no_network_is_built(
     for name, (arrays, told) in faults.items():
         write_arrays(f"{name}.h5", arrays)
         with pytest.raises(ValueError, match=told):
-            scenes.settings.check_settings({**SETTINGS, "WEIGHTS": f"{name}.h5"})
+            check_with(WEIGHTS=f"{name}.h5")
 
 
 # --- Arguments ------------------------------------------------------------------------
@@ -378,7 +375,7 @@ GRID = {
 
 
 def test_options_hold_pythons_own_numbers_or_are_refused():
-    options = scenes.settings.GridOptions(
+    options = settings.GridOptions(
         learning_rates=np.array([0.01, 0.001]),
         dropouts=(fractions.Fraction(1, 5),),
         weight_decays=[np.longdouble("0.25"), 0],
@@ -393,7 +390,7 @@ def test_options_hold_pythons_own_numbers_or_are_refused():
         with pytest.raises(
             ValueError, match=f"^{name} is {re.escape(repr(value))}; it"
         ):
-            scenes.settings.HeadOptions(**one | {name: value})
+            settings.HeadOptions(**one | {name: value})
 
 
 def test_an_impossible_argument_is_refused_before_any_work(table, tmp_path):
@@ -407,20 +404,20 @@ def test_an_impossible_argument_is_refused_before_any_work(table, tmp_path):
         (utils.create_validation, [table], {}, {"ratio": 0.51, "seed": -1}),
         (utils.draw_folds, [table], {"folds": 2}, {"folds": 1, "seed": -1}),
         (
-            scenes.features.extract_features,
+            features.extract_features,
             [table, None],
             {"cache": tmp_path / "cache"},
             {"batch_size": 0},
         ),
         (
-            scenes.heads.build_head,
-            [scenes.base_model.N_FEATURES, 6],
+            heads.build_head,
+            [base_model.N_FEATURES, 6],
             {"dropout": 0.3, "weight_decay": 0.01},
             {"dropout": 1, "weight_decay": -1},
         ),
-        (scenes.settings.HeadOptions, [], HEAD, training | head),
-        (scenes.settings.GridOptions, [], GRID, training | grid),
-        (scenes.settings.FineTuningOptions, [], TUNING, training | tuning),
+        (settings.HeadOptions, [], HEAD, training | head),
+        (settings.GridOptions, [], GRID, training | grid),
+        (settings.FineTuningOptions, [], TUNING, training | tuning),
         (scenes.classifier.predict, [None, tmp_path], {}, {"batch_size": 0}),
     ]
     for function, given, named, impossible in rows:
@@ -433,5 +430,5 @@ def test_an_impossible_argument_is_refused_before_any_work(table, tmp_path):
 
 
 def test_fine_tuning_without_more_is_that_of_the_committed_results():
-    options = scenes.settings.FineTuningOptions(**TUNING)
+    options = settings.FineTuningOptions(**TUNING)
     assert (options.batch_size, options.weight_decay) == (32, 0.01)

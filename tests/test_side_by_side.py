@@ -5,12 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from numpy.testing import assert_allclose
 from search import fit_alone, make_photos, make_unequal, run_example
 from sklearn.utils.class_weight import compute_sample_weight
 
 import scenes
-import scenes.heads
-import scenes.side_by_side
+from scenes import side_by_side
 
 pytestmark = pytest.mark.quick
 
@@ -43,7 +43,7 @@ def make_halves(n_classes=6, make=make_photos):
 def train(halves, grid, *, n_classes=6, seed=0, class_weight=None):
     """Return a table of all heads: a row for each head and epoch, and its setting."""
     (X, y), (X_val, y_val) = halves
-    model = scenes.side_by_side.SideBySideHeads(
+    model = side_by_side.SideBySideHeads(
         **grid, n_features=X.shape[1], n_classes=n_classes, seed=seed
     )
     weights = compute_sample_weight(class_weight, y).astype("float32")
@@ -96,9 +96,7 @@ def test_a_head_trains_side_by_side_as_alone(n_classes, seed, make, class_weight
     for setting in ((0.005, 0.0, 1e-4), (0.0005, 0.5, 1e-2)):
         alone = fit_alone(*halves, setting, **options, **EPOCHS)
         together = pick(table, setting)
-        np.testing.assert_allclose(
-            together, alone, rtol=0, atol=1e-4, err_msg=str(setting)
-        )
+        assert_allclose(together, alone, rtol=0, atol=1e-4, err_msg=str(setting))
 
 
 def test_equal_settings_give_equal_columns():
@@ -109,7 +107,7 @@ def test_equal_settings_give_equal_columns():
     }
     figures = pick(train(make_halves(), equal), (0.005, 0.3, 1e-3))
     for epoch in figures.reshape(2, 12, 4):
-        np.testing.assert_allclose(epoch, epoch[:1].repeat(12, 0), rtol=0, atol=1e-6)
+        assert_allclose(epoch, epoch[:1].repeat(12, 0), rtol=0, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -134,13 +132,13 @@ def table():
 def test_a_head_does_not_depend_on_the_heads_beside_it(table, grid):
     setting = 0.005, 0.5, 1e-4
     other = pick(train(make_halves(), grid), setting)
-    np.testing.assert_allclose(other, pick(table, setting), rtol=0, atol=1e-5)
+    assert_allclose(other, pick(table, setting), rtol=0, atol=1e-5)
 
 
 def test_a_copy_of_side_by_side_runs_its_example_alone(tmp_path):
     """The example of its docstring, in a folder that holds nothing but the file."""
     printed = run_example(
-        scenes.side_by_side,
+        side_by_side,
         tmp_path,
         "assert history['val_head_accuracy'][-1].shape == (2, 4)",
         "assert history['val_head_accuracy'][-1].max() > 0.8",

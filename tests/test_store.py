@@ -7,12 +7,14 @@ import os
 import shutil
 import zipfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from conftest import flip
+from numpy.testing import assert_array_equal
 
-import scenes.files
-from scenes import store
+from scenes import files, store
 from scenes.store import Entry
 
 KIND, MADE_OF, OTHER = "features", "0123456789abcdef", "fedcba9876543210"
@@ -67,7 +69,7 @@ def test_an_entry_is_there_whole_under_its_kind_fingerprint_and_part(cache):
     for number, (one, part) in enumerate(places):
         found = one.get(SCHEMA, part)
         assert set(found) == set(SCHEMA)
-        np.testing.assert_array_equal(found["rows"], ARRAYS["rows"] + number)
+        assert_array_equal(found["rows"], ARRAYS["rows"] + number)
         assert found["names"].tolist() == ARRAYS["names"].tolist()
     assert entry.parts() == ["a", "b", "c"]
     assert other.parts() == Entry(cache, "none", MADE_OF).parts() == []
@@ -76,12 +78,9 @@ def test_an_entry_is_there_whole_under_its_kind_fingerprint_and_part(cache):
     assert names(cache) == [f"{KIND}-{OTHER}.npz", f"{KIND}-more-{MADE_OF}.npz"]
 
 
-def flip(path: Path) -> None:
+def flip_in_rows(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
-        place = archive.getinfo("rows.npy").header_offset + 170
-    content = bytearray(path.read_bytes())
-    content[place] ^= 1
-    path.write_bytes(content)
+        flip(path, archive.getinfo("rows.npy").header_offset + 170)
 
 
 def put(path: Path, arrays: dict) -> None:
@@ -90,7 +89,7 @@ def put(path: Path, arrays: dict) -> None:
 
 HARMS = {
     "cut off": lambda path: path.write_bytes(path.read_bytes()[:-40]),
-    "a changed byte": flip,
+    "a changed byte": flip_in_rows,
     "another shape": lambda path: put(path, ARRAYS | {"names": np.array(["a"])}),
     "another type": lambda path: put(path, ARRAYS | {"rows": np.zeros((3, 2))}),
     "an array missing": lambda path: put(path, {"rows": ARRAYS["rows"]}),
@@ -98,25 +97,25 @@ HARMS = {
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_damaged_entry_is_missing_with_a_word_and_replaced(entry, harm, capsys):
+def test_a_damaged_entry_is_missing_with_a_word_and_replaced(entry, harm, printed):
     entry.put(ARRAYS)
     HARMS[harm](path_of(entry))
     assert entry.get(SCHEMA) is None
-    said = capsys.readouterr().out
+    said = printed()
     assert said.startswith(f"This is computed again: {path_of(entry)} cannot be read")
     assert said.count("\n") == 1
     entry.put(ARRAYS)
     assert entry.get(SCHEMA) is not None
-    assert capsys.readouterr().out == ""
+    assert printed() == ""
 
 
 def test_what_vanishes_between_two_calls_is_missing_and_stops_nothing(
-    entry, maps, cache, monkeypatch, capsys
+    entry, maps, cache, monkeypatch, printed
 ):
     """Another run drops it after this one has seen it."""
     entry.put(ARRAYS)
     put_blocks(maps)
-    begins_with, glob = scenes.files.begins_with, Path.glob
+    begins_with, glob = files.begins_with, Path.glob
 
     def see_and_drop(path, *parts):
         seen = begins_with(path, *parts)
@@ -128,26 +127,24 @@ def test_what_vanishes_between_two_calls_is_missing_and_stops_nothing(
             path.unlink()
             yield path
 
-    monkeypatch.setattr(scenes.files, "begins_with", see_and_drop)
+    monkeypatch.setattr(files, "begins_with", see_and_drop)
     assert entry.get(SCHEMA) is None
     assert maps.map() is None
     assert names(cache) == []
-    monkeypatch.setattr(scenes.files, "begins_with", begins_with)
+    monkeypatch.setattr(files, "begins_with", begins_with)
     entry.put(ARRAYS)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "glob", find_and_drop)
         store.prune(cache, KIND, keep=0)
-    assert capsys.readouterr().out == ""
+    assert printed() == ""
 
 
 def test_a_failed_put_leaves_what_was_there(entry, cache, monkeypatch):
     entry.put(ARRAYS)
 
-    def fail(source, target):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+    full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", fail)
+        patch.setattr(os, "replace", full)
         with pytest.raises(OSError, match=f"cannot write {path_of(entry)} .No space"):
             entry.put({"rows": ARRAYS["rows"][:1]})
     assert names(cache) == [path_of(entry).name]
@@ -168,7 +165,7 @@ def test_blocks_are_mapped_from_disk_and_others_of_the_kind_deleted(maps, cache)
     for array in (written, found):
         assert isinstance(array, np.memmap)
         assert array.dtype == BLOCKS.dtype
-        np.testing.assert_array_equal(array, BLOCKS)
+        assert_array_equal(array, BLOCKS)
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
     assert other.map() is None
@@ -180,12 +177,11 @@ def test_blocks_are_mapped_from_disk_and_others_of_the_kind_deleted(maps, cache)
 def test_a_damaged_array_is_missing(maps, cache, harm):
     put_blocks(maps)
     (path,) = cache.glob("maps-*.npy")
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    bad = {"cut off": content[:-20], "a changed byte": content, "empty": b""}
-    path.write_bytes(bad[harm])
+    flip(path, -1)
+    bad = path.read_bytes()
+    path.write_bytes({"cut off": bad[:-20], "a changed byte": bad, "empty": b""}[harm])
     assert maps.map() is None
-    np.testing.assert_array_equal(put_blocks(maps), BLOCKS)
+    assert_array_equal(put_blocks(maps), BLOCKS)
 
 
 def test_a_drive_that_cannot_map_memory_is_read(maps, monkeypatch):
@@ -199,7 +195,7 @@ def test_a_drive_that_cannot_map_memory_is_read(maps, monkeypatch):
     monkeypatch.setattr(np, "load", refuse)
     for array in (put_blocks(maps), maps.map()):
         assert not isinstance(array, np.memmap)
-        np.testing.assert_array_equal(array, BLOCKS)
+        assert_array_equal(array, BLOCKS)
 
 
 def test_a_disk_without_room_is_told_before_any_block_is_made(maps, cache, monkeypatch):
@@ -219,7 +215,7 @@ def test_a_disk_without_room_is_told_before_any_block_is_made(maps, cache, monke
     assert caught.value.errno == errno.ENOSPC
     assert other.map() is not None
     full = usage._replace(free=size)
-    np.testing.assert_array_equal(put_blocks(maps), BLOCKS)
+    assert_array_equal(put_blocks(maps), BLOCKS)
 
 
 def test_interrupted_blocks_are_left_nowhere_and_a_killed_runs_go_with_the_lock(
@@ -270,7 +266,7 @@ def test_the_oldest_entries_go_but_for_those_in_use(cache):
 
 
 def test_an_entry_is_locked_for_one_run_at_a_time(entry, maps, cache, monkeypatch):
-    monkeypatch.setattr(scenes.files, "WAIT", 0)
+    monkeypatch.setattr(files, "WAIT", 0)
     with entry.lock():
         with (
             pytest.raises(RuntimeError, match=f"another run is writing .*{MADE_OF}"),
@@ -300,7 +296,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("what", FOREIGN)
 def test_a_users_own_file_is_never_read_replaced_or_deleted(
-    entry, maps, cache, what, capsys
+    entry, maps, cache, what, printed
 ):
     """Under any name: also under that of an entry, a part or a mapped array."""
     mapped = put_blocks(maps)
@@ -316,12 +312,12 @@ def test_a_users_own_file_is_never_read_replaced_or_deleted(
     assert entry.get(SCHEMA) is None
     assert entry.get(SCHEMA, "part") is None
     assert maps.map() is None
-    assert capsys.readouterr().out == ""
+    assert printed() == ""
     for part in ("", "part"):
         entry.put(ARRAYS, part)
     if path.name in taken:
-        np.testing.assert_array_equal(put_blocks(maps), mapped)
-    told = capsys.readouterr().out.splitlines()
+        assert_array_equal(put_blocks(maps), mapped)
+    told = printed().splitlines()
     stays = "was not written by this project: it stays, and nothing is kept."
     assert told == [f"{cache / name} {stays}" for name in taken]
     entry.drop()

@@ -6,14 +6,15 @@ computed.
 import importlib
 import itertools
 import re
-from pathlib import Path
 from unittest.mock import Mock
 
 import few_photos
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CLASSES, draw
+from conftest import CLASSES, ROOT, draw
+from numpy.random import default_rng
+from numpy.testing import assert_allclose
 from PIL import Image
 from search import fake_training
 from sklearn.decomposition import PCA
@@ -23,14 +24,10 @@ from sklearn.pipeline import make_pipeline
 
 import scenes
 import scenes.classifier
-import scenes.dataset
-import scenes.evaluation
-import scenes.folders
-from scenes import calibration, grid_search
+from scenes import calibration, dataset, evaluation, grid_search
 from scenes.settings import GridOptions
 from studies import common, label_noise, large_search, unknown_classes
 
-ROOT = Path(__file__).parents[1]
 BENCHMARK = (ROOT / "tools" / "BENCHMARK.md").read_text("utf-8")
 STUDIES = ["label_noise", "large_search", "mobile_export", "unknown_classes"]
 # The class that each one is confused with most.
@@ -77,7 +74,7 @@ def test_the_benchmark_says_what_training_on_all_photos_changed():
 
 
 def test_a_model_is_judged_on_test_photos_and_fitted_on_others():
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     honest = rng.dirichlet(np.full(3, 0.1), 4000)
     y = (honest.cumsum(axis=1) < rng.random((len(honest), 1))).sum(axis=1).clip(0, 2)
     sharp = calibration.apply_temperature(honest, 0.5)
@@ -137,16 +134,14 @@ def test_a_search_is_condensed_and_a_plot_shows_its_best(loaded, monkeypatch, tm
         "val_accuracy"
     ].mean()
     shown = large_search.figures()["grid_search_large_epochs"].data[0]
-    np.testing.assert_allclose(
-        shown.z, 100 * means.unstack().max(axis=1).unstack(), atol=1e-4
-    )
+    assert_allclose(shown.z, 100 * means.unstack().max(axis=1).unstack(), atol=1e-4)
     assert (list(shown.x), list(shown.y)) == (["1", "2"], ["0.0005", "0.001"])
     kept = common.read("grid_search_large")
     assert list(kept["kept"].value_counts()) == [4, 4, 4]
     best = kept[kept["kept"] == "best"]
     tops = means.groupby(["learning_rate", "weight_decay"]).max()
-    np.testing.assert_allclose(best["val_accuracy"], tops, atol=1e-5)
-    np.testing.assert_allclose(best["gap"], tops.max() - tops, atol=1e-5)
+    assert_allclose(best["val_accuracy"], tops, atol=1e-5)
+    assert_allclose(best["gap"], tops.max() - tops, atol=1e-5)
 
 
 def test_the_large_search_is_that_of_its_lists():
@@ -202,16 +197,14 @@ def test_labels_that_were_made_wrong_are_found(bundled, share, precision):
     """
     images, features = (part[::4] for part in bundled)
     labels = images["label"].cat.codes.to_numpy().astype(int)
-    rows = np.random.default_rng(0).choice(
-        len(labels), round(share * len(labels)), replace=False
-    )
+    rows = default_rng(0).choice(len(labels), round(share * len(labels)), replace=False)
     wrong = labels.copy()
     wrong[rows] = np.array([CLASSES.index(name) for name in NEIGHBOURS])[labels[rows]]
     crude = make_pipeline(PCA(20, random_state=0), LinearDiscriminantAnalysis())
     probabilities = cross_val_predict(
         crude, features, wrong, cv=3, method="predict_proba"
     )
-    suggested = scenes.evaluation.flag_labels(probabilities, wrong)
+    suggested = evaluation.flag_labels(probabilities, wrong)
     found = (suggested >= 0) & (wrong != labels)
     assert found.sum() / len(rows) > 0.8
     assert found.sum() / (suggested >= 0).sum() > precision
@@ -294,9 +287,9 @@ def test_labels_are_cleaned_in_four_ways_and_judged_by_the_same_photos(monkeypat
         assert ((row.labels, row.seed), row.photos) == (case, len(photos))
         assert seed == row.seed
     assert all(list(rows) == list(range(60, 70)) for rows in predicted[5:])
-    np.testing.assert_allclose(table["val_accuracy"], 0.9)
+    assert_allclose(table["val_accuracy"], 0.9)
     loss = -(9 * np.log(0.8) + np.log(0.1)) / 10
-    np.testing.assert_allclose(table["val_loss"], loss)
+    assert_allclose(table["val_loss"], loss)
 
 
 @pytest.mark.parametrize("name", ["flagged_labels", "label_reading", "label_mistakes"])
@@ -324,10 +317,10 @@ def test_the_flagged_labels_are_a_file_of_corrections(bundled, tmp_path):
         common.ROOT / "results" / "flagged_labels.csv",
         tmp_path / "labels.csv",
     )
-    assert not scenes.dataset.apply_corrections(bundled[0], path)["corrected"].any()
+    assert not dataset.apply_corrections(bundled[0], path)["corrected"].any()
     table = common.read("flagged_labels")
     table.assign(label=table["suggested"]).to_csv(edited, index=False)
-    images = scenes.dataset.apply_corrections(bundled[0], edited)
+    images = dataset.apply_corrections(bundled[0], edited)
     assert set(images["path"][images["corrected"]]) == set(table["path"])
 
 
@@ -351,7 +344,7 @@ def test_the_near_duplicates_are_those_that_were_judged(loaded):
         found[key] = images[key[:-2]].iloc[rows].astype(str).to_numpy()
     both = judged.merge(found, on=keys, suffixes=("", "_found"))
     assert len(both) == len(judged)
-    np.testing.assert_allclose(both["cosine_found"], both["cosine"], atol=0.0001)
+    assert_allclose(both["cosine_found"], both["cosine"], atol=0.0001)
     assert set(judged["same_picture"]) <= {"yes", "no", "unsure"}
 
 

@@ -7,10 +7,11 @@ from functools import partial
 import keras
 import numpy as np
 import pytest
+from conftest import assert_same_arrays
 from search import run_example
 from tensorflow.python.eager.context import context
 
-import scenes.training
+from scenes import training
 from scenes.training import SettingUp, SharedGraph
 
 pytestmark = pytest.mark.quick
@@ -86,16 +87,14 @@ def test_a_training_by_a_graph_used_before_has_the_bytes_of_a_plain_fit(graph, s
     plain = build(seed)
     expected = train(plain.fit, **CASES[seed])
     assert history.history == expected.history
-    for weights, same in zip(model.get_weights(), plain.get_weights(), strict=True):
-        np.testing.assert_array_equal(weights, same)
+    assert_same_arrays(model.get_weights(), plain.get_weights())
 
 
 def test_a_model_keeps_its_weights_when_others_are_trained(graph):
     model, _ = train(partial(graph.fit, 1))
     kept = model.get_weights()
     train(partial(graph.fit, 2))
-    for weights, same in zip(model.get_weights(), kept, strict=True):
-        np.testing.assert_array_equal(weights, same)
+    assert_same_arrays(model.get_weights(), kept)
 
 
 def test_memory_does_not_grow_with_the_number_of_trainings(graph):
@@ -147,8 +146,7 @@ def test_fits_in_threads_have_each_the_order_of_its_own_seed():
     for seed in models:
         models[seed] = build(0)
         fit(seed, [])
-        for weights, same in zip(found[seed], models[seed].get_weights(), strict=True):
-            np.testing.assert_array_equal(weights, same)
+        assert_same_arrays(found[seed], models[seed].get_weights())
 
 
 def test_an_error_before_the_training_lets_the_next_one_begin():
@@ -162,7 +160,7 @@ def test_an_error_before_the_training_lets_the_next_one_begin():
 
 def test_a_copy_of_training_runs_its_example_alone(tmp_path):
     """The example of its docstring, in a folder that holds nothing but the file."""
-    printed = run_example(scenes.training, tmp_path)
+    printed = run_example(training, tmp_path)
     losses = [float(line.split()[1]) for line in printed.splitlines()]
     assert len(losses) == len(set(losses)) == 10
     assert max(losses) < 2

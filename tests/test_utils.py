@@ -8,16 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import requests
-from conftest import draw, read_table
+from conftest import draw, make_table, read_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+from pandas.testing import assert_frame_equal
 from PIL import Image
 
 import scenes
 import scenes.classifier
-import scenes.evaluation
-import scenes.photos
 import utils
+from scenes import evaluation, photos
 
 
 def contents(folder: Path) -> dict[Path, tuple]:
@@ -63,7 +64,7 @@ def copied(drawn):
     shutil.copy(train / "sea" / "0.jpg", train / "sea" / "copy.jpg")
     shutil.copy(train / "glacier" / "0.jpg", train / "mountain" / "glacier.jpg")
     shutil.copy(test / "street" / "0.jpg", train / "street" / "test.jpg")
-    pixels = scenes.photos.read_photo(test / "forest" / "0.jpg")
+    pixels = photos.read_photo(test / "forest" / "0.jpg")
     Image.fromarray(pixels).save(train / "buildings" / "forest.png")
     return read_table(drawn)
 
@@ -104,27 +105,25 @@ def test_drop_leaks_takes_out_what_another_split_is_judged_by():
     """
     Unreadable photos, which have no digest, are left to the error that names them.
     """
-    rows = [
-        *[("a", "train", "goes"), ("a", "validation", "goes"), ("a", "test", "stays")],
-        *[("b", "train", "goes"), ("b", "validation", "stays")],
-        *[("c", "train", "goes"), ("c", "test", "stays"), ("c", "prediction", "stays")],
-        *[
-            ("d", "train", "stays"),
-            ("d", "train", "stays"),
-            ("e", "validation", "stays"),
-        ],
-        *[("", "train", "stays"), ("", "validation", "stays"), ("", "test", "stays")],
-    ]
+    fates = """
+        a train goes, a validation goes, a test stays,
+        b train goes, b validation stays,
+        c train goes, c test stays, c prediction stays,
+        d train stays, d train stays, e validation stays,
+        - train stays, - validation stays, - test stays
+    """
+    rows = [fate.split() for fate in fates.split(",")]
     images = pd.DataFrame(rows, columns=["digest", "split", "fate"])
+    images["digest"] = images["digest"].replace("-", "")
     images["label"] = np.where(images["split"] == "prediction", None, "sea")
     images["split"] = pd.Categorical(images["split"], scenes.SPLITS)
     left = utils.drop_leaks(images)
-    pd.testing.assert_frame_equal(left, images[images["fate"] == "stays"])
+    assert_frame_equal(left, images[images["fate"] == "stays"])
 
 
 def photos_in(**splits: str) -> pd.DataFrame:
     """Return a table of photos of two classes, A and b, that are known by a letter."""
-    rows = [(letter, split) for split, photos in splits.items() for letter in photos]
+    rows = [(letter, split) for split, letters in splits.items() for letter in letters]
     images = pd.DataFrame(rows, columns=["digest", "split"])
     labels = ["cats" if letter.isupper() else "dogs" for letter in images["digest"]]
     images["label"] = pd.Categorical(labels)
@@ -152,16 +151,16 @@ def photos_in(**splits: str) -> pd.DataFrame:
     ],
 )
 def test_how_many_copies_are_left_out_is_said_and_no_class_vanishes(
-    images, said, refused, capsys
+    images, said, refused, printed
 ):
     if refused:
         with pytest.raises(ValueError, match=refused):
             utils.drop_leaks(images)
     else:
         utils.drop_leaks(images)
-    printed = capsys.readouterr().out
-    assert printed.startswith(said)
-    assert len(printed.splitlines()) == bool(said)
+    out = printed()
+    assert out.startswith(said)
+    assert len(out.splitlines()) == bool(said)
 
 
 def test_the_audit_finds_the_known_copies_by_the_bundled_digests(bundled):
@@ -176,9 +175,7 @@ def test_the_audit_finds_the_known_copies_by_the_bundled_digests(bundled):
 def test_what_the_audit_calls_copies_are_copies(bundled, real_photos):
     copies = utils.audit_images(bundled[0]).query("finding == 'duplicate'")
     for _, paths in copies.groupby("digest")["path"]:
-        first, *others = (
-            scenes.photos.read_photo(real_photos / path) for path in paths
-        )
+        first, *others = (photos.read_photo(real_photos / path) for path in paths)
         assert others
         assert all(np.array_equal(first, other) for other in others)
 
@@ -191,43 +188,29 @@ def tables(draw_from):
     """
     Return a table of photos, some of them copies of others, and some without a label.
     """
-    rows = draw_from(
-        st.lists(
-            st.tuples(
-                st.sampled_from(range(3)),
-                st.sampled_from(["train", "test", "prediction"]),
-                st.integers(0, 12),
-            ),
-            max_size=60,
-        )
+    classes, splits = ["first", "second", "third"], ["train", "test", "prediction"]
+    row = st.tuples(
+        st.sampled_from(classes), st.sampled_from(splits), st.integers(0, 12)
     )
+    rows = draw_from(st.lists(row, max_size=60))
     # Every class has enough different photos to be split.
-    rows += [
-        (label, "train", 100 * (label + 1) + i) for label in range(3) for i in range(11)
-    ]
-    order = np.random.default_rng(draw_from(st.integers(0, 99))).permutation(len(rows))
-    label, split, digest = zip(*(rows[i] for i in order), strict=True)
-    classes = ["first", "second", "third"]
-    names = [
-        None if s == "prediction" else classes[i]
-        for i, s in zip(label, split, strict=True)
-    ]
-    return pd.DataFrame(
-        {
-            "path": [f"{i}.jpg" for i in range(len(rows))],
-            "label": pd.Categorical(names, classes),
-            "split": pd.Categorical(split, scenes.SPLITS),
-            "digest": [f"{d:032}" for d in digest],
-            "group": [f"{d - (d % 100 == 1):032}" for d in digest],  # two of a patient
-        }
-    )
+    for number, label in enumerate(classes, start=1):
+        rows += [(label, "train", 100 * number + i) for i in range(11)]
+    rows = pd.DataFrame(rows, columns=["label", "split", "number"])
+    rows = rows.sample(frac=1, random_state=draw_from(st.integers(0, 99)))
+    labels = rows["label"].where(rows["split"] != "prediction")
+    images = make_table(labels.to_numpy(), classes)
+    images["split"] = pd.Categorical(rows["split"], scenes.SPLITS)
+    images["digest"] = [f"{n:032}" for n in rows["number"]]
+    of_a_patient = [n - (n % 100 == 1) for n in rows["number"]]  # two of one
+    return images.assign(group=[f"{n:032}" for n in of_a_patient])
 
 
 @settings(max_examples=20)
 @given(tables(), st.integers(1, 15), st.integers(0, 3))
 def test_shrink_keeps_every_nth_photo_of_each_class_and_split(images, factor, start):
     left = utils.shrink(images, factor, start=start)
-    pd.testing.assert_frame_equal(left, images.loc[left.index])
+    assert_frame_equal(left, images.loc[left.index])
     assert left.index.is_monotonic_increasing
     for key, rows in images.groupby(["split", "label"], observed=True):
         kept = left[(left["split"] == key[0]) & (left["label"] == key[1])]
@@ -254,11 +237,11 @@ def test_a_photo_is_never_parted_from_its_group(images, name, ratio, seed):
     labelled = split[split["split"].isin(["train", name])]
     assert labelled.groupby("group")["split"].nunique().max() == 1
     assert (images["split"][moved] == "train").all()
-    pd.testing.assert_frame_equal(split.loc[~moved, images.columns], images[~moved])
+    assert_frame_equal(split.loc[~moved, images.columns], images[~moved])
     kept = images.columns.drop("split")
-    pd.testing.assert_frame_equal(split[kept], images[kept])
-    pd.testing.assert_frame_equal(split, SET_APART[name](images, ratio, seed=seed))
-    pd.testing.assert_frame_equal(split, SET_APART[name](split, ratio, seed=seed))
+    assert_frame_equal(split[kept], images[kept])
+    assert_frame_equal(split, SET_APART[name](images, ratio, seed=seed))
+    assert_frame_equal(split, SET_APART[name](split, ratio, seed=seed))
 
 
 @settings(max_examples=20)
@@ -272,14 +255,7 @@ def test_the_same_share_of_each_class_is_set_apart_within_one_photo(
     sizes, name, ratio, seed
 ):
     classes = [f"class {i:02}" for i in range(len(sizes))]
-    labels = np.repeat(classes, sizes)
-    images = pd.DataFrame(
-        {
-            "label": pd.Categorical(labels, classes),
-            "split": pd.Categorical(["train"] * len(labels), scenes.SPLITS),
-            "group": [f"{i:032}" for i in range(len(labels))],
-        }
-    )
+    images = make_table(np.repeat(classes, sizes), classes)
     split = SET_APART[name](images, ratio, seed=seed)
     taken = split[split["split"] == name]["label"].value_counts()[classes]
     assert (np.abs(taken.to_numpy() - np.array(sizes) / round(1 / ratio)) < 1).all()
@@ -289,7 +265,7 @@ def test_the_same_share_of_each_class_is_set_apart_within_one_photo(
 def test_a_split_that_is_given_is_left_as_it_is(drawn, name):
     images = read_table(drawn)
     images.loc[images.index[:3], "split"] = name
-    pd.testing.assert_frame_equal(SET_APART[name](images)[images.columns], images)
+    assert_frame_equal(SET_APART[name](images)[images.columns], images)
 
 
 @pytest.mark.parametrize("name", SET_APART)
@@ -349,13 +325,13 @@ def test_an_impossible_share_is_refused_by_name(drawn):
         ),
     ],
 )
-def test_what_becomes_a_split_is_said(name, ratio, said, drawn, capsys):
+def test_what_becomes_a_split_is_said(name, ratio, said, drawn, printed):
     images = read_table(drawn)
-    capsys.readouterr()
+    printed()
     SET_APART[name](images[images["split"] == "train"], ratio)
-    printed = capsys.readouterr().out
-    assert printed.startswith(said)
-    assert len(printed.splitlines()) == 1
+    out = printed()
+    assert out.startswith(said)
+    assert len(out.splitlines()) == 1
 
 
 @pytest.mark.parametrize("given", [True, False])
@@ -388,7 +364,7 @@ def test_no_helper_of_the_table_touches_a_file_or_the_table_it_is_given(copied, 
     for images in (utils.shrink(utils.drop_leaks(copied), 2), copied):
         utils.audit_images(utils.create_validation(images, 0.5))
     assert contents(drawn) == before
-    pd.testing.assert_frame_equal(copied, table)
+    assert_frame_equal(copied, table)
     assert len(before) > 50
 
 
@@ -410,7 +386,7 @@ def test_show_images_shows_each_photo_under_its_title(gallery):
     assert not any(axis.axison for axis in figure.axes)
     for seed, axis in enumerate(figure.axes):
         assert axis.get_title() == titles[seed]
-        np.testing.assert_array_equal(axis.images[0].get_array(), draw(seed))
+        assert_array_equal(axis.images[0].get_array(), draw(seed))
     assert not plt.get_fignums(), "left for the notebook to show twice"
 
 
@@ -423,8 +399,8 @@ def test_show_images_hides_no_line_of_a_title(lines, size, tmp_path):
     titles = ["\n".join(["glacier"] * lines)] * 14
     figure = utils.show_images([tmp_path / "a.png"] * 14, titles)
     figure.canvas.draw()
-    photos = [axis.get_window_extent() for axis in figure.axes[:14]]
-    ceilings = [figure.bbox.y1] * 6 + [photo.y0 for photo in photos]
+    pictures = [axis.get_window_extent() for axis in figure.axes[:14]]
+    ceilings = [figure.bbox.y1] * 6 + [photo.y0 for photo in pictures]
     for axis, ceiling in zip(figure.axes[:14], ceilings, strict=False):
         assert axis.title.get_window_extent().y1 <= ceiling
 
@@ -438,14 +414,14 @@ def test_show_images_takes_any_title_as_text(gallery):
     assert shown == [*titles[:2], "caf\\udce9.jpg", *titles[3:]]
 
 
-def test_photos_are_shown_if_there_are_files(gallery, capsys):
+def test_photos_are_shown_if_there_are_files(gallery, printed):
     images = pd.DataFrame({"file": list(map(str, gallery))})
     assert len(utils.show_photos(images, ["a"] * 7).axes) == 7
-    assert capsys.readouterr().out == ""
+    assert printed() == ""
     assert utils.show_photos(images[:0], []) is None
-    assert capsys.readouterr().out == "Nothing found.\n"
+    assert printed() == "Nothing found.\n"
     assert utils.show_photos(images.assign(file=None), ["a"] * 7) is None
-    assert capsys.readouterr().out.startswith("With the photos, ")
+    assert printed().startswith("With the photos, ")
 
 
 def test_examples_are_four_photos_of_the_table_or_those_that_scikit_learn_ships():
@@ -462,32 +438,32 @@ def test_examples_are_four_photos_of_the_table_or_those_that_scikit_learn_ships(
 
 
 def test_the_first_photos_of_a_folder_are_shown_under_their_predictions(
-    classifier, tmp_path, monkeypatch, capsys
+    classifier, tmp_path, monkeypatch, printed
 ):
     """The others are neither read nor drawn, and how many there are is said."""
     assert utils.show_predictions(classifier, tmp_path / "none") is None
-    assert capsys.readouterr().out.startswith("Put photos into ")
+    assert printed().startswith("Put photos into ")
     (tmp_path / "b.heic").touch()
     assert utils.show_predictions(classifier, tmp_path) is None
-    said = capsys.readouterr().out
+    said = printed()
     assert "b.heic (HEIC, raw" in said
     assert said.endswith(f"There is no photo in {tmp_path}/.\n")
     (tmp_path / "a.jpg").touch()
     assert utils.show_predictions(classifier, tmp_path) is None
-    assert "a.jpg cannot be read as a photo: " in capsys.readouterr().out
+    assert "a.jpg cannot be read as a photo: " in printed()
     for number in range(40):
         Image.fromarray(draw(number)).save(tmp_path / f"{number:02}.png")
-    read, read_photo = [], scenes.photos.read_photo
+    read, read_photo = [], photos.read_photo
     monkeypatch.setattr(
-        scenes.photos, "read_photo", lambda path: read.append(path) or read_photo(path)
+        photos, "read_photo", lambda path: read.append(path) or read_photo(path)
     )
     figure = utils.show_predictions(classifier, tmp_path)
     drawn = [axis for axis in figure.axes if axis.images]
     assert len(drawn) == len({Path(path).name for path in read}) == 36
-    np.testing.assert_array_equal(drawn[35].images[0].get_array(), draw(35))
+    assert_array_equal(drawn[35].images[0].get_array(), draw(35))
     first = scenes.classifier.predict(classifier, tmp_path / "00.png")
     assert drawn[0].get_title().startswith(first["label"][0])
-    assert "The first 36 of 41 photos are shown.\n" in capsys.readouterr().out
+    assert "The first 36 of 41 photos are shown.\n" in printed()
 
 
 # --- Tables and lines -----------------------------------------------------------------
@@ -534,5 +510,5 @@ def test_a_search_is_described_beside_the_committed_one_if_asked(search):
     assert balanced == line.replace("accuracy", "balanced one")
     beside = utils.describe_search(search, beside_committed=True)
     committed = pd.read_csv(Path(utils.__file__).with_name("grid_search.csv"))
-    accuracy = scenes.evaluation.accuracy_by_other_folds(committed)
+    accuracy = evaluation.accuracy_by_other_folds(committed)
     assert beside == f"{line} (committed search: accuracy {accuracy:.2%})"
