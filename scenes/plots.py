@@ -434,21 +434,11 @@ def confusion(
     name : str
     """
     names = labels.cat.categories
-    counts = confusion_matrix(labels.astype(str), predictions, labels=names)
-    errors = counts - np.diag(counts.diagonal())
     classes = look.classes(labels)
-    figure = _matrix(counts, errors, classes)
-    finding = "No error"
-    if errors.any():
-        pair, both = _most_confused(errors, classes)
-        finding = f"{both:,} of {errors.sum():,} errors are between {pair}"
-    return look.style(figure, name, finding, height=700)
-
-
-def _matrix(counts, errors, classes):
-    """Return a heat map of the errors of true by predicted class."""
+    counts = confusion_matrix(labels.astype(str), predictions, labels=names)
     supports = counts.sum(axis=1, keepdims=True).clip(1)  # a class may have no photo
     shares = 100 * counts / supports
+    errors = counts - np.diag(counts.diagonal())
     texts = np.vectorize("{}<br>{:.1f}%".format)(counts, shares)
     shown = 100 * errors / supports
     heat = go.Heatmap(x=classes, y=classes, z=shown, zmin=0, customdata=texts)
@@ -463,11 +453,16 @@ def _matrix(counts, errors, classes):
     figure = go.Figure(heat)
     look.name_axes(figure, "predicted class", "true class")
     axis = look.class_ticks(classes)
-    is_named = len(classes) <= MANY_CLASSES
-    axis.update(constrain="domain", showgrid=False, showticklabels=is_named)
+    axis.update(constrain="domain", showgrid=False)
+    if len(classes) > MANY_CLASSES:
+        axis.update(showticklabels=False)
     figure.update_xaxes(axis)
     figure.update_yaxes(axis, autorange="reversed", scaleanchor="x")
-    return figure
+    finding = "No error"
+    if errors.any():
+        pair, both = _most_confused(errors, classes)
+        finding = f"{both:,} of {errors.sum():,} errors are between {pair}"
+    return look.style(figure, name, finding, height=700)
 
 
 def reliability(

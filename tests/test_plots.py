@@ -331,7 +331,7 @@ def test_many_classes_are_counted_by_size_and_named_by_the_mouse(figures):
     assert counts.data[0].texttemplate is None
     for axis in (confusion.layout.xaxis, confusion.layout.yaxis):
         assert axis.showticklabels is False
-    assert figures["confusion 20"].layout.yaxis.showticklabels
+    assert figures["confusion 20"].layout.yaxis.showticklabels is None
     [heat] = confusion.data
     assert list(map(read, heat.x)) == names(100)
     assert heat.texttemplate is None
