@@ -57,7 +57,13 @@ def best_setting(
     if results is None:
         results = files.read_csv(ROOT / "grid_search.csv")
     best = evaluation.best_hyperparameters(results)
-    return settings.HeadOptions(**best, seed=seed)
+    return settings.HeadOptions(
+        learning_rate=best["learning_rate"],
+        dropout=best["dropout"],
+        weight_decay=best["weight_decay"],
+        epochs=best["epoch"],
+        seed=seed,
+    )
 
 
 def predict_folds(
