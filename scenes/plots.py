@@ -450,6 +450,8 @@ def confusion(
         heat.text = np.where(shares < 0.5, "", texts)
         heat.texttemplate = "%{text}"
         heat.showscale = False
+    else:
+        heat.colorbar.title.side = "right"  # above, it may touch a number
     figure = go.Figure(heat)
     look.name_axes(figure, "predicted class", "true class")
     axis = look.class_ticks(classes)
