@@ -453,8 +453,8 @@ def _read_corrections(path, images):
     if len(unknown):
         raise ValueError(
             f"{here} names {photos.some(unknown)}, which is the path of no labelled "
-            f"photo; correct it (from PHOTOS on, with /; saved as CSV UTF-8) or delete "
-            f"the line"
+            f"photo of this run; correct it (from PHOTOS on, with /; saved as CSV "
+            f"UTF-8) or delete the line (also of photos that SHRINK_FACTOR leaves out)"
         )
     unallowed = labels[~labels.isin(allowed)]
     if len(unallowed):

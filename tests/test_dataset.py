@@ -594,7 +594,7 @@ NO_CSV = "is no CSV file with the columns path and label; save it as CSV UTF-8, 
         ),
         (
             "path,label\n0.jpg,sea\ncaf\udce9.jpg,sea\n",
-            "names caf\\udce9.jpg, which is the path of no labelled photo; correct it "
+            "names caf\\udce9.jpg, which is the path of no labelled photo of this run; correct it "
             "(from PHOTOS on, with /; saved as CSV UTF-8) or delete the line",
         ),
         ("path,label\n,sea\n", "names , which is the path of no labelled photo"),
