@@ -313,11 +313,10 @@ def find_shortcut(
     forest = RandomForestClassifier(
         min_samples_leaf=5, class_weight=class_weight, random_state=0
     )
-    folds = {"cv": splits, "scoring": "accuracy"}
-    if class_weight:
-        folds["scoring"] = "balanced_accuracy"
-    accuracy = cross_val_score(forest, seen, y, **folds).mean()
-    chance = cross_val_score(DummyClassifier(), seen, y, **folds).mean()
+    scoring = "balanced_accuracy" if class_weight else "accuracy"
+    guess = DummyClassifier()
+    accuracy = cross_val_score(forest, seen, y, cv=splits, scoring=scoring).mean()
+    chance = cross_val_score(guess, seen, y, cv=splits, scoring=scoring).mean()
     if accuracy - chance > max(0, head_accuracy - chance) / 2:
         print(
             f"Brightness, size, aspect ratio and file type alone reach {accuracy:.1%} "

@@ -12,7 +12,6 @@ import itertools
 import json
 import os
 import re
-import shutil
 import time
 import zipfile
 from collections.abc import Iterator
@@ -230,7 +229,7 @@ def write_edited(table: pd.DataFrame, csv: Path) -> None:
         if csv.exists() and csv.read_bytes() != beside.read_bytes():
             names = (csv.with_stem(f"{csv.stem}_{n}") for n in itertools.count(2))
             kept = next(path for path in names if not path.exists())
-            shutil.copy2(csv, kept)
+            csv.rename(kept)  # whole under either name, also if killed here
             print(f"Another {csv.name} was there; it is kept as {kept.name}.")
         move(beside, csv)
 
