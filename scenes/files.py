@@ -16,7 +16,6 @@ import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from csv import reader as csv_reader
 from pathlib import Path
 
 import numpy as np
@@ -368,8 +367,7 @@ def read_spreadsheet(csv: str | Path, columns: list[str]) -> pd.DataFrame:
     def normalize(name):
         return name.strip().lower()
 
-    [names] = csv_reader([header], delimiter=separator)
-    names = list(map(normalize, names))
+    names = [normalize(name.replace('"', "")) for name in header.split(separator)]
     for name in columns:
         if names.count(name) > 1:
             raise ValueError(f"the column {name} stands twice")

@@ -185,7 +185,7 @@ def divide(options: settings.GridOptions, n_classes: int) -> list[settings.GridO
     Return the grids of the blocks, each of whole dropout rates.
 
     They depend on the settings and classes alone, so that the results do not depend on
-    the machine.
+    the number of workers.
     """
     rates = options.dropouts
     columns_a_rate = n_classes * _heads_a_rate(options)
