@@ -391,7 +391,7 @@ def describe_search(
     line = (
         f"Head of this run: learning rate {best['learning_rate']:g}, dropout "
         f"{best['dropout']:g}, weight decay {best['weight_decay']:g}, "
-        f"{best['epoch']} epochs; cross-validated {metric} {accuracy:.2%}"
+        f"{best['epochs']} epochs; cross-validated {metric} {accuracy:.2%}"
     )
     if beside_committed:
         committed = pd.read_csv(runs.COMMITTED / "grid_search.csv")
@@ -415,39 +415,24 @@ def show_photos(images: pd.DataFrame, titles: Sequence[str]) -> Figure | None:
         return show_images(images["file"], titles)
 
 
-def choose_examples(
-    images: pd.DataFrame, correct: pd.Series, covered: np.ndarray, *, shipped: bool
-) -> pd.DataFrame:
+def choose_examples(images: pd.DataFrame, *, shipped: bool) -> pd.DataFrame:
     """
-    Return four test photos on which to look at a model: errors and unsure ones, if any.
+    Return `path` and `file` of four test photos, or of two that scikit-learn ships.
 
     Parameters
     ----------
     images : DataFrame
         The test photos.
-    correct : Series of bool, shape (n,)
-        Whether the prediction of each is right.
-    covered : ndarray of bool, shape (n,)
-        Whether the model answers it.
     shipped : bool
-        Take the two photos that scikit-learn ships instead.
-
-    Returns
-    -------
-    DataFrame
-        `path` and `file`.
+        Take those of scikit-learn.
     """
-    if shipped:
-        folder = Path(sklearn.datasets.__file__).with_name("images")
-        examples = pd.DataFrame({"path": ["china.jpg", "flower.jpg"]})
-        examples["file"] = [str(folder / name) for name in examples["path"]]
-        return examples
-    shuffled = images.assign(correct=correct, covered=covered)
-    shuffled = shuffled.sample(frac=1, random_state=0)
-    errors = shuffled.query("not correct").head(2)
-    unsure = shuffled.query("correct and not covered").head(2)
-    examples = pd.concat([errors, unsure, shuffled])
-    return examples[["path", "file"]].drop_duplicates().head(4)
+    if not shipped:
+        examples = images[["path", "file"]]
+        return examples.sample(min(4, len(examples)), random_state=0)
+    folder = Path(sklearn.datasets.__file__).with_name("images")
+    names = ["china.jpg", "flower.jpg"]
+    files = [str(folder / name) for name in names]
+    return pd.DataFrame({"path": names, "file": files})
 
 
 def show_predictions(

@@ -199,11 +199,17 @@ def reliability(
     """
     confidence = pd.Series(probabilities.max(axis=1))
     correct = pd.Series(probabilities.argmax(axis=1) == y)
-    groups = (confidence.rank(method="min") - 1) * bins // len(confidence)
+    groups = _bin(confidence, bins)
     table = correct.groupby(groups).apply(accuracy).unstack()
     table["photos"] = table["photos"].astype(int)
     table.insert(0, "confidence", confidence.groupby(groups).mean())
     return table
+
+
+def _bin(confidence, bins):
+    """Return the number of the bin of each confidence."""
+    ranks = confidence.rank(method="min").astype(int) - 1
+    return ranks * bins // len(confidence)
 
 
 def expected_calibration_error(table: pd.DataFrame) -> float:
@@ -214,3 +220,28 @@ def expected_calibration_error(table: pd.DataFrame) -> float:
     """
     gap = abs(table["confidence"] - table["accuracy"])
     return float(np.average(gap, weights=table["photos"]))
+
+
+def error_by_chance(
+    probabilities: np.ndarray, *, bins: int = 15, draws: int = 1000
+) -> float:
+    """
+    Return the ECE that a calibrated classifier exceeds once in twenty times, by chance.
+
+    So many times, it is drawn whether each prediction is right: with the probability
+    that is its confidence. Then the ECE over the bins of `reliability` is computed.
+
+    Parameters
+    ----------
+    probabilities : ndarray, shape (n, n_classes)
+    bins, draws : int
+    """
+    confidence = pd.Series(probabilities.max(axis=1))
+    groups = _bin(confidence, bins)
+    rng = np.random.default_rng(0)
+    errors = []
+    for _ in range(draws):
+        correct = rng.random(len(confidence)) < confidence
+        gaps = np.bincount(groups, correct - confidence)
+        errors.append(np.abs(gaps).sum() / len(confidence))
+    return float(np.quantile(errors, 0.95))

@@ -1,8 +1,8 @@
 """
 The data set (section 2): what needs more than plain pandas on the table of photos.
 
-Digests and unreadable photos, look-alikes and groups, sizes, corrections. No file is
-moved or changed.
+Digests and unreadable photos, look-alikes and groups, corrections. No file is moved or
+changed.
 """
 
 import os
@@ -188,8 +188,7 @@ def group_images(
     second, others = pd.factorize(read_groups(images, groups))
     print(
         f"GROUPS joins {len(images):,} photos into {len(others):,} groups; the largest "
-        f"holds {np.bincount(second).max():,}. The intervals of accuracies take each "
-        f"photo by itself, so they are too narrow."
+        f"holds {np.bincount(second).max():,}."
     )
     size = len(names) + len(others)
     edges = np.ones(len(images)), (first, len(names) + second)
@@ -326,62 +325,9 @@ def find_shortcut(
     return accuracy
 
 
-def check_sizes(images: pd.DataFrame, **ratios: float) -> None:
-    """
-    Raise an error if a class has too few photos to be split, which says what settings
-    fit.
-
-    Parameters
-    ----------
-    images : DataFrame
-        The labelled photos, with `group`; of a group, a class needs one photo, and
-        splits that the table has need no photos of others.
-    **ratios : float
-        `TEST_RATIO`, `VALIDATION_RATIO` and `FOLDS`.
-    """
-    parts = {}  # into which different photos of each class are divided
-    given = set(images["split"])
-    for name, value in ratios.items():
-        split = name.removesuffix("_RATIO").lower()
-        if split not in given:
-            parts[name] = value if name == "FOLDS" else round(1 / value)
-    tests = parts.get("TEST_RATIO")
-    needed = max(n for name, n in parts.items() if name != "TEST_RATIO")
-    if tests:  # a part of them, rounded up, is gone before the others are divided
-        needed = max(tests, -(-needed * tests // (tests - 1)))
-    train = images[images["split"] == "train"]
-    classes = train.groupby("label", observed=False)
-    sizes = classes["group"].nunique()
-    size = int(sizes.min())
-    if size >= needed:
-        return
-    rest = size - -(-size // tests) if tests else size
-    most = {"TEST_RATIO": size, "VALIDATION_RATIO": rest, "FOLDS": rest}
-    fitting = {}
-    for name in parts:
-        if most[name] < parts[name] and rest > 1:
-            fitting[name] = rest if name == "FOLDS" else 1 / most[name]
-    advice = f"add photos, or set {_listed(fitting)}" if fitting else "add photos"
-    used = _listed({name: ratios[name] for name in parts})
-    of_class = train[train["label"] == sizes.idxmin()]
-    largest = of_class["group"].value_counts().max()
-    counted = f"{size} photos"
-    if largest > 1:
-        counted += (
-            f", those of a group counted once (the largest holds {largest} of its "
-            f"{len(of_class)}: equal pixels, look-alikes and GROUPS join photos)"
-        )
-    raise ValueError(
-        f"{sizes.idxmin()} has {counted}; with {used} a class needs {needed}: {advice}"
-    )
-
-
-def _listed(values):
-    """Return 'A 1 and B 2'."""
-    return " and ".join(f"{name} {value:.2g}" for name, value in values.items())
-
-
-def apply_corrections(images: pd.DataFrame, path: str | Path | None) -> pd.DataFrame:
+def apply_corrections(
+    images: pd.DataFrame, path: str | Path | None, found: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """
     Return the table with the labels of a corrections file; no photo is moved.
 
@@ -397,6 +343,9 @@ def apply_corrections(images: pd.DataFrame, path: str | Path | None) -> pd.DataF
         those of `evaluation.list_flagged_labels`. An empty label leaves the photo out.
         Empty rows, spaces around a name and an apostrophe before it mean nothing, and
         the backslashes of Windows are slashes.
+    found : DataFrame, optional
+        The table from which `images` was taken: the file may name others of its photos,
+        too, which are counted.
 
     Returns
     -------
@@ -414,7 +363,8 @@ def apply_corrections(images: pd.DataFrame, path: str | Path | None) -> pd.DataF
     images = images.assign(corrected=False)
     if path is None:
         return images
-    labels = images["path"].map(_read_corrections(path, images))  # else missing
+    read = _read_corrections(path, images if found is None else found)
+    labels = images["path"].map(read)  # missing where there is none
     left_out = labels == ""
     is_other = labels != images["label"].astype(str)
     corrected = labels.notna() & ~left_out & is_other
@@ -431,6 +381,9 @@ def apply_corrections(images: pd.DataFrame, path: str | Path | None) -> pd.DataF
             f"model"
         )
     print(f"{photos.printable(path)}: {said}.")
+    elsewhere = (~read.index.isin(images["path"])).sum()
+    if elsewhere:
+        print(f"{elsewhere} photo(s) that it names are not in this run.")
     kept = images[~left_out]
     trained = kept.loc[kept["split"] == "train", "label"]
     untrained = set(trained.cat.categories).difference(trained)

@@ -104,11 +104,12 @@ def best_hyperparameters(results: pd.DataFrame) -> dict[str, float]:
     Returns
     -------
     dict
-        `learning_rate`, `dropout`, `weight_decay`; its best `epoch`, and `val_accuracy`
-        and `val_loss` there.
+        `learning_rate`, `dropout`, `weight_decay` and `epochs`, as `HeadOptions` takes
+        them.
     """
-    names = [*scenes.HYPERPARAMETERS, "epoch", "val_accuracy", "val_loss"]
-    return summarize(results)[names].to_dict("records")[0]
+    names = [*scenes.HYPERPARAMETERS, "epoch"]
+    settings = summarize(results)[names].rename(columns={"epoch": "epochs"})
+    return settings.to_dict("records")[0]
 
 
 def describe_edge(results: pd.DataFrame) -> str:
@@ -260,6 +261,25 @@ def describe_difference(difference: float, low: float, high: float) -> str:
     return f"{difference:.1f} points (95%: {low:.1f} to {high:.1f})"
 
 
+def describe_gain(
+    selected: str, run: str, correct: np.ndarray, head_correct: np.ndarray
+) -> str:
+    """
+    Return a sentence on the test accuracy of a selected model against the head's.
+
+    Parameters
+    ----------
+    selected, run : str
+        The name of the model, and in which run it was trained.
+    correct, head_correct : ndarray of bool, shape (n,)
+        Whether each prediction is right: of the model, and of the head of this run.
+    """
+    if selected == "head":
+        return "The head was selected: no other model is compared with it."
+    difference = describe_difference(*accuracy_difference(correct, head_correct))
+    return f"'{selected}' of {run} against the head of this run: {difference}"
+
+
 def describe_choice(comparison: pd.DataFrame, run: str = "this run") -> str:
     """
     Return two or three sentences on which model of `compare_models` is selected, and
@@ -313,27 +333,37 @@ def describe_gap(of_folds: np.ndarray, validation: np.ndarray) -> str:
 
 
 def describe_doubts(
-    correct: pd.Series, in_divided_group: pd.Series, n_corrected: int
+    images: pd.DataFrame, correct: pd.Series, divided: pd.DataFrame, n_left_out: int
 ) -> str:
     """
-    Return lines on why the accuracy on the test photos may be too high, or one that
-    says what was looked for.
+    Return lines on why the accuracy on the test photos, or its interval, may mislead.
 
     Parameters
     ----------
-    correct, in_divided_group : Series of bool, shape (n,)
-        Of each test photo, whether its prediction is right, and whether its group lies
-        in other splits, too.
-    n_corrected : int
-        Test photos whose labels were corrected, or that were left out.
+    images : DataFrame
+        The test photos, with `group` and `corrected`.
+    correct : Series of bool, shape (n,)
+        Whether the prediction of each is right.
+    divided : DataFrame
+        The photos whose group lies in several splits, see `list_divided_groups`.
+    n_left_out : int
+        Test photos that CORRECTIONS has left out.
     """
     lines = []
-    if in_divided_group.any():
-        without = calibration.percent(correct[~in_divided_group])
+    in_divided = images["path"].isin(divided["path"])
+    if in_divided.any():
+        without = calibration.percent(correct[~in_divided])
         lines.append(
-            f"Without the {in_divided_group.sum()} test photos whose group (copies, "
+            f"Without the {in_divided.sum()} test photos whose group (copies, "
             f"look-alikes, GROUPS) is in another split, too: {without}"
         )
+    n_groups = images["group"].nunique()
+    if len(images) > 1.1 * n_groups:
+        lines.append(
+            f"The {len(images):,} test photos are of {n_groups:,} groups, within which "
+            f"they are alike: all intervals are too narrow."
+        )
+    n_corrected = n_left_out + images["corrected"].sum()
     if n_corrected:
         lines.append(
             f"Labels of {n_corrected} test photos were corrected, or the photos left "

@@ -57,13 +57,7 @@ def best_setting(
     if results is None:
         results = files.read_csv(ROOT / "grid_search.csv")
     best = evaluation.best_hyperparameters(results)
-    return settings.HeadOptions(
-        learning_rate=best["learning_rate"],
-        dropout=best["dropout"],
-        weight_decay=best["weight_decay"],
-        epochs=best["epoch"],
-        seed=seed,
-    )
+    return settings.HeadOptions(**best, seed=seed)
 
 
 def predict_folds(

@@ -72,6 +72,19 @@ def drawn_probabilities(
     ), labels
 
 
+@pytest.mark.parametrize("photos", [40, 3000])
+def test_one_in_twenty_calibrated_classifiers_exceeds_the_error_by_chance(photos):
+    rng = np.random.default_rng(1)
+    probabilities = rng.dirichlet([0.2] * 6, photos)
+    errors = []
+    for _ in range(300):
+        draws = rng.random((photos, 1)) < probabilities.cumsum(axis=1)
+        table = calibration.reliability(probabilities, draws.argmax(axis=1))
+        errors.append(calibration.expected_calibration_error(table))
+    limit = calibration.error_by_chance(probabilities)
+    assert 0.01 < np.mean(np.array(errors) > limit) < 0.1
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_a_temperature_that_is_known_is_found(temperature):
     probabilities, labels = drawn_probabilities(temperature)

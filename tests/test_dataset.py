@@ -286,8 +286,7 @@ def test_groups_are_joined_by_looks_and_by_what_the_owner_says(printed):
     printed()
     again = dataset.group_images(bundled, None, r"p(\d+)-")
     assert_series_equal(again, groups)
-    said = "GROUPS joins 6 photos into 5 groups; the largest holds 2. The intervals of "
-    assert printed().startswith(said)
+    assert printed() == "GROUPS joins 6 photos into 5 groups; the largest holds 2.\n"
 
 
 @pytest.mark.parametrize(("size", "is_kept"), [(112, True), (111, False)])
@@ -346,96 +345,6 @@ def test_a_photo_that_the_expression_gives_no_group_is_named(groups):
         dataset.read_groups(images, groups)
 
 
-# --- Sizes ----------------------------------------------------------------------------
-
-
-def test_a_class_that_has_lost_all_photos_is_named():
-    labels = pd.Categorical(["rose"] * 9, categories=["daisy", "rose"])
-    images = pd.DataFrame({"label": labels, "split": "train", "group": range(9)})
-    with pytest.raises(ValueError, match=r"^daisy has 0 photos; .*: add photos$"):
-        dataset.check_sizes(images, VALIDATION_RATIO=0.5, FOLDS=2)
-
-
-@pytest.mark.parametrize(
-    ("size", "split", "folds", "told"),
-    # the photos of the smallest class, the split that other photos are in, FOLDS; what
-    # is said
-    [
-        (
-            6,
-            "train",
-            5,
-            "with TEST_RATIO 0.2 and VALIDATION_RATIO 0.2 and FOLDS 5 a class needs 7: "
-            "add photos, or set VALIDATION_RATIO 0.25 and FOLDS 4",
-        ),
-        (
-            4,
-            "train",
-            3,
-            "needs 7: add photos, or set TEST_RATIO 0.25 and VALIDATION_RATIO 0.33",
-        ),
-        (2, "train", 5, "a class needs 7: add photos$"),
-        (
-            4,
-            "test",
-            3,
-            "with VALIDATION_RATIO 0.2 and FOLDS 3 .* 5: .* set VALIDATION_RATIO 0.25$",
-        ),
-        (
-            2,
-            "validation",
-            3,
-            "with TEST_RATIO 0.2 and FOLDS 3 a class needs 5: add photos$",
-        ),
-        (7, "train", 5, None),
-        (5, "test", 5, None),
-    ],
-)
-def test_a_class_with_too_few_photos_is_named_with_the_settings_that_fit(
-    size, split, folds, told
-):
-    settings = {"TEST_RATIO": 0.2, "VALIDATION_RATIO": 0.2, "FOLDS": folds}
-    labels = ["rose"] * (size + 1) + ["tulip"] * 9  # two roses are a group
-    images = pd.DataFrame(
-        {"label": labels, "split": "train", "group": range(len(labels))}
-    )
-    images.loc[0, "group"] = 1
-    images.loc[size + 1, "split"] = split
-    if told:
-        counted = rf"{size} photos, .* \(the largest holds 2 of its {size + 1}: "
-        with pytest.raises(ValueError, match=f"^rose has {counted}.*; .*{told}"):
-            dataset.check_sizes(images, **settings)
-    else:
-        dataset.check_sizes(images, **settings)
-        train = images[images["split"] == "train"].astype({"group": str})
-        rest = utils.create_test(train, 0.2) if split == "train" else train
-        utils.create_validation(rest, 0.2)  # raises no error
-
-
-@pytest.mark.parametrize("seed", [11, 41, 53])
-def test_many_copies_of_few_photos_are_split_as_the_check_has_said(seed):
-    """A class needs 7 different photos, however many copies there are of some."""
-    copies = default_rng(seed).choice([1, 1, 1, 1, 10, 20], size=21)
-    groups = np.repeat(np.arange(21), copies)
-    images = pd.DataFrame({"group": groups, "split": "train"}).astype(str)
-    images["label"] = pd.Categorical.from_codes(groups // 7, ["a", "b", "c"])
-    settings = {"VALIDATION_RATIO": 0.2, "FOLDS": 5}
-    dataset.check_sizes(images, TEST_RATIO=0.2, **settings)
-    images = utils.create_test(images, 0.2, seed=seed)
-    dataset.check_sizes(images, **settings)
-    images = utils.create_validation(images, 0.2, seed=seed)
-    assert (images.groupby("split")["label"].nunique() == 3).all()
-    rest = images[images["split"] != "test"]
-    labels = rest["label"].to_numpy(dtype=str)
-    folds = grid_search.make_folds(labels, rest["group"], folds=5, seed=seed)
-    assert all(len(set(labels[rows])) == 3 for pair in folds for rows in pair)
-
-
-def test_a_ratio_next_to_nothing_is_answered_at_once(table):
-    with pytest.raises(ValueError, match=r"VALIDATION_RATIO 1e-12 .* 1250000000000: "):
-        dataset.check_sizes(table, TEST_RATIO=0.2, VALIDATION_RATIO=1e-12, FOLDS=2)
-
-
 # --- Corrections ----------------------------------------------------------------------
 
 
@@ -455,7 +364,7 @@ def corrections(table, tmp_path):
         (tmp_path / "labels.csv").write_bytes(text.encode(encoding, "surrogateescape"))
         return dataset.apply_corrections(images, tmp_path / "labels.csv")
 
-    apply.images = images
+    apply.images, apply.path = images, tmp_path / "labels.csv"
     return apply
 
 
@@ -463,6 +372,20 @@ CORRECTIONS = (
     "path,label,suggested\n0.jpg,sea,forest\n1.jpg,buildings,sea\n4.jpg,,sea\n7.jpg,,\n"
     "9.jpg,street,\n"
 )
+
+
+def test_corrections_may_name_photos_that_the_run_leaves_out(corrections, printed):
+    """As a smaller table, of `shrink`, does: only names of no photo are refused."""
+    images, path = corrections.images, corrections.path
+    path.write_text("path,label\n0.jpg,sea\n1.jpg,buildings\n")
+    some = images.drop(1)
+    table = dataset.apply_corrections(some, path, images)
+    assert table.index[table["corrected"]].tolist() == [0]
+    assert "1 photo(s) that it names are not in this run.\n" in printed()
+    with pytest.raises(
+        ValueError, match=r"names 1\.jpg, which is the path of no label"
+    ):
+        dataset.apply_corrections(some, path)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])

@@ -62,8 +62,8 @@ def test_the_best_setting_has_the_highest_mean_at_its_best_epoch(three):
     """
     sem = np.std([0.06, 0.04, -0.04], ddof=1) / 3**0.5
     best = evaluation.best_hyperparameters(three)
-    assert (*(best[name] for name in scenes.HYPERPARAMETERS), best["epoch"]) == (*B, 1)
-    assert [best["val_accuracy"], best["val_loss"]] == pytest.approx([0.9, 0.5])
+    names = [*scenes.HYPERPARAMETERS, "epochs"]
+    assert best == dict(zip(names, (*B, 1), strict=True))
     ranked = evaluation.summarize(three)
     assert [tuple(row) for row in ranked[scenes.HYPERPARAMETERS].to_numpy()] == [
         B,
@@ -384,13 +384,24 @@ def test_folds_that_are_easier_than_the_validation_set_are_told():
 
 def test_what_may_flatter_a_model_is_told_beside_its_accuracy():
     correct = pd.Series([True] * 8 + [False] * 2)
-    divided = pd.Series([True] * 3 + [False] * 7)
-    said = evaluation.describe_doubts(correct, divided, 2).splitlines()
+    images = pd.DataFrame({"path": list("abcdefghij"), "group": list("xxyyyzzzzz")})
+    images["corrected"] = images["path"] == "i"
+    describe = evaluation.describe_doubts
+    said = describe(images, correct, images[:3], 1).splitlines()
     assert said[0].startswith("Without the 3 test photos whose group (copies, look")
     assert said[0].endswith("is in another split, too: 71.4% (35.9 to 91.8)")
-    assert said[1].startswith("Labels of 2 test photos were corrected, or the photos")
-    said = evaluation.describe_doubts(correct, divided & False, 0)
-    assert said.startswith("No test photo was corrected, or is of a group that is in")
+    assert said[1].startswith("The 10 test photos are of 3 groups, within which they")
+    assert said[2].startswith("Labels of 2 test photos were corrected, or the photos")
+    images = images.assign(group=images["path"], corrected=False)
+    assert describe(images, correct, images[:0], 0).startswith("No test photo was cor")
+
+
+def test_a_selected_head_is_not_compared_with_itself():
+    correct, of_head = np.arange(100) < 80, np.arange(100) < 70
+    said = evaluation.describe_gain("tuned", "this run", correct, of_head)
+    assert said.startswith("'tuned' of this run against the head of this run: 10.0 poi")
+    said = evaluation.describe_gain("head", "this run", correct, of_head)
+    assert "points" not in said
 
 
 def test_a_label_is_flagged_by_the_thresholds_of_the_classes():

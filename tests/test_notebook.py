@@ -300,18 +300,19 @@ def test_such_a_picture_is_that_of_a_fresh_drawing(committed):
     """So that nothing else can stand in its place."""
     [cell] = tagged(committed, "samples")
     [shown] = shown_as(cell, "image/png")
-    namespace = run_cells(
+    maps = Mock()
+    run_cells(
         committed,
         "use-load",
         cell.id,
         predict=classifier.predict,
         read_photo=photos.read_photo,
-        drawings=drawings,
+        drawings=Mock(maps=maps),
         model=classifier.load_classifier(ROOT / "classifier.keras"),
         output=Mock(),  # it has the Intel classes
-        **dict.fromkeys(["test_images", "correct", "covered"]),
+        test_images=None,
     )
-    figure, fresh = namespace["show_maps"](namespace["pictures"]), io.BytesIO()
+    figure, fresh = drawings.maps(*maps.call_args.args), io.BytesIO()
     figure.savefig(fresh, format="png", bbox_inches="tight", dpi=figure.dpi)
     first, second = (
         np.asarray(Image.open(file).convert("RGB").resize((400, 200)), float)
@@ -382,7 +383,7 @@ def test_committed_results_are_of_the_settings_in_the_notebook(committed):
         len(kept[name]) for name in ("LEARNING_RATES", "DROPOUTS", "WEIGHT_DECAYS")
     ]
     assert len(results) == np.prod(sizes) * kept["FOLDS"] * kept["EPOCHS"]
-    best = evaluation.best_hyperparameters(results)
+    best = evaluation.summarize(results).iloc[0]
     assert f"other folds: {evaluation.accuracy_by_other_folds(results):.2%}\n" in text(
         committed
     )
@@ -757,8 +758,7 @@ def by_engine(run_on_features):
         X[~test], y[~test], grid, splits, cache=csv.parent, csv=csv
     )
     best = evaluation.best_hyperparameters(results)
-    names = ("learning_rate", "dropout", "weight_decay")
-    options = HeadOptions(**{name: best[name] for name in names}, epochs=best["epoch"])
+    options = HeadOptions(**best)
 
     def predict(training_rows, rows, seed=0):
         head = heads.train_head(
@@ -780,7 +780,7 @@ def by_engine(run_on_features):
     ]
     return SimpleNamespace(
         csv=csv,
-        best=best,
+        best=evaluation.summarize(results).iloc[0],
         by_other_folds=evaluation.accuracy_by_other_folds(results),
         curve={len(halves[0]): of_halves, train.sum(): [score(train)]},
         images=pd.concat([images[~test], images[test]]),
@@ -953,7 +953,7 @@ def test_without_photos_or_if_the_head_is_selected_its_folds_serve(
     assert not fit.called
     out = printed()
     assert out.startswith(said or "Cross-validated accuracy of 'head': 0.0% ")
-    assert out.endswith("optimistic, since its setting was chosen on these photos\n")
+    assert out.endswith("optimistic, since its setting was chosen on these photos)\n")
 
 
 def test_a_selected_head_is_fitted_on_its_out_of_fold_predictions(committed):
@@ -1085,6 +1085,7 @@ def test_the_last_cell_says_what_selected_the_model_and_the_lowest_recalls(
     names = [f"{code:02}" for code in range(n_classes)]
     images = pd.DataFrame({"label": pd.Categorical.from_codes(codes, names)})
     images = images.assign(path="a.jpg", split="test", corrected=False)
+    images["group"] = images.index
     predictions = images["label"].astype(str).to_numpy()
     predictions[2] = "00"
     correct = predictions == images["label"].astype(str)
@@ -1108,7 +1109,7 @@ def test_the_last_cell_says_what_selected_the_model_and_the_lowest_recalls(
     balanced = 1 - 0.5 / n_classes
     best = evaluation.best_hyperparameters(results)
     figures = f"{metric} {evaluation.accuracy_by_other_folds(results):.2%}"
-    assert f"{best['epoch']} epochs; cross-validated {figures}\n" in said
+    assert f"{best['epochs']} epochs; cross-validated {figures}\n" in said
     assert "No test photo was corrected, or is of a group that is in another" in said
     line = f"Selected by its validation {metric}, 87.5%; balanced accuracy on the test"
     assert f"{line} photos: {balanced:.1%}\nLowest recall: {lowest}\n" in said

@@ -281,6 +281,27 @@ def test_a_class_that_is_too_small_to_be_split_is_named(drawn, name):
         SET_APART[name](images[images["label"] != "sea"], 0.2)
 
 
+@pytest.mark.parametrize("seed", [11, 41, 53])
+def test_each_split_and_fold_has_each_class_though_few_photos_have_many_copies(seed):
+    """7 different photos of a class are enough, however many copies some have."""
+    copies = np.random.default_rng(seed).choice([1, 1, 1, 1, 10, 20], size=21)
+    groups = np.repeat(np.arange(21), copies)
+    images = pd.DataFrame({"group": groups, "split": "train"}).astype(str)
+    images["label"] = pd.Categorical.from_codes(groups // 7, ["a", "b", "c"])
+    images = utils.create_test(images, 0.2, seed=seed)
+    images = utils.create_validation(images, 0.2, seed=seed)
+    assert (images.groupby("split")["label"].nunique() == 3).all()
+    rest = images[images["split"] != "test"]
+    folds = utils.draw_folds(rest, 5, seed=seed)
+    labels = rest["label"].to_numpy()
+    assert all(len(set(labels[rows])) == 3 for pair in folds for rows in pair)
+
+
+def test_a_share_next_to_nothing_is_answered_at_once(drawn):
+    with pytest.raises(ValueError, match="too few for 1000000000000 folds"):
+        utils.create_validation(read_table(drawn), 1e-12)
+
+
 def test_an_impossible_share_is_refused_by_name(drawn):
     with pytest.raises(
         ValueError, match=r"test_ratio is 0.6; it must be a number above 0"
@@ -403,26 +424,15 @@ def test_photos_are_shown_if_there_are_files(gallery, printed):
     assert printed().startswith("With the photos, ")
 
 
-def test_examples_are_errors_and_unsure_photos_or_those_that_scikit_learn_ships():
+def test_examples_are_four_photos_of_the_table_or_those_that_scikit_learn_ships():
     images = pd.DataFrame({"path": [*"abcdefgh"], "label": "x"}, range(20, 28))
     images["file"] = "/" + images["path"]
-    wrong, unsure = images["path"].isin([*"abc"]), images["path"].isin([*"cdef"])
-
-    def choose(wrong, unsure):
-        chosen = utils.choose_examples(
-            images, ~wrong, ~unsure.to_numpy(), shipped=False
-        )
-        assert list(chosen["file"]) == list("/" + chosen["path"])
-        return [*chosen["path"]]
-
-    chosen = choose(wrong, unsure)
-    assert {*chosen[:2]} < {*"abc"}
-    assert {*chosen[2:]} < {*"def"}
-    one = images["path"] == "g"
-    assert choose(one, one)[0] == "g"
-    assert len({*choose(one, one)}) == 4
-    assert choose(one, unsure & ~unsure) != [*"gabc"], "in no order"
-    shipped = utils.choose_examples(images, ~wrong, ~unsure, shipped=True)
+    chosen = utils.choose_examples(images, shipped=False)
+    assert len({*chosen["path"]}) == 4
+    assert list(chosen["path"]) != [*"abcd"], "in no order"
+    assert list(chosen["file"]) == list("/" + chosen["path"])
+    assert len(utils.choose_examples(images[:3], shipped=False)) == 3
+    shipped = utils.choose_examples(images, shipped=True)
     assert list(shipped["path"]) == ["china.jpg", "flower.jpg"]
     assert all(Path(file).exists() for file in shipped["file"])
 
