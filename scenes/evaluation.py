@@ -129,15 +129,17 @@ def describe_edge(results: pd.DataFrame) -> str:
         if others.empty or others.max() >= best["val_accuracy"]:
             continue
         if value == values.max():
-            advice = "largest of the grid: add larger"
+            edge = "largest"
+            beyond = "larger"
         elif value == values.min() > 0:
-            advice = "smallest of the grid: add smaller"
+            edge = "smallest"
+            beyond = "smaller"
         else:
             continue
         name_in_words = name.replace("_", " ")
         sentences.append(
-            f"The best {name_in_words}, {value:g}, is the {advice} ones to "
-            f"{name.upper()}S."
+            f"The best {name_in_words}, {value:g}, is the {edge} of the grid; "
+            f"{beyond} ones may be better: add some to {name.upper()}S, and see."
         )
     return "\n".join(sentences)
 

@@ -142,7 +142,7 @@ def _hint(value):
     texts = value if isinstance(value, list) else [value]
     for text in texts:
         if isinstance(text, str) and re.fullmatch(r"[\[\]\d.,e +-]+", text):
-            return "; this is text: write 1.0e-4, not 1e-4, and lists after -y, not -p"
+            return "; this is text: write 3 or 1.0e-4 (and for papermill, a list after -y)"
     return ""
 
 
@@ -375,8 +375,9 @@ def pick(namespace: dict) -> dict:
 
 def _is_file(name, value):
     """Return whether a setting that may be the path of a file is one."""
-    is_expression = name == "GROUPS" and not is_csv(value)
-    return value not in ("imagenet", None) and not is_expression
+    if name == "GROUPS":
+        return is_csv(value)
+    return value is not None and (name, value) != ("WEIGHTS", "imagenet")
 
 
 def hash_files(settings: dict) -> dict[str, str]:

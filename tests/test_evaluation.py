@@ -137,7 +137,7 @@ def test_a_best_value_at_an_edge_of_the_grid_is_named(best, extremes):
         results_with_best(VALUES, MIDDLE | best)
     ).splitlines()
     for line, extreme in zip(said, extremes, strict=True):
-        assert line.startswith(f"The best {extreme} of the grid: add ")
+        assert line.startswith(f"The best {extreme} of the grid; ")
 
 
 def test_a_list_of_one_value_has_no_edge():

@@ -179,7 +179,7 @@ def test_a_number_that_came_as_text_is_called_so_and_how_to_write_it(
 ):
     with pytest.raises(ValueError, match=f"^{name} is .*; it must be") as error:
         settings.check(**{name: value})
-    hint = "; this is text: write 1.0e-4, not 1e-4, and lists after -y, not -p"
+    hint = "; this is text: write 3 or 1.0e-4 (and for papermill, a list after -y)"
     assert str(error.value).endswith(hint) == is_text
 
 
@@ -281,9 +281,10 @@ def test_a_compiler_by_environment_variable_is_refused(monkeypatch):
 # --- Files ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cache", ["file", "file/cache", "disk", "disk/cache"])
+@pytest.mark.parametrize("cache", ["imagenet", "file/cache", "disk", "disk/cache"])
 def test_a_cache_that_cannot_be_written_to_is_refused_at_once(cache, small_disk):
-    Path("file").touch()
+    for name in ("imagenet", "file"):
+        Path(name).touch()
     small_disk[1]()
     with pytest.raises(
         ValueError, match=rf"^CACHE is '{cache}'; .* can be written to.*\(\[Errno"
