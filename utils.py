@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import scenes  # noqa: F401  # isort: skip  (first: it sets up TensorFlow for Keras)
+import scenes  # isort: skip  (first: it sets up TensorFlow for Keras)
 
 import keras
 import numpy as np
@@ -65,11 +65,14 @@ def load_images(
     download : bool
         Fetch the Intel photos from Kaggle first.
     """
+    if download and folder:
+        raise ValueError("set PHOTOS or DOWNLOAD, not both: each says which photos")
     place = download_photos() if download else folders.find_photos(folder)
     if place is None:
         if weights != "imagenet":
             raise ValueError(
-                f"WEIGHTS is {weights!r}, but the bundled features are of 'imagenet'"
+                f"WEIGHTS is {weights!r}, but the bundled features are of 'imagenet': "
+                f"set it to that, or PHOTOS to a folder"
             )
         images, _ = features.load_bundled_features()
         print(
@@ -159,7 +162,7 @@ def drop_leaks(images: pd.DataFrame) -> pd.DataFrame:
     if emptied:
         raise ValueError(
             f"no {min(emptied)} is left, since each is also in the validation or test "
-            f"split; keep it in one (a missing split is drawn at random)"
+            f"split; delete the copies there, or the whole split: it is then drawn"
         )
     return images[~is_leak]
 
@@ -363,37 +366,39 @@ def percent(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     return shown.where(table.notna(), "")
 
 
-def describe_times(
-    head_seconds: float, search_seconds: float, results: pd.DataFrame
-) -> str:
+def describe_times(head_seconds: float, results: pd.DataFrame) -> str:
     """Return one line on the seconds of one head and of a search, unless it resumed."""
     if results.attrs["resumed"]:
         return "The search was resumed: its time is not that of the whole search."
-    n_settings = len(evaluation.summarize(results))
-    n_folds = results["fold"].nunique()
+    n_settings = results.groupby(scenes.HYPERPARAMETERS).ngroups
     return (
-        f"One head: {head_seconds:.0f} s; {n_settings} settings x {n_folds} folds: "
-        f"{search_seconds:.0f} s, {search_seconds / n_folds:.0f} s a fold"
+        f"One head: {head_seconds:.0f} s; {n_settings} settings x "
+        f"{results['fold'].nunique()} folds: {results.attrs['seconds']:.0f} s"
     )
 
 
-def describe_search(
-    results: pd.DataFrame, metric: str = "accuracy", *, beside_committed: bool
-) -> str:
+def describe_search(best: dict, accuracy: float, metric: str, with_photos: bool) -> str:
     """
     Return one line on the best setting of a search, and its cross-validated accuracy.
 
-    That is the one of `evaluation.accuracy_by_other_folds`, called `metric`. Beside it
-    stands that of the committed search, if asked for.
+    Without photos, that of the committed search stands beside it.
+
+    Parameters
+    ----------
+    best : dict
+        That of `evaluation.best_hyperparameters`.
+    accuracy : float
+        That of `evaluation.accuracy_by_other_folds`.
+    metric : str
+        What the accuracy is called.
+    with_photos : bool
     """
-    best = evaluation.best_hyperparameters(results)
-    accuracy = evaluation.accuracy_by_other_folds(results)
     line = (
         f"Head of this run: learning rate {best['learning_rate']:g}, dropout "
         f"{best['dropout']:g}, weight decay {best['weight_decay']:g}, "
         f"{best['epochs']} epochs; cross-validated {metric} {accuracy:.2%}"
     )
-    if beside_committed:
+    if not with_photos:
         committed = pd.read_csv(runs.COMMITTED / "grid_search.csv")
         accuracy = evaluation.accuracy_by_other_folds(committed)
         line += f" (committed search: accuracy {accuracy:.2%})"

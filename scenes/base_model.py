@@ -49,21 +49,34 @@ def build_base_model(weights: str | Path | None = "imagenet") -> keras.Model:
         6. Not trainable, so that BatchNormalization runs in inference mode in training
         too.
     """
-    try:
-        model = keras.applications.MobileNetV2(
-            (IMAGE_SIZE, IMAGE_SIZE, 3),
-            include_top=False,
-            pooling="avg",
-            weights=weights and str(weights),
-        )
-    except (OSError, ValueError) as error:
-        file, advice = weights, "choose another file"
-        if weights == "imagenet":  # as of a download that was cut off
-            file, advice = IMAGENET_WEIGHTS, "delete it, and run again"
-        what = f"the weights in {file} cannot be read ({error})"
-        raise ValueError(f"{what}; {advice}") from error
+    model = keras.applications.MobileNetV2(
+        (IMAGE_SIZE, IMAGE_SIZE, 3),
+        include_top=False,
+        pooling="avg",
+        weights=weights and str(weights),
+    )
     model.trainable = False
     return model
+
+
+def check_imagenet_weights() -> None:
+    """
+    Return nothing if the ImageNet weights that Keras keeps are whole, or not there.
+
+    A download that is killed leaves a part of them.
+
+    Raises
+    ------
+    ValueError
+        They are damaged; the message names their file.
+    """
+    if not IMAGENET_WEIGHTS.exists():
+        return
+    try:
+        check_weights(IMAGENET_WEIGHTS)
+    except (OSError, ValueError) as error:
+        what = f"{IMAGENET_WEIGHTS} is damaged ({error})"
+        raise ValueError(f"{what}: delete it, and run again") from error
 
 
 def check_weights(file: str | Path) -> None:

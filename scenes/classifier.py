@@ -20,8 +20,9 @@ import tensorflow as tf
 from keras import ops
 
 import scenes
-from scenes import base_model, files, folders, photos, progress, settings
+from scenes import base_model, files, folders, photos, progress
 
+BATCH_SIZE = 32  # photos that go through the model together
 Source = str | Path | Sequence[str | Path]  # photos and folders of photos
 
 
@@ -45,7 +46,7 @@ def build_classifier(
         The class of each number that the head gives; they become part of the model.
     temperature : float
         The logarithms of the probabilities are divided by it (Guo et al., 2017): above
-        1, the model is less sure; the label stays.
+        1, the model is less confident; the label stays.
     threshold : float
         Photos whose highest probability is below it are `unsure`.
 
@@ -150,12 +151,7 @@ def _saved_by(path):
     return keras.__version__
 
 
-def predict(
-    model: keras.Model,
-    source: Source,
-    *,
-    batch_size: int = 32,
-) -> pd.DataFrame:
+def predict(model: keras.Model, source: Source) -> pd.DataFrame:
     """
     Return the predictions of photos, all of which have to be readable.
 
@@ -168,19 +164,19 @@ def predict(
     FileNotFoundError
         `source` is an empty list.
     """
-    table, problems = predict_readable(model, source, batch_size=batch_size)
+    table, problems = predict_readable(model, source)
     photos.refuse(problems)
     return table
 
 
 def predict_readable(
-    model: keras.Model,
-    source: Source,
-    *,
-    batch_size: int = 32,
+    model: keras.Model, source: Source
 ) -> tuple[pd.DataFrame, list[str]]:
     """
     Return the predictions of the photos that can be read, and why others cannot.
+
+    Each photo is brought to the network's size first, so that memory does not grow with
+    their pixels.
 
     Parameters
     ----------
@@ -189,9 +185,6 @@ def predict_readable(
     source : path or sequence of paths
         Photos of any size and mode, and folders, which are walked; what is skipped
         there is said in one line on standard error.
-    batch_size : int
-        So many photos go through the model together, each brought to the network's size
-        before: memory does not grow with their pixels.
 
     Returns
     -------
@@ -207,13 +200,12 @@ def predict_readable(
     FileNotFoundError
         `source` is an empty list.
     """
-    settings.check(batch_size=batch_size)
     paths, problems = _list_photos(source)
     classes = classes_of(model)
     kept, unsure = [], []
     batches = [np.zeros((0, len(classes)), "float32")]  # of probabilities
     with progress.bar(len(paths), "Predicting", "photo") as bar:
-        for batch in progress.read_ahead(_read, paths, batch_size):
+        for batch in progress.read_ahead(_read, paths, BATCH_SIZE):
             readable = []
             for path, photo, problem in batch:
                 if problem:
@@ -331,7 +323,7 @@ def export(model: keras.Model, path: str | Path, *, int8: bool = False) -> None:
     path : path
         Its name ends in `.tflite`.
     int8 : bool
-        Keep the weights in 8 bits, by dynamic-range quantization (2.6 MB in place of
+        Keep the weights in 8 bits, by dynamic-range quantization (2.5 MB in place of
         8.9).
 
     Notes

@@ -23,7 +23,9 @@ from scenes import files, photos, progress, settings
 
 SIDE = 16  # of a thumbnail, in pixels
 MEASURES = ["brightness", "height", "width", "bytes"]  # of a photo, not of its content
-COPIES = 0.99  # the correlation of two thumbnails from which on photos are copies
+NEAR_DUPLICATE = (
+    0.99  # two thumbnails that correlate so much, or more, are of one photo
+)
 
 
 def thumbnail(photo: np.ndarray) -> np.ndarray:
@@ -117,13 +119,13 @@ def drop_unreadable(images: pd.DataFrame) -> pd.DataFrame:
     return images.drop(unreadable.index)
 
 
-def group_copies(images: pd.DataFrame, thumbnails: np.ndarray) -> pd.Series:
+def group_near_duplicates(images: pd.DataFrame, thumbnails: np.ndarray) -> pd.Series:
     """
-    Return the group of each photo: copies of each other, at any size, are one group.
+    Return the group of each photo: near-duplicates, at any size, are one group.
 
-    Photos with the same pixels are copies, and photos whose thumbnails correlate by
-    0.99 or more; so are the copies of copies. (Features find less than half of them;
-    now and then, two horizons or sunsets are taken for copies.)
+    Photos with the same pixels are near-duplicates, and photos whose thumbnails
+    correlate by 0.99 or more; so are the near-duplicates of these. (Features find less
+    than half of them; now and then, two horizons or sunsets are taken for one photo.)
 
     Parameters
     ----------
@@ -143,7 +145,7 @@ def group_copies(images: pd.DataFrame, thumbnails: np.ndarray) -> pd.Series:
     for start in range(0, len(levels), 256):  # all at once would take gigabytes
         block = levels[start : start + 256]
         rest = groups[start:]
-        alike = block @ levels[start:].T >= COPIES
+        alike = block @ levels[start:].T >= NEAR_DUPLICATE
         for row in np.flatnonzero(alike.sum(axis=1) > 1):
             joined = np.unique(rest[alike[row]])
             if len(joined) > 1:
@@ -157,18 +159,18 @@ def group_images(
     """
     Return the group of each photo; a split or fold that is drawn divides no group.
 
-    Photos are a group if they have the same pixels, look alike (`group_copies`) or, as
-    those of one patient, belong together by GROUPS. Look-alikes that are more than ten
-    photos and more than a tenth of a class are no group, since a fold could not hold
-    its share of the class; a line says so.
+    Photos are a group if they have the same pixels, look alike
+    (`group_near_duplicates`) or, as those of one patient, belong together by GROUPS.
+    Look-alikes that are more than ten photos and more than a tenth of a class are no
+    group, since a fold could not hold its share of the class; a line says so.
 
     Parameters
     ----------
     images : DataFrame
         The labelled, readable photos, with digests.
     thumbnails : ndarray of float32, shape (n, 256), or None
-        As for `group_copies`. Without them, the look-alikes are those of the column
-        `group` of `images`, as the bundled features have it.
+        As for `group_near_duplicates`. Without them, the look-alikes are those of the
+        column `group` of `images`, as the bundled features have it.
     groups : str or None
         GROUPS, see `read_groups`.
 
@@ -180,7 +182,7 @@ def group_images(
     if thumbnails is None:
         alike = images["group"]
     else:
-        alike = _divide_large(images, group_copies(images, thumbnails))
+        alike = _divide_large(images, group_near_duplicates(images, thumbnails))
     if groups is None:
         return alike
     # Groups of either kind are nodes of a graph, and each photo joins two of them.
@@ -268,9 +270,9 @@ def list_divided_groups(images: pd.DataFrame) -> pd.DataFrame:
     divided["group"] = numbers + 1
     if len(divided):
         print(
-            f"{len(divided)} photos, in {len(names)} group(s), look like copies of "
-            f"photos in another split, or are of one group with them: accuracies may "
-            f"be too high."
+            f"{len(divided)} photos, in {len(names)} group(s), look like "
+            f"near-duplicates of photos in another split, or are of one group with "
+            f"them: accuracies may be too high."
         )
     return divided.sort_values(["group", "path"])
 
@@ -326,7 +328,7 @@ def find_shortcut(
 
 
 def apply_corrections(
-    images: pd.DataFrame, path: str | Path | None, found: pd.DataFrame | None = None
+    images: pd.DataFrame, path: str | Path | None, found: pd.DataFrame
 ) -> pd.DataFrame:
     """
     Return the table with the labels of a corrections file; no photo is moved.
@@ -343,7 +345,7 @@ def apply_corrections(
         those of `evaluation.list_flagged_labels`. An empty label leaves the photo out.
         Empty rows, spaces around a name and an apostrophe before it mean nothing, and
         the backslashes of Windows are slashes.
-    found : DataFrame, optional
+    found : DataFrame
         The table from which `images` was taken: the file may name others of its photos,
         too, which are counted.
 
@@ -363,7 +365,7 @@ def apply_corrections(
     images = images.assign(corrected=False)
     if path is None:
         return images
-    read = _read_corrections(path, images if found is None else found)
+    read = _read_corrections(path, found)
     labels = images["path"].map(read)  # missing where there is none
     left_out = labels == ""
     is_other = labels != images["label"].astype(str)
@@ -425,8 +427,8 @@ def _read_column(setting, path, column, names):
         table = files.read_spreadsheet(path, ["path", column])
     except (KeyError, ValueError) as error:
         raise ValueError(
-            f"{here} is no CSV file with the columns path and {column}; save it as "
-            f"CSV UTF-8, or set {setting} = None"
+            f"{here} is no CSV file with the columns path and {column} ({error}); save "
+            f"it as CSV UTF-8, or set {setting} = None"
         ) from error
     table["path"] = table["path"].map(lambda cell: _meant(cell, names))
     table[column] = table[column].str.strip()

@@ -130,16 +130,14 @@ def describe_edge(results: pd.DataFrame) -> str:
             continue
         if value == values.max():
             edge = "largest"
-            beyond = "larger"
         elif value == values.min() > 0:
             edge = "smallest"
-            beyond = "smaller"
         else:
             continue
         name_in_words = name.replace("_", " ")
         sentences.append(
             f"The best {name_in_words}, {value:g}, is the {edge} of the grid; "
-            f"{beyond} ones may be better: add some to {name.upper()}S, and see."
+            f"one beyond it, added to {name.upper()}S, may be better."
         )
     return "\n".join(sentences)
 
@@ -161,7 +159,7 @@ def accuracy_by_other_folds(results: pd.DataFrame) -> float:
 
 
 def predictions_table(
-    images: pd.DataFrame, probabilities: np.ndarray, model: str
+    images: pd.DataFrame, probabilities: np.ndarray | pd.DataFrame, model: str
 ) -> pd.DataFrame:
     """
     Return `model`, `path`, `label` of images and a column of probabilities for each
@@ -233,7 +231,8 @@ def accuracy_difference(
 
     The interval is the adjusted one of Bonett & Price (2012, "Adjusted Wald confidence
     interval for a difference of binomial proportions based on paired data"), which
-    holds for few images, too: half an image is added to each of the four cells.
+    holds for few images, too: one image is added to the number of those that only one
+    of the two models classifies correctly, for each of the two.
 
     Parameters
     ----------
@@ -356,7 +355,7 @@ def describe_doubts(
     if in_divided.any():
         without = calibration.percent(correct[~in_divided])
         lines.append(
-            f"Without the {in_divided.sum()} test photos whose group (copies, "
+            f"Without the {in_divided.sum()} test photos whose group (duplicates, "
             f"look-alikes, GROUPS) is in another split, too: {without}"
         )
     n_groups = images["group"].nunique()
@@ -372,7 +371,10 @@ def describe_doubts(
             f"out, which flatters a model that has flagged them."
         )
     if not lines:
-        return "No test photo was corrected, or is of a group that is in another split."
+        return (
+            "No test photo was corrected, and none is of a group that is in another "
+            "split."
+        )
     return "\n".join(lines)
 
 
@@ -389,8 +391,8 @@ def compare_accuracies(
     probabilities : dict of str to ndarray
         Those of each model, by its name, for the rows of `original`.
     original : DataFrame
-        The same images with the labels before any correction, and behind them those
-        that were left out.
+        The same images and those that were left out, in the order of the table, with
+        their labels before any correction.
 
     Returns
     -------
@@ -402,10 +404,11 @@ def compare_accuracies(
     y = images["label"].cat.codes.to_numpy()
     y_original = original["label"].cat.codes.to_numpy()
     is_corrected = not np.array_equal(y, y_original)
+    is_kept = original.index.isin(images.index)
     rows = {}
     for name, of_model in probabilities.items():
         predicted = of_model.argmax(axis=1)
-        rows[name] = calibration.accuracy(predicted[: len(y)] == y)
+        rows[name] = calibration.accuracy(predicted[is_kept] == y)
         if is_corrected:
             correct = predicted == y_original
             rows[f"{name}, without corrections"] = calibration.accuracy(correct)

@@ -61,11 +61,17 @@ def _plain(part):
     return os.fspath(part)  # which raises a TypeError if it is no path
 
 
+class NotReadError(OSError):
+    """A file that cannot be read at the moment, which the message says."""
+
+
 @contextmanager
 def _writing(path):
     """Say of an OSError inside which file could not be written."""
     try:
         yield
+    except NotReadError:  # what is written may be computed meanwhile, from photos
+        raise
     except OSError as error:
         reason = error.strerror or error
         what = f"cannot write {path} ({reason}); make room or choose another folder"
@@ -369,8 +375,8 @@ def read_spreadsheet(csv: str | Path, columns: list[str]) -> pd.DataFrame:
 
     names = [normalize(name.replace('"', "")) for name in header.split(separator)]
     for name in columns:
-        if names.count(name) > 1:
-            raise ValueError(f"the column {name} stands twice")
+        if names.count(name) != 1:
+            raise ValueError(f"it has {names.count(name)} columns {name}")
     table = pd.read_csv(
         io.StringIO(text),
         sep=separator,

@@ -151,8 +151,6 @@ def _is_apart(folder):
     name = folder.name.lower()
     if name.startswith(".") or name in _APART:
         return True
-    if (folder / ".scenes-maps").exists():  # by an earlier version, for its maps
-        return True
     recorded = folder / "settings.json"
     return recorded.is_file() and b'"VALIDATION_RATIO"' in recorded.read_bytes()
 

@@ -111,9 +111,9 @@ def read_photo(path: str | Path) -> np.ndarray:
     ------
     UnreadablePhotoError
         The file is not there or cannot be decoded; the message names it and says why.
-    OSError
-        The drive or the process failed, as with too many open files or no memory, which
-        says nothing about the photo; the message names it.
+    NotReadError
+        An OSError: the drive or the process failed, as with too many open files or no
+        memory, which says nothing about the photo; the message names it.
     """
     try:
         data = Path(path).read_bytes()
@@ -121,11 +121,12 @@ def read_photo(path: str | Path) -> np.ndarray:
         if isinstance(error, _LASTING) or error.errno == errno.ELOOP:
             raise UnreadablePhotoError(path, error.strerror) from error
         what = f"{printable(path)} cannot be read at the moment"
-        raise OSError(f"{what}: {error.strerror}; try again") from error
+        raise files.NotReadError(f"{what}: {error.strerror}; try again") from error
     try:
         return _pixels(data)
     except MemoryError as error:
-        raise OSError(f"there is not enough memory for {printable(path)}") from error
+        what = f"there is not enough memory for {printable(path)}"
+        raise files.NotReadError(what) from error
     except Exception as error:  # Pillow's plugins raise a dozen kinds for damaged bytes
         raise UnreadablePhotoError(path, _reason(error, data)) from error
 

@@ -319,13 +319,16 @@ def gaps(
     text = "not measurably worse than the best"
     label = {"text": text, "textposition": "top right"}
     figure.update_shapes(fillcolor="#EBF0F8", label=label)
-    finding = f"{ties - 1} of {len(table) - 1} others are {text}"
+    n_others = len(table) - 1
+    finding = f"{ties - 1} of {n_others} others are {text}" if n_others else ""
     shares = shares.rename(lambda key: key.replace("_", " "))
     if shares.max() > 0.5:
         finding = f"{shares.idxmax().capitalize()} matters most; {finding}"
-    parts = [f"{key} {share:.0%}" for key, share in shares.items()]
     name = f"Gap of each setting to the best of {len(table)}, with the 95% interval"
-    name = f"{name} of the difference<br>Shares of the variation: {', '.join(parts)}"
+    name = f"{name} of the difference"
+    if len(shares):
+        parts = [f"{key} {share:.0%}" for key, share in shares.items()]
+        name = f"{name}<br>Shares of the variation: {', '.join(parts)}"
     return look.style(figure, name, finding, height=800)
 
 
@@ -468,23 +471,26 @@ def confusion(
 
 
 def reliability(
-    tables: dict[str, pd.DataFrame],
-    confidences: dict[str, Sequence[float]],
+    probabilities: dict[str, np.ndarray],
+    y: np.ndarray,
     name: str = "Reliability diagram",
 ) -> go.Figure:
     """
     Return a reliability diagram above a histogram of confidence, side by side for each
-    table, as before and after temperature scaling.
+    kind of probabilities, as before and after temperature scaling.
+
+    The bins are those of `calibration.reliability`, the error bars their intervals.
 
     Parameters
     ----------
-    tables : dict of str to DataFrame
-        Tables of `calibration.reliability` by the names of their panels; the error bars
-        are their confidence intervals.
-    confidences : dict of str to sequence of float
-        The confidence for each photo, by the same names.
+    probabilities : dict of str to ndarray, shape (n, n_classes)
+        By the names of their panels.
+    y : ndarray of int, shape (n,)
+        The column of each photo's label.
     name : str
     """
+    tables = {key: calibration.reliability(p, y) for key, p in probabilities.items()}
+    confidences = {key: p.max(axis=1) for key, p in probabilities.items()}
     measure = calibration.expected_calibration_error
     errors = [100 * measure(table) for table in tables.values()]
     panels = zip(tables, errors, strict=True)
@@ -509,7 +515,7 @@ def reliability(
         diagonal.line.dash = "dot"
         points = _bins(table)
         figure.add_traces([diagonal, points], 1, column)
-        percents = 100 * np.asarray(confidences[key])
+        percents = 100 * confidences[key]
         # Rounding may have put a confidence beyond the ends; each photo is counted.
         inside = np.clip(percents, start, 100)
         photos, edges = np.histogram(inside, bins=40, range=ends)
@@ -554,7 +560,7 @@ def coverage(
     table: pd.DataFrame,
     answered: float,
     *,
-    target: float = 0.98,
+    target: float = calibration.TARGET,
     name: str = "Accuracy-coverage curve",
 ) -> go.Figure:
     """

@@ -19,12 +19,11 @@ import scenes
 from scenes import files, settings
 
 # Paths change no result; of the corrections, the hash of the file is recorded.
-OF_NO_RESULT = ("PHOTOS", "DOWNLOAD", "CORRECTIONS", "OUTPUT", "CACHE")
+NOT_COMPARED = ("PHOTOS", "DOWNLOAD", "CORRECTIONS", "OUTPUT", "CACHE")
 # All that a run writes beside settings.json. A folder without any of it may be used by
 # any run.
 RESULTS = (
     "grid_search.csv",
-    ".grid_search*-*",
     "*classifier.keras",
     "plotly_plots",
     "results",
@@ -71,7 +70,7 @@ class Output:
             A setting has changed since the folder was chosen, or another run has taken
             the folder: what would be written there is not what the folder says.
         """
-        now = self.made | _deciding(self.namespace)
+        now = self.made | _compared(self.namespace)
         _refuse_others(self.folder, self.made, now)
         _refuse_others(self.folder, _read(self.folder / "settings.json"), self.made)
         path = self.folder / name
@@ -88,9 +87,9 @@ class Output:
         """Whether the classes are those of the committed results."""
         return _read(COMMITTED / "settings.json")["classes"] == self.made["classes"]
 
-    def write(self, table: pd.DataFrame, name: str, *, edited: bool = False) -> None:
+    def write(self, table: pd.DataFrame, name: str, *, edited: bool = False) -> Path:
         """
-        Return nothing; write a table to `results/`, and replace the file as a whole.
+        Write a table to `results/`, replaced as a whole, and return its path.
 
         If it is to be `edited` in a spreadsheet, see `files.write_edited`.
         """
@@ -99,13 +98,14 @@ class Output:
             files.write_edited(table, path)
         else:
             files.write_csv(table, path)
+        return path
 
     def keep(self, tables: Sequence[pd.DataFrame], name: str) -> pd.DataFrame:
         """
         Return the tables that a run has computed as one, written to `results/`.
 
-        Without any, return what an earlier run has written there or, with a message,
-        the committed table.
+        Without any, return what an earlier run has left there, if it has finished, or
+        with a message the committed table.
 
         Raises
         ------
@@ -126,6 +126,16 @@ class Output:
             raise ValueError(f"{what}; set PHOTOS to them, or choose another OUTPUT")
         return table
 
+    @property
+    def _is_finished(self):
+        """Whether an earlier run has come to its end here: it writes the model last."""
+        return (self.folder / "classifier.keras").exists()
+
+    @property
+    def shown_run(self) -> str:
+        """Which run's models are shown if this one computes none."""
+        return "an earlier run" if self._is_finished else "the committed run"
+
     def model(self) -> Path:
         """
         Return the path of this run's model or, with a message, of the committed one.
@@ -134,9 +144,9 @@ class Output:
 
     def _of_run_or_committed(self, name):
         path = self.folder / name
-        if path.exists():
+        if self._is_finished and path.exists():
             return path
-        if not self.has_committed_classes:
+        if self._is_finished or not self.has_committed_classes:
             what = f"{name} is missing in {self.folder}"
             raise ValueError(f"{what}: run all cells again")
         print(f"{name} was not computed in this run; showing the committed results.")
@@ -167,7 +177,7 @@ def output_folder(namespace: dict, images: pd.DataFrame) -> Output:
     OSError
         The folder cannot be created.
     """
-    made = _deciding(namespace)
+    made = _compared(namespace)
     made["classes"] = list(images["label"].cat.categories)
     made.update(settings.hash_files(namespace))
     labelled = images.dropna(subset="label")
@@ -189,10 +199,10 @@ def output_folder(namespace: dict, images: pd.DataFrame) -> Output:
     return Output(folder, made, namespace, images["path"])
 
 
-def _deciding(namespace):
+def _compared(namespace):
     """Return the settings that decide about results; in `namespace`, all are plain."""
     chosen = settings.pick(namespace)
-    return {name: chosen[name] for name in chosen if name not in OF_NO_RESULT}
+    return {name: chosen[name] for name in chosen if name not in NOT_COMPARED}
 
 
 def _name(made):
@@ -258,5 +268,5 @@ def _refuse_others(folder, there, made):
             what = f"a version of this project that has other settings ({name})"
         raise ValueError(
             f"the results in {folder} were computed with {what}. "
-            "Set it back, or choose another OUTPUT and run all cells again"
+            "Go back to that, or choose another OUTPUT and run all cells again"
         )

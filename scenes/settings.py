@@ -142,7 +142,7 @@ def _hint(value):
     texts = value if isinstance(value, list) else [value]
     for text in texts:
         if isinstance(text, str) and re.fullmatch(r"[\[\]\d.,e +-]+", text):
-            return "; this is text: write 3 or 1.0e-4 (and for papermill, a list after -y)"
+            return "; this is text: write 3 or 1.0e-4 (a list after papermill's -y)"
     return ""
 
 
@@ -341,6 +341,8 @@ def _write_in(folder):
 
 def _check_files(settings):
     """Raise an error if the cache cannot be written to, or a file cannot be read."""
+    if settings["WEIGHTS"] == "imagenet":
+        base_model.check_imagenet_weights()
     uses = {
         "CACHE": _write_in,
         "CORRECTIONS": files.file_digest,

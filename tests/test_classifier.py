@@ -61,8 +61,9 @@ def saved(classifier, tmp_path_factory):
 
 
 @pytest.fixture
-def album(tmp_path):
+def album(tmp_path, monkeypatch):
     """Return a folder of photos of different sizes, in no order of sizes."""
+    monkeypatch.setattr("scenes.classifier.BATCH_SIZE", 3)
     folder = tmp_path / "album"
     folder.mkdir()
     sizes = [
@@ -134,7 +135,7 @@ def test_a_classifier_computes_in_float32_whatever_a_cell_has_set(policy):
 def test_predict_gives_a_row_for_each_photo_in_the_order_of_the_names(
     classifier, album
 ):
-    table = predict(classifier, album, batch_size=3)
+    table = predict(classifier, album)
     paths = sorted(album.iterdir())
     assert list(table.columns) == ["path", "label", "unsure", "confidence", *CLASSES]
     assert list(table["path"]) == [path.as_posix() for path in paths]
@@ -178,7 +179,7 @@ def test_unreadable_photos_are_named_and_the_rest_is_predicted(
     bad[1].write_text("a letter")
     (tmp_path / "none").mkdir()
     named = [bad[2], *good[:2], *bad[:2], *good[2:], bad[3]]
-    table, problems = predict_readable(classifier, named, batch_size=3)
+    table, problems = predict_readable(classifier, named)
     right = predict(classifier, good)
     assert_frame_equal(table, right, check_exact=False, atol=1e-5)
     assert problems == [
@@ -591,5 +592,5 @@ def test_a_function_of_another_module_is_not_taken_from_a_file(saved, tmp_path):
 
 
 def test_the_bar_ends_with_all_photos(classifier, album, bars):
-    predict(classifier, album, batch_size=3)
+    predict(classifier, album)
     assert [bar.n for bar in bars] == [7]

@@ -1,5 +1,5 @@
 """
-What is known of the photos' table: digests, copies, sizes, and corrected labels.
+What is known of the photos' table: digests, near-duplicates, and corrected labels.
 """
 
 import re
@@ -181,10 +181,10 @@ def test_half_of_what_the_head_gains_is_the_most_that_is_not_said(printed):
     assert printed() != ""
 
 
-# --- Copies ---------------------------------------------------------------------------
+# --- Near-duplicates ------------------------------------------------------------------
 
 
-def test_copies_at_another_size_or_quality_are_found_across_splits_only(drawn, printed):
+def test_near_duplicates_are_found_across_splits_only(drawn, printed):
     test, train = drawn / "seg_test" / "seg_test", drawn / "seg_train" / "seg_train"
     photo = Image.open(test / "sea" / "0.jpg")
     photo.resize((27, 20)).save(train / "sea" / "small.jpg", quality=50)
@@ -205,7 +205,7 @@ def test_copies_at_another_size_or_quality_are_found_across_splits_only(drawn, p
     assert names == {"small.jpg", "gray.png", "0.jpg", "again.jpg"}
     assert set(divided["group"]) == {1}
     said = printed()
-    assert "4 photos, in 1 group(s), look like copies" in said
+    assert "4 photos, in 1 group(s), look like near-duplicates of" in said
     is_alike = images["group"].duplicated(keep=False)
     alike = {Path(path).name for path in images["path"][is_alike]}
     assert alike == names | {"1.jpg", "1 again.jpg"}
@@ -231,21 +231,21 @@ def photos_of(digests: list) -> pd.DataFrame:
     return images
 
 
-def test_copies_of_copies_are_one_group_that_is_called_by_its_least_digest():
+def test_near_duplicates_of_near_duplicates_are_one_group_called_by_its_least_digest():
     thumbnails = thumbnails_of(0.992, 0.992, 0.98, 0.992, 0.5)
-    groups = dataset.group_copies(photos_of([5, 3, 4, 9, 8, 7]), thumbnails)
+    groups = dataset.group_near_duplicates(photos_of([5, 3, 4, 9, 8, 7]), thumbnails)
     assert list(groups.astype(int)) == [3, 3, 3, 8, 8, 7]
-    equal = dataset.group_copies(photos_of([5, 3, 5, 3]), np.eye(4))
+    equal = dataset.group_near_duplicates(photos_of([5, 3, 5, 3]), np.eye(4))
     assert list(equal.astype(int)) == [5, 3, 5, 3]
 
 
-def test_copies_are_found_far_apart_in_the_table():
+def test_near_duplicates_are_found_far_apart_in_the_table():
     """Not only within the blocks that are compared at once."""
     rng = default_rng(0)
     thumbnails = rng.normal(size=(600, 256)).astype("float32")
     thumbnails /= np.linalg.norm(thumbnails, axis=1, keepdims=True)
     thumbnails[[300, 599]] = thumbnails[[3, 10]]
-    groups = dataset.group_copies(photos_of(list(range(600))), thumbnails)
+    groups = dataset.group_near_duplicates(photos_of(list(range(600))), thumbnails)
     assert list(groups[groups.duplicated()].index) == [300, 599]
     assert list(groups[[300, 599]].astype(int)) == [3, 10]
 
@@ -254,7 +254,7 @@ def test_ten_thousand_frames_of_one_film_take_little_memory(printed):
     thumbnails = thumbnails_of(*[0.9999] * 9999)
     images = photos_of(list(range(10000)))
     tracemalloc.start()
-    groups = dataset.group_copies(images, thumbnails)
+    groups = dataset.group_near_duplicates(images, thumbnails)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert groups.nunique() == 1
@@ -362,7 +362,7 @@ def corrections(table, tmp_path):
 
     def apply(text: str, encoding: str = "utf-8") -> pd.DataFrame:
         (tmp_path / "labels.csv").write_bytes(text.encode(encoding, "surrogateescape"))
-        return dataset.apply_corrections(images, tmp_path / "labels.csv")
+        return dataset.apply_corrections(images, tmp_path / "labels.csv", images)
 
     apply.images, apply.path = images, tmp_path / "labels.csv"
     return apply
@@ -385,7 +385,7 @@ def test_corrections_may_name_photos_that_the_run_leaves_out(corrections, printe
     with pytest.raises(
         ValueError, match=r"names 1\.jpg, which is the path of no label"
     ):
-        dataset.apply_corrections(some, path)
+        dataset.apply_corrections(some, path, some)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
@@ -431,7 +431,7 @@ def test_corrections_that_empty_a_split_or_class_are_refused(
 
 
 def test_without_a_file_no_label_is_corrected(corrections, printed):
-    table = dataset.apply_corrections(corrections.images, None)
+    table = dataset.apply_corrections(corrections.images, None, corrections.images)
     assert_frame_equal(table, corrections.images.assign(corrected=False))
     assert printed() == ""
 
@@ -486,7 +486,8 @@ def test_names_that_a_spreadsheet_would_run_come_back(corrections, tmp_path):
     given = pd.DataFrame({"path": names, "label": "sea"})
     given.loc[[3, 4], "path"] = ["café.jpg", "the\u0301.jpg"]
     files.write_spreadsheet(given, tmp_path / "labels.csv")
-    table = dataset.apply_corrections(corrections.images, tmp_path / "labels.csv")
+    images = corrections.images
+    table = dataset.apply_corrections(images, tmp_path / "labels.csv", images)
     assert list(table["label"][:7]) == ["sea"] * 7
 
 
@@ -501,14 +502,15 @@ def test_names_of_a_file_that_windows_has_written_are_read(corrections, tmp_path
     assert list(groups) == ["1", "2", "3"]
 
 
-NO_CSV = "is no CSV file with the columns path and label; save it as CSV UTF-8, or set"
+NO_CSV = "is no CSV file with the columns path and label ("
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", NO_CSV),
-        ("path;suggested\n0.jpg;sea\n", NO_CSV),
+        ("", f"{NO_CSV}it has 0 columns path); save it as CSV UTF-8, or set CORR"),
+        ("path;suggested\n0.jpg;sea\n", f"{NO_CSV}it has 0 columns label)"),
+        ("path,label,Label\n0.jpg,sea,\n", f"{NO_CSV}it has 2 columns label)"),
         ("PK\x03\x04\x00[Content_Types].xml\udcff,", NO_CSV),
         ('path,label\n0.jpg,"sea\n', NO_CSV),
         (

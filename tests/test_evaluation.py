@@ -388,7 +388,7 @@ def test_what_may_flatter_a_model_is_told_beside_its_accuracy():
     images["corrected"] = images["path"] == "i"
     describe = evaluation.describe_doubts
     said = describe(images, correct, images[:3], 1).splitlines()
-    assert said[0].startswith("Without the 3 test photos whose group (copies, look")
+    assert said[0].startswith("Without the 3 test photos whose group (duplicates, look")
     assert said[0].endswith("is in another split, too: 71.4% (35.9 to 91.8)")
     assert said[1].startswith("The 10 test photos are of 3 groups, within which they")
     assert said[2].startswith("Labels of 2 test photos were corrected, or the photos")

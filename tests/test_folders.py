@@ -201,9 +201,9 @@ $RECYCLE.BIN/1.jpg, .x/1.jpg
     train/a, train/b
     Skipped: $RECYCLE.BIN, a/@eaDir (of other programs or earlier results).
 what this project writes: a/1.jpg, b/1.jpg, runs/x/settings.json, runs/x/plots/1.png, \
-plotly_plots/1.png, my-maps/.scenes-maps, my-maps/0001_1.png, mine/settings.json, mine/p/1.png
+plotly_plots/1.png, mine/settings.json, mine/p/1.png
     train/a, train/b
-    Skipped: mine, my-maps, plotly_plots, runs/x (of other programs
+    Skipped: mine, plotly_plots, runs/x (of other programs
 classes without photos: a/1.jpg, b/1.jpg, c/1.HEIC, c/2.heic, d/1.txt
     train/a, train/b
     No photo was found in photos/c, photos/d.

@@ -85,9 +85,6 @@ def figures_of_evaluation() -> list[str]:
     )
     tables = [calibration.reliability(p, y) for p in (before, after)]
     errors = [calibration.expected_calibration_error(table) for table in tables]
-    confidence = tables[1]["confidence"]
-    spread = np.sqrt(confidence * (1 - confidence) / tables[1]["photos"])
-    by_chance = np.sqrt(2 / np.pi) * spread  # mean distance from 0 of a normal variable
     sizes, pairs = (
         confused.sum(axis=1),
         [("glacier", "mountain"), ("buildings", "street")],
@@ -109,7 +106,8 @@ def figures_of_evaluation() -> list[str]:
         "a selective accuracy of at least 98%",
         f"({len(tables[0])} bins of equal mass)",
         f"from {errors[0]:.3f} to {errors[1]:.3f}",
-        f"would have {by_chance.mean():.3f} by chance",
+        f"by chance, that of a calibrated model exceeds "
+        f"{calibration.error_by_chance(after):.3f} once in twenty times",
         f"the mean confidence is {after.max(axis=1).mean():.1%}",
         f"coverage is {percent(covered)} and selective accuracy "
         f"{percent(correct[covered])}; on "
@@ -178,8 +176,18 @@ def test_the_readme_shows_what_classify_says_of_its_photos():
     assert shown == list(
         zip(rows["path"], rows["label"], confidences, unsure, strict=True)
     )
-    [*_, china, _] = rows[CLASSES].max(axis=1)
-    assert f"# 0  buildings   False     {china:.5f}\n" in README
+    china = rows.iloc[-2]
+    confidence = f"{china[CLASSES].max():.6f}".rstrip("0")  # as pandas prints it
+    assert re.search(rf"# 0  {china.label} +{china.unsure} +{confidence}\n", README)
+
+
+def test_the_committed_model_is_selected_by_balanced_accuracy_too():
+    """A run without photos shows it under the name that its own choice has."""
+    validation = read("validation_predictions")
+    [selected] = read("test_predictions")["model"].unique()
+    for weight in (None, "balanced"):
+        comparison = evaluation.compare_models(validation, class_weight=weight)
+        assert comparison.index[0] == selected
 
 
 def test_the_readme_says_what_stays_in_the_cache():

@@ -9,6 +9,7 @@ import itertools
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -26,7 +27,7 @@ from scipy.spatial.distance import cdist
 from threadpoolctl import threadpool_limits
 
 import scenes
-from scenes import chrome, evaluation, look, plots
+from scenes import calibration, chrome, evaluation, look, plots
 
 RATES, DROPOUTS, DECAYS, FOLDS, EPOCHS = [0.001, 0.01], [0.1, 0.3, 0.5], [0, 1e-4], 3, 4
 LONG = "a name of a class that goes on and on and on"
@@ -110,16 +111,24 @@ def photos():
     return {number: draw(number) for number in (2, 6, 20, 100)}
 
 
+def with_confidence(confidences: Sequence[float]) -> np.ndarray:
+    """Return probabilities of ten classes, of which the first is the highest."""
+    others = (1 - np.reshape(confidences, (-1, 1))) / 9
+    return np.insert(others.repeat(9, axis=1), 0, confidences, axis=1)
+
+
 @pytest.fixture(scope="module")
-def tables():
-    """Return the reliability of an overconfident and of a calibrated classifier."""
-    confidence = np.linspace(0.35, 0.95, 10)
-    table = pd.DataFrame({"confidence": confidence, "photos": 200})
-    accuracies = {"before": confidence**2, "after": confidence - 0.01}
-    return {
-        name: table.assign(accuracy=a, ci_low=a - 0.02, ci_high=a + 0.01)
-        for name, a in accuracies.items()
-    }
+def judged():
+    """
+    Return the probabilities of an overconfident and of a calibrated classifier, each of
+    ten confidences, and the true classes.
+    """
+    confidences = np.linspace(0.36, 0.94, 10)
+    shares = (confidences**2).round(2)  # of the photos that are right
+    y = np.concatenate([np.arange(200) >= 200 * share for share in shares])
+    both = {"before": confidences, "after": shares + 0.01}
+    both = {name: with_confidence(c.repeat(200)) for name, c in both.items()}
+    return both, y.astype(int)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -130,16 +139,13 @@ def short_tsne():
         yield
 
 
-def draw_all(results, history, photos, tables):
+def draw_all(results, history, photos, judged):
     """
     Return one figure of each plot of numbers, and three for each number of classes.
     """
     trainings = pd.DataFrame({"photos": [100, 400, 100, 400, 100, 400, 800]})
     trainings["seed"] = [0, 0, 1, 1, 2, 2, 0]
     trainings["val_accuracy"] = [0.7, 0.8, 0.72, 0.83, 0.77, 0.83, 0.9]
-    confidences = {
-        name: np.repeat(table["confidence"], 200) for name, table in tables.items()
-    }
     coverage = np.arange(1, 201) / 200
     curve = pd.DataFrame({"coverage": coverage, "accuracy": 1 - coverage / 10})
     curve = curve.assign(ci_low=curve["accuracy"] - 0.02, ci_high=1.0)
@@ -148,7 +154,7 @@ def draw_all(results, history, photos, tables):
         "gaps": draw_gaps(results),
         "history": plots.history(history, "A training"),
         "learning_curve": plots.learning_curve(trainings),
-        "reliability": plots.reliability(tables, confidences),
+        "reliability": plots.reliability(*judged),
         "coverage": plots.coverage(curve, 0.75),
     }
     for number, (images, features, predictions) in photos.items():
@@ -162,8 +168,8 @@ def draw_all(results, history, photos, tables):
 
 
 @pytest.fixture(scope="module")
-def figures(results, history, photos, tables):
-    return draw_all(results, history, photos, tables)
+def figures(results, history, photos, judged):
+    return draw_all(results, history, photos, judged)
 
 
 AXES = {
@@ -242,7 +248,7 @@ def test_the_title_is_the_finding_and_the_subtitle_the_name(figures, name):
 
 
 def test_what_a_reader_has_set_in_plotly_changes_no_figure(
-    results, history, photos, tables, figures, monkeypatch
+    results, history, photos, judged, figures, monkeypatch
 ):
     monkeypatch.setattr(pio.templates, "default", "plotly_dark+presentation")
     monkeypatch.setattr(pio.templates["plotly_white"].layout, "paper_bgcolor", "red")
@@ -251,7 +257,7 @@ def test_what_a_reader_has_set_in_plotly_changes_no_figure(
     for name, value in theirs.items():
         monkeypatch.setattr(px.defaults, name, value)
     some = {number: photos[number] for number in (2, 6)}
-    for name, figure in draw_all(results, history, some, tables).items():
+    for name, figure in draw_all(results, history, some, judged).items():
         assert figure.to_json() == figures[name].to_json()
 
 
@@ -534,6 +540,11 @@ def test_gaps_shows_each_setting_and_which_are_not_measurably_worse():
         "best"
     )
     assert "learning rate 93%, dropout 4%" in figure.layout.title.subtitle.text
+    alone = draw_gaps(table[keys == (0.01, 0.5, 0)])
+    name = (
+        "Gap of each setting to the best of 1, with the 95% interval of the difference"
+    )
+    assert title_of(alone) == name
     large = draw_results([0.01], np.arange(41) / 100, [0], [1, 2], [1])
     assert not draw_gaps(large).layout.yaxis.showticklabels
 
@@ -612,7 +623,9 @@ def test_confusion_bears_a_class_without_photos_and_no_error():
     assert title_of(figure) == "No error"
 
 
-def test_reliability_shows_each_bin_with_its_interval_and_a_histogram(figures, tables):
+def test_reliability_shows_each_bin_with_its_interval_and_a_histogram(figures, judged):
+    both, y = judged
+    tables = {name: calibration.reliability(p, y) for name, p in both.items()}
     figure = figures["reliability"]
     titles = {note.text for note in figure.layout.annotations}
     assert titles == {"before: ECE 19.1%", "after: ECE 1.0%"}
@@ -634,18 +647,19 @@ def test_reliability_shows_each_bin_with_its_interval_and_a_histogram(figures, t
         assert max(photos) < figure.layout.yaxis3.range[1]
 
 
-def test_a_temperature_that_calibrates_no_better_is_no_finding(tables):
-    turned = dict(reversed(tables.items()))
-    confidences = {name: np.array([0.5]) for name in turned}
-    figure = plots.reliability(turned, confidences)
+def test_a_temperature_that_calibrates_no_better_is_no_finding(judged):
+    both, y = judged
+    figure = plots.reliability(dict(reversed(both.items())), y)
     assert title_of(figure) == "Reliability diagram"
 
 
-def test_the_reliability_diagram_shows_all_that_is_in_it(figures, tables):
+def test_the_reliability_diagram_shows_all_that_is_in_it(figures, judged):
+    both, y = judged
+    tables = [calibration.reliability(p, y) for p in both.values()]
     layout = figures["reliability"].layout
     assert layout.xaxis.range == layout.yaxis.range == layout.xaxis4.range
     low, high = layout.xaxis.range
-    lowest = 100 * min(table["ci_low"].min() for table in tables.values())
+    lowest = 100 * min(table["ci_low"].min() for table in tables)
     assert lowest - 10 < low <= lowest < 100 < high
 
 
@@ -654,10 +668,9 @@ def test_the_reliability_diagram_shows_all_that_is_in_it(figures, tables):
     [[0.21, 0.9, 0.95, 1], [0.3, 0.7], [np.nextafter(0.7, 0), 0.9], [0.5, 1 + 1e-7]],
 )
 def test_the_histogram_of_confidence_holds_every_photo(confidence):
-    """Those below the mean of the lowest bin, at an edge, and beyond 1 by rounding."""
-    table = pd.DataFrame({"confidence": [0.8], "accuracy": [0.9], "photos": [4]})
-    table = table.assign(ci_low=0.75, ci_high=0.95)
-    figure = plots.reliability({"head": table}, {"head": np.array(confidence)})
+    """Those at an edge, and beyond 1 by rounding."""
+    y = np.zeros(len(confidence), int)
+    figure = plots.reliability({"head": with_confidence(confidence)}, y)
     assert sum(figure.data[2].y) == len(confidence)
     assert figure.layout.xaxis.range[0] <= 100 * min(confidence)
 

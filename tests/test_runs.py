@@ -135,7 +135,7 @@ def test_different_settings_write_to_different_folders(committed):
         {name: value}
         for name, (_, values) in RULES.items()
         for value in values
-        if name not in runs.OF_NO_RESULT
+        if name not in runs.NOT_COMPARED
         and np.asarray(value).tolist() != SETTINGS[name]
     ]
     Path("g.csv").touch()
@@ -215,7 +215,7 @@ def test_results_of_before_a_setting_was_there_are_said_to_be_of_another_version
     before = {name: now[name] for name in now if name != "CROSS_FIT"}
     for name, old in (("CROSS_FIT", before), ("RUNS", now | {"RUNS": 3})):
         write_settings("mine", old)
-        told = rf"with a version .* other settings \({name}\)\. Set it back"
+        told = rf"with a version .* other settings \({name}\)\. Go back to that"
         with pytest.raises(ValueError, match=told):
             folder_of(committed, OUTPUT="mine")
 
@@ -227,14 +227,13 @@ def test_output_is_taken_at_its_word_once(committed, tmp_path):
     before = (output / "settings.json").read_bytes()
     (output / "grid_search.csv").touch()
     with pytest.raises(
-        ValueError, match=r"with EPOCHS = 3; it is 4 now\. Set it back, or"
+        ValueError, match=r"with EPOCHS = 3; it is 4 now\. Go back to that, or"
     ):
         folder_of(committed, OUTPUT=str(output), EPOCHS=4)
     assert (output / "settings.json").read_bytes() == before
 
 
-WRITTEN = ["grid_search.csv", ".grid_search-0123456789abcdef", "classifier.keras"]
-WRITTEN += ["plotly_plots", "results"]
+WRITTEN = ["grid_search.csv", "classifier.keras", "plotly_plots", "results"]
 
 
 @pytest.mark.parametrize("begun", ["", *WRITTEN])
@@ -324,10 +323,17 @@ def test_results_are_of_this_run_or_the_committed_ones_with_a_message(
     assert "classifier.keras was not computed in this run" in printed()
     tables = [pd.DataFrame({"n": [0.123456789]}), pd.DataFrame({"n": [2]})]
     assert output.keep(tables, "a.csv")["n"].tolist() == [0.123456789, 2]
+    # A run that stopped before its last file may have left some tables, not all.
+    assert output.keep([], "a.csv")["n"].tolist() == [1]
+    assert output.shown_run == "the committed run"
+    printed()
     output.file("classifier.keras").touch()
     assert output.keep([], "a.csv")["n"].tolist() == [0.1234568, 2]
     assert output.model() == output.folder / "classifier.keras"
+    assert output.shown_run == "an earlier run"
     assert printed() == ""
+    with pytest.raises(ValueError, match=r"b\.csv is missing in runs/.*: run all"):
+        output.keep([], "b.csv")
 
 
 def test_committed_results_of_other_classes_are_not_taken(committed):
@@ -369,6 +375,7 @@ def test_a_table_of_photos_in_other_folders_is_refused(committed):
     """A later run without photos would look for them under the bundled names."""
     output = output_of(committed)
     output.keep([committed[["path", "label"]]], "test_predictions.csv")
+    output.file("classifier.keras").touch()
     moved = committed.assign(path="train/" + committed["path"])
     other = output_of(moved)
     assert other.folder == output.folder

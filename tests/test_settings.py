@@ -14,7 +14,6 @@ import sklearn
 import tensorflow as tf
 
 import scenes
-import scenes.classifier
 import utils
 from scenes import base_model, features, heads, settings
 
@@ -179,7 +178,7 @@ def test_a_number_that_came_as_text_is_called_so_and_how_to_write_it(
 ):
     with pytest.raises(ValueError, match=f"^{name} is .*; it must be") as error:
         settings.check(**{name: value})
-    hint = "; this is text: write 3 or 1.0e-4 (and for papermill, a list after -y)"
+    hint = "; this is text: write 3 or 1.0e-4 (a list after papermill's -y)"
     assert str(error.value).endswith(hint) == is_text
 
 
@@ -290,6 +289,15 @@ def test_a_cache_that_cannot_be_written_to_is_refused_at_once(cache, small_disk)
         ValueError, match=rf"^CACHE is '{cache}'; .* can be written to.*\(\[Errno"
     ):
         check_with(CACHE=cache)
+
+
+def test_damaged_imagenet_weights_are_named_at_once(monkeypatch, tmp_path):
+    damaged = tmp_path / "weights.h5"
+    damaged.write_bytes(b"\x89HDF")
+    monkeypatch.setattr(base_model, "IMAGENET_WEIGHTS", damaged)
+    with pytest.raises(ValueError, match=r"weights\.h5 is damaged .*: delete it, and"):
+        check_with(WEIGHTS="imagenet")
+    check_with(WEIGHTS=None)
 
 
 def test_a_reason_without_words_is_its_kind(monkeypatch):
@@ -419,7 +427,6 @@ def test_an_impossible_argument_is_refused_before_any_work(table, tmp_path):
         (settings.HeadOptions, [], HEAD, training | head),
         (settings.GridOptions, [], GRID, training | grid),
         (settings.FineTuningOptions, [], TUNING, training | tuning),
-        (scenes.classifier.predict, [None, tmp_path], {}, {"batch_size": 0}),
     ]
     for function, given, named, impossible in rows:
         for name, value in impossible.items():

@@ -184,6 +184,15 @@ def test_a_damaged_array_is_missing(maps, cache, harm):
     assert_array_equal(put_blocks(maps), BLOCKS)
 
 
+def test_a_photo_that_cannot_be_read_meanwhile_is_no_file_that_cannot_be_written(maps):
+    def blocks():
+        yield BLOCKS[:2]
+        raise files.NotReadError("a.jpg cannot be read at the moment")
+
+    with pytest.raises(OSError, match=r"^a\.jpg cannot be read"):
+        maps.put_blocks(BLOCKS.shape, "<f2", blocks())
+
+
 def test_a_drive_that_cannot_map_memory_is_read(maps, monkeypatch):
     load = np.load
 

@@ -317,10 +317,12 @@ def test_the_flagged_labels_are_a_file_of_corrections(bundled, tmp_path):
         common.ROOT / "results" / "flagged_labels.csv",
         tmp_path / "labels.csv",
     )
-    assert not dataset.apply_corrections(bundled[0], path)["corrected"].any()
+    assert not dataset.apply_corrections(bundled[0], path, bundled[0])[
+        "corrected"
+    ].any()
     table = common.read("flagged_labels")
     table.assign(label=table["suggested"]).to_csv(edited, index=False)
-    images = dataset.apply_corrections(bundled[0], edited)
+    images = dataset.apply_corrections(bundled[0], edited, bundled[0])
     assert set(images["path"][images["corrected"]]) == set(table["path"])
 
 

@@ -1,6 +1,7 @@
 """The helpers of the notebook: the table of the photos, and what is done with it."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -53,6 +54,11 @@ def test_a_download_without_network_is_one_sentence(monkeypatch):
         OSError, match=r"^Kaggle cannot be reached \(ConnectionError\): connect"
     ):
         utils.download_photos()
+
+
+def test_a_folder_and_a_download_are_not_both_taken(drawn):
+    with pytest.raises(ValueError, match="set PHOTOS or DOWNLOAD, not both"):
+        utils.load_images(drawn, None, None, download=True)
 
 
 @pytest.fixture
@@ -145,7 +151,7 @@ def photos_in(**splits: str) -> pd.DataFrame:
         (
             photos_in(train="Aa", validation="Bbc", test="Bc"),
             "Left out 2 validation photo(s): ",
-            "no validation photo of cats is left, since .*; keep it in one",
+            "no validation photo of cats is left, since .*; delete the",
         ),
         (photos_in(train="ABab", test="Cc"), "", ""),
     ],
@@ -493,22 +499,22 @@ def search():
 @pytest.mark.parametrize(
     ("resumed", "line"),
     [
-        (False, "One head: 5 s; 2 settings x 3 folds: 48 s, 16 s a fold"),
+        (False, "One head: 5 s; 2 settings x 3 folds: 48 s"),
         (True, "The search was resumed: its time is not that of the whole search."),
     ],
 )
 def test_the_time_of_a_search_stands_beside_that_of_one_head(search, resumed, line):
-    search.attrs["resumed"] = resumed
-    assert utils.describe_times(5.2, 47.9, search) == line
+    search.attrs = {"resumed": resumed, "seconds": 47.9}
+    assert utils.describe_times(5.2, search) == line
 
 
-def test_a_search_is_described_beside_the_committed_one_if_asked(search):
+def test_without_photos_a_search_is_described_beside_the_committed_one(search):
     line = "Head of this run: learning rate 0.001, dropout 0.1, weight decay 0.0001, "
-    line += "1 epochs; cross-validated accuracy 80.00%"
-    assert utils.describe_search(search, beside_committed=False) == line
-    balanced = utils.describe_search(search, "balanced one", beside_committed=False)
-    assert balanced == line.replace("accuracy", "balanced one")
-    beside = utils.describe_search(search, beside_committed=True)
+    line += "1 epochs; cross-validated balanced accuracy 80.00%"
+    best = evaluation.best_hyperparameters(search)
+    describe = partial(utils.describe_search, best, 0.8, "balanced accuracy")
+    assert describe(with_photos=True) == line
+    beside = describe(with_photos=False)
     committed = pd.read_csv(Path(utils.__file__).with_name("grid_search.csv"))
     accuracy = evaluation.accuracy_by_other_folds(committed)
     assert beside == f"{line} (committed search: accuracy {accuracy:.2%})"
