@@ -359,7 +359,7 @@ def test_an_exported_model_gives_the_same_probabilities(album, tmp_path, int8, r
 
 MODEL = ROOT / "classifier.keras"
 RESULTS = ROOT / "results"
-SHA256 = "33eb1dcb8498a2410d697385c6a33b2875a5f1fa9b89fb87cbaf9e848b23d2f0"
+SHA256 = "d0153829bac05b7f0529a07878b37745d30790f17f7836e5835a97ecf9a55a1e"
 
 
 @pytest.fixture(scope="module")
