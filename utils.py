@@ -59,7 +59,7 @@ def load_images(
     folder : path or None
         Where the photos are; None looks for the Intel photos, as `find_photos` says.
     output : path or None
-        The folder for results, which may not lie among the photos.
+        The folder for results, which may be no folder of a class or split.
     weights : str, path or None
         Those of the base model; the bundled features were computed with 'imagenet'.
     download : bool
@@ -396,7 +396,8 @@ def describe_search(best: dict, accuracy: float, metric: str, with_photos: bool)
     line = (
         f"Head of this run: learning rate {best['learning_rate']:g}, dropout "
         f"{best['dropout']:g}, weight decay {best['weight_decay']:g}, "
-        f"{best['epochs']} epochs; cross-validated {metric} {accuracy:.2%}"
+        f"{best['epochs']} epochs; {metric} if selected by the other folds "
+        f"{accuracy:.2%}"
     )
     if not with_photos:
         committed = pd.read_csv(runs.COMMITTED / "grid_search.csv")

@@ -379,8 +379,8 @@ def apply_corrections(
     in_test = (concerned == "test").sum()
     if in_test:
         said += (
-            f", {in_test} of them test photos; corrections of test photos flatter the "
-            f"model"
+            f", {in_test} of them test photos, which flatters a model that has flagged "
+            f"them"
         )
     print(f"{photos.printable(path)}: {said}.")
     elsewhere = (~read.index.isin(images["path"])).sum()

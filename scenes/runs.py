@@ -268,5 +268,5 @@ def _refuse_others(folder, there, made):
             what = f"a version of this project that has other settings ({name})"
         raise ValueError(
             f"the results in {folder} were computed with {what}. "
-            "Go back to that, or choose another OUTPUT and run all cells again"
+            "Go back to that, or choose another OUTPUT (and run all cells again)"
         )

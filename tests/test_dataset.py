@@ -404,7 +404,7 @@ def test_labels_are_corrected_and_photos_left_out(
         "labels.csv: 2 label(s) corrected and 2 photo(s) "
         "left out, 1 of them test photos"
     )
-    assert f"{said}; corrections of test photos flatter the model.\n" in printed()
+    assert f"{said}, which flatters a model that has flagged them.\n" in printed()
 
 
 def test_corrections_of_training_photos_flatter_nobody(corrections, printed):

@@ -428,7 +428,7 @@ def test_no_photo_is_committed():
 def test_readme_gives_the_figures_of_the_notebook(committed):
     readme = (ROOT / "README.md").read_text("utf-8")
     rows = [line for line in readme.splitlines() if line.startswith("|")]
-    said, _, _ = printed_by(committed, "summary").partition("Selected by")
+    said, _, _ = printed_by(committed, "summary").partition("Validation ")
     figure = r"\d+\.\d%(?: \(.*?\))?"  # with its interval, if there is one
     selected, head, *others = re.findall(figure, said)
     others = [share.partition(" ")[0] for share in others[:2]]
@@ -1109,9 +1109,9 @@ def test_the_last_cell_says_what_selected_the_model_and_the_lowest_recalls(
     )
     said = printed()
     balanced = 1 - 0.5 / n_classes
-    assert f"7 epochs; cross-validated {metric} 75.00%\n" in said
+    assert f"7 epochs; {metric} if selected by the other folds 75.00%\n" in said
     assert "No test photo was corrected, and none is of a group that is in an" in said
-    line = f"Selected by its validation {metric}, 87.5%; balanced accuracy on the test"
+    line = f"Validation {metric} of the model: 87.5%; balanced accuracy on the test"
     assert f"{line} photos: {balanced:.1%}\nLowest recall: {lowest}\n" in said
     shown = run["shown_report"]
     assert len(shown) == min(n_classes, 20) + 1

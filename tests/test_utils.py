@@ -510,7 +510,7 @@ def test_the_time_of_a_search_stands_beside_that_of_one_head(search, resumed, li
 
 def test_without_photos_a_search_is_described_beside_the_committed_one(search):
     line = "Head of this run: learning rate 0.001, dropout 0.1, weight decay 0.0001, "
-    line += "1 epochs; cross-validated balanced accuracy 80.00%"
+    line += "1 epochs; balanced accuracy if selected by the other folds 80.00%"
     best = evaluation.best_hyperparameters(search)
     describe = partial(utils.describe_search, best, 0.8, "balanced accuracy")
     assert describe(with_photos=True) == line
