@@ -23,9 +23,7 @@ from scenes import files, photos, progress, settings
 
 SIDE = 16  # of a thumbnail, in pixels
 MEASURES = ["brightness", "height", "width", "bytes"]  # of a photo, not of its content
-NEAR_DUPLICATE = (
-    0.99  # two thumbnails that correlate so much, or more, are of one photo
-)
+NEAR_DUPLICATE = 0.99  # the least correlation of the thumbnails of near-duplicates
 
 
 def thumbnail(photo: np.ndarray) -> np.ndarray:

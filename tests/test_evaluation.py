@@ -137,7 +137,9 @@ def test_a_best_value_at_an_edge_of_the_grid_is_named(best, extremes):
         results_with_best(VALUES, MIDDLE | best)
     ).splitlines()
     for line, extreme in zip(said, extremes, strict=True):
-        assert line.startswith(f"The best {extreme} of the grid; ")
+        assert line.startswith(
+            f"The best {extreme} of the grid; one beyond it, added to "
+        )
 
 
 def test_a_list_of_one_value_has_no_edge():

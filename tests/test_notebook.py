@@ -646,7 +646,7 @@ def shown_by(cell):
     ]
     said = "".join(output.get("text", "") for output in cell.outputs)
     return re.sub(
-        r"One head: \d+ s; .* s\n|The search was resumed.*\n", "", said
+        r"One head: \d+ s; .* folds: \d+ s\n|The search was resumed.*\n", "", said
     ), shown
 
 

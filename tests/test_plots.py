@@ -665,10 +665,17 @@ def test_the_reliability_diagram_shows_all_that_is_in_it(figures, judged):
 
 @pytest.mark.parametrize(
     "confidence",
-    [[0.21, 0.9, 0.95, 1], [0.3, 0.7], [np.nextafter(0.7, 0), 0.9], [0.5, 1 + 1e-7]],
+    [
+        [0.21, *np.linspace(0.85, 0.99, 44)],
+        [0.3, 0.7],
+        [np.nextafter(0.7, 0), 0.9],
+        [0.5, 1 + 1e-7],
+    ],
 )
 def test_the_histogram_of_confidence_holds_every_photo(confidence):
-    """Those at an edge, and beyond 1 by rounding."""
+    """
+    Those below the interval of the lowest bin, at an edge, and beyond 1 by rounding.
+    """
     y = np.zeros(len(confidence), int)
     figure = plots.reliability({"head": with_confidence(confidence)}, y)
     assert sum(figure.data[2].y) == len(confidence)

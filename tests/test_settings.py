@@ -280,7 +280,9 @@ def test_a_compiler_by_environment_variable_is_refused(monkeypatch):
 # --- Files ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cache", ["imagenet", "file/cache", "disk", "disk/cache"])
+@pytest.mark.parametrize(
+    "cache", ["file", "imagenet", "file/cache", "disk", "disk/cache"]
+)
 def test_a_cache_that_cannot_be_written_to_is_refused_at_once(cache, small_disk):
     for name in ("imagenet", "file"):
         Path(name).touch()

@@ -313,16 +313,13 @@ def test_the_committed_tables_are_of_the_bundled_photos(bundled, name):
 
 
 def test_the_flagged_labels_are_a_file_of_corrections(bundled, tmp_path):
-    path, edited = (
-        common.ROOT / "results" / "flagged_labels.csv",
-        tmp_path / "labels.csv",
-    )
-    assert not dataset.apply_corrections(bundled[0], path, bundled[0])[
-        "corrected"
-    ].any()
+    path = common.ROOT / "results" / "flagged_labels.csv"
+    edited = tmp_path / "labels.csv"
+    images, _ = bundled
+    assert not dataset.apply_corrections(images, path, images)["corrected"].any()
     table = common.read("flagged_labels")
     table.assign(label=table["suggested"]).to_csv(edited, index=False)
-    images = dataset.apply_corrections(bundled[0], edited, bundled[0])
+    images = dataset.apply_corrections(images, edited, images)
     assert set(images["path"][images["corrected"]]) == set(table["path"])
 
 
